@@ -1,0 +1,126 @@
+"""The C-arm as a pinhole camera: intrinsics, extrinsics, and what resampling does to them.
+
+Camera frame: origin at the X-ray source, +z along the central ray to the detector, +x along
+increasing column u, +y along increasing row v; the centre of the first pixel is (0, 0) (Hartley and
+Zisserman, *Multiple View Geometry*, ch. 6; OpenCV).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One calibrated X-ray view.
+
+    Attributes:
+        K: (3, 3) intrinsics, pixels.
+        width, height: image size, pixels (columns, rows).
+        sdd_mm: source-detector distance, mm. Fixes where the detector plane stands in a scene; projections depend
+            on K alone. From a calibration without it, a detector pitch is not known: None.
+        T_world_to_camera: (4, 4) extrinsics, mm; the identity for a single C-arm, whose camera is the world.
+        name: label of the view.
+    """
+
+    K: np.ndarray
+    width: int
+    height: int
+    sdd_mm: float | None = None
+    T_world_to_camera: np.ndarray = field(default_factory=lambda: np.eye(4))
+    name: str = ""
+
+    def __post_init__(self):
+        K = np.asarray(self.K, dtype=np.float64)
+        T = np.asarray(self.T_world_to_camera, dtype=np.float64)
+        if K.shape != (3, 3) or not np.isfinite(K).all() or abs(np.linalg.det(K)) < 1e-9:
+            raise ValueError("K must be an invertible, finite 3x3 matrix in pixels")
+        if T.shape != (4, 4) or not np.isfinite(T).all():
+            raise ValueError("T_world_to_camera must be a finite 4x4 matrix in mm")
+        rotation = T[:3, :3]
+        if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+            raise ValueError("the camera's R must be a rotation (orthonormal, determinant +1)")
+        if self.width < 1 or self.height < 1:
+            raise ValueError("image width and height must be positive")
+        object.__setattr__(self, "K", K / K[2, 2])
+        object.__setattr__(self, "T_world_to_camera", T)
+
+    @classmethod
+    def from_c_arm(
+        cls,
+        sdd_mm: float,
+        pixel_spacing_mm: tuple[float, float],
+        width: int,
+        height: int,
+        principal_point_px: tuple[float, float] | None = None,
+        name: str = "",
+    ) -> Camera:
+        """Flat detector perpendicular to the central ray.
+
+        Args:
+            sdd_mm: source-detector distance, mm.
+            pixel_spacing_mm: detector pitch, (row spacing = along v, column spacing = along u), mm, as in DICOM.
+            width, height: columns and rows.
+            principal_point_px: (u, v), pixels; the detector's centre unless given.
+
+        Raises:
+            ValueError: a distance or spacing is not positive.
+        """
+        pitch_y, pitch_x = (float(pitch) for pitch in pixel_spacing_mm)
+        if not sdd_mm > 0:
+            raise ValueError(f"source-detector distance must be positive, not {sdd_mm} mm")
+        if not (pitch_x > 0 and pitch_y > 0):
+            raise ValueError(f"pixel spacing must be positive, not {pitch_y} x {pitch_x} mm")
+        u, v = principal_point_px or ((width - 1) / 2, (height - 1) / 2)
+        K = [[sdd_mm / pitch_x, 0, u], [0, sdd_mm / pitch_y, v], [0, 0, 1]]
+        return cls(np.array(K), width, height, float(sdd_mm), name=name)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.height, self.width
+
+    @property
+    def pixel_spacing_mm(self) -> tuple[float, float] | None:
+        """Detector pitch (row, column), mm; None where the source-detector distance is not known."""
+        if self.sdd_mm is None:
+            return None
+        return self.sdd_mm / self.K[1, 1], self.sdd_mm / self.K[0, 0]
+
+    @property
+    def K_inverse(self) -> np.ndarray:
+        """(3, 3): pixel (u, v, 1) to the ray point at depth one."""
+        return np.linalg.inv(self.K)
+
+    def project(self, points_camera) -> np.ndarray:
+        """Pixels (..., 2) of points (..., 3) in the camera frame, mm."""
+        points = np.asarray(points_camera, dtype=np.float64)
+        homogeneous = points @ self.K.T
+        return homogeneous[..., :2] / homogeneous[..., 2:]
+
+    def unit_rays(self) -> np.ndarray:
+        """(rows, columns, 3) unit directions of every pixel's ray in the camera frame."""
+        u, v = np.meshgrid(np.arange(self.width), np.arange(self.height))
+        rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ self.K_inverse.T
+        return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+
+    def cropped(self, column: int, row: int, width: int, height: int) -> Camera:
+        """The camera of the sub-image that starts at (column, row)."""
+        shift = np.array([[1.0, 0, -column], [0, 1, -row], [0, 0, 1]])
+        return replace(self, K=shift @ self.K, width=width, height=height)
+
+    def resampled(self, width: int, height: int) -> Camera:
+        """The camera of the same field of view with another number of pixels.
+
+        Pixel areas, not centres, are kept: u' = (u + 1/2) width'/width - 1/2.
+        """
+        sx, sy = width / self.width, height / self.height
+        scale = np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
+        return replace(self, K=scale @ self.K, width=width, height=height)
+
+    def binned(self, factor: int) -> Camera:
+        """The camera after averaging ``factor`` x ``factor`` pixels; incomplete bins are dropped."""
+        width, height = self.width // factor, self.height // factor
+        return self.cropped(0, 0, width * factor, height * factor).resampled(width, height)

@@ -1,0 +1,29 @@
+"""The CT as registration sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from SOPIRegistrationLib.images.volume import Volume
+
+
+@dataclass(frozen=True)
+class PreparedCT:
+    """A CT turned into attenuation on an isotropic working grid.
+
+    Attributes:
+        attenuation: float32 linear attenuation, 1/mm, of the whole body (table removed).
+        bone: uint8 mask (1 = bone) on the same grid.
+        rotation_centre_lps_mm: (3,) centroid of the bone mask.
+        surface_points_lps_mm: (n, 3) points of the bone surface, for target registration errors.
+        truncated: uint8 mask on the same grid: 1 in the outermost voxels through which the object (body or bone) leaves the
+            scanned field of view, so that line integrals through them are incomplete.
+    """
+
+    attenuation: Volume
+    bone: Volume
+    rotation_centre_lps_mm: np.ndarray
+    surface_points_lps_mm: np.ndarray
+    truncated: Volume

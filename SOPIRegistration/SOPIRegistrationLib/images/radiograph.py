@@ -1,0 +1,44 @@
+"""X-ray images and the camera that took them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from SOPIRegistrationLib.geometry.camera import Camera
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """One X-ray frame as it was stored.
+
+    Attributes:
+        pixels: (rows, columns) stored values, any real dtype.
+        name: where it came from, for messages.
+        bone_dark: whether bone is darker than soft tissue where the file says so (DICOM Photometric
+            Interpretation, Pixel Intensity Relationship Sign); None where it must be detected.
+        metadata: geometry tags of the file, by keyword; empty where the file has none.
+    """
+
+    pixels: np.ndarray
+    name: str = ""
+    bone_dark: bool | None = None
+    metadata: dict | None = None
+
+
+@dataclass(frozen=True)
+class PreparedRadiograph:
+    """An X-ray ready to be compared with DRRs.
+
+    Attributes:
+        image: (rows, columns) float32, proportional (up to an unknown monotone curve) to the line integral of
+            attenuation: bone BRIGHT. Finite everywhere.
+        valid: (rows, columns) bool, False outside the intensifier circle or collimator, on saturated or unexposed pixels and burnt-in markers.
+        camera: geometry of ``image``'s own pixels.
+    """
+
+    image: np.ndarray
+    valid: np.ndarray
+    camera: Camera
+    name: str = ""
