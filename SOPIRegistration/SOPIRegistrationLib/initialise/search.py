@@ -1,0 +1,270 @@
+"""Exhaustive template search for a pose when none is known.
+
+Only the two rotations out of the image plane need new projections. A roll of the C-arm turns the image
+about its principal point, depth scales it, in-plane translation shifts it: the X-ray is rotated and
+scaled instead, and all shifts are scored at once by masked normalised correlation in the Fourier
+domain (Padfield 2012, Eq. 7 ff., on locally normalised images, whose mean is zero already).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft, ndimage
+
+from SOPIRegistrationLib.errors import Cancelled
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.projector import ProjectorVolume, project
+
+# Templates are this much wider than the X-ray, so that a shift brings in what lies beyond its edge.
+_CANVAS = 2.0
+_WINDOW_PX = 9
+_FLAT_WINDOW = 0.1
+# A shift counts only if this share of the X-ray's structure meets a template.
+_LEAST_OVERLAP = 0.5
+
+
+@dataclass(frozen=True)
+class SearchRange:
+    """The grid of poses about the nominal view.
+
+    Attributes:
+        tilt_deg, tilt_step_deg: rotations about the image's x and y axes, each from -tilt to +tilt.
+        roll_deg, roll_step_deg: rotation about the central ray.
+        depth_factors: depths as multiples of the nominal source-object distance.
+        shift_mm: in-plane translation, as far as the canvas allows.
+    """
+
+    tilt_deg: float = 50.0
+    tilt_step_deg: float = 10.0
+    roll_deg: float = 50.0
+    roll_step_deg: float = 10.0
+    depth_factors: tuple[float, ...] = (0.72, 0.85, 1.0, 1.18, 1.36)
+    shift_mm: float = 75.0
+
+    @property
+    def tilts(self) -> np.ndarray:
+        """(n, 2) rad about x and y."""
+        axis = _symmetric_grid(self.tilt_deg, self.tilt_step_deg)
+        return np.deg2rad(np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2))
+
+    @property
+    def rolls(self) -> np.ndarray:
+        """(n,) rad."""
+        return np.deg2rad(_symmetric_grid(self.roll_deg, self.roll_step_deg))
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Candidates of a template search, best first.
+
+    Attributes:
+        T_lps_to_camera: (n, 4, 4) poses.
+        scores: (n,) correlation with the X-ray, in [-1, 1].
+    """
+
+    T_lps_to_camera: np.ndarray
+    scores: np.ndarray
+
+
+def template_search(
+    radiograph: PreparedRadiograph,
+    volume: ProjectorVolume,
+    frame: PoseFrame,
+    search_range: SearchRange | None = None,
+    truncated: ProjectorVolume | None = None,
+    max_candidates: int = 64,
+    progress: Callable[[float], bool | None] | None = None,
+) -> SearchResult:
+    """Find the poses whose templates look most like the X-ray.
+
+    Args:
+        radiograph: prepared X-ray at the resolution of the search (about 32 pixels).
+        volume: attenuation, as coarse as the pixels allow.
+        frame: nominal view, source-object distance and rotation centre.
+        search_range: the grid; the ``wide`` range about the nominal view unless given.
+        truncated: mask of the border through which the object leaves the scan: rays through it do not count.
+        max_candidates: at most so many local maxima are returned.
+        progress: called with the fraction done; a true answer raises Cancelled.
+
+    Raises:
+        Cancelled: ``progress`` asked for it.
+    """
+    search_range = search_range or SearchRange()
+    canvas = _canvas_camera(radiograph.camera)
+    rotations = _tilt_rotations(search_range.tilts)
+    variants = _XrayVariants(radiograph, canvas, search_range)
+    size = [fft.next_fast_len(n + m - 1, real=True) for n, m in zip(canvas.shape, variants.shape, strict=True)]
+    variants.transform(size)
+
+    shifts = _ShiftWindow(canvas, variants.shape, size, frame.sod_mm, search_range.shift_mm)
+    grid_shape = (len(rotations), len(variants.parameters))
+    scores = np.full(grid_shape, -1.0, np.float32)
+    offsets = np.zeros((*grid_shape, 2))
+    batch = 16
+    for first in range(0, len(rotations), batch):
+        chosen = slice(first, min(first + batch, len(rotations)))
+        T = _poses_on_axis(rotations[chosen], frame)
+        templates = project(volume, canvas, T)
+        seen = np.ones_like(templates)
+        if truncated is not None:
+            seen -= project(truncated, canvas, T) > 0
+        normalised = _local_normalisation(templates, seen)
+        for k, (template, weight) in enumerate(zip(normalised, seen, strict=True), start=first):
+            scores[k], offsets[k] = variants.best_shifts(template, weight, size, shifts)
+        if progress is not None and progress(chosen.stop / len(rotations)):
+            raise Cancelled("the search was cancelled")
+
+    tilts_per_axis = round(len(rotations) ** 0.5)
+    picked = _local_maxima(scores, (tilts_per_axis, tilts_per_axis, *variants.grid_shape), max_candidates)
+    template_index, variant_index = np.unravel_index(picked, grid_shape)
+    T = _poses_of_matches(
+        rotations[template_index],
+        variants.parameters[variant_index],
+        offsets[template_index, variant_index],
+        radiograph.camera,
+        frame,
+    )
+    return SearchResult(T, scores.ravel()[picked])
+
+
+def _symmetric_grid(extent, step):
+    count = int(np.floor(extent / step + 1e-9))
+    return step * np.arange(-count, count + 1)
+
+
+def _tilt_rotations(tilts):
+    zero = np.zeros(len(tilts))
+    about_x = se3.exp_so3(np.stack([tilts[:, 0], zero, zero], axis=-1))
+    about_y = se3.exp_so3(np.stack([zero, tilts[:, 1], zero], axis=-1))
+    return about_x @ about_y
+
+
+def _poses_on_axis(rotations, frame):
+    """(n, 4, 4) poses with the rotation centre on the central ray at the source-object distance."""
+    R = rotations @ frame.rotation
+    t = np.array([0, 0, frame.sod_mm]) - R @ frame.centre_lps_mm
+    return se3.rigid(R, t)
+
+
+def _canvas_camera(camera: Camera) -> Camera:
+    """A square-pixel camera about the principal point, wider than the X-ray."""
+    focal = (camera.K[0, 0] + camera.K[1, 1]) / 2
+    edge = int(_CANVAS * max(camera.shape) / 2) * 2 + 1
+    middle = (edge - 1) / 2
+    return Camera(np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1]]), edge, edge)
+
+
+def _local_normalisation(image, valid):
+    def average(array):
+        rows_done = ndimage.uniform_filter1d(array, _WINDOW_PX, axis=-2, mode="constant")
+        return ndimage.uniform_filter1d(rows_done, _WINDOW_PX, axis=-1, mode="constant")
+
+    total = np.maximum(valid.sum(axis=(-2, -1), keepdims=True), 1.0)
+    offset = (image * valid).sum(axis=(-2, -1), keepdims=True) / total
+    centred = (image - offset) * valid
+    floor = _FLAT_WINDOW**2 * (centred**2).sum(axis=(-2, -1), keepdims=True) / total
+    share = np.maximum(average(valid), 1e-6)
+    mean = average(centred) / share
+    variance = np.maximum(average(centred**2) / share - mean**2, 0) + floor + 1e-12
+    return (centred - mean) / np.sqrt(variance) * valid
+
+
+class _XrayVariants:
+    """The X-ray rotated and scaled about its principal point, one variant per roll and depth."""
+
+    def __init__(self, radiograph: PreparedRadiograph, canvas: Camera, search_range: SearchRange):
+        rolls, factors = search_range.rolls, np.array(search_range.depth_factors)
+        self.grid_shape = (len(rolls), len(factors))
+        # (n, 2) roll, depth factor.
+        self.parameters = np.stack(np.meshgrid(rolls, factors, indexing="ij"), axis=-1).reshape(-1, 2)
+        # A far object is smaller: enlarging its image by its depth factor brings it to nominal size.
+        reach = max(radiograph.camera.shape) * max(factors) * 1.1
+        edge = min(int(reach / 2) * 2 + 1, canvas.width)
+        self.shape = (edge, edge)
+        camera, focal = radiograph.camera, canvas.K[0, 0]
+        y, x = np.mgrid[:edge, :edge] - (edge - 1) / 2
+        cos, sin = np.cos(self.parameters[:, 0]), np.sin(self.parameters[:, 0])
+        scale = self.parameters[:, 1]
+        column = lambda values: values[:, None, None]  # noqa: E731
+        ray_x = (column(cos) * x - column(sin) * y) / (focal * column(scale))
+        ray_y = (column(sin) * x + column(cos) * y) / (focal * column(scale))
+        u = camera.K[0, 0] * ray_x + camera.K[0, 1] * ray_y + camera.K[0, 2]
+        v = camera.K[1, 1] * ray_y + camera.K[1, 2]
+        images = ndimage.map_coordinates(radiograph.image, [v, u], order=1, mode="nearest")
+        valid = radiograph.valid.astype(np.float32)
+        valid = ndimage.map_coordinates(valid, [v, u], order=1, mode="constant") > 0.5
+        self._valid = valid.astype(np.float32)
+        self._images = _local_normalisation(images.astype(np.float32), self._valid)
+
+    def transform(self, size) -> None:
+        """Fourier transforms of the images, their masks and their squares."""
+        conjugate = lambda array: np.conj(fft.rfft2(array, size, workers=-1))  # noqa: E731
+        self._image_spectra = conjugate(self._images)
+        self._valid_spectra = conjugate(self._valid)
+        self._energy_spectra = conjugate(self._images**2)
+        self._energy = (self._images**2).sum(axis=(1, 2))
+
+    def best_shifts(self, template, weight, size, shifts) -> tuple[np.ndarray, np.ndarray]:
+        """Best correlation of one template with every variant, and the shift (columns, rows) that gives it."""
+
+        def correlate(array, spectra):
+            spectrum = fft.rfft2(array, size, workers=-1)
+            return shifts.crop(fft.irfft2(spectrum * spectra, size, workers=-1))
+
+        product = correlate(template, self._image_spectra)
+        template_energy = correlate(template**2, self._valid_spectra)
+        xray_energy = correlate(weight, self._energy_spectra)
+        total = self._energy[:, None, None]
+        enough = (xray_energy > _LEAST_OVERLAP * total) & (template_energy > 0.05 * total)
+        norm = np.sqrt(np.maximum(template_energy, 1e-9) * np.maximum(xray_energy, 1e-9))
+        score = np.where(enough, product / norm, -1.0).reshape(len(self.parameters), -1)
+        best = score.argmax(axis=1)
+        return np.take_along_axis(score, best[:, None], axis=1)[:, 0], shifts.offsets(best)
+
+
+class _ShiftWindow:
+    """The part of a circular correlation that holds the shifts of interest, small shifts in the middle."""
+
+    def __init__(self, canvas: Camera, variant_shape, size, sod_mm, shift_mm):
+        self._start = [(n - m) // 2 for n, m in zip(canvas.shape, variant_shape, strict=True)]
+        limit = int(canvas.K[0, 0] * shift_mm / sod_mm)
+        self._limit = limit
+        self._index = [(start + np.arange(-limit, limit + 1)) % n for start, n in zip(self._start, size, strict=True)]
+
+    def crop(self, correlation):
+        return correlation[:, self._index[0][:, None], self._index[1]]
+
+    def offsets(self, flat):
+        """(n, 2) pixels (columns, rows) by which the template's centre lies from the variant's."""
+        rows, columns = np.divmod(flat, 2 * self._limit + 1)
+        return -np.stack([columns - self._limit, rows - self._limit], axis=-1)
+
+
+def _local_maxima(scores, grid_shape, max_candidates):
+    grid = scores.reshape(grid_shape)
+    peaks = (grid == ndimage.maximum_filter(grid, size=3)) & (grid > -1)
+    order = np.argsort(-scores.ravel(), kind="stable")
+    return order[peaks.ravel()[order]][:max_candidates]
+
+
+def _poses_of_matches(rotations, parameters, offsets, camera: Camera, frame: PoseFrame):
+    """Poses (n, 4, 4) in which the template's rotation centre stands where the match found it."""
+    roll, factor = parameters.T
+    focal = (camera.K[0, 0] + camera.K[1, 1]) / 2
+    zero = np.zeros_like(roll)
+    R_roll = se3.exp_so3(np.stack([zero, zero, roll], axis=-1))
+    in_plane = np.concatenate([offsets / (focal * factor[:, None]), zero[:, None]], axis=-1)
+    direction = (R_roll @ in_plane[..., None])[..., 0] + [0, 0, 1]
+    # Seen off the central ray an object shows the side it would show turned by that angle.
+    axis = np.cross(np.broadcast_to([0.0, 0, 1], direction.shape), direction)
+    sine = np.linalg.norm(axis, axis=1, keepdims=True)
+    R_off_axis = se3.exp_so3(axis / np.maximum(sine, 1e-12) * np.arctan(sine))
+    R = R_off_axis @ R_roll @ rotations @ frame.rotation
+    centre = direction * (factor * frame.sod_mm)[:, None]
+    return se3.rigid(R, centre - R @ frame.centre_lps_mm)

@@ -1,0 +1,88 @@
+"""CMA-ES: maximisation of a noisy or multimodal objective of a pose, without derivatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import cma
+import numpy as np
+
+from SOPIRegistrationLib.optimise.pose_chart import PoseChart, PoseScale
+from SOPIRegistrationLib.optimise.progress import IterationCallback, IterationReport, OptimisationResult
+
+# Criteria of the cma package -> reasons; any other keeps its own name.
+_REASONS = {"tolx": "step", "tolfun": "gain", "tolflatfitness": "gain", "maxiter": "iterations"}
+_DEFAULT_SIGMA = PoseScale(rotation_rad=math.radians(5), in_plane_mm=5, depth_mm=20)
+
+
+def maximise_by_cmaes(
+    objective: Callable[[np.ndarray], np.ndarray],
+    T_start: np.ndarray,
+    centre_mm: np.ndarray,
+    *,
+    sigma: PoseScale = _DEFAULT_SIGMA,
+    bounds: PoseScale | None = None,
+    population: int | None = None,
+    seed: int = 0,
+    max_iterations: int = 150,
+    step_tolerance: float = 1e-3,
+    gain_tolerance: float = 1e-6,
+    callback: IterationCallback | None = None,
+    stage: str = "",
+) -> OptimisationResult:
+    """Covariance matrix adaptation evolution strategy (Hansen and Ostermeier 2001; the ``cma`` package).
+
+    Deterministic for a seed; the global random state is neither used nor changed.
+
+    Args:
+        objective: poses (p, 4, 4) -> values (p,), finite, larger is better.
+        T_start: (4, 4) start pose, object -> frame, mm.
+        centre_mm: (3,) point about which the object turns, in the object's frame, mm.
+        sigma: standard deviations of the first generation.
+        bounds: half-widths of the box of coordinates around the start; None does not bound.
+        population: poses a generation; 4 + 3 ln 6 = 9 unless given.
+        seed: of the random samples.
+        max_iterations: at most so many generations.
+        step_tolerance: standard deviation, in units of ``sigma``, below which the pose has converged.
+        gain_tolerance: spread of the values of recent generations below which they have converged.
+        callback: told every generation; a true answer stops at once.
+        stage: label for the callback.
+    """
+    chart = PoseChart(T_start, centre_mm, sigma)
+    random = np.random.default_rng(seed)
+    options = {
+        "bounds": [None, None] if bounds is None else _box(bounds.twist / sigma.twist),
+        "maxiter": max_iterations,
+        "tolx": step_tolerance,
+        "tolfun": gain_tolerance,
+        "randn": lambda *shape: random.standard_normal(shape),
+        "seed": np.nan,  # cma would seed numpy's global generator
+        "verbose": -9,
+    }
+    if population is not None:
+        options["popsize"] = population
+    strategy = cma.CMAEvolutionStrategy(np.zeros(6), 1.0, options)
+
+    best_x = np.zeros(6)
+    best_value = float(objective(chart.T(best_x[None]))[0])
+    stopped, reason = False, ""
+    while not strategy.stop():
+        x = np.array(strategy.ask())
+        values = np.asarray(objective(chart.T(x)), dtype=np.float64)
+        strategy.tell(list(x), list(-values))
+        winner = int(np.argmax(values))
+        if values[winner] > best_value:
+            best_value, best_x = float(values[winner]), x[winner]
+        report = IterationReport(strategy.countiter, best_value, chart.T(best_x), stage)
+        if callback and callback(report):
+            stopped, reason = True, "stopped"
+            break
+    else:
+        reason = ", ".join(dict.fromkeys(_REASONS.get(name, name) for name in strategy.stop()))
+    evaluations = strategy.countevals + 1
+    return OptimisationResult(chart.T(best_x), best_value, strategy.countiter, evaluations, stopped, reason)
+
+
+def _box(half_widths: np.ndarray) -> list[list[float]]:
+    return [list(-half_widths), list(half_widths)]

@@ -1,0 +1,113 @@
+"""Gradient-based maximisation of a differentiable objective of a pose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.optimise.pose_chart import PoseChart, PoseScale
+from SOPIRegistrationLib.optimise.progress import IterationCallback, IterationReport, OptimisationResult
+
+# First step length (Adam: a bound on it; SGD: per unit of slope), in units of the scale.
+_LEARNING_RATES = {"adam": 0.5, "sgd": 2.0, "lbfgs": 1.0}
+_DEFAULT_SCALE = PoseScale()
+
+
+def maximise_by_gradient(
+    objective: Callable[[torch.Tensor], torch.Tensor],
+    T_start: np.ndarray,
+    centre_mm: np.ndarray,
+    *,
+    method: str = "adam",
+    scale: PoseScale = _DEFAULT_SCALE,
+    learning_rate: float | None = None,
+    max_iterations: int = 200,
+    step_tolerance: float = 5e-3,
+    gain_tolerance: float = 1e-6,
+    patience: int = 5,
+    callback: IterationCallback | None = None,
+    stage: str = "",
+) -> OptimisationResult:
+    """Follow the objective's gradient uphill from a start pose.
+
+    After ``patience`` iterations without gain Adam and SGD go back to the best pose with half the step, and
+    end when the step is below its tolerance; L-BFGS, whose line search finds its own step, ends there.
+
+    Args:
+        objective: pose (4, 4) float64 on the CPU -> scalar, larger is better; differentiable by autograd.
+        T_start: (4, 4) start pose, object -> frame, mm.
+        centre_mm: (3,) point about which the object turns, in the object's frame, mm.
+        method: "adam" (Kingma and Ba 2015; insensitive to the objective's scale), "sgd" with momentum 0.9
+            (the fine registration of the SOPI paper) or "lbfgs" (strong Wolfe line search, for smooth
+            objectives).
+        scale: one unit of each coordinate.
+        learning_rate: first step length, units; Adam 0.5, SGD 2 per unit of slope, L-BFGS 1 unless given.
+        max_iterations: at most so many.
+        step_tolerance: step, in units, below which the pose has converged.
+        gain_tolerance: least gain of an iteration that counts as one.
+        patience: iterations without gain until the step is halved.
+        callback: told every iteration; a true answer stops at once.
+        stage: label for the callback.
+
+    Raises:
+        InputError: the method is unknown.
+    """
+    if method not in _LEARNING_RATES:
+        choices = ", ".join(_LEARNING_RATES)
+        raise InputError(f"unknown gradient method '{method}': use one of {choices}")
+    chart = PoseChart(T_start, centre_mm, scale)
+    rate = learning_rate or _LEARNING_RATES[method]
+    x = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    optimiser = _optimiser(method, x, rate)
+    best_value, best_x = -math.inf, np.zeros(6)
+    evaluations, value = 0, math.nan
+
+    def loss():
+        nonlocal best_value, best_x, evaluations, value
+        optimiser.zero_grad()
+        negative = -objective(chart.T(x))
+        negative.backward()
+        value = -negative.item()
+        evaluations += 1
+        if value > best_value:
+            best_value, best_x = value, x.detach().numpy().copy()
+        return negative
+
+    iteration, stale, stopped, reason = 0, 0, False, "iterations"
+    while iteration < max_iterations:
+        iteration += 1
+        before = best_value
+        optimiser.step(loss)
+        if not math.isfinite(value):
+            reason = "objective not finite"
+            break
+        if callback and callback(IterationReport(iteration, best_value, chart.T(best_x), stage)):
+            stopped, reason = True, "stopped"
+            break
+        stale = 0 if best_value > before + gain_tolerance else stale + 1
+        if stale < patience:
+            continue
+        if method == "lbfgs":
+            reason = "gain"
+            break
+        rate, stale = rate / 2, 0
+        if rate < step_tolerance:
+            reason = "step"
+            break
+        with torch.no_grad():
+            x.copy_(torch.from_numpy(best_x))
+        optimiser = _optimiser(method, x, rate)
+    return OptimisationResult(chart.T(best_x), best_value, iteration, evaluations, stopped, reason)
+
+
+def _optimiser(method: str, x: torch.Tensor, rate: float) -> torch.optim.Optimizer:
+    if method == "adam":
+        return torch.optim.Adam([x], lr=rate)
+    if method == "sgd":
+        return torch.optim.SGD([x], lr=rate, momentum=0.9)
+    # One line search a step; by default max_eval would allow it a single evaluation.
+    return torch.optim.LBFGS([x], lr=rate, max_iter=1, max_eval=25, line_search_fn="strong_wolfe")

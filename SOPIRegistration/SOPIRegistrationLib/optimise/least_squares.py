@@ -1,0 +1,168 @@
+"""Levenberg-Marquardt on SE(3), for several poses at once.
+
+Knows normal equations and nothing of images. Nocedal and Wright, *Numerical Optimization*, ch. 10.3, with
+Marquardt's scaling of the damping and Nielsen's update of it (Madsen, Nielsen, Tingleff, *Methods for
+Non-Linear Least Squares Problems*, 2004, sec. 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.optimise.progress import IterationCallback, IterationReport, OptimisationResult
+
+_DAMPING_START = 1e-3
+_DAMPING_END = 1e10
+# Turns the rotational part of a step into millimetres: the extent of the object about its centre.
+_OBJECT_RADIUS_MM = 60.0
+
+
+class NormalEquations(NamedTuple):
+    """Cost of P poses and its quadratic model in a twist about each pose's centre.
+
+    Attributes:
+        cost: (P,) sum of (robust) squares.
+        gradient: (P, 6) J^T r.
+        hessian: (P, 6, 6) J^T J.
+    """
+
+    cost: np.ndarray
+    gradient: np.ndarray
+    hessian: np.ndarray
+
+
+@dataclass(frozen=True)
+class LeastSquaresResult:
+    """Levenberg-Marquardt's end for P starts.
+
+    Attributes:
+        T: (P, 4, 4) poses.
+        equations: normal equations there.
+        iterations: iterations done (the slowest start's).
+        stopped: whether the callback asked for the end.
+    """
+
+    T: np.ndarray
+    equations: NormalEquations
+    iterations: int
+    evaluations: int
+    stopped: bool
+
+    @property
+    def best(self) -> OptimisationResult:
+        """The start that ended with the least cost, as the other optimisers return theirs."""
+        index = int(np.argmin(self.equations.cost))
+        return OptimisationResult(
+            T=self.T[index],
+            value=-float(self.equations.cost[index]),
+            iterations=self.iterations,
+            evaluations=self.evaluations,
+            stopped=self.stopped,
+            reason="stopped" if self.stopped else "converged",
+        )
+
+
+def move_about(T: np.ndarray, twist: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Poses after twists that act about a point of the object.
+
+    Args:
+        T: (..., 4, 4) poses, object frame to target frame.
+        twist: (..., 6) in the target frame's axes, rad and mm.
+        centre: (3,) the point, object frame, mm.
+
+    Returns:
+        (..., 4, 4).
+    """
+    pivot = T[..., :3, :3] @ centre + T[..., :3, 3]
+    motion = se3.exp_se3(twist)
+    moved = motion @ T
+    # exp about the pivot: x -> exp(x - pivot) + pivot.
+    moved[..., :3, 3] += pivot - (motion[..., :3, :3] @ pivot[..., None])[..., 0]
+    return moved
+
+
+def levenberg_marquardt(
+    evaluate: Callable[[np.ndarray, np.ndarray], NormalEquations],
+    T_start: np.ndarray,
+    centre: np.ndarray,
+    max_iterations: int = 20,
+    step_tolerance_mm: float = 0.01,
+    gain_tolerance: float = 1e-4,
+    callback: IterationCallback | None = None,
+    stage: str = "",
+) -> LeastSquaresResult:
+    """Minimise a sum of squares over rigid poses, from every start at once.
+
+    Args:
+        evaluate: normal equations of (P, 4, 4) poses that belong to the starts (P,); the twist
+            acts about ``centre``.
+        T_start: (P, 4, 4) or (4, 4) start poses.
+        centre: (3,) point of the object about which steps are taken, mm.
+        max_iterations: a rejected step counts as one.
+        step_tolerance_mm: a start has converged once its step moves no point of the object by more.
+        gain_tolerance: or once an accepted step lowers its cost by a smaller fraction.
+        callback: called after every iteration with the best pose; a true answer stops at once.
+        stage: label in the reports.
+
+    Returns:
+        LeastSquaresResult: the pose each start reached; a start never gets worse.
+    """
+    T = np.array(T_start, dtype=np.float64).reshape(-1, 4, 4)
+    equations = NormalEquations(
+        *(np.array(part, dtype=np.float64) for part in evaluate(T, np.arange(len(T))))
+    )
+    damping = np.full(len(T), _DAMPING_START)
+    growth = np.full(len(T), 4.0)
+    active = np.isfinite(equations.cost)
+    evaluations = len(T)
+    iteration, stopped = 0, False
+
+    while active.any() and iteration < max_iterations and not stopped:
+        iteration += 1
+        rows = np.flatnonzero(active)
+        step, predicted = _damped_step(equations, damping, rows)
+        T_new = move_about(T[rows], step, centre)
+        new = evaluate(T_new, rows)
+        evaluations += len(rows)
+
+        gain = equations.cost[rows] - new.cost
+        accepted = np.isfinite(new.cost) & (gain > 0)
+        size = np.linalg.norm(step[:, :3], axis=1) * _OBJECT_RADIUS_MM + np.linalg.norm(step[:, 3:], axis=1)
+        converged = (size < step_tolerance_mm) | (accepted & (gain < gain_tolerance * equations.cost[rows]))
+
+        take, refuse = rows[accepted], rows[~accepted]
+        quality = gain[accepted] / np.maximum(predicted[accepted], 1e-300)
+        damping[take] *= np.maximum(0.1, 1 - (2 * np.minimum(quality, 1.0) - 1) ** 3)
+        growth[take] = 4.0
+        damping[refuse] *= growth[refuse]
+        growth[refuse] *= 2
+        T[take] = T_new[accepted]
+        for old, part in zip(equations, new, strict=True):
+            old[take] = part[accepted]
+        active[rows] = ~converged & (damping[rows] < _DAMPING_END)
+
+        if callback is not None:
+            best = int(np.argmin(equations.cost))
+            report = IterationReport(iteration, -float(equations.cost[best]), T[best].copy(), stage)
+            stopped = bool(callback(report))
+
+    return LeastSquaresResult(T, equations, iteration, evaluations, stopped)
+
+
+def _damped_step(equations, damping, rows):
+    """Marquardt step of the given starts and the decrease of cost that the model predicts for it."""
+    H = equations.hessian[rows]
+    g = equations.gradient[rows]
+    diagonal = np.einsum("pii->pi", H)
+    # A parameter nothing depends on must not make the system singular.
+    floor = 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-30
+    D = damping[rows, None] * np.maximum(diagonal, floor)
+    A = H + np.einsum("pi,ij->pij", D + floor, np.eye(6))
+    step = -np.linalg.solve(A, g[..., None])[..., 0]
+    predicted = np.einsum("pi,pi->p", step, D * step - g)
+    return step, predicted

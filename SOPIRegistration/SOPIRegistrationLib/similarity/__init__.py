@@ -1,0 +1,49 @@
+"""Similarity of a projection and an X-ray: larger is better, a mask is exact, numpy and torch alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.similarity.correlation import local_ncc, ncc
+from SOPIRegistrationLib.similarity.gradients import (
+    gradient_correlation,
+    gradient_difference,
+    normalised_gradient_information,
+)
+from SOPIRegistrationLib.similarity.laplacian import nccl
+
+# Each is called as measure(moving (..., H, W), fixed (H, W) or (..., H, W), mask (H, W) or None) -> (...,).
+SIMILARITIES: dict[str, Callable] = {
+    "ncc": ncc,
+    "local_ncc": local_ncc,
+    "gc": gradient_correlation,
+    "ngi": normalised_gradient_information,
+    "nccl": nccl,
+    "gd": gradient_difference,
+}
+
+
+def get_similarity(name: str) -> Callable:
+    """The measure of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return SIMILARITIES[name]
+    except KeyError:
+        choices = ", ".join(SIMILARITIES)
+        raise InputError(f"unknown similarity '{name}': use one of {choices}") from None
+
+
+__all__ = [
+    "SIMILARITIES",
+    "get_similarity",
+    "gradient_correlation",
+    "gradient_difference",
+    "local_ncc",
+    "ncc",
+    "nccl",
+    "normalised_gradient_information",
+]
