@@ -19,8 +19,8 @@ class Camera:
     Attributes:
         K: (3, 3) intrinsics, pixels.
         width, height: image size, pixels (columns, rows).
-        sdd_mm: source-detector distance, mm. Fixes where the detector plane stands in a scene; projections depend
-            on K alone. From a calibration without it, a detector pitch is not known: None.
+        sdd_mm: source-detector distance, mm. Fixes where the detector plane stands in a scene; projections
+            depend on K alone. From a calibration without it, a detector pitch is not known: None.
         T_world_to_camera: (4, 4) extrinsics, mm; the identity for a single C-arm, whose camera is the world.
         name: label of the view.
     """
@@ -35,8 +35,13 @@ class Camera:
     def __post_init__(self):
         K = np.asarray(self.K, dtype=np.float64)
         T = np.asarray(self.T_world_to_camera, dtype=np.float64)
-        if K.shape != (3, 3) or not np.isfinite(K).all() or abs(np.linalg.det(K)) < 1e-9:
-            raise ValueError("K must be an invertible, finite 3x3 matrix in pixels")
+        if K.shape != (3, 3) or not np.isfinite(K).all():
+            raise ValueError("K must be a finite 3x3 matrix in pixels")
+        if K[2, 2] == 0 or K[1, 0] or K[2, 0] or K[2, 1]:
+            raise ValueError("K must be [[fx, skew, cu], [0, fy, cv], [0, 0, 1]] in pixels")
+        K = K / K[2, 2]
+        if not (K[0, 0] > 0 and K[1, 1] > 0):
+            raise ValueError("K must have positive focal lengths fx and fy: a camera looks along +z")
         if T.shape != (4, 4) or not np.isfinite(T).all():
             raise ValueError("T_world_to_camera must be a finite 4x4 matrix in mm")
         rotation = T[:3, :3]
@@ -44,7 +49,11 @@ class Camera:
             raise ValueError("the camera's R must be a rotation (orthonormal, determinant +1)")
         if self.width < 1 or self.height < 1:
             raise ValueError("image width and height must be positive")
-        object.__setattr__(self, "K", K / K[2, 2])
+        # A rotation typed with a few digits, one metre from the patient, would be off by millimetres.
+        U, _, Vt = np.linalg.svd(rotation)
+        T = T.copy()
+        T[:3, :3] = U @ Vt
+        object.__setattr__(self, "K", K)
         object.__setattr__(self, "T_world_to_camera", T)
 
     @classmethod
@@ -61,9 +70,11 @@ class Camera:
 
         Args:
             sdd_mm: source-detector distance, mm.
-            pixel_spacing_mm: detector pitch, (row spacing = along v, column spacing = along u), mm, as in DICOM.
-            width, height: columns and rows.
+            pixel_spacing_mm: detector pitch, mm, as in DICOM: (row spacing along v, column spacing along u).
+            width: columns.
+            height: rows.
             principal_point_px: (u, v), pixels; the detector's centre unless given.
+            name: label of the view.
 
         Raises:
             ValueError: a distance or spacing is not positive.
@@ -73,7 +84,8 @@ class Camera:
             raise ValueError(f"source-detector distance must be positive, not {sdd_mm} mm")
         if not (pitch_x > 0 and pitch_y > 0):
             raise ValueError(f"pixel spacing must be positive, not {pitch_y} x {pitch_x} mm")
-        u, v = principal_point_px or ((width - 1) / 2, (height - 1) / 2)
+        centre = (width - 1) / 2, (height - 1) / 2
+        u, v = centre if principal_point_px is None else principal_point_px
         K = [[sdd_mm / pitch_x, 0, u], [0, sdd_mm / pitch_y, v], [0, 0, 1]]
         return cls(np.array(K), width, height, float(sdd_mm), name=name)
 

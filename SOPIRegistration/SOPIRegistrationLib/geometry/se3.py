@@ -8,10 +8,15 @@ ch. 2; Lynch and Park, *Modern Robotics*, ch. 3.
 
 from __future__ import annotations
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
-# Below this squared angle the closed forms lose digits to cancellation; their Taylor series do not.
-_SMALL_ANGLE_SQUARED = 1e-8
+# Below this squared angle (squared sine in the logarithm) the closed forms lose digits to cancellation,
+# in float32 nearly all of them, or divide zero by zero in a derivative; the series, cut where float64
+# no longer sees the rest, do not.
+_SERIES_BELOW = 0.1
+_SINE_SERIES_BELOW = 1e-4
+# Above about 172 degrees the antisymmetric part of a rotation no longer carries its axis.
+_NEAR_PI_COSINE = -0.99
 
 
 def skew(w):
@@ -34,22 +39,34 @@ def skew(w):
     return xp.stack(rows, axis=-2)
 
 
+def _polynomial(x, coefficients):
+    """c0 + c1 x + c2 x^2 ... by Horner's rule."""
+    value = coefficients[-1] + 0 * x
+    for coefficient in coefficients[-2::-1]:
+        value = value * x + coefficient
+    return value
+
+
 def _sinc_coefficients(xp, angle_squared):
     """sin(a)/a, (1 - cos a)/a^2 and (a - sin a)/a^3 as functions of a^2, smooth at zero."""
-    small = angle_squared < _SMALL_ANGLE_SQUARED
-    safe = xp.where(small, xp.ones_like(angle_squared), angle_squared)
+    x = angle_squared
+    small = x < _SERIES_BELOW
+    safe = xp.where(small, xp.ones_like(x), x)
     angle = xp.sqrt(safe)
-    a = xp.where(small, 1 - angle_squared / 6, xp.sin(angle) / angle)
-    b = xp.where(small, 0.5 - angle_squared / 24, (1 - xp.cos(angle)) / safe)
-    c = xp.where(small, 1.0 / 6 - angle_squared / 120, (angle - xp.sin(angle)) / (safe * angle))
-    return a, b, c
+    half_sinc = xp.sin(angle / 2) / (angle / 2)
+    closed = xp.sin(angle) / angle, half_sinc**2 / 2, (angle - xp.sin(angle)) / (safe * angle)
+    series = (
+        (1, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880, -1 / 39916800),
+        (1 / 2, -1 / 24, 1 / 720, -1 / 40320, 1 / 3628800, -1 / 479001600),
+        (1 / 6, -1 / 120, 1 / 5040, -1 / 362880, 1 / 39916800, -1 / 6227020800),
+    )
+    return tuple(
+        xp.where(small, _polynomial(x, terms), value) for terms, value in zip(series, closed, strict=True)
+    )
 
 
 def _identity_like(xp, matrix):
-    eye = xp.eye(3, dtype=matrix.dtype)
-    if hasattr(matrix, "device") and not isinstance(matrix.device, str):
-        eye = eye.to(matrix.device)
-    return eye
+    return xp.eye(3, dtype=matrix.dtype, device=device(matrix))
 
 
 def exp_so3(w):
@@ -70,8 +87,8 @@ def exp_so3(w):
 def log_so3(R):
     """Rotation vectors of rotation matrices, angle in [0, pi].
 
-    Accurate over the whole range: near pi the axis comes from the symmetric part (there its sign is
-    free, and the antisymmetric part, where it has not vanished, chooses it).
+    Accurate over the whole range: near pi the axis comes from the symmetric part, its sign (free at
+    pi itself) from what is left of the antisymmetric one.
 
     Args:
         R: (..., 3, 3) rotations.
@@ -81,42 +98,30 @@ def log_so3(R):
     """
     xp = array_namespace(R)
     antisymmetric = 0.5 * xp.stack(
-        [
-            R[..., 2, 1] - R[..., 1, 2],
-            R[..., 0, 2] - R[..., 2, 0],
-            R[..., 1, 0] - R[..., 0, 1],
-        ],
-        axis=-1,
+        [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], axis=-1
     )
     sine_squared = xp.sum(antisymmetric * antisymmetric, axis=-1)
-    cosine = 0.5 * (R[..., 0, 0] + R[..., 1, 1] + R[..., 2, 2] - 1)
+    diagonal = xp.stack([R[..., 0, 0], R[..., 1, 1], R[..., 2, 2]], axis=-1)
+    cosine = 0.5 * (xp.sum(diagonal, axis=-1) - 1)
+    near_pi = cosine < _NEAR_PI_COSINE
+    small = (sine_squared < _SINE_SERIES_BELOW) & ~near_pi
 
-    small = (sine_squared < _SMALL_ANGLE_SQUARED) & (cosine > 0)
-    safe_sine = xp.sqrt(xp.where(small, xp.ones_like(sine_squared), sine_squared + 1e-300))
-    angle = xp.atan2(safe_sine, cosine) if hasattr(xp, "atan2") else xp.arctan2(safe_sine, cosine)
-    scale = xp.where(small, 1 + sine_squared / 6, angle / safe_sine)
-    generic = scale[..., None] * antisymmetric
+    # Each branch is fed harmless values where another one applies, so that no gradient meets 0/0.
+    sine = xp.sqrt(xp.where(small | near_pi, xp.ones_like(sine_squared), sine_squared))
+    angle_over_sine = xp.where(
+        small, _polynomial(sine_squared, (1, 1 / 6, 3 / 40, 5 / 112)), xp.atan2(sine, cosine) / sine
+    )
+    generic = angle_over_sine[..., None] * antisymmetric
 
     # Near pi: (R + R^T)/2 = cos a I + (1 - cos a) n n^T; the column of the largest diagonal gives n.
-    symmetric = 0.5 * (R + xp.swapaxes(R, -1, -2) if hasattr(xp, "swapaxes") else R + R.mT)
-    diagonal = xp.stack([R[..., 0, 0], R[..., 1, 1], R[..., 2, 2]], axis=-1)
+    symmetric = 0.5 * (R + xp.matrix_transpose(R))
     largest = xp.argmax(diagonal, axis=-1)
-    one_hot = largest[..., None] == _arange3(xp, largest)
-    one_hot = xp.astype(one_hot, R.dtype) if hasattr(xp, "astype") else one_hot.to(R.dtype)
+    one_hot = xp.astype(xp.arange(3, device=device(R)) == largest[..., None], R.dtype)
     column = xp.sum(symmetric * one_hot[..., None, :], axis=-1) - cosine[..., None] * one_hot
-    norm = xp.sqrt(xp.sum(column * column, axis=-1) + 1e-300)
-    axis = column / norm[..., None]
-    facing = xp.sum(axis * antisymmetric, axis=-1)
-    sign = xp.where(facing < 0, -xp.ones_like(facing), xp.ones_like(facing))
-    near_pi = (cosine < -0.99)[..., None]
-    return xp.where(near_pi, (angle * sign)[..., None] * axis, generic)
-
-
-def _arange3(xp, like):
-    indices = xp.arange(3)
-    if hasattr(like, "device") and not isinstance(like.device, str):
-        indices = indices.to(like.device)
-    return indices
+    column = xp.where(near_pi[..., None], column, one_hot)
+    axis = column / xp.sqrt(xp.sum(column * column, axis=-1))[..., None]
+    signed_angle = xp.atan2(xp.sum(axis * antisymmetric, axis=-1), cosine)
+    return xp.where(near_pi[..., None], signed_angle[..., None] * axis, generic)
 
 
 def rigid(R, t):
@@ -124,15 +129,13 @@ def rigid(R, t):
     xp = array_namespace(R)
     top = xp.concat([R, t[..., None]], axis=-1)
     bottom = xp.zeros_like(top[..., :1, :])
-    bottom = bottom + xp.concat(
-        [xp.zeros_like(top[..., :1, :3]), xp.ones_like(top[..., :1, 3:])], axis=-1
-    )
+    bottom = bottom + xp.concat([xp.zeros_like(top[..., :1, :3]), xp.ones_like(top[..., :1, 3:])], axis=-1)
     return xp.concat([top, bottom], axis=-2)
 
 
 def invert_rigid(T):
     """Inverse of rigid 4x4 matrices, exact in the rotation (its transpose)."""
-    R_inverse = T[..., :3, :3].mT if hasattr(T, "mT") else T[..., :3, :3].swapaxes(-1, -2)
+    R_inverse = array_namespace(T).matrix_transpose(T[..., :3, :3])
     return rigid(R_inverse, -(R_inverse @ T[..., :3, 3:])[..., 0])
 
 
@@ -162,9 +165,10 @@ def log_se3(T):
     w = log_so3(T[..., :3, :3])
     angle_squared = xp.sum(w * w, axis=-1)
     a, b, _ = _sinc_coefficients(xp, angle_squared)
-    small = angle_squared < _SMALL_ANGLE_SQUARED
+    small = angle_squared < _SERIES_BELOW
     safe = xp.where(small, xp.ones_like(angle_squared), angle_squared)
-    d = xp.where(small, 1.0 / 12 + angle_squared / 720, (1 - a / (2 * b)) / safe)
+    series = (1 / 12, 1 / 720, 1 / 30240, 1 / 1209600, 1 / 47900160)
+    d = xp.where(small, _polynomial(angle_squared, series), (1 - a / (2 * b)) / safe)
     W = skew(w)
     inverse_left_jacobian = _identity_like(xp, W) - 0.5 * W + d[..., None, None] * (W @ W)
     v = (inverse_left_jacobian @ T[..., :3, 3:])[..., 0]
@@ -183,7 +187,7 @@ def adjoint(T):
 def rotation_distance(R_a, R_b):
     """Geodesic distance on SO(3): the angle (rad) of ``R_a^T R_b``, in [0, pi]."""
     xp = array_namespace(R_a)
-    R_a_inverse = R_a.mT if hasattr(R_a, "mT") else R_a.swapaxes(-1, -2)
+    R_a_inverse = xp.matrix_transpose(R_a)
     w = log_so3(R_a_inverse @ R_b)
     return xp.sqrt(xp.sum(w * w, axis=-1))
 
@@ -192,7 +196,8 @@ def geodesic_distance(T_a, T_b, mm_per_rad: float = 1.0):
     """Distance on SE(3) in the canonical left-invariant (product) metric.
 
     Args:
-        T_a, T_b: (..., 4, 4) rigid matrices, mm.
+        T_a: (..., 4, 4) rigid matrices, mm.
+        T_b: the same.
         mm_per_rad: how many mm of translation weigh as much as one radian of rotation.
 
     Returns:
@@ -216,14 +221,15 @@ def geodesic_gradient(T_a, T_b):
     the direction that a learned similarity should reproduce.
 
     Args:
-        T_a, T_b: (..., 4, 4) rigid matrices, mm.
+        T_a: (..., 4, 4) rigid matrices, mm, where the gradient is taken.
+        T_b: (..., 4, 4) rigid matrices, mm, the other end.
 
     Returns:
         (..., 6) ``(rotation, translation)``, rad and mm.
     """
     xp = array_namespace(T_a)
     R_a = T_a[..., :3, :3]
-    R_a_inverse = R_a.mT if hasattr(R_a, "mT") else R_a.swapaxes(-1, -2)
+    R_a_inverse = xp.matrix_transpose(R_a)
     w = log_so3(R_a_inverse @ T_b[..., :3, :3])
     v = (R_a_inverse @ (T_b[..., :3, 3:] - T_a[..., :3, 3:]))[..., 0]
     return -xp.concat([w, v], axis=-1)

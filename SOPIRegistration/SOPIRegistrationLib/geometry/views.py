@@ -39,10 +39,11 @@ def nominal_view(name: str) -> np.ndarray:
 def nominal_view_from_angles(primary_deg: float, secondary_deg: float) -> np.ndarray:
     """3x3 rotation LPS -> camera of a C-arm at DICOM positioner angles.
 
-    DICOM PS3.3 C.8.7.5: at (0, 0) the X-ray beam runs from posterior to anterior, the image
-    intensifier in front of the patient; the primary angle is positive when the intensifier moves to the patient's
-    left (LAO), the secondary when it moves to the head (cranial). The image is shown
-    as the detector records it here: seen from the source, head up.
+    DICOM PS3.3 C.8.7.5: at (0, 0) the X-ray beam runs from posterior to anterior, the detector in
+    front of the patient; the primary angle is positive when the detector moves to the patient's left
+    (LAO), the secondary when it moves to the head (cranial). The camera's image is the one seen from
+    the source, head up; angiography systems often store its mirror image, see
+    :func:`view_of_stored_image`.
 
     Args:
         primary_deg: Positioner Primary Angle (0018,1510).
@@ -60,10 +61,56 @@ def nominal_view_from_angles(primary_deg: float, secondary_deg: float) -> np.nda
     y = -(superior - superior @ z * z)
     length = np.linalg.norm(y)
     if length < 1e-6:
-        # Straight along the patient's axis: the image's up is anterior, as with a beam tilted there.
-        y, length = np.array([0.0, 1.0, 0.0]) * np.sign(z[2]), 1.0
+        # Straight along the patient's axis, up in the image is what it was just before.
+        y, length = np.array([np.sin(primary), -np.cos(primary), 0.0]) * np.sign(z[2]), 1.0
     y = y / length
     return np.stack([np.cross(y, z), y, z])
+
+
+_DIRECTIONS_LPS = {
+    "L": (1, 0, 0),
+    "R": (-1, 0, 0),
+    "P": (0, 1, 0),
+    "A": (0, -1, 0),
+    "H": (0, 0, 1),
+    "F": (0, 0, -1),
+}
+
+
+def view_of_stored_image(rotation, patient_orientation) -> tuple[np.ndarray, bool]:
+    """Turn a nominal view so that it agrees with how an image was stored.
+
+    A detector's image may be stored mirrored (as if the viewer faced the patient, usual in angiography)
+    or turned by quarter turns. DICOM Patient Orientation (0020,0020) tells: the patient's direction along
+    increasing columns, then along increasing rows.
+
+    Args:
+        rotation: (3, 3) nominal rotation LPS -> camera, head up.
+        patient_orientation: the two values, such as ``("L", "F")`` or ``("LA", "F")``.
+
+    Returns:
+        The rotation, turned about the central ray by 0, 90, 180 or 270 degrees, and whether the stored
+        columns run against the camera's x, so that the pixels must be flipped left-right. Where the
+        values are not directions, or not those of this view's image plane, ``(rotation, False)``.
+    """
+    rotation = np.asarray(rotation, dtype=np.float64)
+    if len(patient_orientation) != 2 or not all(
+        value and set(value) <= set(_DIRECTIONS_LPS) for value in patient_orientation
+    ):
+        return rotation, False
+    # The first letter is the dominant direction (PS3.3 C.7.6.1.1.1).
+    along_columns, along_rows = (
+        sum(np.array(_DIRECTIONS_LPS[letter]) / 2**rank for rank, letter in enumerate(value))
+        for value in patient_orientation
+    )
+    facing = rotation[2] @ np.cross(along_columns, along_rows)
+    if abs(facing) < 0.3:
+        return rotation, False
+    mirrored = bool(facing < 0)
+    x = -along_columns if mirrored else along_columns
+    quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    turned = [np.linalg.matrix_power(quarter, turns) @ rotation for turns in range(4)]
+    return max(turned, key=lambda R: R[0] @ x + R[1] @ along_rows), mirrored
 
 
 def rotation_from_theta(angles):

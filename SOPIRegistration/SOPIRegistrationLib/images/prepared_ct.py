@@ -9,7 +9,8 @@ import numpy as np
 from SOPIRegistrationLib.images.volume import Volume
 
 
-@dataclass(frozen=True)
+# Compared by identity: arrays have no single truth value, and what is derived from a CT is kept per object.
+@dataclass(frozen=True, eq=False)
 class PreparedCT:
     """A CT turned into attenuation on an isotropic working grid.
 

@@ -1,47 +1,30 @@
-"""Coarser versions of images and volumes, by averaging over the area or volume of each new element."""
+"""Averaging over areas, one axis at a time: resampling that neither aliases nor loses anything."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
 
-from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.images.volume import Volume
+
+def overlap_weights(centres: np.ndarray, step: float, low: int, high: int) -> sparse.csr_array:
+    """Share of each old sample low..high-1 in new ones of width ``step``, both in old samples.
+
+    A row sums to one where the new sample lies wholly within the old ones, to its covered share at the ends.
+    """
+    old = np.arange(low, high)
+    overlap = np.minimum(centres[:, None] + step / 2, old + 0.5)
+    overlap -= np.maximum(centres[:, None] - step / 2, old - 0.5)
+    return sparse.csr_array((np.clip(overlap, 0, None) / step).astype(np.float32))
 
 
-def area_average(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(..., rows, columns) image averaged onto height x width pixels of the same field of view."""
-    rows = _overlaps(image.shape[-2], height)
-    columns = _overlaps(image.shape[-1], width)
-    averaged = rows @ image.astype(np.float32) @ columns.T
-    return np.ascontiguousarray(averaged, dtype=np.float32)
+def linear_weights(centres: np.ndarray, low: int, high: int) -> sparse.csr_array:
+    """Weights of linear interpolation at ``centres`` (old samples), constant beyond the ends."""
+    inside = np.clip(centres, low, high - 1)
+    weights = np.clip(1 - np.abs(inside[:, None] - np.arange(low, high)), 0, None)
+    return sparse.csr_array(weights.astype(np.float32))
 
 
-def resampled_radiograph(prepared: PreparedRadiograph, width: int, height: int) -> PreparedRadiograph:
-    """The X-ray on coarser pixels: averages of its valid pixels; a new pixel is valid if most of it was."""
-    if prepared.camera.shape == (height, width):
-        return prepared
-    share = area_average(prepared.valid.astype(np.float32), width, height)
-    image = area_average(np.where(prepared.valid, prepared.image, 0), width, height)
-    valid = share > 0.5
-    filled = np.where(valid, image / np.maximum(share, 1e-6), area_average(prepared.image, width, height))
-    return PreparedRadiograph(filled, valid, prepared.camera.resampled(width, height), prepared.name)
-
-
-def halved(volume: Volume) -> Volume:
-    """The volume on voxels of twice the edge; an odd last slice is averaged with zeros (air)."""
-    array = np.pad(volume.array, [(0, size % 2) for size in volume.array.shape])
-    k, j, i = (size // 2 for size in array.shape)
-    blocks = array.reshape(k, 2, j, 2, i, 2).mean(axis=(1, 3, 5), dtype=np.float32)
-    to_fine = np.diag([2.0, 2, 2, 1])
-    to_fine[:3, 3] = 0.5
-    return Volume(blocks, volume.index_to_lps @ to_fine, volume.name)
-
-
-def _overlaps(size: int, new_size: int) -> np.ndarray:
-    """(new_size, size) share of every new pixel that each old one covers."""
-    edges = np.linspace(0, size, new_size + 1)
-    low, high = edges[:-1, None], edges[1:, None]
-    old = np.arange(size)
-    overlap = np.clip(np.minimum(high, old + 1) - np.maximum(low, old), 0, None)
-    return sparse.csr_array(overlap / (high - low)).astype(np.float32)
+def area_weights(new: int, old: int) -> sparse.csr_array:
+    """(new, old) weights that turn ``old`` samples into ``new`` ones over the same extent."""
+    step = old / new
+    return overlap_weights((np.arange(new) + 0.5) * step - 0.5, step, 0, old)

@@ -27,6 +27,11 @@ _WINDOW_PX = 9
 _FLAT_WINDOW = 0.1
 # A shift counts only if this share of the X-ray's structure meets a template.
 _LEAST_OVERLAP = 0.5
+# Candidates are picked from so many times as many of the best grid points, neighbours of a better one left out.
+_POOL = 20
+_SAME_ANGLE = np.deg2rad(12.0)
+_SAME_SHIFT_MM = 12.0
+_SAME_DEPTH_MM = 60.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def template_search(
         frame: nominal view, source-object distance and rotation centre.
         search_range: the grid; the ``wide`` range about the nominal view unless given.
         truncated: mask of the border through which the object leaves the scan: rays through it do not count.
-        max_candidates: at most so many local maxima are returned.
+        max_candidates: at most so many poses, all different, are returned.
         progress: called with the fraction done; a true answer raises Cancelled.
 
     Raises:
@@ -99,10 +104,9 @@ def template_search(
     canvas = _canvas_camera(radiograph.camera)
     rotations = _tilt_rotations(search_range.tilts)
     variants = _XrayVariants(radiograph, canvas, search_range)
-    size = [fft.next_fast_len(n + m - 1, real=True) for n, m in zip(canvas.shape, variants.shape, strict=True)]
-    variants.transform(size)
+    shifts = _ShiftWindow(canvas.width, variants.edge, canvas.K[0, 0] * search_range.shift_mm / frame.sod_mm)
+    variants.transform(shifts.size)
 
-    shifts = _ShiftWindow(canvas, variants.shape, size, frame.sod_mm, search_range.shift_mm)
     grid_shape = (len(rotations), len(variants.parameters))
     scores = np.full(grid_shape, -1.0, np.float32)
     offsets = np.zeros((*grid_shape, 2))
@@ -116,13 +120,12 @@ def template_search(
             seen -= project(truncated, canvas, T) > 0
         normalised = _local_normalisation(templates, seen)
         for k, (template, weight) in enumerate(zip(normalised, seen, strict=True), start=first):
-            scores[k], offsets[k] = variants.best_shifts(template, weight, size, shifts)
+            scores[k], offsets[k] = variants.best_shifts(template, weight, shifts)
         if progress is not None and progress(chosen.stop / len(rotations)):
             raise Cancelled("the search was cancelled")
 
-    tilts_per_axis = round(len(rotations) ** 0.5)
-    picked = _local_maxima(scores, (tilts_per_axis, tilts_per_axis, *variants.grid_shape), max_candidates)
-    template_index, variant_index = np.unravel_index(picked, grid_shape)
+    best = np.argsort(-scores.ravel(), kind="stable")[: _POOL * max_candidates]
+    template_index, variant_index = np.unravel_index(best, grid_shape)
     T = _poses_of_matches(
         rotations[template_index],
         variants.parameters[variant_index],
@@ -130,7 +133,35 @@ def template_search(
         radiograph.camera,
         frame,
     )
-    return SearchResult(T, scores.ravel()[picked])
+    kept = distinct_poses(T, frame.centre_lps_mm, _SAME_ANGLE, _SAME_SHIFT_MM, _SAME_DEPTH_MM, max_candidates)
+    return SearchResult(T[kept], scores.ravel()[best][kept])
+
+
+def distinct_poses(
+    T: np.ndarray, centre: np.ndarray, angle: float, shift_mm: float, depth_mm: float, limit: int
+) -> list[int]:
+    """Indices of poses, in the given order, that differ from all kept before them.
+
+    Args:
+        T: (n, 4, 4) poses, best first.
+        centre: (3,) point of the object whose translation counts, mm.
+        angle, shift_mm, depth_mm: two poses are the same if they differ by less in all three.
+        limit: at most so many are kept.
+    """
+    centres = T[:, :3, :3] @ centre + T[:, :3, 3]
+    cosine = np.cos(angle)
+    kept: list[int] = []
+    for k in range(len(T)):
+        trace = np.einsum("nij,ij->n", T[kept, :3, :3], T[k, :3, :3])
+        offset = centres[kept] - centres[k]
+        same = (trace - 1) / 2 > cosine
+        same &= np.hypot(offset[:, 0], offset[:, 1]) < shift_mm
+        same &= np.abs(offset[:, 2]) < depth_mm
+        if not same.any():
+            kept.append(k)
+        if len(kept) == limit:
+            break
+    return kept
 
 
 def _symmetric_grid(extent, step):
@@ -186,7 +217,7 @@ class _XrayVariants:
         # A far object is smaller: enlarging its image by its depth factor brings it to nominal size.
         reach = max(radiograph.camera.shape) * max(factors) * 1.1
         edge = min(int(reach / 2) * 2 + 1, canvas.width)
-        self.shape = (edge, edge)
+        self.edge = edge
         camera, focal = radiograph.camera, canvas.K[0, 0]
         y, x = np.mgrid[:edge, :edge] - (edge - 1) / 2
         cos, sin = np.cos(self.parameters[:, 0]), np.sin(self.parameters[:, 0])
@@ -202,16 +233,18 @@ class _XrayVariants:
         self._valid = valid.astype(np.float32)
         self._images = _local_normalisation(images.astype(np.float32), self._valid)
 
-    def transform(self, size) -> None:
+    def transform(self, size: int) -> None:
         """Fourier transforms of the images, their masks and their squares."""
-        conjugate = lambda array: np.conj(fft.rfft2(array, size, workers=-1))  # noqa: E731
+        conjugate = lambda array: np.conj(fft.rfft2(array, (size, size), workers=-1))  # noqa: E731
         self._image_spectra = conjugate(self._images)
         self._valid_spectra = conjugate(self._valid)
         self._energy_spectra = conjugate(self._images**2)
         self._energy = (self._images**2).sum(axis=(1, 2))
 
-    def best_shifts(self, template, weight, size, shifts) -> tuple[np.ndarray, np.ndarray]:
+    def best_shifts(self, template, weight, shifts) -> tuple[np.ndarray, np.ndarray]:
         """Best correlation of one template with every variant, and the shift (columns, rows) that gives it."""
+
+        size = (shifts.size, shifts.size)
 
         def correlate(array, spectra):
             spectrum = fft.rfft2(array, size, workers=-1)
@@ -229,28 +262,27 @@ class _XrayVariants:
 
 
 class _ShiftWindow:
-    """The part of a circular correlation that holds the shifts of interest, small shifts in the middle."""
+    """The part of a circular correlation that holds the shifts of interest.
 
-    def __init__(self, canvas: Camera, variant_shape, size, sod_mm, shift_mm):
-        self._start = [(n - m) // 2 for n, m in zip(canvas.shape, variant_shape, strict=True)]
-        limit = int(canvas.K[0, 0] * shift_mm / sod_mm)
-        self._limit = limit
-        self._index = [(start + np.arange(-limit, limit + 1)) % n for start, n in zip(self._start, size, strict=True)]
+    Args:
+        canvas, variant: edges of the template and of the image that slides over it, pixels.
+        limit: largest shift from the middle, pixels.
+    """
+
+    def __init__(self, canvas: int, variant: int, limit: float):
+        self._limit = int(limit)
+        start = (canvas - variant) // 2
+        # Just enough that no shift of interest wraps the image around onto the template.
+        self.size = fft.next_fast_len((canvas + variant) // 2 + self._limit + 1, real=True)
+        self._index = (start + np.arange(-self._limit, self._limit + 1)) % self.size
 
     def crop(self, correlation):
-        return correlation[:, self._index[0][:, None], self._index[1]]
+        return correlation[:, self._index[:, None], self._index]
 
     def offsets(self, flat):
         """(n, 2) pixels (columns, rows) by which the template's centre lies from the variant's."""
         rows, columns = np.divmod(flat, 2 * self._limit + 1)
         return -np.stack([columns - self._limit, rows - self._limit], axis=-1)
-
-
-def _local_maxima(scores, grid_shape, max_candidates):
-    grid = scores.reshape(grid_shape)
-    peaks = (grid == ndimage.maximum_filter(grid, size=3)) & (grid > -1)
-    order = np.argsort(-scores.ravel(), kind="stable")
-    return order[peaks.ravel()[order]][:max_candidates]
 
 
 def _poses_of_matches(rotations, parameters, offsets, camera: Camera, frame: PoseFrame):

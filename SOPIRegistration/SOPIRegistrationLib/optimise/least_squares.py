@@ -20,6 +20,8 @@ _DAMPING_START = 1e-3
 _DAMPING_END = 1e10
 # Turns the rotational part of a step into millimetres: the extent of the object about its centre.
 _OBJECT_RADIUS_MM = 60.0
+# No step moves the object further: the quadratic model says nothing of such distances.
+_LONGEST_STEP_MM = 60.0
 
 
 class NormalEquations(NamedTuple):
@@ -125,14 +127,13 @@ def levenberg_marquardt(
     while active.any() and iteration < max_iterations and not stopped:
         iteration += 1
         rows = np.flatnonzero(active)
-        step, predicted = _damped_step(equations, damping, rows)
+        step, size, predicted = _damped_step(equations, damping, rows)
         T_new = move_about(T[rows], step, centre)
         new = evaluate(T_new, rows)
         evaluations += len(rows)
 
         gain = equations.cost[rows] - new.cost
         accepted = np.isfinite(new.cost) & (gain > 0)
-        size = np.linalg.norm(step[:, :3], axis=1) * _OBJECT_RADIUS_MM + np.linalg.norm(step[:, 3:], axis=1)
         converged = (size < step_tolerance_mm) | (accepted & (gain < gain_tolerance * equations.cost[rows]))
 
         take, refuse = rows[accepted], rows[~accepted]
@@ -155,14 +156,16 @@ def levenberg_marquardt(
 
 
 def _damped_step(equations, damping, rows):
-    """Marquardt step of the given starts and the decrease of cost that the model predicts for it."""
+    """Marquardt steps of the given starts, their sizes in mm and the decrease of cost that the model predicts."""
     H = equations.hessian[rows]
     g = equations.gradient[rows]
     diagonal = np.einsum("pii->pi", H)
     # A parameter nothing depends on must not make the system singular.
     floor = 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-30
-    D = damping[rows, None] * np.maximum(diagonal, floor)
-    A = H + np.einsum("pi,ij->pij", D + floor, np.eye(6))
-    step = -np.linalg.solve(A, g[..., None])[..., 0]
-    predicted = np.einsum("pi,pi->p", step, D * step - g)
-    return step, predicted
+    D = damping[rows, None] * np.maximum(diagonal, floor) + floor
+    step = -np.linalg.solve(H + np.einsum("pi,ij->pij", D, np.eye(6)), g[..., None])[..., 0]
+    size = np.linalg.norm(step[:, :3], axis=1) * _OBJECT_RADIUS_MM + np.linalg.norm(step[:, 3:], axis=1)
+    shrink = np.minimum(1.0, _LONGEST_STEP_MM / np.maximum(size, 1e-12))
+    step *= shrink[:, None]
+    predicted = -2 * np.einsum("pi,pi->p", step, g) - np.einsum("pi,pij,pj->p", step, H, step)
+    return step, size * shrink, predicted

@@ -36,10 +36,16 @@ def resolve_backend(name: str = "auto") -> str:
     """The backend that a name stands for; "auto" is the fastest one for numpy results on this machine.
 
     Raises:
-        ValueError: no backend of that name.
+        ValueError: no backend of that name, or it cannot run on this machine.
     """
     if name not in BACKENDS:
         raise ValueError(f"unknown projector backend '{name}': use one of {', '.join(BACKENDS)}")
+    if name == "fused_cuda":
+        from SOPIRegistrationLib.projector.fused_cuda import availability
+
+        available, reason = availability()
+        if not available:
+            raise ValueError(f"the projector backend 'fused_cuda' cannot run here: {reason}")
     return _cpu_backend() if name == "auto" else name
 
 

@@ -77,7 +77,7 @@ def project_reference(
     if voxels is None:
         padded = torch.as_tensor(volume.voxels, **options)
     else:
-        padded = torch.nn.functional.pad(voxels.to(**options), (1,) * 6)
+        padded = torch.nn.functional.pad(voxels.to(**options), (1, 2) * 3)
         support = np.array([[0, 0, 0], np.array(padded.shape[::-1]) - 1])
     camera_to_padded = torch.as_tensor(volume.lps_to_padded, **options) @ se3.invert_rigid(T_lps_to_camera)
     K_inverse = torch.as_tensor(camera.K_inverse, **options)

@@ -15,12 +15,12 @@ BRICK = 8
 class ProjectorVolume:
     """Attenuation (or a mask) ready for projection; make it once per CT.
 
-    One layer of zero voxels is added around the grid, so that interpolation falls to zero outside it
+    Zero voxels are added around the grid, so that interpolation falls to zero outside it
     without a test per sample.
 
     Attributes:
         volume: the volume as given (any unit per mm).
-        voxels: (k + 2, j + 2, i + 2) float32, padded.
+        voxels: (k + 3, j + 3, i + 3) float32, padded.
         lps_to_padded: (4, 4) LPS mm to padded index (i, j, k).
         brick_reach: int8 (k, j, i), per brick of ``BRICK`` voxels: n > 0 where the bricks nearer than n (Chebyshev)
             are all occupied, -n where they are all empty. A brick is occupied if any voxel that a sample in it
@@ -32,7 +32,8 @@ class ProjectorVolume:
     def __init__(self, volume: Volume, backend: str = "auto"):
         self.volume = volume
         self.backend = backend
-        self.voxels = np.pad(np.asarray(volume.array, dtype=np.float32), 1)
+        # Two layers behind: a sample on the support's far face still reads the voxel after it.
+        self.voxels = np.ascontiguousarray(np.pad(np.asarray(volume.array, dtype=np.float32), (1, 2)))
         shift = np.eye(4)
         shift[:3, 3] = 1.0
         self.lps_to_padded = shift @ volume.lps_to_index

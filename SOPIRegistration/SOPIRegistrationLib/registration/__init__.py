@@ -1,0 +1,6 @@
+"""Registration of a prepared CT to prepared X-rays: stages, verdict, result."""
+
+from SOPIRegistrationLib.registration.pipeline import RegistrationSettings, moving_volumes, register
+from SOPIRegistrationLib.registration.result import Progress, RegistrationResult, Verdict
+
+__all__ = ["Progress", "RegistrationResult", "RegistrationSettings", "Verdict", "moving_volumes", "register"]

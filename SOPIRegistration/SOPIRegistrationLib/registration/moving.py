@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.images.prepared_ct import PreparedCT
-from SOPIRegistrationLib.images.resampling import halved
+from SOPIRegistrationLib.images.pyramid import halved
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import ProjectorVolume
 
@@ -20,19 +19,24 @@ class MovingVolume:
     Args:
         attenuation: linear attenuation, 1/mm.
         truncated: mask of the border through which the object leaves the scan, or None.
+        outline_lps_mm: (n, 3) surface points, where the volume holds only part of what the X-ray shows (a segmented
+            bone): comparison then keeps to the surroundings of its projection.
     """
 
-    def __init__(self, attenuation: Volume, truncated: Volume | None = None):
+    def __init__(
+        self, attenuation: Volume, truncated: Volume | None = None, outline_lps_mm: np.ndarray | None = None
+    ):
         self.attenuation = attenuation
+        self.outline_lps_mm = outline_lps_mm
         self._levels = [ProjectorVolume(attenuation)]
         self.truncated = None
         if truncated is not None and truncated.array.any():
             mask = Volume(truncated.array.astype(np.float32), truncated.index_to_lps)
             self.truncated = ProjectorVolume(mask)
 
-    @classmethod
-    def from_ct(cls, ct: PreparedCT) -> MovingVolume:
-        return cls(ct.attenuation, ct.truncated)
+    @property
+    def is_part(self) -> bool:
+        return self.outline_lps_mm is not None
 
     def level(self, halvings: int) -> ProjectorVolume:
         """The volume after so many halvings of its resolution."""

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import maximum_filter
 
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.images.resampling import resampled_radiograph
+from SOPIRegistrationLib.images.pyramid import resampled_radiograph
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations
 from SOPIRegistrationLib.projector import project, project_with_jacobian
 from SOPIRegistrationLib.registration.moving import MovingVolume
@@ -17,6 +18,11 @@ from SOPIRegistrationLib.similarity.residuals import LocalResidual, WholeImageRe
 
 # Below this share of its pixels an image has nothing to compare: the mask is then left out.
 _LEAST_VALID = 0.1
+# Cost of a depth one prior's width away, where 2 (1 - correlation) is the cost of an image.
+_DEPTH_PRIOR_COST = 0.01
+# About a part of the body: room for the error of the start.
+_MARGIN_MM = 15.0
+_LEAST_CROP_PX = 16
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,14 @@ class Level:
         window_px: edge of the local normalisation's window; None for whole-image normalisation.
         max_iterations: of Levenberg-Marquardt.
         step_tolerance_mm: convergence, motion of the object.
+        depth_prior_mm: distance by which one view's depth may plausibly leave its start; None for no such prior.
     """
 
     pixels: int
     window_px: int | None = None
     max_iterations: int = 20
     step_tolerance_mm: float = 0.01
+    depth_prior_mm: float | None = None
 
     @property
     def name(self) -> str:
@@ -70,11 +78,15 @@ class LevelObjective:
     ):
         self._centre = np.asarray(centre_lps_mm, dtype=np.float64)
         self._views = []
+        self._depth_prior_mm = level.depth_prior_mm if len(radiographs) == 1 else None
+        self._depth_start = (radiographs[0].camera.T_world_to_camera @ self._pivot(T_start))[:, 2, 3]
         for radiograph in radiographs:
-            view = at_level(radiograph, level.pixels)
-            T_lps_to_camera = view.camera.T_world_to_camera @ T_start
+            T_lps_to_camera = radiograph.camera.T_world_to_camera @ T_start
+            view = at_level(around_object(radiograph, moving, T_lps_to_camera), level.pixels)
             volume = moving.for_camera(view.camera, T_lps_to_camera[0])
             valid = comparable_pixels(view, moving, T_lps_to_camera)
+            if level.window_px is not None and moving.is_part:
+                valid &= near_object(volume, view.camera, T_lps_to_camera, level.window_px)
             if level.window_px is None:
                 residual = WholeImageResidual(view.image, valid)
             else:
@@ -86,8 +98,7 @@ class LevelObjective:
         """Cost (mean over the views) and its quadratic model at (P, 4, 4) poses of the given starts."""
         poses = len(T_lps_to_world)
         cost, gradient, hessian = np.zeros(poses), np.zeros((poses, 6)), np.zeros((poses, 6, 6))
-        pivot = np.tile(np.eye(4), (poses, 1, 1))
-        pivot[:, :3, 3] = T_lps_to_world[:, :3, :3] @ self._centre + T_lps_to_world[:, :3, 3]
+        pivot = self._pivot(T_lps_to_world)
         for camera, volume, residual, rays in self._views:
             T = camera.T_world_to_camera @ T_lps_to_world
             image, jacobian = project_with_jacobian(volume, camera, T)
@@ -98,13 +109,31 @@ class LevelObjective:
             J = J.reshape(poses, 6, -1)
             # Twist about the pivot in world axes -> twist about the source in camera axes.
             to_camera = se3.adjoint(camera.T_world_to_camera @ pivot)
+            cost += (r * r).sum(axis=(1, 2), dtype=np.float64)
             JJ = (J @ J.swapaxes(1, 2)).astype(np.float64)
             Jr = (J @ r).astype(np.float64)
-            cost += (r * r).sum(axis=(1, 2), dtype=np.float64)
             gradient += (to_camera.swapaxes(1, 2) @ Jr)[..., 0]
             hessian += to_camera.swapaxes(1, 2) @ JJ @ to_camera
+            if self._depth_prior_mm is not None:
+                away = (camera.T_world_to_camera @ pivot)[:, 2, 3] - self._depth_start[starts]
+                axis = np.concatenate([np.zeros(3), camera.T_world_to_camera[2, :3]])
+                weight = _DEPTH_PRIOR_COST / self._depth_prior_mm**2
+                cost += weight * away**2
+                gradient += weight * away[:, None] * axis
+                hessian += weight * np.outer(axis, axis)
         views = len(self._views)
         return NormalEquations(cost / views, gradient / views, hessian / views)
+
+    @property
+    def pixel_count(self) -> int:
+        """Pixels compared, mean over the views."""
+        return max(1, round(float(np.mean([residual.pixel_count for _, _, residual, _ in self._views]))))
+
+    def _pivot(self, T_lps_to_world):
+        """(P, 4, 4) translations to the centre's place in the world."""
+        pivot = np.tile(np.eye(4), (len(T_lps_to_world), 1, 1))
+        pivot[:, :3, 3] = T_lps_to_world[:, :3, :3] @ self._centre + T_lps_to_world[:, :3, 3]
+        return pivot
 
 
 def _remove_shift_along_ray(jacobian: np.ndarray, rays: np.ndarray) -> None:
@@ -115,6 +144,37 @@ def _remove_shift_along_ray(jacobian: np.ndarray, rays: np.ndarray) -> None:
     """
     along = np.einsum("pkvu,kvu->pvu", jacobian[:, 3:], rays)
     jacobian[:, 3:] -= along[:, None] * rays
+
+
+def around_object(
+    radiograph: PreparedRadiograph, moving: MovingVolume, T_lps_to_camera: np.ndarray
+) -> PreparedRadiograph:
+    """The X-ray cropped to the part of the body that the volume holds, at any of the poses (S, 4, 4), and a margin.
+
+    A whole body fills the image: then this is the X-ray itself.
+    """
+    if not moving.is_part:
+        return radiograph
+    camera = radiograph.camera
+    points = T_lps_to_camera[:, None, :3, :3] @ moving.outline_lps_mm[..., None]
+    points = points[..., 0] + T_lps_to_camera[:, None, :3, 3]
+    pixels = camera.project(points[points[..., 2] > 0])
+    if len(pixels) == 0:
+        return radiograph
+    margin = _MARGIN_MM * camera.K[0, 0] / np.median(points[..., 2])
+    low = np.clip(np.floor(pixels.min(axis=0) - margin), 0, [camera.width - 1, camera.height - 1]).astype(int)
+    high = np.clip(np.ceil(pixels.max(axis=0) + margin), low + 1, [camera.width, camera.height]).astype(int)
+    if (high - low).min() < _LEAST_CROP_PX:
+        return radiograph
+    window = (slice(low[1], high[1]), slice(low[0], high[0]))
+    cropped = camera.cropped(int(low[0]), int(low[1]), *(int(edge) for edge in high - low))
+    return PreparedRadiograph(radiograph.image[window], radiograph.valid[window], cropped, radiograph.name)
+
+
+def near_object(volume, camera, T_lps_to_camera: np.ndarray, window_px: int) -> np.ndarray:
+    """(S, rows, columns) bool: pixels whose window meets the projected object."""
+    shadow = project(volume, camera, T_lps_to_camera) > 0
+    return maximum_filter(shadow, size=(1, window_px, window_px))
 
 
 def comparable_pixels(

@@ -15,7 +15,18 @@ from scipy.ndimage import uniform_filter1d
 _FLAT_WINDOW = 0.1
 
 
-class WholeImageResidual:
+class _Residual:
+    """What both residuals share: the mask."""
+
+    _valid: np.ndarray
+
+    @property
+    def pixel_count(self) -> float:
+        """Valid pixels, mean over the starts."""
+        return float(self._valid.sum() / len(self._valid))
+
+
+class WholeImageResidual(_Residual):
     """r = m^ - f^, each centred and scaled to unit norm over the valid pixels: |r|^2 = 2 (1 - NCC).
 
     Args:
@@ -39,19 +50,16 @@ class WholeImageResidual:
         Returns:
             residual (P, rows, columns) and Jacobian (P, 6, rows, columns), zero outside the mask.
         """
-        valid, fixed = _of(self._valid, starts), _of(self._fixed, starts)
-        centred = _centred(image, valid)
-        norm = _norm(centred)
-        unit = centred / norm
-        derivative = _centred(jacobian, valid[:, None]) / norm[:, None]
-        along = np.einsum("pkvu,pvu->pk", derivative, unit)[..., None, None]
-        return unit - fixed, derivative - along * unit[:, None]
+        valid = _of(self._valid, starts)
+        derivative = _centred(jacobian, valid[:, None])
+        return _unit_residual(_centred(image, valid), derivative, _of(self._fixed, starts))
 
 
-class LocalResidual:
-    """r = (m - mean m)/dev m - (f - mean f)/dev f with means and deviations of a window at every pixel.
+class LocalResidual(_Residual):
+    """r = m^ - f^ of locally normalised images: (m - mean)/deviation, each over a window at every pixel.
 
-    Scaled so that |r|^2 is the mean over the valid pixels, about 2 (1 - mean local NCC).
+    Both normalised images are scaled to unit norm over the valid pixels, so that an object cannot better its
+    residual by leaving the image: |r|^2 = 2 (1 - their correlation).
 
     Args:
         fixed, valid: as for :class:`WholeImageResidual`.
@@ -62,25 +70,23 @@ class LocalResidual:
         self._window = window_px
         self._valid = valid.astype(np.float32)
         self._share = np.maximum(_box(self._valid, window_px), 1e-6)
-        self._weight = np.sqrt(self._valid / np.maximum(_total(self._valid), 1.0))
-        self._fixed = self._normalised(fixed, self._valid, self._share)[0]
+        normalised = self._normalised(fixed, self._valid, self._share)[0]
+        self._fixed = normalised / _norm(normalised)
 
     def __call__(self, image: np.ndarray, jacobian: np.ndarray, starts) -> tuple[np.ndarray, np.ndarray]:
         """Residual and its Jacobian; arguments and results as for :class:`WholeImageResidual`.
 
         The image's own deviation, which steadies flat windows, is held constant in the derivative.
         """
-        valid, share, weight, fixed = (
-            _of(array, starts) for array in (self._valid, self._share, self._weight, self._fixed)
-        )
+        valid, share = _of(self._valid, starts), _of(self._share, starts)
         normalised, deviation, mean = self._normalised(image, valid, share)
         window = self._window
         mean_jacobian = _box(jacobian * valid[:, None], window) / share[:, None]
         product = _box((image * valid)[:, None] * jacobian, window) / share[:, None]
         covariance = product - mean[:, None] * mean_jacobian
         derivative = jacobian - mean_jacobian - (normalised / deviation)[:, None] * covariance
-        derivative *= (weight / deviation)[:, None]
-        return (normalised - fixed) * weight, derivative
+        derivative *= (valid / deviation)[:, None]
+        return _unit_residual(normalised, derivative, _of(self._fixed, starts))
 
     def _normalised(self, image, valid, share):
         # Centred first: squares of large values would cost float32 its digits.
@@ -91,7 +97,16 @@ class LocalResidual:
         mean = _box(centred, self._window) / share
         variance = _box(centred * centred, self._window) / share - mean * mean
         deviation = np.sqrt(np.maximum(variance, 0) + np.maximum(floor, 1e-12))
-        return (image - offset - mean) / deviation, deviation, mean + offset
+        return (image - offset - mean) / deviation * valid, deviation, mean + offset
+
+
+def _unit_residual(image, derivative, fixed):
+    """image / |image| - fixed and its derivative."""
+    norm = _norm(image)
+    unit = image / norm
+    derivative = derivative / norm[:, None]
+    along = np.einsum("pkvu,pvu->pk", derivative, unit)[..., None, None]
+    return unit - fixed, derivative - along * unit[:, None]
 
 
 def _of(array, starts):
@@ -107,7 +122,7 @@ def _centred(array, valid):
 
 
 def _norm(array):
-    return np.maximum(np.sqrt(_total(array * array)), 1e-12)
+    return np.maximum(np.sqrt(_total(array * array)), 1e-6)
 
 
 def _box(array, window):

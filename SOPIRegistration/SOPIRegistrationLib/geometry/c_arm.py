@@ -1,0 +1,106 @@
+"""The geometry of an acquisition: one C-arm view or a calibrated set, and where each value came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.views import PoseFrame
+
+# Where a C-arm holds the patient when nothing says so: 700 mm of the 1011.7 mm of the paper's C-arm.
+DEFAULT_SOD_FRACTION = 0.7
+_NOT_GIVEN = "not given"
+_RAYS_MEET = "estimated: where the central rays meet"
+
+
+@dataclass(frozen=True)
+class CArmGeometry:
+    """Cameras of an acquisition and the nominal place of the patient in them.
+
+    Attributes:
+        cameras: one camera, or several sharing one world.
+        sod_mm: nominal source-object distance in the first camera, mm; None where nothing gives it.
+        view: name of the nominal view, or "angles" where it comes from positioner angles.
+        rotation: (3, 3) nominal rotation LPS -> camera where it is not simply that of ``view``.
+        mirrored: the stored image runs against the camera's x; the cameras are those of the image flipped
+            left-right.
+        sources: for each value, where it came from, for messages and reports.
+    """
+
+    cameras: tuple[Camera, ...]
+    sod_mm: float | None = None
+    view: str = "AP"
+    rotation: np.ndarray | None = None
+    mirrored: bool = False
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def camera(self) -> Camera:
+        """The first, or only, camera."""
+        return self.cameras[0]
+
+    def for_camera(self, name: str) -> CArmGeometry:
+        """The geometry of one camera of the set; a source-object distance not given is where the rays meet.
+
+        Raises:
+            InputError: no camera has this name.
+        """
+        for camera in self.cameras:
+            if camera.name == name:
+                break
+        else:
+            known = ", ".join(camera.name for camera in self.cameras)
+            raise InputError(f"no camera is called '{name}': the geometry has {known}")
+        alone = replace(self, cameras=(camera,))
+        depth = meeting_depth_mm(self.cameras, camera)
+        if depth is None or self.sources.get("sod_mm", _NOT_GIVEN) not in (_NOT_GIVEN, _RAYS_MEET):
+            return alone
+        return replace(alone, sod_mm=depth, sources={**self.sources, "sod_mm": _RAYS_MEET})
+
+    def with_default_sod(self) -> CArmGeometry:
+        """The same with a source-object distance wherever one can be had, its source recorded.
+
+        In this order: the given one; in a calibrated set, where the central rays meet; 0.7 of the
+        source-detector distance. A single camera known by K alone has no scale to take one from: None stays.
+        """
+        if self.sod_mm is not None:
+            return self
+        sod, source = meeting_depth_mm(self.cameras, self.camera), _RAYS_MEET
+        if sod is None and self.camera.sdd_mm is not None:
+            sod = DEFAULT_SOD_FRACTION * self.camera.sdd_mm
+            source = f"default: {DEFAULT_SOD_FRACTION:g} of the source-detector distance"
+        if sod is None:
+            return self
+        return replace(self, sod_mm=sod, sources={**self.sources, "sod_mm": source})
+
+    def pose_frame(self, centre_lps_mm) -> PoseFrame:
+        """Frame of theta about a rotation centre (LPS, mm).
+
+        Raises:
+            InputError: no source-object distance is known.
+        """
+        known = self.with_default_sod()
+        if known.sod_mm is None:
+            raise InputError("the geometry has no source-object distance: add sod_mm to the geometry file")
+        return PoseFrame(centre_lps_mm, known.sod_mm, self.view, self.rotation)
+
+
+def meeting_depth_mm(cameras, camera: Camera) -> float | None:
+    """Depth in ``camera`` of the point nearest to all image-centre rays, mm; None if they do not meet."""
+    origins, directions = [], []
+    for other in cameras:
+        R, t = other.T_world_to_camera[:3, :3], other.T_world_to_camera[:3, 3]
+        ray = R.T @ other.K_inverse @ [(other.width - 1) / 2, (other.height - 1) / 2, 1.0]
+        directions.append(ray / np.linalg.norm(ray))
+        origins.append(-R.T @ t)
+    across = np.stack([np.eye(3) - np.outer(d, d) for d in directions])
+    normal = across.sum(axis=0)
+    # Nearly parallel rays meet anywhere: half a degree apart, the smallest eigenvalue is about 4e-5.
+    if np.linalg.eigvalsh(normal)[0] < 1e-3:
+        return None
+    point = np.linalg.solve(normal, np.einsum("nij,nj->i", across, np.array(origins)))
+    depth = float((camera.T_world_to_camera[:3, :3] @ point + camera.T_world_to_camera[:3, 3])[2])
+    return depth if depth > 0 else None

@@ -1,0 +1,216 @@
+"""DICOM: CT series and X-ray projections.
+
+A projection's geometry travels as ``Radiograph.metadata``, tags by keyword; the enhanced objects keep them in
+functional groups, per frame before shared.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.itk_reading import image_reader, quiet, read_pixels
+from SOPIRegistrationLib.images.radiograph import Radiograph
+
+log = logging.getLogger(__name__)
+
+_GEOMETRY_KEYWORDS = (
+    "DistanceSourceToDetector",
+    "DistanceSourceToPatient",
+    "DistanceSourceToIsocenter",
+    "ImagerPixelSpacing",
+    "PositionerPrimaryAngle",
+    "PositionerSecondaryAngle",
+    "ViewPosition",
+    "PatientOrientation",
+    "PixelIntensityRelationship",
+)
+_VOLUME_MODALITIES = ("CT", "MR", "PT", "NM", "US")
+# Slices may be placed to a hundredth of a millimetre; more is a missing slice or a tilted gantry.
+_STEP_TOLERANCE = 0.02
+_TILT_TOLERANCE = 0.005
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file has the DICOM preamble."""
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def read_series(folder: Path, member: Path | None, what: str) -> sitk.Image:
+    """The CT series of a folder: the one of ``member``, or that with most slices.
+
+    Raises:
+        InputError: no series, slices missing or doubled, tilted gantry, damaged files.
+    """
+    with quiet():
+        series = {
+            uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+            for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        }
+    if not series:
+        raise InputError(f"{what} {folder} is a folder without a DICOM series: give the folder of its slices")
+    if member is None:
+        names = max(series.values(), key=len)
+        if len(series) > 1:
+            others = ", ".join(str(len(files)) for files in series.values() if files is not names)
+            log.warning(
+                "%s holds %d series: the largest, of %d slices, is taken (the others have %s)",
+                folder,
+                len(series),
+                len(names),
+                others,
+            )
+    else:
+        mine = [files for files in series.values() if member.resolve() in [Path(f).resolve() for f in files]]
+        names = mine[0] if mine else (str(member),)
+    if len(names) == 1:
+        return read_pixels(image_reader(Path(names[0]), what, "a DICOM series"), names[0], what)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(names)
+    reader.MetaDataDictionaryArrayUpdateOn()
+    image = read_pixels(reader, folder, what)
+    positions = [
+        [float(value) for value in reader.GetMetaData(index, "0020|0032").split("\\")]
+        for index in range(len(names))
+        if reader.HasMetaDataKey(index, "0020|0032")
+    ]
+    if len(positions) == len(names):
+        _check_positions(
+            np.array(positions), np.array(image.GetDirection()).reshape(3, 3)[:, 2], folder, what
+        )
+    return image
+
+
+def _check_positions(positions: np.ndarray, normal: np.ndarray, folder, what: str) -> None:
+    along = positions @ normal
+    steps = np.abs(np.diff(along))
+    typical = float(np.median(steps))
+    if typical == 0 or steps.min() < _STEP_TOLERANCE * typical:
+        raise InputError(f"{what} {folder} has several slices at one place: export a single phase or series")
+    if np.abs(steps - typical).max() > _STEP_TOLERANCE * typical + 0.01:
+        at = along[np.abs(steps - typical).argmax()]
+        raise InputError(
+            f"{what} {folder} has slices {typical:g} mm apart but a step of "
+            f"{steps[np.abs(steps - typical).argmax()]:g} mm at {at:g} mm: export the complete series"
+        )
+    span = positions[-1] - positions[0]
+    sideways = np.linalg.norm(span - (span @ normal) * normal)
+    if sideways > _TILT_TOLERANCE * abs(span @ normal):
+        raise InputError(
+            f"{what} {folder} was taken with a tilted gantry (slices shifted by {sideways:g} mm): "
+            "resample it to perpendicular axes first, for instance with dcm2niix"
+        )
+
+
+def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
+    """An X-ray frame of a DICOM file (XA, RF, DX, CR).
+
+    Raises:
+        InputError: damaged, another modality, colour, or a frame must be chosen.
+    """
+    import pydicom
+
+    try:
+        dataset = pydicom.dcmread(path)
+        modality = str(dataset.get("Modality", ""))
+        frames = int(dataset.get("NumberOfFrames", 1) or 1)
+        photometric = str(dataset.get("PhotometricInterpretation", ""))
+        complete = "PixelData" in dataset
+    except Exception:  # pydicom raises whatever its parser trips over
+        complete = False
+    if not complete:
+        raise InputError(f"X-ray {path} is not a readable DICOM image: copy or export it again")
+    if modality in _VOLUME_MODALITIES:
+        raise InputError(f"X-ray {path} is a {modality} image: give a projection (XA, RF, DX or CR)")
+    if not photometric.startswith("MONOCHROME"):
+        raise InputError(f"X-ray {path} is a colour image ({photometric}): give the grayscale original")
+    index = chosen_frame(frame, frames, path)
+    return Radiograph(
+        _stored_pixels(dataset, path, index, frames),
+        path.name,
+        _bone_dark(dataset, modality, photometric),
+        _geometry_tags(dataset, index, frames),
+    )
+
+
+def chosen_frame(frame: int | None, frames: int, path) -> int:
+    """Index from 0 of the frame numbered ``frame`` from 1, as DICOM numbers them.
+
+    Raises:
+        InputError: there are several and none is chosen, or none has this number.
+    """
+    if frame is None and frames == 1:
+        return 0
+    if frame is None:
+        raise InputError(f"X-ray {path} has {frames} frames: choose one with --frame 1 to {frames}")
+    if not 1 <= frame <= frames:
+        raise InputError(f"X-ray {path} has no frame {frame}: choose --frame 1 to {frames}")
+    return frame - 1
+
+
+def _stored_pixels(dataset, path: Path, index: int, frames: int) -> np.ndarray:
+    try:
+        pixels = np.asarray(dataset.pixel_array)
+        return pixels[index] if frames > 1 else pixels
+    except Exception:
+        # Compressed, and pydicom has no plug-in for it; GDCM, inside SimpleITK, decodes it.
+        reader = image_reader(path, "X-ray", "DICOM")
+    width, height = reader.GetSize()[:2]
+    if reader.GetDimension() == 3:
+        reader.SetExtractIndex((0, 0, index))
+        reader.SetExtractSize((width, height, 0))
+    pixels = sitk.GetArrayFromImage(read_pixels(reader, path, "X-ray")).astype(np.float32)
+    # GDCM has applied the rescale and turned MONOCHROME1 over: back to the values as stored.
+    pixels = (pixels - float(dataset.get("RescaleIntercept", 0))) / float(dataset.get("RescaleSlope", 1))
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        pixels = 2.0 ** int(dataset.BitsStored) - 1 - pixels
+    return pixels
+
+
+def _bone_dark(dataset, modality: str, photometric: str) -> bool | None:
+    """Whether bone is stored dark, where the file says so (PS3.3 C.8.11.3.1.2 for the sign, C.8.7.1.1.2)."""
+    sign = dataset.get("PixelIntensityRelationshipSign")
+    if sign in (1, -1):
+        return sign == 1
+    if modality == "XA" and dataset.get("PixelIntensityRelationship") in ("LIN", "LOG"):
+        return True
+    if modality in ("DX", "CR"):
+        # Radiography is displayed with white bones: MONOCHROME1 says that the stored ones are dark.
+        return photometric == "MONOCHROME1"
+    return None
+
+
+def _geometry_tags(dataset, index: int, frames: int) -> dict:
+    def find(keyword):
+        for groups, item in (
+            ("PerFrameFunctionalGroupsSequence", index),
+            ("SharedFunctionalGroupsSequence", 0),
+        ):
+            if len(dataset.get(groups, [])) > item:
+                for element in dataset[groups][item].iterall():
+                    if element.keyword == keyword and not element.is_empty:
+                        return element.value
+        return dataset.get(keyword)
+
+    tags = {}
+    for keyword in _GEOMETRY_KEYWORDS:
+        value = find(keyword)
+        if value is None or value == "":
+            continue
+        if isinstance(value, str):
+            tags[keyword] = str(value)
+        elif hasattr(value, "__len__"):
+            tags[keyword] = [str(one) if isinstance(one, str) else float(one) for one in value]
+        else:
+            tags[keyword] = float(value)
+    for angle in ("PositionerPrimaryAngle", "PositionerSecondaryAngle"):
+        # In a rotating run every frame's increment counts from the first frame.
+        increments = dataset.get(angle + "Increment")
+        if angle in tags and hasattr(increments, "__len__") and len(increments) == frames > 1:
+            tags[angle] += float(increments[index])
+    return tags

@@ -1,0 +1,161 @@
+"""Reading CTs and X-rays: the border where file formats become arrays with their geometry."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.files import load_geometry
+from SOPIRegistrationLib.images import dicom
+from SOPIRegistrationLib.images.itk_reading import (
+    FORMATS,
+    check_finite,
+    check_spacing,
+    image_reader,
+    read_pixels,
+    require_file,
+)
+from SOPIRegistrationLib.images.radiograph import Radiograph
+from SOPIRegistrationLib.images.volume import Volume
+
+_CT_FORMATS = f"a DICOM series folder or a 3D {FORMATS} file"
+_XRAY_FORMATS = "DICOM, PNG, TIFF, NIfTI, NRRD or MHA"
+
+
+def read_volume(path: str | os.PathLike, what: str = "CT") -> Volume:
+    """A CT, or a label map, from anything SimpleITK reads.
+
+    A folder is read as a DICOM series (with several, that of most slices, with a warning); a single slice
+    stands for the series around it.
+
+    Args:
+        path: file or folder.
+        what: what to call it in messages ("CT", "mask").
+
+    Raises:
+        InputError: missing, unreadable, not a scalar 3D image of at least two slices, NaN or infinite
+            voxels, a spacing not above zero, axes not perpendicular.
+    """
+    path = Path(path)
+    if path.is_dir():
+        image = dicom.read_series(path, None, what)
+    else:
+        require_file(path, what)
+        reader = image_reader(path, what, _CT_FORMATS)
+        size = reader.GetSize()
+        if dicom.is_dicom(path) and (len(size) < 3 or size[2] == 1):
+            image = dicom.read_series(path.parent, path, what)
+        else:
+            _check_layout(size, reader.GetNumberOfComponents(), path, what)
+            _check_axes(reader, path, what)
+            image = read_pixels(reader, path, what)
+    _check_layout(image.GetSize(), image.GetNumberOfComponentsPerPixel(), path, what)
+    affine = _check_axes(image, path, what)
+    if image.GetDimension() == 4:
+        image = image[:, :, :, 0]
+    array = sitk.GetArrayFromImage(image)
+    check_finite(array, path, what)
+    return Volume(array, affine, path.name)
+
+
+def read_radiograph(path: str | os.PathLike, frame: int | None = None) -> Radiograph:
+    """One X-ray frame as it is stored: DICOM, PNG, TIFF, NIfTI, NRRD, MHA.
+
+    Args:
+        path: the file.
+        frame: which frame of several, counted from 1.
+
+    Raises:
+        InputError: missing, unreadable, a frame must be chosen, colours, NaN or infinite pixels, constant.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"X-ray {path} is a folder: give one file ({_XRAY_FORMATS})")
+    require_file(path, "X-ray")
+    if dicom.is_dicom(path):
+        radiograph = dicom.read_dicom_radiograph(path, frame)
+    else:
+        radiograph = Radiograph(_read_plain(path, frame), path.name, metadata={})
+    check_finite(radiograph.pixels, path, "X-ray")
+    if radiograph.pixels.min() == radiograph.pixels.max():
+        raise InputError(f"X-ray {path} is constant: every pixel is {radiograph.pixels.flat[0]:g}, no image")
+    return radiograph
+
+
+def open_radiograph(
+    path: str | os.PathLike,
+    geometry: str | os.PathLike | None = None,
+    view: str | None = None,
+    frame: int | None = None,
+) -> tuple[Radiograph, CArmGeometry]:
+    """An X-ray together with its geometry, both in the camera's frame.
+
+    Where DICOM Patient Orientation tells that the image was stored mirrored (facing the patient rather
+    than seen from the source), its pixels are flipped left-right here, and nowhere else.
+
+    Args:
+        path: the X-ray's file.
+        geometry: geometry JSON or the name of a preset; without it the file's own DICOM tags.
+        view: AP, PA, LLAT or RLAT, over what the files say.
+        frame: which frame of several, counted from 1.
+
+    Raises:
+        InputError: either is unusable, or the geometry is for another image.
+    """
+    radiograph = read_radiograph(path, frame)
+    known = load_geometry(geometry, radiograph.pixels.shape, radiograph.metadata, view, str(path))
+    if known.mirrored:
+        radiograph = replace(radiograph, pixels=radiograph.pixels[:, ::-1])
+    return radiograph, known
+
+
+def _read_plain(path: Path, frame: int | None) -> np.ndarray:
+    reader = image_reader(path, "X-ray", _XRAY_FORMATS)
+    size, components = reader.GetSize(), reader.GetNumberOfComponents()
+    if len(size) > 3 and max(size[3:]) > 1:
+        raise InputError(f"X-ray {path} has {len(size)} dimensions: give a 2D image or a stack of frames")
+    index = dicom.chosen_frame(frame, size[2] if len(size) > 2 else 1, path)
+    if len(size) > 2:
+        reader.SetExtractIndex((0, 0, index) + (0,) * (len(size) - 3))
+        reader.SetExtractSize(size[:2] + (0,) * (len(size) - 2))
+    pixels = sitk.GetArrayFromImage(read_pixels(reader, path, "X-ray"))
+    if components == 1:
+        return pixels
+    # Gray pictures are often saved as RGB: they lose nothing when one channel is taken, colours would.
+    colours = pixels[..., : 3 if components > 2 else 1]
+    if (colours != colours[..., :1]).any():
+        raise InputError(f"X-ray {path} is a colour image: save it as grayscale")
+    return np.ascontiguousarray(colours[..., 0])
+
+
+def _check_layout(size, components: int, path, what: str) -> None:
+    if components > 1:
+        raise InputError(f"{what} {path} has {components} values a voxel (RGB or vectors): one is needed")
+    if len(size) > 3 and size[3] > 1:
+        raise InputError(f"{what} {path} is 4D ({size[3]} volumes): save one of them as a 3D file")
+    if len(size) < 3 or min(size[:3]) < 2:
+        extent = " x ".join(str(n) for n in size)
+        raise InputError(f"{what} {path} is a single slice ({extent}): a 3D volume is needed ({_CT_FORMATS})")
+
+
+def _check_axes(image: sitk.Image | sitk.ImageFileReader, path, what: str) -> np.ndarray:
+    """(4, 4) index-to-LPS matrix."""
+    n = image.GetDimension()
+    spacing = np.array(image.GetSpacing())[:3]
+    check_spacing(spacing, path, what)
+    direction = np.array(image.GetDirection()).reshape(n, n)[:3, :3]
+    if not np.isfinite(direction).all() or np.abs(direction.T @ direction - np.eye(3)).max() > 1e-3:
+        raise InputError(
+            f"{what} {path} has axes that are not perpendicular (its direction matrix is sheared or "
+            "singular): resample it to perpendicular ones"
+        )
+    affine = np.eye(4)
+    affine[:3, :3] = direction * spacing
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return affine

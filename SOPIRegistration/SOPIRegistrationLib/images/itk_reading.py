@@ -1,0 +1,159 @@
+"""SimpleITK as a reader: quiet, and with errors in words a user can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from SOPIRegistrationLib.errors import InputError
+
+FORMATS = "DICOM, NIfTI, NRRD or MHA"
+_NIFTI_SUFFIXES = (".nii", ".nii.gz")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what ITK, GDCM and MetaIO print from C++ away from the user; their exceptions say enough."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        stderr = os.dup(2)
+    except OSError:
+        # A program without a console has no stderr to keep clean.
+        stderr = None
+    else:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        if stderr is not None:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def require_file(path, what: str) -> Path:
+    """The path, if a file that can be read stands there.
+
+    Raises:
+        InputError: it does not exist, is empty or cannot be opened.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            if stream.read(1):
+                return path
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror or error}") from None
+    raise InputError(f"{what} {path} is empty: copy or export it again")
+
+
+def image_reader(path: Path, what: str, accepted: str) -> sitk.ImageFileReader:
+    """A reader that has read the file's header.
+
+    Raises:
+        InputError: no format is recognised, or the header is broken.
+    """
+    if path.name.lower().endswith(_NIFTI_SUFFIXES):
+        _check_nifti(path, what, accepted)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with quiet():
+            reader.ReadImageInformation()
+    except RuntimeError:
+        raise InputError(f"{what} {path} is not an image that can be read: use {accepted}") from None
+    return reader
+
+
+def read_pixels(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path, what: str) -> sitk.Image:
+    """Execute a reader.
+
+    Raises:
+        InputError: the pixel data are damaged.
+    """
+    try:
+        with quiet():
+            return reader.Execute()
+    except RuntimeError:
+        raise InputError(f"{what} {path} is damaged or incomplete: copy or export it again") from None
+
+
+def _check_nifti(path: Path, what: str, accepted: str) -> None:
+    """What ITK passes over in silence: a spacing of zero (read as 1 mm) and missing data (read as zeros)."""
+    unreadable = InputError(f"{what} {path} is not a NIfTI file: use {accepted}")
+    zipped = path.name.lower().endswith(".gz")
+    try:
+        with gzip.open(path) if zipped else path.open("rb") as stream:
+            header = stream.read(540)
+    except (OSError, EOFError):
+        raise unreadable from None
+    for order in "<>":
+        if len(header) < 348:
+            raise unreadable
+        if struct.unpack_from(order + "i", header)[0] == 348:
+            dim = struct.unpack_from(order + "8h", header, 40)
+            bits = struct.unpack_from(order + "h", header, 72)[0]
+            pixdim = struct.unpack_from(order + "8f", header, 76)
+            offset = struct.unpack_from(order + "f", header, 108)[0]
+            break
+        if struct.unpack_from(order + "i", header)[0] == 540 and len(header) == 540:
+            dim = struct.unpack_from(order + "8q", header, 16)
+            bits = struct.unpack_from(order + "h", header, 14)[0]
+            pixdim = struct.unpack_from(order + "8d", header, 104)
+            offset = struct.unpack_from(order + "q", header, 168)[0]
+            break
+    else:
+        raise unreadable
+    if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
+        raise unreadable
+    spacing = np.array(pixdim[1 : min(dim[0], 3) + 1])
+    check_spacing(spacing, path, what)
+    expected = int(offset) + int(np.prod([int(n) for n in dim[1 : dim[0] + 1]])) * bits // 8
+    if _unpacked_size(path, zipped, expected) < expected:
+        raise InputError(f"{what} {path} is damaged or incomplete: copy or export it again")
+
+
+def _unpacked_size(path: Path, zipped: bool, expected: int) -> int:
+    if not zipped:
+        return path.stat().st_size
+    with path.open("rb") as stream:
+        stream.seek(-4, os.SEEK_END)
+        if struct.unpack("<I", stream.read(4))[0] == expected % 2**32:
+            return expected
+    # A cut file, but also one of several gzip members, ends otherwise: only unpacking tells.
+    size = 0
+    try:
+        with gzip.open(path) as stream:
+            while block := stream.read(1 << 24):
+                size += len(block)
+    except (OSError, EOFError):
+        pass
+    return size
+
+
+def check_spacing(spacing, path, what: str) -> None:
+    """Raise InputError unless all spacings (mm) are positive and finite."""
+    spacing = np.asarray(spacing, dtype=np.float64)
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        values = " x ".join(f"{value:g}" for value in spacing)
+        raise InputError(f"{what} {path} has a spacing of {values} mm: every spacing must be above zero")
+
+
+def check_finite(array: np.ndarray, path, what: str) -> None:
+    """Raise InputError if any value is NaN or infinite."""
+    if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in array):
+        count = sum(int((~np.isfinite(part)).sum()) for part in array)
+        raise InputError(
+            f"{what} {path} has {count} NaN or infinite values: replace them (by -1024 HU outside a scan)"
+        )

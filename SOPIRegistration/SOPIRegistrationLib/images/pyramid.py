@@ -1,0 +1,38 @@
+"""Coarser versions of X-rays and volumes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.images.resampling import area_weights
+from SOPIRegistrationLib.images.volume import Volume
+
+
+def area_average(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(rows, columns) image averaged onto height x width pixels of the same field of view."""
+    rows = area_weights(height, image.shape[0])
+    columns = area_weights(width, image.shape[1])
+    averaged = rows @ image.astype(np.float32) @ columns.T
+    return np.ascontiguousarray(averaged, dtype=np.float32)
+
+
+def resampled_radiograph(prepared: PreparedRadiograph, width: int, height: int) -> PreparedRadiograph:
+    """The X-ray on coarser pixels: averages of its valid pixels; a new pixel is valid if most of it was."""
+    if prepared.camera.shape == (height, width):
+        return prepared
+    share = area_average(prepared.valid, width, height)
+    image = area_average(np.where(prepared.valid, prepared.image, 0), width, height)
+    valid = share > 0.5
+    filled = np.where(valid, image / np.maximum(share, 1e-6), area_average(prepared.image, width, height))
+    return PreparedRadiograph(filled, valid, prepared.camera.resampled(width, height), prepared.name)
+
+
+def halved(volume: Volume) -> Volume:
+    """The volume on voxels of twice the edge; an odd last slice is averaged with zeros (air)."""
+    array = np.pad(volume.array, [(0, size % 2) for size in volume.array.shape])
+    k, j, i = (size // 2 for size in array.shape)
+    blocks = array.reshape(k, 2, j, 2, i, 2).mean(axis=(1, 3, 5), dtype=np.float32)
+    to_fine = np.diag([2.0, 2, 2, 1])
+    to_fine[:3, 3] = 0.5
+    return Volume(blocks, volume.index_to_lps @ to_fine, volume.name)

@@ -1,0 +1,245 @@
+"""From stored X-ray pixels to an image that can be compared with DRRs."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from scipy import ndimage
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.images.field_of_view import FieldOfView, block_mean, find_field, ranks
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
+from SOPIRegistrationLib.images.resampling import area_weights
+
+log = logging.getLogger(__name__)
+
+POLARITIES = ("auto", "bone-dark", "bone-bright")
+
+# The edge of a field is found to about half a percent of the image; what touches it is not worth the risk.
+_MARGIN = 0.01
+_WIDEST_MARGIN = 0.04
+_CUE_SIZE = 192
+# Below this the cues of the polarity contradict each other.
+_CLEAR_POLARITY = 0.3
+
+
+def prepare_radiograph(
+    radiograph: Radiograph,
+    camera: Camera,
+    polarity: str = "auto",
+    max_size: int | None = None,
+) -> PreparedRadiograph:
+    """Turn an X-ray into attenuation (bone bright, up to a monotone curve) and a mask of its usable pixels.
+
+    Images with dark bones are taken as intensity and converted by -log(I/I0), I0 from the brightest of the
+    field; images with bright bones, being logarithmic or inverted already, are kept. What is clipped on
+    the side of air stays valid (its attenuation is small, whatever it is), on the side of metal not.
+
+    Args:
+        radiograph: the frame as stored.
+        camera: its camera, for the stored number of pixels.
+        polarity: "auto" (the file's word, else detected), "bone-dark" or "bone-bright".
+        max_size: larger images are reduced to this many pixels on their longer side, by area averaging.
+
+    Raises:
+        InputError: another image size than the camera's, constant, not finite, nothing exposed.
+    """
+    pixels = np.asarray(radiograph.pixels)
+    if pixels.shape != camera.shape:
+        raise InputError(
+            f"X-ray {radiograph.name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, its geometry is for "
+            f"{camera.width} x {camera.height} (columns x rows): give the geometry of this image"
+        )
+    if polarity not in POLARITIES:
+        raise InputError(f"polarity is '{polarity}': use {', '.join(POLARITIES)}")
+    is_integer = pixels.dtype.kind in "ui"
+    pixels = pixels.astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise InputError(f"X-ray {radiograph.name} has NaN or infinite pixels: export it again")
+    if pixels.min() == pixels.max():
+        raise InputError(f"X-ray {radiograph.name} is constant: every pixel is {pixels.flat[0]:g}, no image")
+
+    frame = _inside_constant_bars(pixels)
+    fields = {surround: find_field(pixels[frame], surround) for surround in ("dark", "bright")}
+    bone_dark = _bone_dark(radiograph, pixels[frame], fields, polarity)
+    valid = np.zeros(pixels.shape, dtype=bool)
+    valid[frame] = _exposed(pixels[frame], fields, bone_dark)
+    if _bars_are_background(pixels, frame, bone_dark):
+        outside = np.ones(pixels.shape, dtype=bool)
+        outside[frame] = False
+        valid |= outside
+    valid &= ~_clipped(pixels, valid, bone_dark) & ~_burnt_in(pixels)
+    if valid.mean() < 0.01:
+        raise InputError(f"X-ray {radiograph.name} has no exposed field: check the image and its --polarity")
+
+    if max_size is not None and max(pixels.shape) > max_size:
+        scale = max_size / max(pixels.shape)
+        camera = camera.resampled(*(max(1, round(n * scale)) for n in (camera.width, camera.height)))
+        pixels, valid = _area_average(pixels, valid, camera.shape)
+    stored_logarithm = (radiograph.metadata or {}).get("PixelIntensityRelationship") == "LOG"
+    image = _attenuation(pixels, valid, bone_dark, stored_logarithm, is_integer)
+    return PreparedRadiograph(_filled(image, valid), valid, camera, radiograph.name)
+
+
+def _inside_constant_bars(pixels: np.ndarray) -> tuple[slice, slice]:
+    """What is left when the constant rows and columns that frame an image are cut off."""
+    frame = []
+    for axis in (1, 0):
+        varied = np.flatnonzero(pixels.min(axis=axis) != pixels.max(axis=axis))
+        frame.append(slice(int(varied[0]), int(varied[-1]) + 1))
+    return frame[0], frame[1]
+
+
+def _bars_are_background(pixels: np.ndarray, frame, bone_dark: bool) -> bool:
+    """Whether the constant frame has the value of unattenuated rays, as the empty part of a DRR has."""
+    corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]]
+    inner = pixels[frame]
+    open_value = inner.max() if bone_dark else inner.min()
+    return bool((np.abs(corners - open_value) <= 0.02 * (inner.max() - inner.min())).all())
+
+
+def _bone_dark(radiograph: Radiograph, pixels: np.ndarray, fields, polarity: str) -> bool:
+    if polarity != "auto":
+        return polarity == "bone-dark"
+    if radiograph.bone_dark is not None:
+        return radiograph.bone_dark
+    score = polarity_score(pixels, fields)
+    name = "bone-bright" if score > 0 else "bone-dark"
+    if abs(score) < _CLEAR_POLARITY:
+        log.warning(
+            "%s: bones seem to be %s, but not clearly: set --polarity if the result is wrong",
+            radiograph.name,
+            name.removeprefix("bone-"),
+        )
+    return score < 0
+
+
+def polarity_score(pixels: np.ndarray, fields: dict[str, FieldOfView | None]) -> float:
+    """Positive where bone is bright, negative where it is dark; about 1 where the image is clear about it.
+
+    Three cues, all of ranks in the exposed field, so that no tone curve changes them: attenuation rises
+    towards the centre, where the body is thick; bones are ridges of attenuation on a smoother background;
+    many equal values at one end are saturated or empty background, at the end of air.
+
+    Args:
+        pixels: (rows, columns) values.
+        fields: the fields found against a "dark" and a "bright" surround.
+    """
+    factor = max(1, max(pixels.shape) // _CUE_SIZE)
+    inside = np.ones(pixels.shape, dtype=bool)
+    for field in filter(None, fields.values()):
+        inside &= field.mask(pixels.shape, _margin(field, pixels.shape))
+    if inside.mean() < 0.05:
+        inside[:] = True
+    small = block_mean(pixels, factor)
+    inside = block_mean(inside, factor) > 0.99
+    levels = np.full(small.shape, 0.5)
+    levels[inside] = ranks(small[inside])
+
+    rows, columns = (np.arange(n) - (n - 1) / 2 for n in small.shape)
+    closeness = -np.hypot(rows[:, None] / small.shape[0], columns / small.shape[1])
+    central = np.corrcoef(levels[inside], closeness[inside])[0, 1]
+
+    away_from_edge = ndimage.binary_erosion(inside, iterations=8)
+    ridges = sum(_ridge_balance(levels, away_from_edge, scale) for scale in (1.5, 3.0))
+
+    # The rank of the lowest values is half the share of the pixels that have it.
+    flat_end = 2 * (levels[inside].min() - (1 - levels[inside].max()))
+    cues = np.array([central / 0.3, ridges / 0.1, flat_end / 0.2])
+    return float(np.clip(np.nan_to_num(cues), -1.5, 1.5).mean())
+
+
+def _ridge_balance(levels: np.ndarray, where: np.ndarray, scale_px: float) -> float:
+    """Bright less dark ridge strength over their sum: the dominant curvature of the smoothed image."""
+    uu, vv, uv = (
+        ndimage.gaussian_filter(levels, scale_px, order=order) for order in ((0, 2), (2, 0), (1, 1))
+    )
+    mean, spread = (uu + vv) / 2, np.hypot((uu - vv) / 2, uv)
+    dominant = (mean + np.where(mean > 0, spread, -spread))[where]
+    return float(-dominant.sum() / max(np.abs(dominant).sum(), 1e-12))
+
+
+def _margin(field: FieldOfView, shape) -> float:
+    size = max(shape)
+    return float(np.clip(field.penumbra_px, _MARGIN * size, _WIDEST_MARGIN * size))
+
+
+def _exposed(pixels: np.ndarray, fields, bone_dark: bool) -> np.ndarray:
+    """Bool (rows, columns): inside the collimated field.
+
+    Where no ray passes the image looks like infinite attenuation. A field against the look of air is believed
+    only if it is a circle (some systems fill its surround with black): straight edges are also those of a
+    scan that ends, in a DRR.
+    """
+    field = fields["dark" if bone_dark else "bright"]
+    other = fields["bright" if bone_dark else "dark"]
+    if field is None and other is not None and other.circle is not None:
+        field = other
+    if field is None:
+        return np.ones(pixels.shape, dtype=bool)
+    return field.mask(pixels.shape, _margin(field, pixels.shape))
+
+
+def _clipped(pixels: np.ndarray, valid: np.ndarray, bone_dark: bool) -> np.ndarray:
+    """Pixels at the attenuating end of the scale where that value is taken more than by chance."""
+    if not valid.any():
+        return ~valid
+    end = pixels[valid].min() if bone_dark else pixels[valid].max()
+    clipped = pixels == end
+    return clipped if (clipped & valid).sum() > max(20, 1e-4 * valid.sum()) else np.zeros_like(clipped)
+
+
+def _burnt_in(pixels: np.ndarray) -> np.ndarray:
+    """Letters and lines drawn into the image: thin strokes of the lowest or highest value, far from their
+    surroundings."""
+    low, high = pixels.min(), pixels.max()
+    size = max(3, round(0.008 * max(pixels.shape)))
+    found = np.zeros(pixels.shape, dtype=bool)
+    for value in (low, high):
+        extreme = pixels == value
+        if not extreme.any():
+            continue
+        thin = extreme & ~ndimage.binary_opening(extreme, np.ones((size, size)))
+        if not thin.any():
+            continue
+        others = ndimage.uniform_filter((~extreme).astype(np.float32), 4 * size + 1)
+        around = ndimage.uniform_filter(np.where(extreme, 0, pixels), 4 * size + 1) / np.maximum(others, 1e-3)
+        found |= thin & (others > 0.5) & (np.abs(around - value) > 0.4 * (high - low))
+    return ndimage.binary_dilation(found, iterations=2) if found.any() else found
+
+
+def _area_average(pixels: np.ndarray, valid: np.ndarray, shape: tuple[int, int]):
+    """Mean of the valid part of each new pixel, and whether at least half of it is valid."""
+    along_rows, along_columns = (area_weights(new, old) for new, old in zip(shape, pixels.shape, strict=True))
+
+    def averaged(array):
+        return (along_columns @ (along_rows @ array).T).T
+
+    share = averaged(valid.astype(np.float32))
+    everything = averaged(pixels)
+    mean = averaged(np.where(valid, pixels, np.float32(0))) / np.maximum(share, 1e-6)
+    usable = share >= 0.5
+    return np.where(usable, mean, everything), usable
+
+
+def _attenuation(pixels, valid, bone_dark: bool, stored_logarithm: bool, is_integer: bool) -> np.ndarray:
+    if not bone_dark:
+        return pixels
+    open_value = np.percentile(pixels[valid], 99.5)
+    if stored_logarithm:
+        return open_value - pixels
+    black = min(0.0, float(pixels[valid].min()))
+    # Half a step of the stored scale: what is stored as zero is darker than one, by an unknown amount.
+    half_step = 0.5 if is_integer else 1e-5 * (open_value - black)
+    return np.log((open_value - black + half_step) / (np.maximum(pixels - black, 0) + half_step))
+
+
+def _filled(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Invalid pixels take the nearest valid value: filters that reach them see no edge."""
+    image = image.astype(np.float32)
+    if valid.all():
+        return image
+    nearest = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    return image[tuple(nearest)]

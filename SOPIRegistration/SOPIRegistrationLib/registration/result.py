@@ -1,0 +1,135 @@
+"""What a registration returns, and its form as result.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from SOPIRegistrationLib import __version__
+from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a running registration.
+
+    Attributes:
+        stage: name of the running stage.
+        fraction: share of the work done, 0 to 1.
+        T: (4, 4) T_lps_to_world, best pose so far; None before there is one.
+        similarity: correlation reached at the running stage's resolution; None before there is one.
+    """
+
+    stage: str
+    fraction: float
+    T: np.ndarray | None = None
+    similarity: float | None = None
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A finished stage: its name, duration, the correlation and the pose (T_lps_to_world) it ended with."""
+
+    name: str
+    seconds: float
+    similarity: float
+    T: np.ndarray
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far a result can be trusted, without knowledge of the truth.
+
+    Attributes:
+        status: "accept", "review" or "reject".
+        reasons: one line each.
+        predicted_error_mm: (3,) standard deviation of the rotation centre's place along the first camera's x, y
+            and z (depth), mm, from the curvature of the objective.
+        predicted_error_deg: (3,) of the rotation about these axes, deg.
+    """
+
+    status: str
+    reasons: list[str]
+    predicted_error_mm: np.ndarray
+    predicted_error_deg: np.ndarray
+
+
+@dataclass(frozen=True)
+class RegistrationResult:
+    """The pose that a registration found and how it came there.
+
+    Attributes:
+        T_lps_to_world: (4, 4) final pose, mm; with one C-arm the world is its camera.
+        initial_T: (4, 4) pose the refinement started from.
+        frame: what theta is measured from, in the first camera.
+        T_world_to_camera: (4, 4) extrinsics of the first camera.
+        method: initialiser and refinement, e.g. "search + opt".
+        content: what the DRRs were made of, "body" or "bone".
+        stages: the stages run, in order.
+        similarity, initial_similarity: "ncc" and "gradient_correlation" at the final and initial pose.
+        verdict: trust.
+        seconds: from prepared inputs to the verified pose.
+        stopped: whether the callback ended it early.
+    """
+
+    T_lps_to_world: np.ndarray
+    initial_T: np.ndarray
+    frame: PoseFrame
+    T_world_to_camera: np.ndarray
+    method: str
+    content: str
+    stages: list[StageRecord]
+    similarity: dict[str, float]
+    initial_similarity: dict[str, float]
+    verdict: Verdict
+    seconds: float
+    stopped: bool = False
+    device: str = field(default="cpu")
+
+    def to_dict(self, geometry: dict | None = None, seconds_preparation: float | None = None) -> dict:
+        """The content of result.json.
+
+        Args:
+            geometry: the geometry as its JSON.
+            seconds_preparation: time spent on reading and preparing the inputs.
+        """
+        return {
+            "version": __version__,
+            "method": self.method,
+            "content": self.content,
+            "geometry": geometry,
+            "rotation_centre_lps_mm": self.frame.centre_lps_mm.tolist(),
+            "view": self.frame.view,
+            "pose": self._pose_entry(self.T_lps_to_world),
+            "initial_pose": self._pose_entry(self.initial_T),
+            "stages": [
+                {
+                    "name": stage.name,
+                    "seconds": round(stage.seconds, 4),
+                    "similarity": round(stage.similarity, 6),
+                    "pose": self._pose_entry(stage.T),
+                }
+                for stage in self.stages
+            ],
+            "similarity": self.similarity,
+            "initial_similarity": self.initial_similarity,
+            "verdict": {
+                "status": self.verdict.status,
+                "reasons": self.verdict.reasons,
+                "predicted_error_mm": np.round(self.verdict.predicted_error_mm, 4).tolist(),
+                "predicted_error_deg": np.round(self.verdict.predicted_error_deg, 4).tolist(),
+            },
+            "stopped": self.stopped,
+            "seconds": round(self.seconds, 4),
+            "seconds_preparation": seconds_preparation,
+            "device": self.device,
+        }
+
+    def _pose_entry(self, T_lps_to_world: np.ndarray) -> dict:
+        T_lps_to_camera = self.T_world_to_camera @ T_lps_to_world
+        return {
+            "T_lps_to_camera": T_lps_to_camera.tolist(),
+            "T_lps_to_world": T_lps_to_world.tolist(),
+            "theta": theta_as_dict(self.frame.theta_from_T(T_lps_to_camera)),
+        }

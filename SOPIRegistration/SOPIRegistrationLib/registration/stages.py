@@ -1,0 +1,146 @@
+"""The stages of a registration: hypotheses of the pose, and their refinement from coarse to fine."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.initialise.search import distinct_poses, template_search
+from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt, move_about
+from SOPIRegistrationLib.registration.moving import MovingVolume
+from SOPIRegistrationLib.registration.objective import Level, LevelObjective, at_level
+from SOPIRegistrationLib.registration.result import StageRecord
+
+SEARCH_PIXELS = 32
+SEARCH_CANDIDATES = 64
+
+# Called with the stage's name, its best pose and correlation; a true answer stops at once.
+StageCallback = Callable[[str, np.ndarray | None, float | None], bool]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A level and how many different poses go on from it."""
+
+    level: Level
+    keep: int = 1
+
+
+# A whole body: whole-image normalisation catches nearly every start, windows then pin the depth.
+BODY_COARSE = (
+    Step(Level(32, None, 15, 0.3), 12),
+    Step(Level(64, None, 10, 0.1), 3),
+)
+BODY_FINE = (
+    Step(Level(128, 31, 10, 0.05)),
+    Step(Level(128, 13, 10, 0.02)),
+    Step(Level(256, 21, 10)),
+)
+# A segmented bone in an X-ray of more: windows from the start, or the rest of the image would decide;
+# and a weak hold on depth, or the bone's projection could grow until its outline has left the comparison.
+PART_COARSE = (
+    Step(Level(64, 15, 15, 0.2, depth_prior_mm=30.0), 6),
+    Step(Level(128, 11, 12, 0.05, depth_prior_mm=30.0), 3),
+)
+PART_FINE = (Step(Level(256, 9, 15, 0.01, depth_prior_mm=30.0)),)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be registered.
+
+    Attributes:
+        radiographs: prepared views of one world.
+        frame: nominal view, source-object distance and rotation centre, in the first camera.
+    """
+
+    radiographs: Sequence[PreparedRadiograph]
+    frame: PoseFrame
+
+    @property
+    def centre_lps_mm(self) -> np.ndarray:
+        return self.frame.centre_lps_mm
+
+    @property
+    def T_world_to_camera(self) -> np.ndarray:
+        """(4, 4) extrinsics of the first camera."""
+        return self.radiographs[0].camera.T_world_to_camera
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """Poses that may be right, best first.
+
+    Attributes:
+        T: (n, 4, 4) T_lps_to_world.
+        cost: (n,) 2 (1 - correlation) of the level they come from; infinite where not evaluated.
+        records: stages done so far.
+        stopped: whether the callback asked for the end.
+    """
+
+    T: np.ndarray
+    cost: np.ndarray
+    records: tuple[StageRecord, ...] = ()
+    stopped: bool = False
+
+
+def fan(T_start: np.ndarray, centre: np.ndarray, angle_deg: float) -> Hypotheses:
+    """A pose and its neighbours turned by an angle about one axis or all three: 15 starts."""
+    angle = np.deg2rad(angle_deg)
+    turns = [np.zeros(3)]
+    turns += [angle * np.array(s) for s in itertools.product((0, -1, 1), repeat=3) if np.count_nonzero(s) in (1, 3)]
+    twists = np.concatenate([turns, np.zeros((len(turns), 3))], axis=1)
+    T = move_about(np.repeat(T_start[None], len(twists), axis=0), twists, centre)
+    return Hypotheses(T, np.full(len(T), np.inf))
+
+
+def search(case: Case, moving: MovingVolume, callback: StageCallback) -> Hypotheses:
+    """Candidates of the template search in the first view."""
+    began = time.perf_counter()
+    first = at_level(case.radiographs[0], SEARCH_PIXELS)
+    nominal = case.frame.T_nominal
+    found = template_search(
+        first,
+        moving.for_camera(first.camera, nominal),
+        case.frame,
+        truncated=moving.truncated,
+        max_candidates=SEARCH_CANDIDATES,
+        progress=lambda fraction: callback("template search", None, None),
+    )
+    T = np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
+    record = StageRecord("template search", time.perf_counter() - began, float(found.scores[0]), T[0])
+    return Hypotheses(T, 2 * (1 - found.scores), (record,))
+
+
+def refine(
+    case: Case, moving: MovingVolume, start: Hypotheses, steps: Sequence[Step], callback: StageCallback
+) -> Hypotheses:
+    """Levenberg-Marquardt through the steps' levels, the worse hypotheses dropped on the way."""
+    centre = case.centre_lps_mm
+    result = start
+    for step in steps:
+        began = time.perf_counter()
+        level = step.level
+        objective = LevelObjective(case.radiographs, moving, level, result.T, centre)
+        solution = levenberg_marquardt(
+            objective,
+            result.T,
+            centre,
+            level.max_iterations,
+            level.step_tolerance_mm,
+            callback=lambda report, name=level.name: callback(name, report.T, 1 + report.value / 2),
+        )
+        order = np.argsort(solution.equations.cost, kind="stable")
+        kept = distinct_poses(solution.T[order], centre, np.deg2rad(2), 2.0, 15.0, step.keep)
+        T, cost = solution.T[order][kept], solution.equations.cost[order][kept]
+        record = StageRecord(level.name, time.perf_counter() - began, float(1 - cost[0] / 2), T[0])
+        result = Hypotheses(T, cost, (*result.records, record), solution.stopped)
+        if solution.stopped:
+            break
+    return result

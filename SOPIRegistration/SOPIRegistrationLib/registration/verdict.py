@@ -1,0 +1,138 @@
+"""Whether a registration can be trusted, judged without the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.registration.moving import MovingVolume
+from SOPIRegistrationLib.registration.objective import Level, LevelObjective, around_object, at_level, comparable_pixels
+from SOPIRegistrationLib.registration.result import Verdict
+from SOPIRegistrationLib.registration.stages import Case
+from SOPIRegistrationLib.similarity import gradient_correlation, ncc
+
+# Noise hides structure at fine resolution; here it is averaged out and wrong poses still differ.
+_CHECK_BODY = Level(64, 15)
+_CHECK_PART = Level(128, 11)
+_MEASURE_PIXELS = 256
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Structural correlation (locally normalised images) from which a pose is accepted, or worth a review."""
+
+    accept: float
+    review: float
+
+
+# Chosen on simulated targets of several CTs (Testing/studies/evaluate_core.py prints both distributions); a
+# segmented bone explains less of its X-ray, so less is expected of it.
+BODY_THRESHOLDS = Thresholds(accept=0.93, review=0.85)
+PART_THRESHOLDS = Thresholds(accept=0.55, review=0.45)
+# Two different poses this close in correlation: the image does not decide between them.
+_AMBIGUOUS_MARGIN = 0.01
+_AMBIGUOUS_DISTANCE_MM = 5.0
+_LARGE_IN_PLANE_MM = 1.0
+_LARGE_DEPTH_MM = 5.0
+# Residuals of neighbouring pixels are not independent: predicted deviations are this much larger than from white
+# noise (median ratio of actual to white-noise prediction, Testing/studies/evaluate_core.py).
+_CORRELATED_RESIDUALS = 4.0
+
+
+def thresholds_of(moving: MovingVolume) -> Thresholds:
+    return PART_THRESHOLDS if moving.is_part else BODY_THRESHOLDS
+
+
+def structural_correlation(case: Case, moving: MovingVolume, T_lps_to_world: np.ndarray) -> np.ndarray:
+    """(n,) correlation of the locally normalised images at poses (n, 4, 4), mean over the views."""
+    level = _CHECK_PART if moving.is_part else _CHECK_BODY
+    objective = LevelObjective(case.radiographs, moving, level, T_lps_to_world, case.centre_lps_mm)
+    return 1 - objective(T_lps_to_world, np.arange(len(T_lps_to_world))).cost / 2
+
+
+def image_similarity(case: Case, moving: MovingVolume, T_lps_to_world: np.ndarray) -> dict[str, float]:
+    """NCC and gradient correlation over the comparable pixels at a pose, mean over the views."""
+    ncc_values, gradient_values = [], []
+    for radiograph in case.radiographs:
+        T = radiograph.camera.T_world_to_camera @ T_lps_to_world[None]
+        view = at_level(around_object(radiograph, moving, T), _MEASURE_PIXELS)
+        drr = project(moving.for_camera(view.camera, T[0]), view.camera, T)
+        valid = comparable_pixels(view, moving, T)[0]
+        ncc_values.append(float(ncc(drr, view.image, valid)[0]))
+        gradient_values.append(float(gradient_correlation(drr, view.image, valid)[0]))
+    return {"ncc": float(np.mean(ncc_values)), "gradient_correlation": float(np.mean(gradient_values))}
+
+
+def predicted_deviation(
+    case: Case, moving: MovingVolume, level: Level, T_lps_to_world: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviations of the pose from the curvature of the objective (Gauss-Newton covariance).
+
+    Args:
+        case, moving: what was registered.
+        level: finest level of the refinement.
+        T_lps_to_world: (4, 4) final pose.
+
+    Returns:
+        (3,) rotation, rad, and (3,) translation, mm, along the first camera's axes.
+    """
+    objective = LevelObjective(case.radiographs, moving, level, T_lps_to_world[None], case.centre_lps_mm)
+    equations = objective(T_lps_to_world[None], np.zeros(1, dtype=int))
+    variance = equations.cost[0] / objective.pixel_count * _CORRELATED_RESIDUALS**2
+    hessian = equations.hessian[0]
+    covariance = variance * np.linalg.pinv(hessian, rcond=1e-12, hermitian=True)
+    to_camera = np.eye(4)
+    to_camera[:3, :3] = case.T_world_to_camera[:3, :3]
+    A = se3.adjoint(to_camera)
+    deviation = np.sqrt(np.maximum(np.diag(A @ covariance @ A.T), 0))
+    return deviation[:3], deviation[3:]
+
+
+def judge(
+    case: Case,
+    moving: MovingVolume,
+    level: Level,
+    T_lps_to_world: np.ndarray,
+    rivals: np.ndarray,
+) -> Verdict:
+    """The verdict on a pose.
+
+    Args:
+        case, moving, level: as for :func:`predicted_deviation`.
+        T_lps_to_world: (4, 4) the pose.
+        rivals: (n, 4, 4) where other starts ended.
+    """
+    poses = np.concatenate([T_lps_to_world[None], rivals])
+    correlations = structural_correlation(case, moving, poses)
+    correlation = correlations[0]
+    thresholds = thresholds_of(moving)
+    status, reasons = "accept", []
+
+    def lower(to: str, reason: str) -> None:
+        nonlocal status
+        reasons.append(reason)
+        if status == "accept" or to == "reject":
+            status = to
+
+    if not np.isfinite(correlation) or correlation < thresholds.review:
+        lower("reject", f"the images do not agree: structural correlation {correlation:.3f}, below {thresholds.review}")
+    elif correlation < thresholds.accept:
+        lower("review", f"the images agree only partly: structural correlation {correlation:.3f}, below {thresholds.accept}")
+    else:
+        reasons.append(f"the images agree: structural correlation {correlation:.3f}")
+
+    centres = poses[:, :3, :3] @ case.centre_lps_mm + poses[:, :3, 3]
+    apart = np.linalg.norm(centres[1:] - centres[0], axis=1)
+    apart += 60 * se3.rotation_distance(poses[1:, :3, :3], np.broadcast_to(poses[0, :3, :3], rivals[:, :3, :3].shape))
+    rival = (apart > _AMBIGUOUS_DISTANCE_MM) & (correlations[1:] > correlation - _AMBIGUOUS_MARGIN)
+    if rival.any():
+        k = int(np.flatnonzero(rival)[0])
+        lower("review", f"another start ended {apart[k]:.0f} mm away with the same agreement ({correlations[1 + k]:.3f})")
+
+    rotation, translation = predicted_deviation(case, moving, level, T_lps_to_world)
+    if max(translation[:2]) > _LARGE_IN_PLANE_MM or (len(case.radiographs) == 1 and translation[2] > _LARGE_DEPTH_MM):
+        lower("review", "the image hardly fixes the pose: predicted error {:.1f}, {:.1f}, {:.1f} mm".format(*translation))
+    return Verdict(status, reasons, translation, np.rad2deg(rotation))
