@@ -43,6 +43,7 @@ class MrmlHost:
         self.scene.SetDataIOManager(data_io)
         self._logics = [slicer.vtkMRMLColorLogic()]
         self.application.SetColorLogic(self._logics[0])
+        self.application.SetModuleLogic("Colors", self._logics[0])
         self._logics += [getattr(slicer, name)() for name in _MODULE_LOGICS]
         for logic in self._logics:
             logic.SetMRMLApplicationLogic(self.application)

@@ -73,7 +73,7 @@ def find_field(pixels: np.ndarray, surround: str) -> FieldOfView | None:
     """The exposed field, if the image shows an edge of it.
 
     Args:
-        pixels: (rows, columns) values.
+        pixels: (rows, columns) values, any monotone function of intensity.
         surround: "dark" or "bright", how what was not exposed looks.
 
     Returns:
@@ -95,9 +95,13 @@ def find_field(pixels: np.ndarray, surround: str) -> FieldOfView | None:
     inside = found.mask(levels.shape)
     if not 0.05 < inside.mean() < 1:
         return None
-    # Straight edges, which anatomy can have too, count if their surround is darker than nearly all inside.
-    if found.circle is None and (levels[inside] < np.median(levels[~inside])).mean() > 0.2:
-        return None
+    # Straight edges, which anatomy and the end of a scan have too, count if their surround is darker than
+    # nearly all inside, and even.
+    if found.circle is None:
+        surround_values = np.clip((values[~inside] - low) / (high - low), 0, 1)
+        unevenness = np.subtract(*np.percentile(surround_values, [90, 10]))
+        if (levels[inside] < np.median(levels[~inside])).mean() > 0.2 or unevenness > 0.4:
+            return None
     return found.scaled(factor)
 
 

@@ -201,13 +201,13 @@ def _burnt_in(pixels: np.ndarray) -> np.ndarray:
         extreme = pixels == value
         if not extreme.any():
             continue
-        thin = extreme & ~ndimage.binary_opening(extreme, np.ones((size, size)))
+        thin = extreme & (ndimage.grey_opening(extreme.astype(np.uint8), (size, size)) == 0)
         if not thin.any():
             continue
         others = ndimage.uniform_filter((~extreme).astype(np.float32), 4 * size + 1)
         around = ndimage.uniform_filter(np.where(extreme, 0, pixels), 4 * size + 1) / np.maximum(others, 1e-3)
         found |= thin & (others > 0.5) & (np.abs(around - value) > 0.4 * (high - low))
-    return ndimage.binary_dilation(found, iterations=2) if found.any() else found
+    return ndimage.maximum_filter(found, 5) if found.any() else found
 
 
 def _area_average(pixels: np.ndarray, valid: np.ndarray, shape: tuple[int, int]):

@@ -26,16 +26,24 @@ StageCallback = Callable[[str, np.ndarray | None, float | None], bool]
 
 @dataclass(frozen=True)
 class Step:
-    """A level and how many different poses go on from it."""
+    """A level of the refinement and who goes on from it.
+
+    Attributes:
+        level: what Levenberg-Marquardt minimises.
+        keep: at most so many different poses go on.
+        ranking: the level at which they are ranked; that of the refinement if None.
+    """
 
     level: Level
     keep: int = 1
+    ranking: Level | None = None
 
 
-# A whole body: whole-image normalisation catches nearly every start, windows then pin the depth.
+# A whole body: whole-image normalisation catches nearly every start, windows then pin the depth. But seen from
+# very near or far any body is as smooth as another: a weak hold on depth, and windows rank the poses.
 BODY_COARSE = (
-    Step(Level(32, None, 15, 0.3), 12),
-    Step(Level(64, None, 10, 0.1), 3),
+    Step(Level(32, None, 15, 0.3, depth_prior_mm=60.0), 12, Level(32, 9)),
+    Step(Level(64, None, 10, 0.1, depth_prior_mm=60.0), 3, Level(64, 15)),
 )
 BODY_FINE = (
     Step(Level(128, 31, 10, 0.05)),
@@ -136,9 +144,13 @@ def refine(
             level.step_tolerance_mm,
             callback=lambda report, name=level.name: callback(name, report.T, 1 + report.value / 2),
         )
-        order = np.argsort(solution.equations.cost, kind="stable")
+        cost = solution.equations.cost
+        if step.ranking is not None:
+            ranking = LevelObjective(case.radiographs, moving, step.ranking, solution.T, centre)
+            cost = ranking(solution.T, np.arange(len(solution.T))).cost
+        order = np.argsort(cost, kind="stable")
         kept = distinct_poses(solution.T[order], centre, np.deg2rad(2), 2.0, 15.0, step.keep)
-        T, cost = solution.T[order][kept], solution.equations.cost[order][kept]
+        T, cost = solution.T[order][kept], cost[order][kept]
         record = StageRecord(level.name, time.perf_counter() - began, float(1 - cost[0] / 2), T[0])
         result = Hypotheses(T, cost, (*result.records, record), solution.stopped)
         if solution.stopped:

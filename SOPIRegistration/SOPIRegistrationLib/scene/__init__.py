@@ -1,0 +1,66 @@
+"""The border to the 3D Slicer scene: nodes <-> arrays, RAS <-> LPS, poses <-> transforms, and what is shown.
+
+The only room that imports slicer and vtk. The C-arm stands still at its nominal place in world; the patient
+moves, under the registration's transform node, which is the identity at theta = 0.
+"""
+
+from SOPIRegistrationLib.scene.bones_model import show_bones
+from SOPIRegistrationLib.scene.carm_model import CArmModel
+from SOPIRegistrationLib.scene.demo import DemoNodes, load_demo_case
+from SOPIRegistrationLib.scene.detector import lay_slice_view_on_detector, place_on_detector
+from SOPIRegistrationLib.scene.drr_node import settle_window, update_drr
+from SOPIRegistrationLib.scene.frames import (
+    RAS_FROM_LPS,
+    T_camera_to_ras,
+    matrix_from_pose,
+    pixels_from_ras,
+    pose_from_matrix,
+    ras_from_pixels,
+)
+from SOPIRegistrationLib.scene.landmarks import landmark_pairs
+from SOPIRegistrationLib.scene.layout import (
+    FUSION_VIEW,
+    LANDMARK_LAYOUT_ID,
+    LAYOUT_ID,
+    XRAY_VIEW,
+    ensure_layout,
+    slice_node,
+)
+from SOPIRegistrationLib.scene.nodes import mask_from_node, radiograph_from_node, volume_from_node
+from SOPIRegistrationLib.scene.overlay import OVERLAY_MODES, Overlay
+from SOPIRegistrationLib.scene.pose import attach, pose_of, set_pose
+from SOPIRegistrationLib.scene.state import HistoryEntry, RegistrationState
+
+__all__ = [
+    "FUSION_VIEW",
+    "LANDMARK_LAYOUT_ID",
+    "LAYOUT_ID",
+    "OVERLAY_MODES",
+    "RAS_FROM_LPS",
+    "XRAY_VIEW",
+    "CArmModel",
+    "DemoNodes",
+    "HistoryEntry",
+    "Overlay",
+    "RegistrationState",
+    "T_camera_to_ras",
+    "attach",
+    "ensure_layout",
+    "landmark_pairs",
+    "lay_slice_view_on_detector",
+    "load_demo_case",
+    "mask_from_node",
+    "matrix_from_pose",
+    "pixels_from_ras",
+    "place_on_detector",
+    "pose_from_matrix",
+    "pose_of",
+    "radiograph_from_node",
+    "ras_from_pixels",
+    "set_pose",
+    "settle_window",
+    "show_bones",
+    "slice_node",
+    "update_drr",
+    "volume_from_node",
+]

@@ -1,0 +1,89 @@
+"""Poses and cameras in the world of a Slicer scene. Numbers only; every matrix is mm.
+
+Slicer's world is RAS, the core's patient frame LPS. The C-arm stands where the nominal view puts it around
+the CT as it is loaded; a registration moves the CT.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.c_arm import DEFAULT_SOD_FRACTION
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.views import PoseFrame
+
+# Its own inverse: LPS -> RAS and RAS -> LPS.
+RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Handles and sliders leave rounding in a rotation; a scaling of 0.1 % is something else.
+_RIGID_TOLERANCE = 1e-3
+
+
+def matrix_from_pose(T_lps_to_camera: np.ndarray, frame: PoseFrame) -> np.ndarray:
+    """(4, 4) matrix of the registration's transform node, CT's RAS -> world RAS; identity at theta = 0."""
+    return RAS_FROM_LPS @ se3.invert_rigid(frame.T_nominal) @ T_lps_to_camera @ RAS_FROM_LPS
+
+
+def pose_from_matrix(matrix: np.ndarray, frame: PoseFrame, name: str = "the transform") -> np.ndarray:
+    """(4, 4) T_lps_to_camera of a transform node's matrix, CT's RAS -> world RAS.
+
+    Raises:
+        InputError: the matrix is not a rigid motion.
+    """
+    R = np.asarray(matrix, dtype=np.float64)[:3, :3]
+    if not np.abs(R @ R.T - np.eye(3)).max() < _RIGID_TOLERANCE or np.linalg.det(R) < 0:
+        raise InputError(f"{name} scales, shears or mirrors: a pose is a rigid transform, choose another one")
+    U, _, Vt = np.linalg.svd(R)
+    rigid = se3.rigid(U @ Vt, np.asarray(matrix, dtype=np.float64)[:3, 3])
+    return frame.T_nominal @ RAS_FROM_LPS @ rigid @ RAS_FROM_LPS
+
+
+def T_camera_to_ras(camera: Camera, frame: PoseFrame, reference: Camera | None = None) -> np.ndarray:
+    """(4, 4) place of a camera in the scene's world.
+
+    Args:
+        camera: the camera.
+        frame: nominal view of the reference camera.
+        reference: the camera of a calibrated set that the frame belongs to; ``camera`` itself unless given.
+    """
+    T_camera_to_reference = np.eye(4)
+    if reference is not None:
+        T_camera_to_reference = reference.T_world_to_camera @ se3.invert_rigid(camera.T_world_to_camera)
+    return RAS_FROM_LPS @ se3.invert_rigid(frame.T_nominal) @ T_camera_to_reference
+
+
+def detector_distance_mm(camera: Camera, frame: PoseFrame) -> float:
+    """Distance from the source at which the image is shown.
+
+    A camera known by its K alone projects alike on every plane: its image is shown as far behind the patient
+    as a usual C-arm holds its detector.
+    """
+    return camera.sdd_mm or frame.sod_mm / DEFAULT_SOD_FRACTION
+
+
+def ijk_to_ras(camera: Camera, frame: PoseFrame, reference: Camera | None = None) -> np.ndarray:
+    """(4, 4) IJK -> RAS of an image on its detector: i along u, j along v, k along the central ray, 1 mm."""
+    depth = detector_distance_mm(camera, frame)
+    ijk_to_camera = np.eye(4)
+    ijk_to_camera[:3, 0] = depth * camera.K_inverse[:, 0]
+    ijk_to_camera[:3, 1] = depth * camera.K_inverse[:, 1]
+    ijk_to_camera[:3, 3] = depth * camera.K_inverse[:, 2]
+    return T_camera_to_ras(camera, frame, reference) @ ijk_to_camera
+
+
+def ras_from_pixels(
+    pixels: np.ndarray, camera: Camera, frame: PoseFrame, reference: Camera | None = None
+) -> np.ndarray:
+    """(..., 3) points of the detector plane in world, RAS mm, of pixels (..., 2)."""
+    pixels = np.asarray(pixels, dtype=np.float64)
+    matrix = ijk_to_ras(camera, frame, reference)
+    return pixels @ matrix[:3, :2].T + matrix[:3, 3]
+
+
+def pixels_from_ras(
+    points_ras: np.ndarray, camera: Camera, frame: PoseFrame, reference: Camera | None = None
+) -> np.ndarray:
+    """(..., 2) pixels onto which points (..., 3) of the world, RAS mm, are projected."""
+    T_ras_to_camera = se3.invert_rigid(T_camera_to_ras(camera, frame, reference))
+    return camera.project(np.asarray(points_ras) @ T_ras_to_camera[:3, :3].T + T_ras_to_camera[:3, 3])

@@ -1,0 +1,214 @@
+"""Volume, X-ray and mask nodes as the core's arrays with their geometry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.dicom import is_dicom, read_dicom_radiograph
+from SOPIRegistrationLib.images.itk_reading import check_finite
+from SOPIRegistrationLib.images.radiograph import Radiograph
+from SOPIRegistrationLib.images.volume import Volume
+from SOPIRegistrationLib.scene.frames import RAS_FROM_LPS
+from SOPIRegistrationLib.scene.pose import own_to_ras
+
+_LABELMAP = "Binary labelmap"
+
+
+def volume_from_node(volumeNode) -> Volume:
+    """A CT node in the patient frame: LPS where the node stands under its own transforms.
+
+    The registration's transform (see :mod:`~SOPIRegistrationLib.scene.pose`) is left out: it is the pose.
+
+    Args:
+        volumeNode: scalar volume; its voxels are shared, not copied.
+
+    Raises:
+        InputError: no voxels, a single slice, colours, NaN, a non-linear transform, axes not perpendicular.
+    """
+    name = f"'{volumeNode.GetName()}'"
+    array = _voxels(volumeNode, "CT")
+    if array.ndim > 3:
+        raise InputError(f"CT {name} has {array.shape[3]} values a voxel (colours or vectors): one is needed")
+    if min(array.shape) < 2:
+        extent = " x ".join(str(n) for n in array.shape[::-1])
+        raise InputError(f"CT {name} is a single slice ({extent}): a 3D volume is needed")
+    check_finite(array, name, "CT")
+    index_to_lps = _ijk_to_lps(volumeNode)
+    axes = index_to_lps[:3, :3] / np.linalg.norm(index_to_lps[:3, :3], axis=0)
+    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
+        raise InputError(
+            f"CT {name} has axes that are not perpendicular, by itself or under its transform: resample it "
+            "(module Resample Scalar/Vector/DWI Volume)"
+        )
+    return Volume(array, index_to_lps, name)
+
+
+def radiograph_from_node(volumeNode, frame: int | None = None, mirrored: bool = False) -> Radiograph:
+    """An X-ray node as it is stored, with the DICOM tags of the file it came from where that can be found.
+
+    Args:
+        volumeNode: scalar volume of one slice, or of several frames; or a gray picture loaded as RGB.
+        frame: which frame of several, counted from 1.
+        mirrored: flip the columns, where the geometry says that the image was stored mirrored.
+
+    Raises:
+        InputError: no pixels, colours, a frame must be chosen, NaN, constant.
+    """
+    name = f"'{volumeNode.GetName()}'"
+    array = _voxels(volumeNode, "X-ray")
+    frames = array.shape[0]
+    if frame is None and frames > 1:
+        raise InputError(
+            f"X-ray {name} has {frames} frames or slices: choose one, 1 to {frames}, or, if it is a stack of "
+            "files with similar names, load the one file with the option Single File"
+        )
+    if frame is not None and not 1 <= frame <= frames:
+        raise InputError(f"X-ray {name} has no frame {frame}: choose 1 to {frames}")
+    pixels = array[(frame or 1) - 1]
+    if pixels.ndim > 2:
+        # Gray pictures are often saved as RGB: one channel holds all of them, but not of a colour image.
+        colours = pixels[..., : 3 if pixels.shape[2] > 2 else 1]
+        if (colours != colours[..., :1]).any():
+            raise InputError(f"X-ray {name} is a colour image: load a grayscale one")
+        pixels = colours[..., 0]
+    pixels = pixels.copy()
+    check_finite(pixels, name, "X-ray")
+    if pixels.min() == pixels.max():
+        raise InputError(f"X-ray {name} is constant: every pixel is {pixels.flat[0]:g}, no image")
+    bone_dark, metadata = _dicom_facts(volumeNode, pixels, frame)
+    return Radiograph(pixels[:, ::-1] if mirrored else pixels, name, bone_dark, metadata)
+
+
+def mask_from_node(maskNode, referenceVolumeNode) -> Volume:
+    """Bones of a label map, or of a segmentation's visible segments, in the patient frame; 0 outside.
+
+    Args:
+        maskNode: segmentation or label map, on any grid.
+        referenceVolumeNode: the CT, on whose grid a segmentation drawn as surfaces is filled in.
+
+    Raises:
+        InputError: no voxels, no visible segment, a non-linear transform.
+    """
+    name = f"'{maskNode.GetName()}'"
+    if not maskNode.IsA("vtkMRMLSegmentationNode"):
+        return Volume(_voxels(maskNode, "mask"), _ijk_to_lps(maskNode), name)
+    visible = vtk.vtkStringArray()
+    if maskNode.GetDisplayNode() is None:
+        maskNode.GetSegmentation().GetSegmentIDs(visible)
+    else:
+        maskNode.GetDisplayNode().GetVisibleSegmentIDs(visible)
+    if visible.GetNumberOfValues() == 0:
+        raise InputError(f"segmentation {name} has no visible segment: show those of the bones")
+    merged = slicer.vtkOrientedImageData()
+    source = maskNode
+    if not maskNode.GetSegmentation().ContainsRepresentation(_LABELMAP):
+        source = _filled_in(maskNode, referenceVolumeNode)
+    source.GenerateMergedLabelmapForAllSegments(
+        merged, slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS, None, visible
+    )
+    extent = merged.GetExtent()
+    scalars = merged.GetPointData().GetScalars()
+    if scalars is None or extent[1] < extent[0]:
+        raise InputError(f"segmentation {name} is empty: draw or load the bones")
+    array = vtk_to_numpy(scalars).reshape(merged.GetDimensions()[::-1])
+    image_to_own = vtk.vtkMatrix4x4()
+    merged.GetImageToWorldMatrix(image_to_own)
+    first = np.eye(4)
+    first[:3, 3] = extent[::2]
+    matrix = RAS_FROM_LPS @ own_to_ras(maskNode) @ slicer.util.arrayFromVTKMatrix(image_to_own) @ first
+    return Volume(array, matrix, name)
+
+
+def marked_nodes(scene, class_name: str, attribute: str) -> list:
+    """Nodes of a class that carry an attribute."""
+    nodes = scene.GetNodesByClass(class_name)
+    # The collection comes with a reference of its own.
+    nodes.UnRegister(None)
+    found = [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
+    return [node for node in found if node.GetAttribute(attribute)]
+
+
+def remove_node(node) -> None:
+    """Take a displayable node out of its scene together with its display and storage nodes."""
+    scene = node.GetScene()
+    while node.GetDisplayNode() is not None:
+        scene.RemoveNode(node.GetDisplayNode())
+    if node.GetStorageNode() is not None:
+        scene.RemoveNode(node.GetStorageNode())
+    scene.RemoveNode(node)
+
+
+def put_pixels(node, pixels: np.ndarray) -> None:
+    """Fill a volume node with (k, j, i) or (k, j, i, components); in place where shape and type stay."""
+    stored = None if node.GetImageData() is None else slicer.util.arrayFromVolume(node)
+    if stored is not None and stored.shape == pixels.shape and stored.dtype == pixels.dtype:
+        stored[:] = pixels
+        slicer.util.arrayFromVolumeModified(node)
+    else:
+        slicer.util.updateVolumeFromArray(node, pixels)
+
+
+def _voxels(volumeNode, what: str) -> np.ndarray:
+    """(k, j, i) or, of colours, (k, j, i, components)."""
+    image = volumeNode.GetImageData()
+    if image is None or image.GetPointData().GetScalars() is None or min(image.GetDimensions()) < 1:
+        raise InputError(f"{what} '{volumeNode.GetName()}' has no voxels: load an image")
+    return slicer.util.arrayFromVolume(volumeNode)
+
+
+def _ijk_to_lps(volumeNode) -> np.ndarray:
+    ijk_to_own = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(ijk_to_own)
+    return RAS_FROM_LPS @ own_to_ras(volumeNode) @ slicer.util.arrayFromVTKMatrix(ijk_to_own)
+
+
+def _filled_in(segmentationNode, referenceVolumeNode):
+    """A copy, outside the scene, whose surfaces are label maps on the CT's grid."""
+    # Surfaces are in the segmentation's own coordinates, the grid must be too.
+    ijk_to_own = np.linalg.inv(RAS_FROM_LPS @ own_to_ras(segmentationNode)) @ _ijk_to_lps(referenceVolumeNode)
+    geometry = slicer.vtkSegmentationConverter.SerializeImageGeometry(
+        slicer.util.vtkMatrixFromArray(ijk_to_own), referenceVolumeNode.GetImageData()
+    )
+    copy = slicer.vtkSegmentation()
+    copy.DeepCopy(segmentationNode.GetSegmentation())
+    copy.SetConversionParameter(
+        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName(), geometry
+    )
+    copy.CreateRepresentation(_LABELMAP)
+    node = slicer.vtkMRMLSegmentationNode()
+    node.SetAndObserveSegmentation(copy)
+    return node
+
+
+def _dicom_facts(volumeNode, pixels: np.ndarray, frame: int | None) -> tuple[bool | None, dict]:
+    """Whether bones are dark in the node's pixels, and the geometry tags, from the DICOM file behind it."""
+    path = _dicom_file(volumeNode)
+    if path is None:
+        return None, {}
+    stored = read_dicom_radiograph(path, frame or 1)
+    if stored.bone_dark is None or stored.pixels.shape != pixels.shape:
+        return None, stored.metadata
+    # A reader may have turned the gray scale over (MONOCHROME1): the file speaks of the stored values.
+    turned = bool(np.corrcoef(stored.pixels.ravel(), pixels.ravel())[0, 1] < 0)
+    return stored.bone_dark != turned, stored.metadata
+
+
+def _dicom_file(volumeNode) -> Path | None:
+    files = []
+    database = getattr(slicer, "dicomDatabase", None)
+    instances = (volumeNode.GetAttribute("DICOM.instanceUIDs") or "").split()
+    if database is not None and instances:
+        files.append(database.fileForInstance(instances[0]))
+    storage = volumeNode.GetStorageNode()
+    if storage is not None:
+        files.append(storage.GetFileName())
+    for file in files:
+        if file and Path(file).is_file() and is_dicom(Path(file)):
+            return Path(file)
+    return None

@@ -1,0 +1,117 @@
+"""What a registration knows beyond its nodes: geometry, nominal view, history; kept in the parameter node."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.files import geometry_as_dict, geometry_from_dict
+from SOPIRegistrationLib.geometry.views import PoseFrame
+
+_PARAMETER = "SOPIRegistration.state"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One registration that was made.
+
+    Attributes:
+        time: local time, ISO 8601.
+        method: initialiser and refinement, as shown.
+        verdict: accept, review or reject.
+        similarity: measures at the end, by name.
+        T_lps_to_camera: (4, 4) pose it ended at.
+        theta: (6,) the same, rad and mm.
+        seconds: how long it took.
+    """
+
+    time: str
+    method: str
+    verdict: str
+    similarity: dict[str, float]
+    T_lps_to_camera: np.ndarray
+    theta: np.ndarray
+    seconds: float
+
+
+class RegistrationState:
+    """Geometry, nominal view and history as JSON in a scripted module node, which a scene saves.
+
+    Args:
+        parameterNode: the vtkMRMLScriptedModuleNode (of a parameter node wrapper: its ``parameterNode``).
+    """
+
+    def __init__(self, parameterNode):
+        self._node = parameterNode
+
+    @property
+    def geometry(self) -> CArmGeometry | None:
+        """Geometry of the acquisition; settable."""
+        saved = self._read().get("geometry")
+        if saved is None:
+            return None
+        geometry = geometry_from_dict(saved["cameras"], "the geometry saved in the scene")
+        return replace(geometry, mirrored=saved["mirrored"])
+
+    @geometry.setter
+    def geometry(self, geometry: CArmGeometry | None) -> None:
+        saved = geometry and {"cameras": geometry_as_dict(geometry), "mirrored": geometry.mirrored}
+        self._write(geometry=saved)
+
+    @property
+    def pose_frame(self) -> PoseFrame | None:
+        """What theta is measured from, and where the C-arm stands; settable."""
+        saved = self._read().get("pose_frame")
+        if saved is None:
+            return None
+        return PoseFrame(
+            np.array(saved["centre_lps_mm"]), saved["sod_mm"], saved["view"], np.array(saved["rotation"])
+        )
+
+    @pose_frame.setter
+    def pose_frame(self, frame: PoseFrame | None) -> None:
+        self._write(pose_frame=frame and _plain(asdict(frame)))
+
+    @property
+    def history(self) -> list[HistoryEntry]:
+        """Registrations made, the oldest first."""
+        entries = []
+        for saved in self._read().get("history", []):
+            arrays = {name: np.array(saved[name]) for name in ("T_lps_to_camera", "theta")}
+            entries.append(HistoryEntry(**{**saved, **arrays}))
+        return entries
+
+    def add(self, entry: HistoryEntry) -> None:
+        """Append to the history."""
+        self._write(history=[*self._read().get("history", []), _plain(asdict(entry))])
+
+    def clear_history(self) -> None:
+        """Forget all entries."""
+        self._write(history=[])
+
+    def _read(self) -> dict:
+        text = self._node.GetParameter(_PARAMETER)
+        if not text:
+            return {}
+        state = json.loads(text)
+        if state["version"] > _VERSION:
+            raise InputError(
+                "the scene was saved by a newer SOPIRegistration: update the extension to go on with it"
+            )
+        return state
+
+    def _write(self, **changes) -> None:
+        state = {**self._read(), **changes, "version": _VERSION}
+        self._node.SetParameter(_PARAMETER, json.dumps(state))
+
+
+def _plain(fields: dict) -> dict:
+    """Arrays as lists, for JSON."""
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in fields.items()
+    }
