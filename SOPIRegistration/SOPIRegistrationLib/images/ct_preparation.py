@@ -215,13 +215,14 @@ class _Body:
     def _beyond_reconstruction_circle(self, sampled: np.ndarray) -> np.ndarray:
         """Coarse voxels never measured: of one value in all slices, outside a circle about the axis."""
         slices = np.moveaxis(sampled, self._axial, 0)
-        padding = (slices == slices.min()).all(axis=0)
+        padding = (slices == slices[0, 0, 0]).all(axis=0)
         rows, columns = (np.arange(n) - (n - 1) / 2 for n in padding.shape)
         radius = np.sqrt((padding.size - padding.sum()) / np.pi)
         beyond = np.hypot(rows[:, None], columns) > radius
         agreement = (padding & beyond).sum() / max(1, (padding | beyond).sum())
         unmeasured = np.zeros(self.kept.shape, dtype=bool)
-        if agreement > 0.9:
+        # A scanner's circle touches the sides of its images; the room around a segmented bone need not.
+        if agreement > 0.9 and radius > 0.45 * min(padding.shape):
             np.moveaxis(unmeasured, self._axial, 0)[:, : padding.shape[0], : padding.shape[1]] = padding
         return unmeasured
 

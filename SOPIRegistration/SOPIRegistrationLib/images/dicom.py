@@ -7,6 +7,7 @@ functional groups, per frame before shared.
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -87,16 +88,16 @@ def read_series(folder: Path, member: Path | None, what: str) -> sitk.Image:
 
 
 def _check_positions(positions: np.ndarray, normal: np.ndarray, folder, what: str) -> None:
-    along = positions @ normal
-    steps = np.abs(np.diff(along))
-    typical = float(np.median(steps))
-    if typical == 0 or steps.min() < _STEP_TOLERANCE * typical:
+    along = np.sort(positions @ normal)
+    steps = np.diff(along)
+    typical = float(np.quantile(steps, 0.5, method="lower"))
+    if steps.min() <= _STEP_TOLERANCE * typical:
         raise InputError(f"{what} {folder} has several slices at one place: export a single phase or series")
-    if np.abs(steps - typical).max() > _STEP_TOLERANCE * typical + 0.01:
-        at = along[np.abs(steps - typical).argmax()]
+    odd = int(np.abs(steps - typical).argmax())
+    if abs(steps[odd] - typical) > _STEP_TOLERANCE * typical + 0.01:
         raise InputError(
-            f"{what} {folder} has slices {typical:g} mm apart but a step of "
-            f"{steps[np.abs(steps - typical).argmax()]:g} mm at {at:g} mm: export the complete series"
+            f"{what} {folder} has slices {typical:g} mm apart but a step of {steps[odd]:g} mm at "
+            f"{along[odd]:g} mm: export the complete series"
         )
     span = positions[-1] - positions[0]
     sideways = np.linalg.norm(span - (span @ normal) * normal)
@@ -116,7 +117,9 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
     import pydicom
 
     try:
-        dataset = pydicom.dcmread(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(path)
         modality = str(dataset.get("Modality", ""))
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         photometric = str(dataset.get("PhotometricInterpretation", ""))
@@ -158,8 +161,14 @@ def _stored_pixels(dataset, path: Path, index: int, frames: int) -> np.ndarray:
         pixels = np.asarray(dataset.pixel_array)
         return pixels[index] if frames > 1 else pixels
     except Exception:
-        # Compressed, and pydicom has no plug-in for it; GDCM, inside SimpleITK, decodes it.
-        reader = image_reader(path, "X-ray", "DICOM")
+        # Compressed, and pydicom has no plug-in for it: GDCM, inside SimpleITK, mostly can.
+        try:
+            reader = image_reader(path, "X-ray", "DICOM")
+        except InputError:
+            raise InputError(
+                f"X-ray {path} is damaged or compressed in a way that cannot be decoded: copy or export it "
+                "again, uncompressed"
+            ) from None
     width, height = reader.GetSize()[:2]
     if reader.GetDimension() == 3:
         reader.SetExtractIndex((0, 0, index))

@@ -46,6 +46,14 @@ class FieldOfView:
             inside &= (u - centre_u) ** 2 + (v - centre_v) ** 2 < (radius - margin_px) ** 2
         return inside
 
+    def shifted(self, columns: float, rows: float) -> FieldOfView:
+        """The same field in an image of which this one is the part that starts at (columns, rows)."""
+        lines = tuple((a, b, c + a * columns + b * rows) for a, b, c in self.lines)
+        circle = self.circle
+        if circle is not None:
+            circle = (circle[0] + columns, circle[1] + rows, circle[2])
+        return FieldOfView(lines, circle, self.penumbra_px)
+
     def scaled(self, factor: int) -> FieldOfView:
         """The same field in the pixels of an image of which this one has the block means."""
         shift = (factor - 1) / 2

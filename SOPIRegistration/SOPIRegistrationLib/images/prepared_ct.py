@@ -19,8 +19,8 @@ class PreparedCT:
         bone: uint8 mask (1 = bone) on the same grid.
         rotation_centre_lps_mm: (3,) centroid of the bone mask.
         surface_points_lps_mm: (n, 3) points of the bone surface, for target registration errors.
-        truncated: uint8 mask on the same grid: 1 in the outermost voxels through which the object (body or bone) leaves the
-            scanned field of view, so that line integrals through them are incomplete.
+        truncated: uint8 mask on the same grid: 1 in the outermost voxels through which the object (body or
+            bone) leaves the scanned field of view, so that line integrals through them are incomplete.
     """
 
     attenuation: Volume

@@ -32,9 +32,10 @@ class PreparedRadiograph:
     """An X-ray ready to be compared with DRRs.
 
     Attributes:
-        image: (rows, columns) float32, proportional (up to an unknown monotone curve) to the line integral of
-            attenuation: bone BRIGHT. Finite everywhere.
-        valid: (rows, columns) bool, False outside the intensifier circle or collimator, on saturated or unexposed pixels and burnt-in markers.
+        image: (rows, columns) float32, proportional (up to an unknown monotone curve) to the line integral
+            of attenuation: bone BRIGHT. Finite everywhere.
+        valid: (rows, columns) bool, False outside the intensifier circle or collimator, on saturated or
+            unexposed pixels and on burnt-in markers.
         camera: geometry of ``image``'s own pixels.
     """
 

@@ -62,14 +62,13 @@ def prepare_radiograph(
         raise InputError(f"X-ray {radiograph.name} is constant: every pixel is {pixels.flat[0]:g}, no image")
 
     frame = _inside_constant_bars(pixels)
-    fields = {surround: find_field(pixels[frame], surround) for surround in ("dark", "bright")}
-    bone_dark = _bone_dark(radiograph, pixels[frame], fields, polarity)
-    valid = np.zeros(pixels.shape, dtype=bool)
-    valid[frame] = _exposed(pixels[frame], fields, bone_dark)
-    if _bars_are_background(pixels, frame, bone_dark):
-        outside = np.ones(pixels.shape, dtype=bool)
-        outside[frame] = False
-        valid |= outside
+    corner = frame[1].start, frame[0].start
+    fields = {}
+    for surround in ("dark", "bright"):
+        found = find_field(pixels[frame], surround)
+        fields[surround] = None if found is None else found.shifted(*corner)
+    bone_dark = _bone_dark(radiograph, pixels, frame, fields, polarity)
+    valid = _exposed(pixels.shape, fields, bone_dark) & ~_bars(pixels, frame, bone_dark)
     valid &= ~_clipped(pixels, valid, bone_dark) & ~_burnt_in(pixels)
     if valid.mean() < 0.01:
         raise InputError(f"X-ray {radiograph.name} has no exposed field: check the image and its --polarity")
@@ -92,20 +91,22 @@ def _inside_constant_bars(pixels: np.ndarray) -> tuple[slice, slice]:
     return frame[0], frame[1]
 
 
-def _bars_are_background(pixels: np.ndarray, frame, bone_dark: bool) -> bool:
-    """Whether the constant frame has the value of unattenuated rays, as the empty part of a DRR has."""
-    corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]]
-    inner = pixels[frame]
-    open_value = inner.max() if bone_dark else inner.min()
-    return bool((np.abs(corners - open_value) <= 0.02 * (inner.max() - inner.min())).all())
+def _bars(pixels: np.ndarray, frame, bone_dark: bool) -> np.ndarray:
+    """Bool (rows, columns): constant bars, unless they look like air, as the empty part of a DRR does."""
+    bars = np.ones(pixels.shape, dtype=bool)
+    bars[frame] = False
+    values, inner = pixels[bars], pixels[frame]
+    tolerance = 0.02 * (inner.max() - inner.min())
+    bars[bars] = values < inner.max() - tolerance if bone_dark else values > inner.min() + tolerance
+    return bars
 
 
-def _bone_dark(radiograph: Radiograph, pixels: np.ndarray, fields, polarity: str) -> bool:
+def _bone_dark(radiograph: Radiograph, pixels: np.ndarray, frame, fields, polarity: str) -> bool:
     if polarity != "auto":
         return polarity == "bone-dark"
     if radiograph.bone_dark is not None:
         return radiograph.bone_dark
-    score = polarity_score(pixels, fields)
+    score = polarity_score(pixels, fields, frame)
     name = "bone-bright" if score > 0 else "bone-dark"
     if abs(score) < _CLEAR_POLARITY:
         log.warning(
@@ -116,25 +117,33 @@ def _bone_dark(radiograph: Radiograph, pixels: np.ndarray, fields, polarity: str
     return score < 0
 
 
-def polarity_score(pixels: np.ndarray, fields: dict[str, FieldOfView | None]) -> float:
+def polarity_score(pixels: np.ndarray, fields: dict[str, FieldOfView | None], frame=np.s_[:, :]) -> float:
     """Positive where bone is bright, negative where it is dark; about 1 where the image is clear about it.
 
     Three cues, all of ranks in the exposed field, so that no tone curve changes them: attenuation rises
     towards the centre, where the body is thick; bones are ridges of attenuation on a smoother background;
-    many equal values at one end are saturated or empty background, at the end of air.
+    many equal values at one end are saturated or empty background, at the end of air. The surround itself
+    is a fourth: a circle or several straight edges are a collimator's, which looks like high attenuation,
+    one or two edges may as well be the end of a scan, in a DRR, which looks like air.
 
     Args:
         pixels: (rows, columns) values.
         fields: the fields found against a "dark" and a "bright" surround.
+        frame: slices of rows and columns without constant bars.
     """
     factor = max(1, max(pixels.shape) // _CUE_SIZE)
     inside = np.ones(pixels.shape, dtype=bool)
-    for field in filter(None, fields.values()):
+    surround_cue = 0.0
+    circular = [name for name, field in fields.items() if field is not None and field.circle is not None]
+    for name in circular or [name for name, field in fields.items() if field is not None]:
+        field = fields[name]
         inside &= field.mask(pixels.shape, _margin(field, pixels.shape))
+        weight = 0.4 if field.circle is not None else 0.15 * (len(field.lines) - 2)
+        surround_cue += weight if name == "bright" else -weight
     if inside.mean() < 0.05:
         inside[:] = True
-    small = block_mean(pixels, factor)
-    inside = block_mean(inside, factor) > 0.99
+    small = block_mean(pixels[frame], factor)
+    inside = block_mean(inside[frame], factor) > 0.99
     levels = np.full(small.shape, 0.5)
     levels[inside] = ranks(small[inside])
 
@@ -148,7 +157,7 @@ def polarity_score(pixels: np.ndarray, fields: dict[str, FieldOfView | None]) ->
     # The rank of the lowest values is half the share of the pixels that have it.
     flat_end = 2 * (levels[inside].min() - (1 - levels[inside].max()))
     cues = np.array([central / 0.3, ridges / 0.1, flat_end / 0.2])
-    return float(np.clip(np.nan_to_num(cues), -1.5, 1.5).mean())
+    return float(np.clip(np.nan_to_num(cues), -1.5, 1.5).mean()) + surround_cue
 
 
 def _ridge_balance(levels: np.ndarray, where: np.ndarray, scale_px: float) -> float:
@@ -166,7 +175,7 @@ def _margin(field: FieldOfView, shape) -> float:
     return float(np.clip(field.penumbra_px, _MARGIN * size, _WIDEST_MARGIN * size))
 
 
-def _exposed(pixels: np.ndarray, fields, bone_dark: bool) -> np.ndarray:
+def _exposed(shape: tuple[int, int], fields, bone_dark: bool) -> np.ndarray:
     """Bool (rows, columns): inside the collimated field.
 
     Where no ray passes the image looks like infinite attenuation. A field against the look of air is believed
@@ -178,8 +187,8 @@ def _exposed(pixels: np.ndarray, fields, bone_dark: bool) -> np.ndarray:
     if field is None and other is not None and other.circle is not None:
         field = other
     if field is None:
-        return np.ones(pixels.shape, dtype=bool)
-    return field.mask(pixels.shape, _margin(field, pixels.shape))
+        return np.ones(shape, dtype=bool)
+    return field.mask(shape, _margin(field, shape))
 
 
 def _clipped(pixels: np.ndarray, valid: np.ndarray, bone_dark: bool) -> np.ndarray:
@@ -202,7 +211,8 @@ def _burnt_in(pixels: np.ndarray) -> np.ndarray:
         if not extreme.any():
             continue
         thin = extreme & (ndimage.grey_opening(extreme.astype(np.uint8), (size, size)) == 0)
-        if not thin.any():
+        # A stroke has many pixels of the very same value, an extreme of the noise one.
+        if thin.sum() < 20:
             continue
         others = ndimage.uniform_filter((~extreme).astype(np.float32), 4 * size + 1)
         around = ndimage.uniform_filter(np.where(extreme, 0, pixels), 4 * size + 1) / np.maximum(others, 1e-3)

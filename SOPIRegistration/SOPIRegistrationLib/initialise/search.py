@@ -27,7 +27,7 @@ _WINDOW_PX = 9
 _FLAT_WINDOW = 0.1
 # A shift counts only if this share of the X-ray's structure meets a template.
 _LEAST_OVERLAP = 0.5
-# Candidates are picked from so many times as many of the best grid points, neighbours of a better one left out.
+# Candidates are picked from so many times as many grid points, the best, without neighbours of a better one.
 _POOL = 20
 _SAME_ANGLE = np.deg2rad(12.0)
 _SAME_SHIFT_MM = 12.0
@@ -145,7 +145,9 @@ def distinct_poses(
     Args:
         T: (n, 4, 4) poses, best first.
         centre: (3,) point of the object whose translation counts, mm.
-        angle, shift_mm, depth_mm: two poses are the same if they differ by less in all three.
+        angle: two poses are the same if they differ by less than this (rad), and
+        shift_mm: by less than this across the central ray, and
+        depth_mm: by less than this along it.
         limit: at most so many are kept.
     """
     centres = T[:, :3, :3] @ centre + T[:, :3, 3]
@@ -242,8 +244,7 @@ class _XrayVariants:
         self._energy = (self._images**2).sum(axis=(1, 2))
 
     def best_shifts(self, template, weight, shifts) -> tuple[np.ndarray, np.ndarray]:
-        """Best correlation of one template with every variant, and the shift (columns, rows) that gives it."""
-
+        """Best correlation of one template with every variant, and its shift (columns, rows)."""
         size = (shifts.size, shifts.size)
 
         def correlate(array, spectra):

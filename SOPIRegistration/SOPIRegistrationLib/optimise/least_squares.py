@@ -156,7 +156,7 @@ def levenberg_marquardt(
 
 
 def _damped_step(equations, damping, rows):
-    """Marquardt steps of the given starts, their sizes in mm and the decrease of cost that the model predicts."""
+    """Marquardt steps of the given starts, their sizes in mm and the decrease of cost predicted for them."""
     H = equations.hessian[rows]
     g = equations.gradient[rows]
     diagonal = np.einsum("pii->pi", H)

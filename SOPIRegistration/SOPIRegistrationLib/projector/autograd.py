@@ -49,7 +49,7 @@ def project_differentiable(
     name = resolve_backend(name)
     if name == "reference":
         return project_reference(volume, camera, T_lps_to_camera, step_mm)
-    image, jacobian = _Project.apply(T_lps_to_camera, volume, camera, step_mm, name)
+    image, _ = _Project.apply(T_lps_to_camera, volume, camera, step_mm, name)
     return image
 
 
@@ -116,10 +116,7 @@ class _Project(torch.autograd.Function):
             volume, camera_to_padded, camera.K_inverse, camera.shape, step_mm, needs_gradient
         )
         image = torch.as_tensor(image, device=T.device)
-        if jacobian is None:
-            jacobian = image.new_empty(0)
-        else:
-            jacobian = torch.as_tensor(jacobian, device=T.device)
+        jacobian = image.new_empty(0) if jacobian is None else torch.as_tensor(jacobian, device=T.device)
         ctx.mark_non_differentiable(jacobian)
         ctx.save_for_backward(T_lps_to_camera, jacobian)
         return image, jacobian
@@ -132,8 +129,6 @@ class _Project(torch.autograd.Function):
         twist_gradient = torch.einsum("bkvu,bvu->bk", jacobian, gradient).to(T.dtype)
         rotation, translation = twist_gradient[:, :3], twist_gradient[:, 3:]
         moment = rotation - torch.linalg.cross(T[:, :3, 3], translation)
-        top = torch.cat(
-            [0.5 * se3.skew(moment) @ T[:, :3, :3], translation[:, :, None]], dim=-1
-        )
+        top = torch.cat([0.5 * se3.skew(moment) @ T[:, :3, :3], translation[:, :, None]], dim=-1)
         T_gradient = torch.cat([top, torch.zeros_like(top[:, :1])], dim=1)
         return T_gradient, None, None, None, None

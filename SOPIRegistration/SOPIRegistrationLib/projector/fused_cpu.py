@@ -29,7 +29,16 @@ def _exit_parameter(position, inverse_rate, low, high):
 
 @numba.njit(parallel=True, fastmath=True, error_model="numpy", cache=True)
 def _march(
-    voxels, brick_reach, brick_size, support, camera_to_padded, K_inverse, step, image, jacobian, with_jacobian
+    voxels,
+    brick_reach,
+    brick_size,
+    support,
+    camera_to_padded,
+    K_inverse,
+    step,
+    image,
+    jacobian,
+    with_jacobian,
 ):
     n_poses, rows, columns = image.shape
     tile_rows = (rows + _TILE - 1) // _TILE

@@ -22,9 +22,9 @@ class ProjectorVolume:
         volume: the volume as given (any unit per mm).
         voxels: (k + 3, j + 3, i + 3) float32, padded.
         lps_to_padded: (4, 4) LPS mm to padded index (i, j, k).
-        brick_reach: int8 (k, j, i), per brick of ``BRICK`` voxels: n > 0 where the bricks nearer than n (Chebyshev)
-            are all occupied, -n where they are all empty. A brick is occupied if any voxel that a sample in it
-            can touch is not zero.
+        brick_reach: int8 (k, j, i), per brick of ``BRICK`` voxels: n > 0 where the bricks nearer than n
+            (Chebyshev) are all occupied, -n where they are all empty. A brick is occupied if any voxel that a
+            sample in it can touch is not zero.
         support: (2, 3) padded indices (i, j, k) between which all non-zero samples lie.
         backend: name of the backend used by default for this volume.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -19,8 +21,8 @@ class MovingVolume:
     Args:
         attenuation: linear attenuation, 1/mm.
         truncated: mask of the border through which the object leaves the scan, or None.
-        outline_lps_mm: (n, 3) surface points, where the volume holds only part of what the X-ray shows (a segmented
-            bone): comparison then keeps to the surroundings of its projection.
+        outline_lps_mm: (n, 3) surface points, where the volume holds only part of what the X-ray shows (a
+            segmented bone): comparison then keeps to the surroundings of its projection.
     """
 
     def __init__(
@@ -37,6 +39,12 @@ class MovingVolume:
     @property
     def is_part(self) -> bool:
         return self.outline_lps_mm is not None
+
+    def without_truncation(self) -> MovingVolume:
+        """The same volume, its rays through the end of the scan compared like any other."""
+        other = copy(self)
+        other.truncated = None
+        return other
 
     def level(self, halvings: int) -> ProjectorVolume:
         """The volume after so many halvings of its resolution."""

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.pyramid import resampled_radiograph
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations
 from SOPIRegistrationLib.projector import project, project_with_jacobian
 from SOPIRegistrationLib.registration.moving import MovingVolume
@@ -34,7 +34,7 @@ class Level:
         window_px: edge of the local normalisation's window; None for whole-image normalisation.
         max_iterations: of Levenberg-Marquardt.
         step_tolerance_mm: convergence, motion of the object.
-        depth_prior_mm: distance by which one view's depth may plausibly leave its start; None for no such prior.
+        depth_prior_mm: by how much a single view's depth may plausibly leave its start; None for no prior.
     """
 
     pixels: int
@@ -139,8 +139,9 @@ class LevelObjective:
 def _remove_shift_along_ray(jacobian: np.ndarray, rays: np.ndarray) -> None:
     """Take out, in place, what the Jacobian says of moving the object along each pixel's own ray.
 
-    The line integral does not change with that shift, the sum over samples does, a little and at random from pixel to
-    pixel. Depth has a weak signal, so that this noise would dominate its curvature and shorten its steps tenfold.
+    The line integral does not change with that shift; the sum over samples does, a little and at random from
+    pixel to pixel. Depth has a weak signal: this noise would dominate its curvature and shorten its steps
+    tenfold.
     """
     along = np.einsum("pkvu,kvu->pvu", jacobian[:, 3:], rays)
     jacobian[:, 3:] -= along[:, None] * rays
@@ -149,7 +150,7 @@ def _remove_shift_along_ray(jacobian: np.ndarray, rays: np.ndarray) -> None:
 def around_object(
     radiograph: PreparedRadiograph, moving: MovingVolume, T_lps_to_camera: np.ndarray
 ) -> PreparedRadiograph:
-    """The X-ray cropped to the part of the body that the volume holds, at any of the poses (S, 4, 4), and a margin.
+    """The X-ray cropped to what the volume holds, at any of the poses (S, 4, 4), and a margin.
 
     A whole body fills the image: then this is the X-ray itself.
     """

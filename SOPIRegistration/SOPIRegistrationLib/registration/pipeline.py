@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,14 +17,21 @@ from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.registration import stages
 from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.registration.result import Progress, RegistrationResult, StageRecord, Verdict
-from SOPIRegistrationLib.registration.stages import Case, Hypotheses
-from SOPIRegistrationLib.registration.verdict import image_similarity, judge, structural_correlation, thresholds_of
+from SOPIRegistrationLib.registration.stages import Case, Hypotheses, SearchPlan
+from SOPIRegistrationLib.registration.verdict import (
+    image_similarity,
+    judge,
+    structural_correlation,
+    thresholds_of,
+)
 
 # Share of the attenuation that lies in bone from which a CT is a segmented bone, not a body.
 _SEGMENTED = 0.85
 _FAN_DEG = 8.0
 _WIDE_FAN_DEG = 16.0
 _PART_FAN_DEG = 5.0
+# Search scores (2 (1 - correlation)) this much apart tell what the X-ray shows.
+_CLEARLY_WORSE = 0.16
 _ORDER = {"accept": 0, "review": 1, "reject": 2}
 
 
@@ -33,8 +40,8 @@ class RegistrationSettings:
     """How to register.
 
     Attributes:
-        init: "nominal" (start at the nominal view), "search" (template search over the ``wide`` range), "auto" (nominal
-            first, search if the verdict is not accept) or a (4, 4) T_lps_to_world to start from.
+        init: "nominal" (start at the nominal view), "search" (template search over the ``wide`` range),
+            "auto" (nominal first, search if the verdict is not accept) or a (4, 4) T_lps_to_world.
         refine: "opt" (coarse-to-fine Levenberg-Marquardt) or "none".
         content: what DRRs are made of: "body", "bone", or "auto", whichever agrees better with the X-ray.
         seed: of anything random; the present stages have none.
@@ -60,8 +67,9 @@ _MOVING_VOLUMES: WeakKeyDictionary[PreparedCT, dict[str, MovingVolume]] = WeakKe
 def moving_volumes(ct: PreparedCT) -> dict[str, MovingVolume]:
     """What of the CT can be projected and compared; made once per CT and kept as long as it.
 
-    "body": all of it, with the whole X-ray. "bone": its bones, with the whole X-ray. A CT that is a segmented bone already
-    has no body besides: there "bone" is compared with its surroundings only, in an X-ray that shows more.
+    "body": all of it, with the whole X-ray. "bone": its bones, with the whole X-ray. A CT that is a segmented
+    bone already has no body besides: there "bone" is compared with its surroundings only, in an X-ray that
+    shows more.
     """
     if ct in _MOVING_VOLUMES:
         return _MOVING_VOLUMES[ct]
@@ -90,14 +98,26 @@ def register(
         radiographs: prepared X-rays; several share one world (``Camera.T_world_to_camera``).
         frame: nominal view, source-object distance and rotation centre, in the first camera.
         settings: how to register.
-        callback: called several times a second; a true answer stops at once, and the result holds the best pose
-            reached so far.
+        callback: called several times a second; a true answer stops at once, and the result holds the best
+            pose reached so far.
 
     Raises:
         InputError: the object lies outside the X-ray at the given start pose.
     """
     settings = settings or RegistrationSettings()
     return _Registration(ct, Case(tuple(radiographs), frame), settings, callback).run()
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Where one try ended; no verdict where it was not refined."""
+
+    initial_T: np.ndarray
+    content: str
+    moving: MovingVolume
+    T: np.ndarray
+    verdict: Verdict | None = None
+    label: str = ""
 
 
 class _Registration:
@@ -128,107 +148,138 @@ class _Registration:
             self._check_in_view(start)
 
         if self._settings.refine == "none":
-            initial, content = (start, self._first_content()) if init != "search" else self._searched()
-            best, verdict = initial, None
-            label = "given pose" if given else init
+            outcome = self._initialised(start, given)
         else:
-            initial, content, best, verdict, label = self._registered(start, given)
-        label = f"{label} + {self._settings.refine}" if self._settings.refine != "none" else label
-
-        moving = self._volumes[content]
-        if verdict is None:
-            verdict = judge(self._case, moving, self._finest(moving), best, np.empty((0, 4, 4)))
+            outcome = self._registered(start, given)
+        moving, best = outcome.moving, outcome.T
+        verdict = outcome.verdict or judge(
+            self._case, moving, self._finest(moving), best, np.empty((0, 4, 4))
+        )
         if self._stopped:
-            verdict = Verdict(
-                "review", ["stopped early", *verdict.reasons], verdict.predicted_error_mm, verdict.predicted_error_deg
-            )
+            status = "reject" if verdict.status == "reject" else "review"
+            verdict = replace(verdict, status=status, reasons=["stopped early", *verdict.reasons])
         return RegistrationResult(
             T_lps_to_world=best,
-            initial_T=initial,
+            initial_T=outcome.initial_T,
             frame=self._case.frame,
             T_world_to_camera=T_world_to_camera,
-            method=label,
-            content=content,
+            method=f"{outcome.label} + {self._settings.refine}",
+            content=outcome.content,
             stages=self._records,
             similarity=image_similarity(self._case, moving, best),
-            initial_similarity=image_similarity(self._case, moving, initial),
+            initial_similarity=image_similarity(self._case, moving, outcome.initial_T),
             verdict=verdict,
             seconds=time.perf_counter() - began,
             stopped=self._stopped,
         )
 
-    def _registered(self, start: np.ndarray, given: bool):
-        """(initial pose, content, final pose, verdict, label) of the best of the tries that were needed."""
-        init = self._settings.init
-        tries = []
-        if given or init == "nominal":
-            tries = [("given pose" if given else "nominal", _FAN_DEG), ("wide fan", _WIDE_FAN_DEG)]
+    def _registered(self, start: np.ndarray, given: bool) -> _Outcome:
+        """The best of the tries that were needed."""
+        init = "given pose" if given else self._settings.init
+        if init == "search":
+            tries = [("search", stages.SEARCH), ("search", stages.THOROUGH_SEARCH)]
         elif init == "auto":
-            tries = [("nominal", _FAN_DEG), ("search", None)]
+            tries = [
+                ("nominal", _FAN_DEG),
+                ("search", stages.SEARCH),
+                ("search", stages.THOROUGH_SEARCH),
+            ]
         else:
-            tries = [("search", None)]
+            tries = [(init, _FAN_DEG), (init, _WIDE_FAN_DEG)]
 
         outcomes = []
-        for number, (label, angle) in enumerate(tries):
+        for number, (label, plan) in enumerate(tries):
             self._done = number / len(tries)
-            share = (1.0 - self._done) if number == len(tries) - 1 else 1.0 / len(tries)
-            outcome = self._attempt(start, angle, share)
+            outcome = self._attempt(start, plan, 1 / len(tries))
             if outcome is not None:
-                outcomes.append((*outcome, "given pose" if given else label))
-            if self._stopped or (outcomes and outcomes[-1][3].status == "accept"):
+                outcomes.append(replace(outcome, label=label))
+            if self._stopped or (outcome is not None and outcome.verdict.status == "accept"):
                 break
         if not outcomes:
-            content = self._first_content()
-            return start, content, self._best, None, "given pose" if given else init
-        return min(outcomes, key=lambda o: (_ORDER[o[3].status], -self._margin(o[1], o[2])))
+            content, moving = next(iter(self._volumes.items()))
+            return _Outcome(start, content, moving, self._best, label=init)
+        return min(outcomes, key=lambda o: (_ORDER[o.verdict.status], -self._margin(o.moving, o.T)))
 
-    def _attempt(self, start, angle, share):
-        """(initial pose, content, final pose, verdict) from a fan about the start, or from the search if angle is None."""
-        coarse = {}
-        for content, moving in self._volumes.items():
-            if angle is None:
-                hypotheses = self._search(moving)
-            else:
-                turned = _PART_FAN_DEG * angle / _FAN_DEG if moving.is_part else angle
-                hypotheses = stages.fan(start, self._case.centre_lps_mm, turned)
-            if hypotheses is None:
-                return None
+    def _initialised(self, start: np.ndarray, given: bool) -> _Outcome:
+        """The pose of the initialiser alone."""
+        init = "given pose" if given else self._settings.init
+        content, moving = next(iter(self._volumes.items()))
+        if init != "search":
+            return _Outcome(start, content, moving, start, label=init)
+        starts = self._searched_starts(stages.SEARCH)
+        if not starts:
+            return _Outcome(start, content, moving, self._best, label=init)
+        content, moving, found = min(starts, key=lambda s: s[2].cost[0])
+        self._records += found.records
+        return _Outcome(found.T[0], content, moving, found.T[0], label=init)
+
+    def _attempt(self, start: np.ndarray, plan: float | SearchPlan, share: float) -> _Outcome | None:
+        """Outcome of a fan of so many degrees about the start, or of a search; None if stopped before."""
+        searches = isinstance(plan, SearchPlan)
+        if searches:
+            starts = self._searched_starts(plan)
+        else:
+            starts = [
+                (content, moving, stages.fan(start, self._case.centre_lps_mm, self._turn(moving, plan)))
+                for content, moving in self._volumes.items()
+            ]
+        coarse = []
+        for content, moving, hypotheses in starts:
             steps = stages.PART_COARSE if moving.is_part else stages.BODY_COARSE
-            coarse[content] = self._refine(moving, hypotheses, steps, share * 0.4 / len(self._volumes))
+            found = self._refine(moving, hypotheses, steps, share * 0.4 / len(starts))
+            coarse.append((content, moving, found))
             if self._stopped:
                 break
-        content = max(coarse, key=lambda name: self._margin(name, coarse[name].T[0]))
-        found, moving = coarse[content], self._volumes[content]
+        if not coarse:
+            return None
+        content, moving, found = max(coarse, key=lambda c: self._margin(c[1], c[2].T[0]))
         self._best = found.T[0]
         if self._stopped:
             self._records += found.records
             return None
-        initial = start if angle is not None else found.records[0].T
+        initial = found.records[0].T if searches else start
         fine = stages.PART_FINE if moving.is_part else stages.BODY_FINE
         final = self._refine(moving, found, fine, share * 0.5)
         self._best = final.T[0]
         self._records += final.records
         verdict = judge(self._case, moving, self._finest(moving), final.T[0], found.T[1:])
-        return initial, content, final.T[0], verdict
+        return _Outcome(initial, content, moving, final.T[0], verdict)
 
-    def _search(self, moving: MovingVolume) -> Hypotheses | None:
+    def _searched_starts(self, plan: SearchPlan) -> list[tuple[str, MovingVolume, Hypotheses]]:
+        """Candidates of the search with the contents that look like the X-ray.
+
+        Tilted views look through the end of a short scan. Leaving those rays out is right where the body goes
+        on in the X-ray, but may leave little to go by; so poses are also refined with them, and the better
+        agreement counts.
+        """
+        found = {content: self._search(moving, plan) for content, moving in self._volumes.items()}
+        if self._stopped:
+            return []
+        least = min(hypotheses.cost[0] for hypotheses in found.values())
+        starts = []
+        for content, hypotheses in found.items():
+            if hypotheses.cost[0] > least + _CLEARLY_WORSE:
+                continue
+            moving = self._volumes[content]
+            starts.append((content, moving, hypotheses))
+            if moving.truncated is not None and not moving.is_part:
+                whole = moving.without_truncation()
+                further = self._search(whole, plan)
+                if self._stopped:
+                    return []
+                starts.append((content, whole, stages.merged(hypotheses, further)))
+        return starts
+
+    @staticmethod
+    def _turn(moving: MovingVolume, angle_deg: float) -> float:
+        return angle_deg * _PART_FAN_DEG / _FAN_DEG if moving.is_part else angle_deg
+
+    def _search(self, moving: MovingVolume, plan: SearchPlan) -> Hypotheses | None:
         try:
-            return stages.search(self._case, moving, self._report)
+            return stages.search(self._case, moving, plan, self._report)
         except Cancelled:
             self._stopped = True
             return None
-
-    def _searched(self):
-        """(best pose, content) of the template search alone."""
-        best = None
-        for content, moving in self._volumes.items():
-            found = self._search(moving)
-            if found is not None and (best is None or found.cost[0] < best[0].cost[0]):
-                best = found, content
-        if best is None:
-            return self._best, self._first_content()
-        self._records += best[0].records
-        return best[0].T[0], best[1]
 
     def _refine(self, moving, hypotheses, steps, share) -> Hypotheses:
         result = stages.refine(self._case, moving, hypotheses, steps, self._report)
@@ -243,14 +294,10 @@ class _Registration:
             self._best = T
         return bool(self._callback(Progress(stage, min(self._done, 1.0), self._best, similarity)))
 
-    def _margin(self, content: str, T_lps_to_world: np.ndarray) -> float:
+    def _margin(self, moving: MovingVolume, T_lps_to_world: np.ndarray) -> float:
         """By how much a pose agrees better with the X-ray than an acceptable one."""
-        moving = self._volumes[content]
         correlation = structural_correlation(self._case, moving, T_lps_to_world[None])[0]
         return float(correlation) - thresholds_of(moving).accept
-
-    def _first_content(self) -> str:
-        return next(iter(self._volumes))
 
     @staticmethod
     def _finest(moving: MovingVolume):
@@ -263,8 +310,9 @@ class _Registration:
             x = camera.T_world_to_camera[:3, :3] @ centre + camera.T_world_to_camera[:3, 3]
             u, v = camera.project(x) if x[2] > 0 else (np.inf, np.inf)
             # Half an image beyond the edge a large object still shows.
-            if not (-camera.width / 2 < u < 1.5 * camera.width and -camera.height / 2 < v < 1.5 * camera.height):
+            if abs(u - camera.width / 2) > camera.width or abs(v - camera.height / 2) > camera.height:
+                name = radiograph.name or "the X-ray"
                 raise InputError(
-                    f"{radiograph.name or 'the X-ray'}: the CT lies outside the field of view at the start pose: "
-                    "check the geometry and the start pose, or use the search"
+                    f"{name}: the CT lies outside the field of view at the start pose: check the geometry and "
+                    "the start pose, or use the search"
                 )

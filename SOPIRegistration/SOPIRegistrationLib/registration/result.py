@@ -44,8 +44,8 @@ class Verdict:
     Attributes:
         status: "accept", "review" or "reject".
         reasons: one line each.
-        predicted_error_mm: (3,) standard deviation of the rotation centre's place along the first camera's x, y
-            and z (depth), mm, from the curvature of the objective.
+        predicted_error_mm: (3,) standard deviation of the rotation centre's place along the first camera's
+            x, y and z (depth), mm, from the curvature of the objective.
         predicted_error_deg: (3,) of the rotation about these axes, deg.
     """
 

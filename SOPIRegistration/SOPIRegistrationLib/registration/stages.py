@@ -11,17 +11,31 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.initialise.search import distinct_poses, template_search
+from SOPIRegistrationLib.initialise.search import SearchRange, distinct_poses, template_search
 from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt, move_about
 from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.registration.objective import Level, LevelObjective, at_level
 from SOPIRegistrationLib.registration.result import StageRecord
 
 SEARCH_PIXELS = 32
-SEARCH_CANDIDATES = 64
 
 # Called with the stage's name, its best pose and correlation; a true answer stops at once.
 StageCallback = Callable[[str, np.ndarray | None, float | None], bool]
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How thoroughly to search: the grid, and how many candidates are refined."""
+
+    grid: SearchRange
+    candidates: int
+
+
+SEARCH = SearchPlan(SearchRange(), 64)
+# For the few whose first search ends in no agreement.
+THOROUGH_SEARCH = SearchPlan(
+    SearchRange(60.0, 7.5, 60.0, 7.5, (0.65, 0.74, 0.84, 0.94, 1.06, 1.2, 1.36), 90.0), 160
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +53,8 @@ class Step:
     ranking: Level | None = None
 
 
-# A whole body: whole-image normalisation catches nearly every start, windows then pin the depth. But seen from
-# very near or far any body is as smooth as another: a weak hold on depth, and windows rank the poses.
+# A whole body: whole-image normalisation catches nearly every start, windows then pin the depth. But seen
+# from very near or far any body is as smooth as another: a weak hold on depth, and windows rank the poses.
 BODY_COARSE = (
     Step(Level(32, None, 15, 0.3, depth_prior_mm=60.0), 12, Level(32, 9)),
     Step(Level(64, None, 10, 0.1, depth_prior_mm=60.0), 3, Level(64, 15)),
@@ -102,13 +116,15 @@ def fan(T_start: np.ndarray, centre: np.ndarray, angle_deg: float) -> Hypotheses
     """A pose and its neighbours turned by an angle about one axis or all three: 15 starts."""
     angle = np.deg2rad(angle_deg)
     turns = [np.zeros(3)]
-    turns += [angle * np.array(s) for s in itertools.product((0, -1, 1), repeat=3) if np.count_nonzero(s) in (1, 3)]
+    turns += [
+        angle * np.array(s) for s in itertools.product((0, -1, 1), repeat=3) if np.count_nonzero(s) in (1, 3)
+    ]
     twists = np.concatenate([turns, np.zeros((len(turns), 3))], axis=1)
     T = move_about(np.repeat(T_start[None], len(twists), axis=0), twists, centre)
     return Hypotheses(T, np.full(len(T), np.inf))
 
 
-def search(case: Case, moving: MovingVolume, callback: StageCallback) -> Hypotheses:
+def search(case: Case, moving: MovingVolume, plan: SearchPlan, callback: StageCallback) -> Hypotheses:
     """Candidates of the template search in the first view."""
     began = time.perf_counter()
     first = at_level(case.radiographs[0], SEARCH_PIXELS)
@@ -117,13 +133,22 @@ def search(case: Case, moving: MovingVolume, callback: StageCallback) -> Hypothe
         first,
         moving.for_camera(first.camera, nominal),
         case.frame,
+        plan.grid,
         truncated=moving.truncated,
-        max_candidates=SEARCH_CANDIDATES,
+        max_candidates=plan.candidates,
         progress=lambda fraction: callback("template search", None, None),
     )
     T = np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
     record = StageRecord("template search", time.perf_counter() - began, float(found.scores[0]), T[0])
     return Hypotheses(T, 2 * (1 - found.scores), (record,))
+
+
+def merged(a: Hypotheses, b: Hypotheses) -> Hypotheses:
+    """The better half of each of two sets of hypotheses, best first."""
+    T = np.concatenate([a.T[: len(a.T) // 2], b.T[: len(b.T) // 2]])
+    cost = np.concatenate([a.cost[: len(a.T) // 2], b.cost[: len(b.T) // 2]])
+    order = np.argsort(cost, kind="stable")
+    return Hypotheses(T[order], cost[order], (*a.records, *b.records))
 
 
 def refine(

@@ -9,7 +9,13 @@ import numpy as np
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration.moving import MovingVolume
-from SOPIRegistrationLib.registration.objective import Level, LevelObjective, around_object, at_level, comparable_pixels
+from SOPIRegistrationLib.registration.objective import (
+    Level,
+    LevelObjective,
+    around_object,
+    at_level,
+    comparable_pixels,
+)
 from SOPIRegistrationLib.registration.result import Verdict
 from SOPIRegistrationLib.registration.stages import Case
 from SOPIRegistrationLib.similarity import gradient_correlation, ncc
@@ -35,10 +41,12 @@ PART_THRESHOLDS = Thresholds(accept=0.55, review=0.45)
 # Two different poses this close in correlation: the image does not decide between them.
 _AMBIGUOUS_MARGIN = 0.01
 _AMBIGUOUS_DISTANCE_MM = 5.0
+# Turns an angle between two poses into the distance it moves the object's points.
+_OBJECT_RADIUS_MM = 60.0
 _LARGE_IN_PLANE_MM = 1.0
 _LARGE_DEPTH_MM = 5.0
-# Residuals of neighbouring pixels are not independent: predicted deviations are this much larger than from white
-# noise (median ratio of actual to white-noise prediction, Testing/studies/evaluate_core.py).
+# Residuals of neighbouring pixels are not independent: deviations are this much larger than white noise would
+# make them (Testing/studies/evaluate_core.py prints the calibration).
 _CORRELATED_RESIDUALS = 4.0
 
 
@@ -72,7 +80,8 @@ def predicted_deviation(
     """Standard deviations of the pose from the curvature of the objective (Gauss-Newton covariance).
 
     Args:
-        case, moving: what was registered.
+        case: what was registered.
+        moving: of what volume.
         level: finest level of the refinement.
         T_lps_to_world: (4, 4) final pose.
 
@@ -101,7 +110,9 @@ def judge(
     """The verdict on a pose.
 
     Args:
-        case, moving, level: as for :func:`predicted_deviation`.
+        case: what was registered.
+        moving: of what volume.
+        level: finest level of the refinement.
         T_lps_to_world: (4, 4) the pose.
         rivals: (n, 4, 4) where other starts ended.
     """
@@ -117,22 +128,24 @@ def judge(
         if status == "accept" or to == "reject":
             status = to
 
+    figure = f"structural correlation {correlation:.3f}"
     if not np.isfinite(correlation) or correlation < thresholds.review:
-        lower("reject", f"the images do not agree: structural correlation {correlation:.3f}, below {thresholds.review}")
+        lower("reject", f"the images do not agree: {figure}, below {thresholds.review}")
     elif correlation < thresholds.accept:
-        lower("review", f"the images agree only partly: structural correlation {correlation:.3f}, below {thresholds.accept}")
+        lower("review", f"the images agree only partly: {figure}, below {thresholds.accept}")
     else:
-        reasons.append(f"the images agree: structural correlation {correlation:.3f}")
+        reasons.append(f"the images agree: {figure}")
 
     centres = poses[:, :3, :3] @ case.centre_lps_mm + poses[:, :3, 3]
-    apart = np.linalg.norm(centres[1:] - centres[0], axis=1)
-    apart += 60 * se3.rotation_distance(poses[1:, :3, :3], np.broadcast_to(poses[0, :3, :3], rivals[:, :3, :3].shape))
+    angles = se3.rotation_distance(np.repeat(poses[:1, :3, :3], len(rivals), axis=0), poses[1:, :3, :3])
+    apart = np.linalg.norm(centres[1:] - centres[0], axis=1) + _OBJECT_RADIUS_MM * angles
     rival = (apart > _AMBIGUOUS_DISTANCE_MM) & (correlations[1:] > correlation - _AMBIGUOUS_MARGIN)
     if rival.any():
-        k = int(np.flatnonzero(rival)[0])
-        lower("review", f"another start ended {apart[k]:.0f} mm away with the same agreement ({correlations[1 + k]:.3f})")
+        distance = apart[np.flatnonzero(rival)[0]]
+        lower("review", f"another start ended {distance:.0f} mm away with the same agreement")
 
     rotation, translation = predicted_deviation(case, moving, level, T_lps_to_world)
-    if max(translation[:2]) > _LARGE_IN_PLANE_MM or (len(case.radiographs) == 1 and translation[2] > _LARGE_DEPTH_MM):
-        lower("review", "the image hardly fixes the pose: predicted error {:.1f}, {:.1f}, {:.1f} mm".format(*translation))
+    if max(translation[:2]) > _LARGE_IN_PLANE_MM or translation[2] > _LARGE_DEPTH_MM:
+        x, y, z = translation
+        lower("review", f"the image hardly fixes the pose: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm")
     return Verdict(status, reasons, translation, np.rad2deg(rotation))

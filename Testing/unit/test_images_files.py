@@ -1,0 +1,464 @@
+"""Reading CTs and X-rays: every format, and every kind of unusable file in one line."""
+
+from __future__ import annotations
+
+import logging
+import struct
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, XRayAngiographicImageStorage, generate_uid
+from scipy.spatial.transform import Rotation
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph, read_volume
+
+SPACING, ORIGIN = (0.7, 1.3, 2.5), (-40.0, 12.5, 300.0)
+
+
+@pytest.fixture
+def voxels(rng):
+    return rng.integers(-1000, 2000, (5, 6, 7)).astype(np.int16)
+
+
+def oblique_image(voxels, mirrored=False) -> sitk.Image:
+    image = sitk.GetImageFromArray(voxels)
+    direction = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
+    if mirrored:
+        direction[:, 1] *= -1
+    image.SetDirection(direction.ravel().tolist())
+    image.SetSpacing(SPACING)
+    image.SetOrigin(ORIGIN)
+    return image
+
+
+def write_dicom(path, pixels, storage=XRayAngiographicImageStorage, **tags) -> str:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = storage
+    dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.SOPClassUID = storage
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+    dataset.Modality = "XA"
+    dataset.Rows, dataset.Columns = pixels.shape[-2:]
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    if pixels.ndim == 3:
+        dataset.NumberOfFrames = pixels.shape[0]
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation = 0
+    for keyword, value in tags.items():
+        setattr(dataset, keyword, value)
+    dataset.PixelData = pixels.astype("<i2" if dataset.PixelRepresentation else "<u2").tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+    return str(path)
+
+
+def write_ct_slice(path, pixels, position, series, number) -> None:
+    write_dicom(
+        path,
+        pixels,
+        CTImageStorage,
+        Modality="CT",
+        SeriesInstanceUID=series,
+        StudyInstanceUID="1.2.3",
+        InstanceNumber=number,
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        ImagePositionPatient=list(position),
+        PixelSpacing=[0.5, 0.8],
+        SliceThickness=3,
+        RescaleSlope=1,
+        RescaleIntercept=-1024,
+    )
+
+
+# CTs
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "nii", "nrrd", "mha"])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_volume_keeps_its_place_in_patient_space(tmp_path, voxels, suffix, mirrored):
+    image = oblique_image(voxels, mirrored)
+    path = tmp_path / f"ct.{suffix}"
+    sitk.WriteImage(image, path)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.array, voxels)
+    np.testing.assert_allclose(volume.spacing_mm, SPACING, rtol=1e-6)
+    for index in ([0, 0, 0], [6, 5, 4], [2, 5, 1]):
+        expected = image.TransformIndexToPhysicalPoint(index)
+        np.testing.assert_allclose(volume.points_lps(index), expected, atol=1e-4)
+    assert volume.name == path.name
+
+
+def test_volume_of_one_time_point_is_a_volume(tmp_path, voxels):
+    sitk.WriteImage(sitk.JoinSeries([oblique_image(voxels)]), tmp_path / "ct.nrrd")
+    assert read_volume(tmp_path / "ct.nrrd").array.shape == (5, 6, 7)
+
+
+@pytest.fixture
+def series_folder(tmp_path, rng):
+    folder = tmp_path / "series"
+    folder.mkdir()
+    pixels = rng.integers(0, 3000, (4, 6, 5))
+    for number, plane in enumerate(pixels):
+        write_ct_slice(folder / f"b{9 - number}.dcm", plane, (-5, 7, 30 + 3 * number), "1.2.3.4", number)
+    return folder, pixels - 1024
+
+
+def test_dicom_series_of_a_folder_or_of_one_of_its_slices(series_folder):
+    folder, hu = series_folder
+    for path in (folder, folder / "b7.dcm"):
+        volume = read_volume(path)
+        np.testing.assert_array_equal(volume.array, hu)
+        np.testing.assert_allclose(volume.spacing_mm, [0.8, 0.5, 3])
+        np.testing.assert_allclose(volume.points_lps([0, 0, 1]), [-5, 7, 33])
+
+
+def test_largest_of_several_series_is_taken_with_a_warning(series_folder, caplog):
+    folder, hu = series_folder
+    write_ct_slice(folder / "scout1.dcm", np.ones((6, 5)), (0, 0, 0), "1.2.3.5", 1)
+    write_ct_slice(folder / "scout2.dcm", np.ones((6, 5)), (0, 0, 4), "1.2.3.5", 2)
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(read_volume(folder).array, hu)
+    assert "2 series" in caplog.text
+    assert read_volume(folder / "scout2.dcm").array.shape == (2, 6, 5)
+
+
+def test_real_dicom_series(shared_data):
+    volume = read_volume(shared_data / "ct_dicom_series")
+    assert volume.array.shape == (20, 512, 512)
+    np.testing.assert_allclose(volume.spacing_mm, [0.9765625, 0.9765625, 2.0])
+    assert volume.array.min() == -1024
+
+
+def volume_refusal(path, what="CT") -> str:
+    return refusal(read_volume, path, what)
+
+
+def refusal(read, path, *arguments, **options) -> str:
+    with pytest.raises(InputError) as caught:
+        read(path, *arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_volume_is_missing_empty_or_a_folder_without_images(tmp_path):
+    assert "does not exist" in volume_refusal(tmp_path / "absent.nii.gz")
+    (tmp_path / "empty.nii.gz").touch()
+    assert "is empty" in volume_refusal(tmp_path / "empty.nii.gz")
+    assert "without a DICOM series" in volume_refusal(tmp_path)
+    assert volume_refusal(tmp_path / "absent.nrrd", "mask").startswith("mask ")
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "nii", "nrrd", "mha", "dcm", "txt"])
+def test_text_under_the_name_of_an_image(tmp_path, suffix, capfd):
+    path = tmp_path / f"ct.{suffix}"
+    path.write_text("this is a letter, not a scan\n" * 50)
+    assert "a 3D DICOM, NIfTI, NRRD or MHA file" in volume_refusal(path)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "nii", "nrrd", "mha", "dcm"])
+def test_copy_that_was_cut_short(tmp_path, voxels, suffix, capfd):
+    whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+    voxels = np.tile(voxels, (4, 4, 4))
+    if suffix == "dcm":
+        write_ct_slice(whole, voxels[0] + 1000, (0, 0, 0), "1.2.3.4", 1)
+    else:
+        sitk.WriteImage(oblique_image(voxels), whole)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    message = volume_refusal(cut)
+    assert "damaged or incomplete" in message or "not an image that can be read" in message
+    assert capfd.readouterr().err == ""
+
+
+def test_volume_with_time_or_colours(tmp_path, voxels):
+    image = oblique_image(voxels)
+    sitk.WriteImage(sitk.JoinSeries([image, image]), tmp_path / "4d.nii.gz")
+    assert "is 4D (2 volumes): save one" in volume_refusal(tmp_path / "4d.nii.gz")
+    sitk.WriteImage(sitk.Compose([image] * 3), tmp_path / "rgb.nrrd")
+    assert "3 values a voxel" in volume_refusal(tmp_path / "rgb.nrrd")
+
+
+def test_volume_of_a_single_slice(tmp_path, voxels):
+    sitk.WriteImage(oblique_image(voxels[:1]), tmp_path / "slice.nii.gz")
+    assert "is a single slice (7 x 6 x 1)" in volume_refusal(tmp_path / "slice.nii.gz")
+    sitk.WriteImage(sitk.GetImageFromArray(voxels[0].astype(np.uint8)), tmp_path / "flat.png")
+    assert "is a single slice (7 x 6)" in volume_refusal(tmp_path / "flat.png")
+    (tmp_path / "one").mkdir()
+    write_ct_slice(tmp_path / "one" / "a.dcm", voxels[0] + 1000, (0, 0, 0), "1.2.3.4", 1)
+    assert "is a single slice" in volume_refusal(tmp_path / "one")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_volume_with_values_that_are_no_numbers(tmp_path, voxels, bad):
+    values = voxels.astype(np.float32)
+    values[2, 3, 4] = values[0, 0, 0] = bad
+    sitk.WriteImage(oblique_image(values), tmp_path / "ct.nrrd")
+    assert "has 2 NaN or infinite values" in volume_refusal(tmp_path / "ct.nrrd")
+
+
+@pytest.mark.parametrize("value", [0.0, -2.0, np.nan])
+def test_spacing_not_above_zero(tmp_path, voxels, value):
+    image = sitk.GetImageFromArray(voxels)
+    path = tmp_path / "ct.nii"
+    sitk.WriteImage(image, path)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<f", content, 84, value)
+    path.write_bytes(content)
+    assert f"has a spacing of 1 x {value:g} x 1 mm: every spacing must be above" in volume_refusal(path)
+    if np.isnan(value):
+        return
+    path = tmp_path / "ct.mha"
+    sitk.WriteImage(image, path)
+    old, new = b"ElementSpacing = 1 1 1", f"ElementSpacing = 1 {value:g} 1".encode()
+    path.write_bytes(path.read_bytes().replace(old, new))
+    assert "must be above zero" in volume_refusal(path)
+
+
+@pytest.mark.parametrize("matrix", ["1 0 0 1 0 0 0 0 1", "1 0 0 0.3 0.954 0 0 0 1"])
+def test_axes_that_are_not_perpendicular(tmp_path, voxels, matrix):
+    path = tmp_path / "ct.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), path)
+    content = path.read_bytes().replace(b"1 0 0 0 1 0 0 0 1", matrix.encode())
+    path.write_bytes(content)
+    assert "axes that are not perpendicular" in volume_refusal(path)
+
+
+def test_series_with_a_missing_or_a_doubled_slice(series_folder):
+    folder, _ = series_folder
+    (folder / "b7.dcm").unlink()
+    message = volume_refusal(folder)
+    assert "a step of 6 mm at 33 mm: export the complete series" in message
+    write_ct_slice(folder / "again.dcm", np.ones((6, 5)), (-5, 7, 30), "1.2.3.4", 8)
+    assert "several slices at one place" in volume_refusal(folder)
+
+
+def test_series_of_a_tilted_gantry(tmp_path):
+    for number in range(4):
+        write_ct_slice(
+            tmp_path / f"{number}.dcm", np.ones((6, 5)), (0, number * 0.8, number * 3), "1.2.3.4", number
+        )
+    assert "tilted gantry" in volume_refusal(tmp_path)
+
+
+# X-rays
+
+
+@pytest.fixture
+def pixels(rng):
+    return rng.integers(0, 4000, (6, 9)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype"),
+    [("png", np.uint8), ("png", np.uint16), ("tif", np.uint8), ("tif", np.uint16), ("tif", np.float32)]
+    + [(suffix, dtype) for suffix in ("nii.gz", "nrrd", "mha") for dtype in (np.uint16, np.float32)],
+)
+def test_plain_radiographs(tmp_path, pixels, suffix, dtype):
+    expected = (pixels % 250).astype(dtype) if dtype == np.uint8 else pixels.astype(dtype)
+    path = tmp_path / f"xray.{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(expected), path)
+    radiograph = read_radiograph(path)
+    np.testing.assert_array_equal(radiograph.pixels, expected)
+    assert radiograph.pixels.dtype == dtype
+    assert (radiograph.name, radiograph.bone_dark, radiograph.metadata) == (path.name, None, {})
+
+
+def test_radiograph_stored_as_a_volume_of_one_slice(tmp_path, pixels):
+    sitk.WriteImage(sitk.GetImageFromArray(pixels[None]), tmp_path / "xray.nrrd")
+    np.testing.assert_array_equal(read_radiograph(tmp_path / "xray.nrrd").pixels, pixels)
+
+
+def test_gray_saved_as_rgb_is_gray(tmp_path, pixels):
+    gray = (pixels % 251).astype(np.uint8)
+    for channels in ([gray] * 3, [*[gray] * 3, np.full_like(gray, 200)]):
+        image = sitk.GetImageFromArray(np.stack(channels, axis=-1), isVector=True)
+        sitk.WriteImage(image, tmp_path / "xray.png")
+        np.testing.assert_array_equal(read_radiograph(tmp_path / "xray.png").pixels, gray)
+
+
+def test_frames_are_counted_from_one(tmp_path, pixels):
+    stack = np.stack([pixels, pixels + 1, pixels + 2])
+    sitk.WriteImage(sitk.GetImageFromArray(stack), tmp_path / "run.nrrd")
+    write_dicom(tmp_path / "run.dcm", stack)
+    for name in ("run.nrrd", "run.dcm"):
+        path = tmp_path / name
+        np.testing.assert_array_equal(read_radiograph(path, 2).pixels, pixels + 1)
+        message = refusal(read_radiograph, path)
+        assert "has 3 frames: choose one with --frame 1 to 3" in message
+        for frame in (0, 4):
+            assert f"has no frame {frame}" in refusal(read_radiograph, path, frame)
+
+
+def test_dicom_geometry_tags(tmp_path, pixels):
+    path = write_dicom(
+        tmp_path / "xa.dcm",
+        pixels,
+        DistanceSourceToDetector="1100",
+        DistanceSourceToPatient="760",
+        ImagerPixelSpacing=[0.3, 0.2],
+        PositionerPrimaryAngle="30.5",
+        PositionerSecondaryAngle="-10",
+    )
+    radiograph, geometry = open_radiograph(path)
+    np.testing.assert_array_equal(radiograph.pixels, pixels)
+    np.testing.assert_allclose(geometry.camera.K, [[5500, 0, 4], [0, 1100 / 0.3, 2.5], [0, 0, 1]])
+    assert geometry.sod_mm == 760
+    assert "30.5 and -10 deg" in geometry.sources["view"]
+
+
+def test_mirrored_dicom_is_flipped_once_at_the_border(tmp_path, pixels):
+    tags = {
+        "DistanceSourceToDetector": "1000",
+        "ImagerPixelSpacing": [0.2, 0.2],
+        "PositionerPrimaryAngle": "0",
+        "PositionerSecondaryAngle": "0",
+    }
+    stored = write_dicom(tmp_path / "l.dcm", pixels, PatientOrientation=["L", "F"], **tags)
+    radiograph, geometry = open_radiograph(stored)
+    assert geometry.mirrored
+    np.testing.assert_array_equal(radiograph.pixels, pixels[:, ::-1])
+    np.testing.assert_array_equal(read_radiograph(stored).pixels, pixels)
+    # As seen from a source behind the patient: nothing to flip.
+    seen = write_dicom(tmp_path / "r.dcm", pixels, PatientOrientation=["R", "F"], **tags)
+    radiograph, geometry = open_radiograph(seen)
+    assert not geometry.mirrored
+    np.testing.assert_array_equal(radiograph.pixels, pixels)
+
+
+def test_rotating_run_has_its_own_angle_in_every_frame(tmp_path, pixels):
+    path = write_dicom(
+        tmp_path / "run.dcm",
+        np.stack([pixels] * 3),
+        PositionerPrimaryAngle="10",
+        PositionerSecondaryAngle="5",
+        PositionerPrimaryAngleIncrement=["0", "4", "8"],
+    )
+    tags = read_radiograph(path, 3).metadata
+    assert (tags["PositionerPrimaryAngle"], tags["PositionerSecondaryAngle"]) == (18, 5)
+
+
+def test_enhanced_dicom_keeps_its_tags_in_functional_groups(tmp_path, pixels):
+    def group(**tags):
+        inner, outer = Dataset(), Dataset()
+        for keyword, value in tags.items():
+            setattr(inner, keyword, value)
+        outer.XRayGeometrySequence = [inner]
+        return outer
+
+    path = write_dicom(
+        tmp_path / "enhanced.dcm",
+        np.stack([pixels] * 2),
+        SharedFunctionalGroupsSequence=[group(DistanceSourceToDetector=1200.0)],
+        PerFrameFunctionalGroupsSequence=[group(DistanceSourceToIsocenter=value) for value in (750.0, 780.0)],
+    )
+    tags = read_radiograph(path, 2).metadata
+    assert tags["DistanceSourceToDetector"] == 1200
+    assert tags["DistanceSourceToIsocenter"] == 780
+
+
+@pytest.mark.parametrize(
+    ("tags", "bone_dark"),
+    [
+        ({}, None),
+        ({"PixelIntensityRelationship": "LIN"}, True),
+        ({"PixelIntensityRelationship": "LOG"}, True),
+        ({"PixelIntensityRelationship": "DISP"}, None),
+        ({"Modality": "DX", "PixelIntensityRelationshipSign": 1}, True),
+        ({"Modality": "DX", "PixelIntensityRelationshipSign": -1}, False),
+        ({"Modality": "CR", "PhotometricInterpretation": "MONOCHROME1"}, True),
+        ({"Modality": "CR"}, False),
+        ({"Modality": "RF"}, None),
+    ],
+)
+def test_what_dicom_says_of_the_bones(tmp_path, pixels, tags, bone_dark):
+    radiograph = read_radiograph(write_dicom(tmp_path / "x.dcm", pixels, **tags))
+    assert radiograph.bone_dark is bone_dark
+    np.testing.assert_array_equal(radiograph.pixels, pixels)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_compressed_dicom_gives_the_stored_values(tmp_path, pixels, photometric, monkeypatch):
+    path = write_dicom(
+        tmp_path / "x.dcm",
+        np.stack([pixels, pixels + 3]),
+        PhotometricInterpretation=photometric,
+        RescaleSlope="2",
+        RescaleIntercept="-7",
+    )
+
+    # pydicom without a decoder for the transfer syntax.
+    def no_decoder(self):
+        raise RuntimeError("unable to decompress")
+
+    monkeypatch.setattr(pydicom.Dataset, "pixel_array", property(no_decoder))
+    np.testing.assert_allclose(read_radiograph(path, 2).pixels, pixels + 3)
+
+
+def test_radiograph_is_missing_a_folder_or_text(tmp_path, capfd):
+    assert "does not exist" in refusal(read_radiograph, tmp_path / "absent.png")
+    assert "is a folder" in refusal(read_radiograph, tmp_path)
+    for suffix in ("png", "dcm", "nii.gz", "tif"):
+        path = tmp_path / f"note.{suffix}"
+        path.write_text("a note\n" * 100)
+        assert "use DICOM, PNG, TIFF" in refusal(read_radiograph, path)
+    assert capfd.readouterr().err == ""
+
+
+def test_radiograph_cut_short(tmp_path, pixels, capfd):
+    sitk.WriteImage(sitk.GetImageFromArray(np.tile(pixels, (30, 30))), tmp_path / "whole.png")
+    write_dicom(tmp_path / "whole.dcm", np.tile(pixels, (30, 30)))
+    for suffix in ("png", "dcm"):
+        content = (tmp_path / f"whole.{suffix}").read_bytes()
+        cut = tmp_path / f"cut.{suffix}"
+        cut.write_bytes(content[: len(content) // 2])
+        assert "copy or export it again" in refusal(read_radiograph, cut)
+    assert capfd.readouterr().err == ""
+
+
+def test_radiograph_in_colour(tmp_path, rng):
+    colours = rng.integers(0, 255, (6, 9, 3)).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), tmp_path / "photo.png")
+    assert "is a colour image: save it as grayscale" in refusal(read_radiograph, tmp_path / "photo.png")
+    path = write_dicom(tmp_path / "photo.dcm", colours[..., 0], PhotometricInterpretation="RGB")
+    assert "is a colour image (RGB)" in refusal(read_radiograph, tmp_path / "photo.dcm"), path
+
+
+def test_radiograph_that_is_a_ct_or_without_pixels(tmp_path, pixels):
+    write_ct_slice(tmp_path / "ct.dcm", pixels, (0, 0, 0), "1.2.3.4", 1)
+    assert "is a CT image: give a projection" in refusal(read_radiograph, tmp_path / "ct.dcm")
+    path = write_dicom(tmp_path / "report.dcm", pixels)
+    dataset = pydicom.dcmread(path)
+    del dataset.PixelData
+    dataset.save_as(path)
+    assert "not a readable DICOM image" in refusal(read_radiograph, path)
+
+
+def test_radiograph_without_an_image_in_it(tmp_path, pixels):
+    sitk.WriteImage(sitk.GetImageFromArray(np.full_like(pixels, 77)), tmp_path / "flat.png")
+    assert "is constant: every pixel is 77" in refusal(read_radiograph, tmp_path / "flat.png")
+    values = pixels.astype(np.float32)
+    values[1, 1] = np.nan
+    sitk.WriteImage(sitk.GetImageFromArray(values), tmp_path / "nan.tif")
+    assert "has 1 NaN or infinite values" in refusal(read_radiograph, tmp_path / "nan.tif")
+
+
+def test_four_dimensions_are_no_radiograph(tmp_path, voxels):
+    image = oblique_image(voxels)
+    sitk.WriteImage(sitk.JoinSeries([image, image]), tmp_path / "4d.nii.gz")
+    assert "has 4 dimensions" in refusal(read_radiograph, tmp_path / "4d.nii.gz")
+
+
+def test_geometry_of_another_image(tmp_path, pixels):
+    sitk.WriteImage(sitk.GetImageFromArray(pixels), tmp_path / "xray.png")
+    geometry = tmp_path / "geometry.json"
+    geometry.write_text('{"sdd_mm": 1000, "pixel_spacing_mm": [1, 1], "width": 512, "height": 512}')
+    message = refusal(open_radiograph, tmp_path / "xray.png", geometry)
+    assert "is for an image of 512 x 512 pixels" in message
+    assert "has 9 x 6" in message

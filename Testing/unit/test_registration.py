@@ -1,0 +1,260 @@
+"""From prepared inputs to a verified pose: the pipeline on the demo patient, its optimiser and its search."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.evaluation.metrics import pose_error
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.ct_preparation import prepare_ct
+from SOPIRegistrationLib.images.pyramid import resampled_radiograph
+from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.initialise.search import SearchRange, template_search
+from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt, move_about
+from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
+from SOPIRegistrationLib.registration.objective import Level, LevelObjective
+from SOPIRegistrationLib.simulation.demo import demo_case, fine_line_integrals
+from SOPIRegistrationLib.simulation.xray import XRayDegradation, simulate_radiograph
+
+SEED = 1
+SOD_MM = 700.0
+
+
+class Scene:
+    """The demo case, prepared, with a second view of the same patient."""
+
+    def __init__(self):
+        self.case = demo_case(SEED)
+        self.ct = prepare_ct(self.case.ct)
+        self.frame = PoseFrame(self.ct.rotation_centre_lps_mm, SOD_MM)
+        self.front = prepare_radiograph(self.case.radiograph, self.case.camera, "bone-dark")
+        self.side = self._side_view()
+
+    def _side_view(self):
+        """A second C-arm, turned by a right angle about the patient's long axis; the first is the world."""
+        T_world_to_side = se3.rigid(se3.exp_so3(np.array([0, np.pi / 2, 0])), np.array([0, 0, SOD_MM]))
+        T_world_to_side[:3, 3] -= T_world_to_side[:3, :3] @ [0, 0, SOD_MM]
+        camera = replace(self.case.camera, T_world_to_camera=T_world_to_side, name="side")
+        integrals = fine_line_integrals(SEED, camera, T_world_to_side @ self.case.T_true)
+        degradation = XRayDegradation(photons=1e6, invert=True)
+        xray = simulate_radiograph(integrals, degradation, np.random.default_rng(5), "side")
+        return prepare_radiograph(xray, camera, "bone-dark")
+
+    def error(self, T):
+        ct = self.ct
+        points, centre = ct.surface_points_lps_mm, ct.rotation_centre_lps_mm
+        return pose_error(T, self.case.T_true, points, centre, self.case.camera)
+
+    def start(self, twist) -> np.ndarray:
+        """The true pose moved about the rotation centre."""
+        return move_about(self.case.T_true, np.asarray(twist, dtype=float), self.frame.centre_lps_mm)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return Scene()
+
+
+@pytest.fixture(scope="module")
+def registered(scene):
+    reports = []
+    return register(scene.ct, [scene.front], scene.frame, callback=reports.append), reports
+
+
+def test_one_view_from_the_nominal_pose(scene, registered):
+    result, _ = registered
+    assert scene.error(result.initial_T).mtre_mm > 10
+    error = scene.error(result.T_lps_to_world)
+    assert error.mtre_mm < 0.5
+    assert error.in_plane_mm < 0.1
+    assert result.verdict.status == "accept"
+    assert result.similarity["ncc"] > result.initial_similarity["ncc"] + 0.05
+    assert not result.stopped
+
+
+def test_predicted_error_is_of_the_size_of_the_actual_one(scene, registered):
+    result, _ = registered
+    predicted = result.verdict.predicted_error_mm
+    assert predicted[2] > 5 * predicted[:2].max(), "depth is the weak axis of one view"
+    assert 0.1 < predicted[2] / scene.error(result.T_lps_to_world).depth_mm < 10
+
+
+def test_progress_runs_forward_to_the_end(registered):
+    _, reports = registered
+    fractions = [report.fraction for report in reports]
+    assert fractions == sorted(fractions)
+    assert 0 <= fractions[0] <= fractions[-1] <= 1
+    assert any(report.T is not None and report.similarity is not None for report in reports)
+
+
+def test_result_as_json(scene, registered):
+    result, _ = registered
+    entry = json.loads(json.dumps(result.to_dict({"cameras": []}, 1.5)))
+    conventional = {"version", "method", "geometry", "rotation_centre_lps_mm", "view", "pose", "initial_pose"}
+    conventional |= {"stages", "similarity", "verdict", "seconds", "seconds_preparation", "device"}
+    assert conventional <= entry.keys()
+    theta = entry["pose"]["theta"]
+    values = [np.deg2rad(theta[f"r{axis}_deg"]) for axis in "xyz"] + [theta[f"t{axis}_mm"] for axis in "xyz"]
+    np.testing.assert_allclose(scene.frame.T_from_theta(np.array(values)), result.T_lps_to_world, atol=1e-9)
+    last = entry["stages"][-1]
+    assert last["pose"] == entry["pose"]
+    assert sum(stage["seconds"] for stage in entry["stages"]) <= entry["seconds"]
+
+
+def test_the_same_inputs_give_the_same_pose(scene, registered):
+    again = register(scene.ct, [scene.front], scene.frame)
+    np.testing.assert_array_equal(again.T_lps_to_world, registered[0].T_lps_to_world)
+
+
+def test_two_views_fix_what_one_leaves_open(scene, registered):
+    start = scene.start([0.05, -0.06, 0.04, 4, -3, 8])
+    joint = register(scene.ct, [scene.front, scene.side], scene.frame, RegistrationSettings(start))
+    error = scene.error(joint.T_lps_to_world)
+    assert joint.verdict.status == "accept"
+    assert error.mtre_mm < 0.2
+    assert error.depth_mm < 0.1
+    assert joint.verdict.predicted_error_mm[2] < 0.5 * registered[0].verdict.predicted_error_mm[2]
+
+
+def test_world_of_the_views_may_be_anywhere(scene):
+    """Cameras given in another world: the same pose in the first camera."""
+    T_other_to_world = se3.exp_se3(np.array([0.3, -0.8, 1.1, 50, -20, 400]))
+    moved = [
+        replace(
+            view,
+            camera=replace(view.camera, T_world_to_camera=view.camera.T_world_to_camera @ T_other_to_world),
+        )
+        for view in (scene.front, scene.side)
+    ]
+    start = se3.invert_rigid(T_other_to_world) @ scene.start([0.05, -0.06, 0.04, 4, -3, 8])
+    result = register(scene.ct, moved, scene.frame, RegistrationSettings(start))
+    assert scene.error(T_other_to_world @ result.T_lps_to_world).mtre_mm < 0.2
+
+
+def test_stop_is_obeyed_at_once(scene):
+    calls = []
+
+    def stop_at_third(progress):
+        calls.append(progress)
+        return len(calls) == 3
+
+    result = register(scene.ct, [scene.front], scene.frame, callback=stop_at_third)
+    assert len(calls) == 3
+    assert result.stopped
+    assert result.verdict.status != "accept"
+    assert result.verdict.reasons[0] == "stopped early"
+    np.testing.assert_array_equal(result.T_lps_to_world, calls[-1].T)
+
+
+def test_an_xray_of_something_else_is_not_accepted(scene):
+    upside_down = replace(scene.front, image=scene.front.image[::-1], valid=scene.front.valid[::-1])
+    result = register(scene.ct, [upside_down], scene.frame, RegistrationSettings("nominal"))
+    assert result.verdict.status == "reject"
+    assert "do not agree" in result.verdict.reasons[0]
+
+
+def test_without_refinement_the_start_is_judged(scene):
+    start = scene.start([0.02, 0, 0, 1, 0, 0])
+    result = register(scene.ct, [scene.front], scene.frame, RegistrationSettings(start, refine="none"))
+    np.testing.assert_array_equal(result.T_lps_to_world, start)
+    assert result.stages == []
+
+
+def test_a_start_beside_the_image_is_refused(scene):
+    start = scene.start([0, 0, 0, 900, 0, 0])
+    with pytest.raises(InputError, match="outside the field of view"):
+        register(scene.ct, [scene.front], scene.frame, RegistrationSettings(start))
+
+
+@pytest.mark.parametrize("setting", ["init", "refine", "content"])
+def test_unknown_settings_are_refused(setting):
+    with pytest.raises(InputError, match="'other'"):
+        RegistrationSettings(**{setting: "other"})
+
+
+@pytest.mark.parametrize("window_px", [None, 15])
+def test_objective_has_the_gradient_of_its_cost(scene, window_px):
+    """Central differences of the cost; two views, so that every frame on the way counts."""
+    start = scene.start([0.03, -0.02, 0.04, 2, -1, 5])
+    moving, centre = moving_volumes(scene.ct)["body"], scene.frame.centre_lps_mm
+    objective = LevelObjective([scene.front, scene.side], moving, Level(64, window_px), start[None], centre)
+    gradient = objective(start[None], np.zeros(1, int)).gradient[0]
+    steps = np.array([2e-3, 2e-3, 2e-3, 0.2, 0.2, 0.2])
+    twists = np.concatenate([np.diag(steps), -np.diag(steps)])
+    poses = move_about(np.repeat(start[None], 12, axis=0), twists, centre)
+    cost = objective(poses, np.zeros(12, int)).cost
+    # The gradient is J^T r: half of that of the sum of squares.
+    np.testing.assert_allclose(
+        gradient, (cost[:6] - cost[6:]) / (4 * steps), rtol=0.1, atol=0.05 * np.abs(gradient).max()
+    )
+
+
+def landmark_equations(points, targets):
+    """Normal equations of the distances of moved points to targets; twists act about the moved origin."""
+
+    def evaluate(T, _):
+        moved = points @ T[:, :3, :3].swapaxes(1, 2) + T[:, None, :3, 3]
+        r = (moved - targets).reshape(len(T), -1, 1)
+        arms = moved - T[:, None, :3, 3]
+        J = np.concatenate([-se3.skew(arms), np.broadcast_to(np.eye(3), (*arms.shape, 3))], axis=-1)
+        J = J.reshape(len(T), -1, 6)
+        Jt = J.swapaxes(1, 2)
+        return NormalEquations((r * r).sum(axis=(1, 2)), (Jt @ r)[..., 0], Jt @ J)
+
+    return evaluate
+
+
+@pytest.fixture
+def landmarks(rng):
+    points = rng.normal(0, 40, (7, 3))
+    T_true = se3.exp_se3(np.array([0.7, -0.4, 0.9, 12, -30, 55]))
+    return T_true, landmark_equations(points, points @ T_true[:3, :3].T + T_true[:3, 3])
+
+
+def test_least_squares_finds_the_pose_from_every_start(landmarks, rng):
+    T_true, equations = landmarks
+    starts = se3.exp_se3(rng.normal(0, [0.5, 0.5, 0.5, 20, 20, 20], (5, 6)))
+    result = levenberg_marquardt(equations, starts, np.zeros(3), 30, 1e-6, 0.0)
+    assert result.iterations < 15
+    np.testing.assert_allclose(result.T, np.broadcast_to(T_true, (5, 4, 4)), atol=1e-4)
+    np.testing.assert_array_equal(result.best.T, result.T[np.argmin(result.equations.cost)])
+
+
+def test_least_squares_never_gets_worse_and_stops_when_asked(landmarks):
+    _, equations = landmarks
+    values = []
+
+    def stop_at_fourth(report):
+        values.append(report.value)
+        return len(values) == 4
+
+    result = levenberg_marquardt(equations, np.eye(4), np.zeros(3), 30, 0.0, 0.0, stop_at_fourth)
+    assert result.stopped
+    assert result.iterations == 4
+    assert values == sorted(values)
+    assert -values[-1] == result.equations.cost[0]
+
+
+def test_search_finds_a_far_pose_and_can_be_cancelled(scene):
+    """The nominal view is turned away from the patient's: the search starts 30 degrees off."""
+    view = resampled_radiograph(scene.front, 32, 32)
+    volume = moving_volumes(scene.ct)["body"].level(2)
+    turn = se3.exp_so3(np.deg2rad([20.0, -20.0, 10.0]))
+    frame = PoseFrame(scene.frame.centre_lps_mm, SOD_MM, "angles", turn @ scene.frame.rotation)
+    few = SearchRange(tilt_deg=30, roll_deg=30, depth_factors=(0.85, 1.0, 1.18))
+    found = template_search(view, volume, frame, few, moving_volumes(scene.ct)["body"].truncated, 16)
+    assert (np.diff(found.scores) <= 0).all()
+    errors = [scene.error(T) for T in found.T_lps_to_camera]
+    assert scene.error(frame.T_nominal).rotation_deg > 25
+    assert min(error.rotation_deg for error in errors) < 10
+    fractions = []
+    with pytest.raises(Cancelled):
+        template_search(
+            view, volume, frame, few, progress=lambda fraction: fractions.append(fraction) or True
+        )
+    assert len(fractions) == 1
