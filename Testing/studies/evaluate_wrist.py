@@ -2,9 +2,9 @@
 
     python Testing/studies/evaluate_wrist.py --data ../shared/data/wrist --starts 50 --out DIR
 
-Starts are turned and shifted about the gold pose, each by up to 8 deg and 8 mm (uniform in size, any direction), and
-given to the registration as its start pose, for each camera alone and for both jointly. One view is judged by its mean
-projection distance, scaled back to the object, both by their mTRE.
+Starts are turned and shifted about the gold pose, by up to 8 deg and 8 mm (uniform in size, any direction),
+and given to the registration as its start pose, for each camera alone and for both jointly. One view is judged
+by its mean projection distance, scaled back to the object, both by their mTRE.
 """
 
 from __future__ import annotations
@@ -52,12 +52,19 @@ def main() -> None:
         )
         for camera in geometry.cameras
     }
+    heads = (
+        "views",
+        "starts",
+        "within limit (95 % interval)",
+        "median mPD at object, mm",
+        "median in plane, mm",
+    )
+    heads += ("median depth, mm", "median mTRE, mm", "median s", "accepted", "wrong among accepted")
     lines = [
         f"Starts up to {options.angle:g} deg and {options.shift:g} mm off, seed {options.seed}",
         "",
-        "| views | starts | within limit (95 % interval) | median mPD at object, mm | median in plane, mm | median depth, mm "
-        "| median mTRE, mm | median s | accepted | wrong among accepted |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
     ]
     for names in [[name] for name in views] + [list(views)]:
         rng = np.random.default_rng(options.seed)
@@ -68,16 +75,10 @@ def main() -> None:
             offset = random_offset(rng, options.angle, options.shift)
             start = move_about(T_gold[None], offset[None], ct.rotation_centre_lps_mm)[0]
             result = register(ct, [views[name] for name in names], frame, RegistrationSettings(init=start))
-            to_camera = views[names[0]].camera.T_world_to_camera
-            errors.append(
-                pose_error(
-                    to_camera @ result.T_lps_to_world,
-                    to_camera @ T_gold,
-                    ct.surface_points_lps_mm,
-                    ct.rotation_centre_lps_mm,
-                    views[names[0]].camera,
-                )  # fmt: skip
-            )
+            camera = views[names[0]].camera
+            T, T_true = camera.T_world_to_camera @ result.T_lps_to_world, camera.T_world_to_camera @ T_gold
+            points, centre = ct.surface_points_lps_mm, ct.rotation_centre_lps_mm
+            errors.append(pose_error(T, T_true, points, centre, camera))
             seconds.append(result.seconds)
             accepted.append(result.verdict.status == "accept")
         within = np.array([e.mpd_object_mm < 1.0 if len(names) == 1 else e.mtre_mm < 0.7 for e in errors])

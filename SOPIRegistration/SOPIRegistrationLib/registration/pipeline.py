@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -30,8 +30,6 @@ _SEGMENTED = 0.85
 _FAN_DEG = 8.0
 _WIDE_FAN_DEG = 16.0
 _PART_FAN_DEG = 5.0
-# Search scores (2 (1 - correlation)) this much apart tell what the X-ray shows.
-_CLEARLY_WORSE = 0.16
 _ORDER = {"accept": 0, "review": 1, "reject": 2}
 
 
@@ -206,38 +204,33 @@ class _Registration:
         content, moving = next(iter(self._volumes.items()))
         if init != "search":
             return _Outcome(start, content, moving, start, label=init)
-        starts = self._searched_starts(stages.SEARCH)
-        if not starts:
+        found = {name: self._search(volume, stages.SEARCH) for name, volume in self._volumes.items()}
+        if self._stopped:
             return _Outcome(start, content, moving, self._best, label=init)
-        content, moving, found = min(starts, key=lambda s: s[2].cost[0])
-        self._records += found.records
-        return _Outcome(found.T[0], content, moving, found.T[0], label=init)
+        content = min(found, key=lambda name: found[name].cost[0])
+        self._records += found[content].records
+        T = found[content].T[0]
+        return _Outcome(T, content, self._volumes[content], T, label=init)
 
     def _attempt(self, start: np.ndarray, plan: float | SearchPlan, share: float) -> _Outcome | None:
         """Outcome of a fan of so many degrees about the start, or of a search; None if stopped before."""
-        searches = isinstance(plan, SearchPlan)
-        if searches:
-            starts = self._searched_starts(plan)
-        else:
-            starts = [
-                (content, moving, stages.fan(start, self._case.centre_lps_mm, self._turn(moving, plan)))
-                for content, moving in self._volumes.items()
-            ]
-        coarse = []
-        for content, moving, hypotheses in starts:
+        best, best_margin = None, -np.inf
+        for content, moving, hypotheses in self._starts(start, plan):
             steps = stages.PART_COARSE if moving.is_part else stages.BODY_COARSE
-            found = self._refine(moving, hypotheses, steps, share * 0.4 / len(starts))
-            coarse.append((content, moving, found))
-            if self._stopped:
+            found = self._refine(moving, hypotheses, steps, share * 0.4 / len(self._volumes))
+            margin = self._margin(moving, found.T[0])
+            if margin > best_margin:
+                best, best_margin = (content, moving, found), margin
+                self._best = found.T[0]
+            if self._stopped or margin > 0:
                 break
-        if not coarse:
+        if best is None:
             return None
-        content, moving, found = max(coarse, key=lambda c: self._margin(c[1], c[2].T[0]))
-        self._best = found.T[0]
+        content, moving, found = best
         if self._stopped:
             self._records += found.records
             return None
-        initial = found.records[0].T if searches else start
+        initial = found.records[0].T if isinstance(plan, SearchPlan) else start
         fine = stages.PART_FINE if moving.is_part else stages.BODY_FINE
         final = self._refine(moving, found, fine, share * 0.5)
         self._best = final.T[0]
@@ -245,34 +238,29 @@ class _Registration:
         verdict = judge(self._case, moving, self._finest(moving), final.T[0], found.T[1:])
         return _Outcome(initial, content, moving, final.T[0], verdict)
 
-    def _searched_starts(self, plan: SearchPlan) -> list[tuple[str, MovingVolume, Hypotheses]]:
-        """Candidates of the search with the contents that look like the X-ray.
+    def _starts(
+        self, start: np.ndarray, plan: float | SearchPlan
+    ) -> Iterator[tuple[str, MovingVolume, Hypotheses]]:
+        """What to try in turn until the images agree: content, its volume, where to start.
 
         Tilted views look through the end of a short scan. Leaving those rays out is right where the body goes
-        on in the X-ray, but may leave little to go by; so poses are also refined with them, and the better
-        agreement counts.
+        on in the X-ray, but may leave little to go by: a search then also tries with them.
         """
-        found = {content: self._search(moving, plan) for content, moving in self._volumes.items()}
-        if self._stopped:
-            return []
-        least = min(hypotheses.cost[0] for hypotheses in found.values())
-        starts = []
-        for content, hypotheses in found.items():
-            if hypotheses.cost[0] > least + _CLEARLY_WORSE:
+        for content, moving in self._volumes.items():
+            if not isinstance(plan, SearchPlan):
+                turn = plan * _PART_FAN_DEG / _FAN_DEG if moving.is_part else plan
+                yield content, moving, stages.fan(start, self._case.centre_lps_mm, turn)
                 continue
-            moving = self._volumes[content]
-            starts.append((content, moving, hypotheses))
+            hypotheses = self._search(moving, plan)
+            if hypotheses is None:
+                return
+            yield content, moving, hypotheses
             if moving.truncated is not None and not moving.is_part:
                 whole = moving.without_truncation()
                 further = self._search(whole, plan)
-                if self._stopped:
-                    return []
-                starts.append((content, whole, stages.merged(hypotheses, further)))
-        return starts
-
-    @staticmethod
-    def _turn(moving: MovingVolume, angle_deg: float) -> float:
-        return angle_deg * _PART_FAN_DEG / _FAN_DEG if moving.is_part else angle_deg
+                if further is None:
+                    return
+                yield content, whole, stages.merged(hypotheses, further)
 
     def _search(self, moving: MovingVolume, plan: SearchPlan) -> Hypotheses | None:
         try:
@@ -313,6 +301,6 @@ class _Registration:
             if abs(u - camera.width / 2) > camera.width or abs(v - camera.height / 2) > camera.height:
                 name = radiograph.name or "the X-ray"
                 raise InputError(
-                    f"{name}: the CT lies outside the field of view at the start pose: check the geometry and "
-                    "the start pose, or use the search"
+                    f"{name}: the CT lies outside the field of view at the start pose: check the geometry "
+                    "and the start pose, or use the search"
                 )

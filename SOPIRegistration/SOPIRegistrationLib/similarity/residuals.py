@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
-# Share of the image's own deviation added to a window's: keeps noise in flat windows from counting as structure.
+# Share of the image's own deviation added to a window's, or noise in flat windows would count as structure.
 _FLAT_WINDOW = 0.1
 
 
