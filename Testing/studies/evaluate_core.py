@@ -144,8 +144,8 @@ def table(rows: list[dict], options) -> str:
         notes.append(
             f"{target}: structural correlation of good results at least {correlation[good].min(initial=1):.3f} "
             f"(median {np.median(correlation[good]):.3f}), of failures at most "
-            f"{correlation[~good].max(initial=0):.3f}; actual over predicted error along x, y, z, median: "
-            f"{', '.join(f'{ratio:.2f}' for ratio in ratios)} (0.67 if normal)."
+            f"{correlation[~good].max(initial=0):.3f}; actual over predicted error along x, y, z, "
+            f"median: {', '.join(f'{ratio:.2f}' for ratio in ratios)} (0.67 if normal)."
         )
     return "\n".join(lines + notes)
 

@@ -3,8 +3,8 @@
     python Testing/studies/evaluate_wrist.py --data ../shared/data/wrist --starts 50 --out DIR
 
 Starts are turned and shifted about the gold pose, by up to 8 deg and 8 mm (uniform in size, any direction),
-and given to the registration as its start pose, for each camera alone and for both jointly. One view is judged
-by its mean projection distance, scaled back to the object, both by their mTRE.
+and given to the registration as its start pose, for each camera alone and for both jointly. One view is
+judged by its mean projection distance, scaled back to the object; both together by their mTRE.
 """
 
 from __future__ import annotations

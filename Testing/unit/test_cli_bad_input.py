@@ -1,4 +1,4 @@
-"""Unusable input: exit code 2, one line that names the file and the remedy, nothing written or overwritten."""
+"""Unusable input: exit code 2, one line with the file and the remedy, nothing written or overwritten."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def refused(case, capsys):
 
 def test_the_case_itself_is_usable(case):
     assert case.run() == 0
-    assert json.loads((case.out / "result.json").read_text())["method"] == "nominal"
+    assert json.loads((case.out / "result.json").read_text())["method"].startswith("nominal")
 
 
 @pytest.mark.parametrize("kind", ["ct", "xray", "geometry"])

@@ -202,6 +202,13 @@ def test_scan_cut_at_both_ends_is_marked_there(axial):
     assert ct.truncated.array.sum() == marked[0, 0] + marked[0, -1]
 
 
+def test_bone_content_is_cut_where_the_bone_is(axial):
+    below = prepare_ct(replace(axial, array=axial.array[:30]), content="bone")
+    marked = ends(below.truncated.array)
+    assert marked[0, -1] == below.bone.array[-1].sum() > 0
+    assert below.truncated.array.sum() == marked[0, -1]
+
+
 def test_segmented_bone_is_marked_at_its_cut_end_only():
     def shaft(points):
         x, y, z = np.moveaxis(points, -1, 0)

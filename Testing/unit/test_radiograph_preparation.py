@@ -333,5 +333,11 @@ def test_image_without_content():
     assert "x.png has NaN or infinite pixels" in refusal(image)
 
 
+def test_stripes_are_an_image():
+    stripes = np.broadcast_to(np.arange(N, dtype=np.float32), (N, N))
+    assert prepared(stripes, bone_dark=False).valid.mean() > 0.9
+    assert prepared(stripes.T, bone_dark=False).valid.mean() > 0.9
+
+
 def test_unknown_polarity():
     assert "use auto, bone-dark, bone-bright" in refusal(anatomy(), polarity="white")

@@ -112,7 +112,7 @@ def prepare_ct(
     attenuation *= inside | bone
     report(0.9, "finding where the scan ends")
     # Fainter than the thinnest lung is gas, or the air beside a body that the coarse outline includes.
-    present = bone | (attenuation > 0.1 * MU_WATER)
+    present = bone if content == "bone" else bone | (attenuation > 0.1 * MU_WATER)
     truncated = body.leaves_scan(grid) & present
 
     prepared = PreparedCT(

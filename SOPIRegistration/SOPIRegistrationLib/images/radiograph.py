@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,9 +38,13 @@ class PreparedRadiograph:
         valid: (rows, columns) bool, False outside the intensifier circle or collimator, on saturated or
             unexposed pixels and on burnt-in markers.
         camera: geometry of ``image``'s own pixels.
+        name: where it came from, for messages.
+        other_polarity: prepares the same X-ray with bright and dark exchanged, where which is bone was only
+            detected and may be wrong; None where it is known.
     """
 
     image: np.ndarray
     valid: np.ndarray
     camera: Camera
     name: str = ""
+    other_polarity: Callable[[], PreparedRadiograph] | None = field(default=None, repr=False)

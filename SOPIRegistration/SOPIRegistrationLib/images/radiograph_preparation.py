@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import numpy as np
 from scipy import ndimage
@@ -46,6 +47,7 @@ def prepare_radiograph(
     Raises:
         InputError: another image size than the camera's, constant, not finite, nothing exposed.
     """
+    stored_camera = camera
     pixels = np.asarray(radiograph.pixels)
     if pixels.shape != camera.shape:
         raise InputError(
@@ -79,7 +81,11 @@ def prepare_radiograph(
         pixels, valid = _area_average(pixels, valid, camera.shape)
     stored_logarithm = (radiograph.metadata or {}).get("PixelIntensityRelationship") == "LOG"
     image = _attenuation(pixels, valid, bone_dark, stored_logarithm, is_integer)
-    return PreparedRadiograph(_filled(image, valid), valid, camera, radiograph.name)
+    other = None
+    if polarity == "auto" and radiograph.bone_dark is None:
+        opposite = "bone-bright" if bone_dark else "bone-dark"
+        other = partial(prepare_radiograph, radiograph, stored_camera, opposite, max_size)
+    return PreparedRadiograph(_filled(image, valid), valid, camera, radiograph.name, other)
 
 
 def _inside_constant_bars(pixels: np.ndarray) -> tuple[slice, slice]:
@@ -87,7 +93,9 @@ def _inside_constant_bars(pixels: np.ndarray) -> tuple[slice, slice]:
     frame = []
     for axis in (1, 0):
         varied = np.flatnonzero(pixels.min(axis=axis) != pixels.max(axis=axis))
-        frame.append(slice(int(varied[0]), int(varied[-1]) + 1))
+        # Stripes along the image vary in none of their own lines.
+        first, last = (varied[0], varied[-1]) if varied.size else (0, pixels.shape[1 - axis] - 1)
+        frame.append(slice(int(first), int(last) + 1))
     return frame[0], frame[1]
 
 

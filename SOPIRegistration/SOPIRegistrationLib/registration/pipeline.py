@@ -77,7 +77,8 @@ def moving_volumes(ct: PreparedCT) -> dict[str, MovingVolume]:
     if share > _SEGMENTED:
         bones = MovingVolume(ct.attenuation, ct.truncated, ct.surface_points_lps_mm)
     else:
-        bones = MovingVolume(bone, ct.truncated)
+        cut = ct.truncated.same_grid(ct.truncated.array * ct.bone.array)
+        bones = MovingVolume(bone, cut)
     _MOVING_VOLUMES[ct] = {"body": body, "bone": bones}
     return _MOVING_VOLUMES[ct]
 
@@ -110,11 +111,13 @@ def register(
 class _Outcome:
     """Where one try ended; no verdict where it was not refined."""
 
+    case: Case
     initial_T: np.ndarray
     content: str
     moving: MovingVolume
     T: np.ndarray
     verdict: Verdict | None = None
+    margin: float = 0.0
     label: str = ""
 
 
@@ -149,23 +152,25 @@ class _Registration:
             outcome = self._initialised(start, given)
         else:
             outcome = self._registered(start, given)
-        moving, best = outcome.moving, outcome.T
-        verdict = outcome.verdict or judge(
-            self._case, moving, self._finest(moving), best, np.empty((0, 4, 4))
-        )
+        case, moving, best = outcome.case, outcome.moving, outcome.T
         if self._stopped:
-            status = "reject" if verdict.status == "reject" else "review"
-            verdict = replace(verdict, status=status, reasons=["stopped early", *verdict.reasons])
+            # Whoever stops wants to go on at once: nothing is computed any more but what the images say.
+            verdict = Verdict("review", ["stopped early: not verified"], None, None)
+        elif outcome.verdict is None:
+            verdict = judge(case, moving, self._finest(moving), best, np.empty((0, 4, 4)))
+        else:
+            verdict = outcome.verdict
         return RegistrationResult(
             T_lps_to_world=best,
             initial_T=outcome.initial_T,
-            frame=self._case.frame,
+            frame=case.frame,
             T_world_to_camera=T_world_to_camera,
+            radiographs=tuple(case.radiographs),
             method=f"{outcome.label} + {self._settings.refine}",
             content=outcome.content,
             stages=self._records,
-            similarity=image_similarity(self._case, moving, best),
-            initial_similarity=image_similarity(self._case, moving, outcome.initial_T),
+            similarity=image_similarity(case, moving, best),
+            initial_similarity=None if self._stopped else image_similarity(case, moving, outcome.initial_T),
             verdict=verdict,
             seconds=time.perf_counter() - began,
             stopped=self._stopped,
@@ -175,47 +180,55 @@ class _Registration:
         """The best of the tries that were needed."""
         init = "given pose" if given else self._settings.init
         if init == "search":
-            tries = [("search", stages.SEARCH), ("search", stages.THOROUGH_SEARCH)]
+            plans = [("search", stages.SEARCH), ("search", stages.THOROUGH_SEARCH)]
         elif init == "auto":
-            tries = [
+            plans = [
                 ("nominal", _FAN_DEG),
                 ("search", stages.SEARCH),
                 ("search", stages.THOROUGH_SEARCH),
             ]
         else:
-            tries = [(init, _FAN_DEG), (init, _WIDE_FAN_DEG)]
+            plans = [(init, _FAN_DEG), (init, _WIDE_FAN_DEG)]
+        cases = [self._case]
+        if any(radiograph.other_polarity for radiograph in self._case.radiographs):
+            cases.append(self._case.with_other_polarity())
 
+        tries = [(label, plan, case) for label, plan in plans for case in cases]
         outcomes = []
-        for number, (label, plan) in enumerate(tries):
+        for number, (label, plan, case) in enumerate(tries):
+            self._case = case
             self._done = number / len(tries)
             outcome = self._attempt(start, plan, 1 / len(tries))
             if outcome is not None:
                 outcomes.append(replace(outcome, label=label))
             if self._stopped or (outcome is not None and outcome.verdict.status == "accept"):
                 break
-        if not outcomes:
+        if self._stopped or not outcomes:
             content, moving = next(iter(self._volumes.items()))
-            return _Outcome(start, content, moving, self._best, label=init)
-        return min(outcomes, key=lambda o: (_ORDER[o.verdict.status], -self._margin(o.moving, o.T)))
+            return _Outcome(self._case, start, content, moving, self._best, label=init)
+        return min(outcomes, key=lambda o: (_ORDER[o.verdict.status], -o.margin))
 
     def _initialised(self, start: np.ndarray, given: bool) -> _Outcome:
         """The pose of the initialiser alone."""
         init = "given pose" if given else self._settings.init
         content, moving = next(iter(self._volumes.items()))
         if init != "search":
-            return _Outcome(start, content, moving, start, label=init)
-        found = {name: self._search(volume, stages.SEARCH) for name, volume in self._volumes.items()}
+            return _Outcome(self._case, start, content, moving, start, label=init)
+        found = {
+            name: self._search(volume, stages.SEARCH, 1 / len(self._volumes))
+            for name, volume in self._volumes.items()
+        }
         if self._stopped:
-            return _Outcome(start, content, moving, self._best, label=init)
+            return _Outcome(self._case, start, content, moving, self._best, label=init)
         content = min(found, key=lambda name: found[name].cost[0])
         self._records += found[content].records
         T = found[content].T[0]
-        return _Outcome(T, content, self._volumes[content], T, label=init)
+        return _Outcome(self._case, T, content, self._volumes[content], T, label=init)
 
     def _attempt(self, start: np.ndarray, plan: float | SearchPlan, share: float) -> _Outcome | None:
         """Outcome of a fan of so many degrees about the start, or of a search; None if stopped before."""
         best, best_margin = None, -np.inf
-        for content, moving, hypotheses in self._starts(start, plan):
+        for content, moving, hypotheses in self._starts(start, plan, share / 8):
             steps = stages.PART_COARSE if moving.is_part else stages.BODY_COARSE
             found = self._refine(moving, hypotheses, steps, share * 0.4 / len(self._volumes))
             margin = self._margin(moving, found.T[0])
@@ -236,10 +249,11 @@ class _Registration:
         self._best = final.T[0]
         self._records += final.records
         verdict = judge(self._case, moving, self._finest(moving), final.T[0], found.T[1:])
-        return _Outcome(initial, content, moving, final.T[0], verdict)
+        margin = self._margin(moving, final.T[0])
+        return _Outcome(self._case, initial, content, moving, final.T[0], verdict, margin)
 
     def _starts(
-        self, start: np.ndarray, plan: float | SearchPlan
+        self, start: np.ndarray, plan: float | SearchPlan, share: float
     ) -> Iterator[tuple[str, MovingVolume, Hypotheses]]:
         """What to try in turn until the images agree: content, its volume, where to start.
 
@@ -251,20 +265,26 @@ class _Registration:
                 turn = plan * _PART_FAN_DEG / _FAN_DEG if moving.is_part else plan
                 yield content, moving, stages.fan(start, self._case.centre_lps_mm, turn)
                 continue
-            hypotheses = self._search(moving, plan)
+            hypotheses = self._search(moving, plan, share)
             if hypotheses is None:
                 return
             yield content, moving, hypotheses
             if moving.truncated is not None and not moving.is_part:
                 whole = moving.without_truncation()
-                further = self._search(whole, plan)
+                further = self._search(whole, plan, share)
                 if further is None:
                     return
                 yield content, whole, stages.merged(hypotheses, further)
 
-    def _search(self, moving: MovingVolume, plan: SearchPlan) -> Hypotheses | None:
+    def _search(self, moving: MovingVolume, plan: SearchPlan, share: float) -> Hypotheses | None:
+        before = self._done
+
+        def report(fraction: float) -> bool:
+            self._done = before + share * fraction
+            return self._report("template search", None, None)
+
         try:
-            return stages.search(self._case, moving, plan, self._report)
+            return stages.search(self._case, moving, plan, report)
         except Cancelled:
             self._stopped = True
             return None

@@ -8,6 +8,7 @@ import numpy as np
 
 from SOPIRegistrationLib import __version__
 from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ class Verdict:
         reasons: one line each.
         predicted_error_mm: (3,) standard deviation of the rotation centre's place along the first camera's
             x, y and z (depth), mm, from the curvature of the objective.
-        predicted_error_deg: (3,) of the rotation about these axes, deg.
+        predicted_error_deg: (3,) of the rotation about these axes, deg. Both None for a stopped run.
     """
 
     status: str
     reasons: list[str]
-    predicted_error_mm: np.ndarray
-    predicted_error_deg: np.ndarray
+    predicted_error_mm: np.ndarray | None
+    predicted_error_deg: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,12 @@ class RegistrationResult:
         initial_T: (4, 4) pose the refinement started from.
         frame: what theta is measured from, in the first camera.
         T_world_to_camera: (4, 4) extrinsics of the first camera.
+        radiographs: the X-rays as they were compared, in the polarity that agreed with the CT.
         method: initialiser and refinement, e.g. "search + opt".
         content: what the DRRs were made of, "body" or "bone".
         stages: the stages run, in order.
-        similarity, initial_similarity: "ncc" and "gradient_correlation" at the final and initial pose.
+        similarity: "ncc" and "gradient_correlation" at the final pose.
+        initial_similarity: the same at the initial pose; None for a stopped run.
         verdict: trust.
         seconds: from prepared inputs to the verified pose.
         stopped: whether the callback ended it early.
@@ -77,11 +80,12 @@ class RegistrationResult:
     initial_T: np.ndarray
     frame: PoseFrame
     T_world_to_camera: np.ndarray
+    radiographs: tuple[PreparedRadiograph, ...]
     method: str
     content: str
     stages: list[StageRecord]
     similarity: dict[str, float]
-    initial_similarity: dict[str, float]
+    initial_similarity: dict[str, float] | None
     verdict: Verdict
     seconds: float
     stopped: bool = False
@@ -117,8 +121,8 @@ class RegistrationResult:
             "verdict": {
                 "status": self.verdict.status,
                 "reasons": self.verdict.reasons,
-                "predicted_error_mm": np.round(self.verdict.predicted_error_mm, 4).tolist(),
-                "predicted_error_deg": np.round(self.verdict.predicted_error_deg, 4).tolist(),
+                "predicted_error_mm": _rounded(self.verdict.predicted_error_mm),
+                "predicted_error_deg": _rounded(self.verdict.predicted_error_deg),
             },
             "stopped": self.stopped,
             "seconds": round(self.seconds, 4),
@@ -133,3 +137,7 @@ class RegistrationResult:
             "T_lps_to_world": T_lps_to_world.tolist(),
             "theta": theta_as_dict(self.frame.theta_from_T(T_lps_to_camera)),
         }
+
+
+def _rounded(values: np.ndarray | None) -> list[float] | None:
+    return None if values is None else np.round(values, 4).tolist()

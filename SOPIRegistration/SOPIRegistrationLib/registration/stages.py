@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -85,6 +85,11 @@ class Case:
     radiographs: Sequence[PreparedRadiograph]
     frame: PoseFrame
 
+    def with_other_polarity(self) -> Case:
+        """The case with bright and dark exchanged in the X-rays where that was only detected."""
+        others = [x.other_polarity() if x.other_polarity else x for x in self.radiographs]
+        return replace(self, radiographs=tuple(others))
+
     @property
     def centre_lps_mm(self) -> np.ndarray:
         return self.frame.centre_lps_mm
@@ -124,8 +129,10 @@ def fan(T_start: np.ndarray, centre: np.ndarray, angle_deg: float) -> Hypotheses
     return Hypotheses(T, np.full(len(T), np.inf))
 
 
-def search(case: Case, moving: MovingVolume, plan: SearchPlan, callback: StageCallback) -> Hypotheses:
-    """Candidates of the template search in the first view."""
+def search(
+    case: Case, moving: MovingVolume, plan: SearchPlan, progress: Callable[[float], bool]
+) -> Hypotheses:
+    """Candidates of the template search in the first view; ``progress`` as for ``template_search``."""
     began = time.perf_counter()
     first = at_level(case.radiographs[0], SEARCH_PIXELS)
     nominal = case.frame.T_nominal
@@ -136,7 +143,7 @@ def search(case: Case, moving: MovingVolume, plan: SearchPlan, callback: StageCa
         plan.grid,
         truncated=moving.truncated,
         max_candidates=plan.candidates,
-        progress=lambda fraction: callback("template search", None, None),
+        progress=progress,
     )
     T = np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
     record = StageRecord("template search", time.perf_counter() - began, float(found.scores[0]), T[0])

@@ -36,7 +36,7 @@ class Thresholds:
 
 # Chosen on simulated targets of several CTs (Testing/studies/evaluate_core.py prints both distributions); a
 # segmented bone explains less of its X-ray, so less is expected of it.
-BODY_THRESHOLDS = Thresholds(accept=0.93, review=0.85)
+BODY_THRESHOLDS = Thresholds(accept=0.85, review=0.7)
 PART_THRESHOLDS = Thresholds(accept=0.55, review=0.45)
 # Two different poses this close in correlation: the image does not decide between them.
 _AMBIGUOUS_MARGIN = 0.01

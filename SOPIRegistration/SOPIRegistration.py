@@ -1,0 +1,382 @@
+"""SOPIRegistration: X-ray/CT (2D/3D) registration in 3D Slicer.
+
+The doorway of the module: what is done is in SOPIRegistrationLib, the panel's widgets are in
+Resources/UI/SOPIRegistration.ui.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Union
+
+import slicer
+from slicer import (
+    vtkMRMLLabelMapVolumeNode,
+    vtkMRMLLinearTransformNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+    vtkMRMLVectorVolumeNode,
+)
+from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+from SOPIRegistrationLib.dependencies import Dependencies
+from SOPIRegistrationLib.panel import choices
+
+
+class SOPIRegistration(ScriptedLoadableModule):
+    """The module as the application lists it."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = "SOPI X-ray/CT Registration"
+        parent.categories = ["Registration"]
+        parent.dependencies = []
+        parent.contributors = ["The SOPI Registration developers"]
+        parent.helpText = (
+            "Finds where a patient lay when an X-ray was taken: registers a CT to one X-ray image (2D/3D "
+            "registration), shows both fused and lets the pose be corrected by hand. Load a CT and an X-ray, "
+            "give the C-arm's geometry, press Register; or try it with Load demo case."
+        )
+        parent.acknowledgementText = (
+            "Follows the pose parameters and evaluation of the SOPI paper, see README. For research only; "
+            "not a medical device."
+        )
+        slicer.app.connect("startupCompleted()", register_sample_data)
+
+
+def register_sample_data():
+    """Add the demo case to the Sample Data module; it is computed, not downloaded."""
+    import SampleData
+
+    icon = Path(__file__).parent / "Resources" / "Icons" / "SOPIRegistration.png"
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="SOPI Registration",
+        sampleName="SOPIRegistrationDemo",
+        sampleDescription="Lumbar phantom CT and X-ray",
+        thumbnailFileName=str(icon),
+        uris="",
+        fileNames="SOPIRegistrationDemo",
+        nodeNames="SOPIRegistrationDemo",
+        customDownloader=lambda source: SOPIRegistrationLogic().loadDemoCase(),
+    )
+
+
+@parameterNodeWrapper
+class SOPIRegistrationParameterNode:
+    """What the panel is set to; saved with the scene.
+
+    ``Union`` rather than ``|``: the wrapper of Slicer 5.10 knows no other.
+    """
+
+    ct: vtkMRMLScalarVolumeNode
+    xray: Union[vtkMRMLScalarVolumeNode, vtkMRMLVectorVolumeNode, None]  # noqa: UP007
+    frame: Annotated[int, WithinRange(0, 99999)] = 0
+    polarity: Annotated[str, Choice(list(choices.POLARITIES))] = "Detect"
+    mask: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
+    transform: vtkMRMLLinearTransformNode
+    drr: vtkMRMLScalarVolumeNode
+    ctLandmarks: vtkMRMLMarkupsFiducialNode
+    xrayLandmarks: vtkMRMLMarkupsFiducialNode
+    initialiser: Annotated[str, Choice(list(choices.INITIALISERS))] = "Automatic"
+    method: Annotated[str, Choice(list(choices.METHODS))] = "Optimise (coarse to fine)"
+    content: Annotated[str, Choice(list(choices.CONTENTS))] = "Automatic"
+    overlayMode: Annotated[str, Choice(list(choices.OVERLAY_MODES))] = "Two colours"
+    overlayOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.7
+    carmVisible: bool = True
+    lastResult: str = ""
+
+
+class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel; opens without the dependencies and asks for them."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self.panel = None
+        self._parameterNode = None
+        self._guiTag = None
+
+    def setup(self):
+        ScriptedLoadableModuleWidget.setup(self)
+        widget = slicer.util.loadUI(self.resourcePath("UI/SOPIRegistration.ui"))
+        self.layout.addWidget(widget)
+        self.ui = slicer.util.childWidgetVariables(widget)
+        widget.setMRMLScene(slicer.mrmlScene)
+        self.logic = SOPIRegistrationLogic()
+        self.dependencies = Dependencies(
+            self.resourcePath("requirements.txt"),
+            install=slicer.util.pip_install,
+            confirm=slicer.util.confirmOkCancelDisplay,
+        )
+        self.ui.installButton.connect("clicked(bool)", self.onInstall)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self._open()
+
+    def _open(self):
+        """Show the panel, or what it lacks to work."""
+        missing = self.dependencies.summary()
+        self.ui.dependencyFrame.visible = bool(missing)
+        sections = [
+            getattr(self.ui, name + "Section")
+            for name in ["inputs", "geometry", "pose", "register", "result", "overlay"]
+        ]
+        for section in sections:
+            section.enabled = not missing
+        if missing:
+            self.ui.dependencyLabel.text = (
+                f"Registration needs Python packages that Slicer does not bring: {missing}."
+            )
+            return
+        from SOPIRegistrationLib.panel.registration_panel import RegistrationPanel
+
+        self.panel = RegistrationPanel(self.ui)
+        self.initializeParameterNode()
+
+    def onInstall(self):
+        from SOPIRegistrationLib.panel.messages import errors_shown
+
+        with errors_shown():
+            self.dependencies.ensure()
+        self._open()
+
+    def cleanup(self):
+        self.setParameterNode(None)
+        self.removeObservers()
+        if self.panel is not None:
+            self.panel.close()
+            self.panel = None
+
+    def enter(self):
+        self.initializeParameterNode()
+
+    def onSceneStartClose(self, caller, event):
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller, event):
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller, event):
+        self.initializeParameterNode()
+        if self.panel is not None:
+            self.panel.restore()
+
+    def initializeParameterNode(self):
+        if self.panel is not None:
+            self.setParameterNode(self.logic.getParameterNode())
+
+    def setParameterNode(self, parameterNode):
+        known = self._parameterNode
+        if (
+            known is not None
+            and parameterNode is not None
+            and known.parameterNode is parameterNode.parameterNode
+        ):
+            return
+        if known is not None:
+            known.disconnectGui(self._guiTag)
+        self._parameterNode = parameterNode
+        if parameterNode is not None:
+            self._guiTag = parameterNode.connectGui(self.ui)
+        if self.panel is not None:
+            self.panel.use(parameterNode)
+
+    def onReload(self):
+        """Reload the library too, not the module's file alone."""
+        self.cleanup()
+        for name in [name for name in sys.modules if name.partition(".")[0] == "SOPIRegistrationLib"]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+
+class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
+    """Registration for scripts and for the panel; needs no panel itself."""
+
+    def getParameterNode(self):
+        return SOPIRegistrationParameterNode(super().getParameterNode())
+
+    def loadDemoCase(self, seed=1, case=None):
+        """Make a phantom CT and a simulated X-ray of it in the scene, and choose them as inputs.
+
+        Args:
+            seed: which phantom and pose.
+            case: a DemoCase made before.
+
+        Returns:
+            Nodes ``ct`` and ``xray``, their ``geometry``, and ``case`` with the pose that is to be found.
+        """
+        from SOPIRegistrationLib.scene import RegistrationState, load_demo_case
+
+        nodes = load_demo_case(slicer.mrmlScene, seed, case)
+        parameters = self.getParameterNode()
+        RegistrationState(parameters.parameterNode).geometry = nodes.geometry
+        parameters.ct, parameters.xray = nodes.ct, nodes.xray
+        return nodes
+
+    def register(
+        self,
+        ctNode,
+        xrayNode,
+        geometry,
+        maskNode=None,
+        transformNode=None,
+        init="auto",
+        refine="opt",
+        content="auto",
+        frame=None,
+        camera=None,
+        progress=None,
+    ):
+        """Register a CT to an X-ray; returns when done, with the window kept alive meanwhile.
+
+        Args:
+            ctNode: CT volume, HU.
+            xrayNode: X-ray volume; it is moved onto the C-arm's detector plane.
+            geometry: path of a geometry JSON, name of a preset, a CArmGeometry, or None for the X-ray's DICOM
+                tags.
+            maskNode: segmentation or label map of the bones.
+            transformNode: output, CT to where the X-ray shows it; made if None.
+            init: "auto", "search", "nominal", "current" (where transformNode holds the CT) or a 4x4
+                T_lps_to_camera.
+            refine: "opt" or "none".
+            content: "auto", "body" or "bone", what the DRR is made of.
+            frame: which frame of a multi-frame X-ray, counted from 1.
+            camera: name of the camera that took it, where the geometry has several.
+            progress: called in this thread with (stage, fraction); a true answer stops.
+
+        Returns:
+            The RegistrationResult. The transform is the parameter node's ``transform``.
+
+        Raises:
+            InputError: an input is unusable; nothing in the scene has changed.
+        """
+        from SOPIRegistrationLib.panel.job import Job
+        from SOPIRegistrationLib.panel.session import Session, geometry_of
+        from SOPIRegistrationLib.registration import RegistrationSettings
+
+        parameters = self.getParameterNode()
+        geometry = geometry_of(geometry, xrayNode, frame, camera)
+        parameters.ct, parameters.xray, parameters.mask, parameters.frame = (
+            ctNode,
+            xrayNode,
+            maskNode,
+            frame or 0,
+        )
+        if transformNode is not None:
+            parameters.transform = transformNode
+        session = Session(slicer.mrmlScene, parameters, slicer.app.layoutManager())
+        session.state.geometry = geometry
+
+        def wait(job):
+            while job.running:
+                live = job.take_report()
+                if live is not None and progress is not None and progress(live.stage, live.fraction):
+                    job.cancel()
+                job.wait(0.03)
+                slicer.app.processEvents()
+            return job.result()
+
+        inputs = session.read_inputs()
+        session.accept(wait(Job(lambda report: session.prepare(inputs, report)).start()))
+        settings = RegistrationSettings(
+            init=session.pose if isinstance(init, str) and init == "current" else init,
+            refine=refine,
+            content=content,
+        )
+        case = session.case
+        result = wait(Job(lambda report: session.register(case, settings, report)).start())
+        session.record(result)
+        # The views have their sizes by now.
+        session.lay_views()
+        return result
+
+
+class SOPIRegistrationTest(ScriptedLoadableModuleTest):
+    """Slicer's own test of the module: the demo case, as a user and as a script."""
+
+    case = None
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        self.setUp()
+        self.test_register_demo_case()
+        self.setUp()
+        self.test_save_and_reload()
+        self.setUp()
+        self.test_cancel()
+
+    def _errorMm(self, nodes, T):
+        """Mean distance between the CT's bones at a pose and at the true one, mm."""
+        import numpy as np
+
+        k, j, i = np.nonzero(nodes.case.labels.array)
+        points = nodes.case.labels.points_lps(np.stack([i, j, k], axis=-1)[::97])
+        points = np.column_stack([points, np.ones(len(points))])
+        return float(np.linalg.norm(points @ (T - nodes.case.T_true)[:3].T, axis=1).mean())
+
+    def _register(self, **options):
+        logic = SOPIRegistrationLogic()
+        nodes = logic.loadDemoCase(case=self.case)
+        self.case = nodes.case
+        result = logic.register(nodes.ct, nodes.xray, nodes.geometry, **options)
+        return logic, nodes, result
+
+    def test_register_demo_case(self):
+        self.delayDisplay("Registering the demo case")
+        logic, nodes, result = self._register()
+        error = self._errorMm(nodes, result.T_lps_to_world)
+        assert error < 0.5, error
+        assert nodes.ct.GetParentTransformNode() is logic.getParameterNode().transform
+        self.delayDisplay(f"Mean target registration error {error:.2f} mm")
+
+    def test_save_and_reload(self):
+        self.delayDisplay("Adjusting by hand, saving and reloading the scene")
+        logic, _, _ = self._register(init="nominal", refine="none")
+        transform = logic.getParameterNode().transform
+        import vtk
+
+        moved = vtk.vtkMatrix4x4()
+        transform.GetMatrixTransformToParent(moved)
+        moved.SetElement(0, 3, moved.GetElement(0, 3) + 5.0)
+        transform.SetMatrixTransformToParent(moved)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "registration.mrb")
+            assert slicer.util.saveScene(path)
+            slicer.mrmlScene.Clear()
+            slicer.util.loadScene(path)
+        loaded = SOPIRegistrationLogic().getParameterNode()
+        matrix = vtk.vtkMatrix4x4()
+        loaded.transform.GetMatrixTransformToParent(matrix)
+        for row in range(3):
+            assert abs(matrix.GetElement(row, 3) - moved.GetElement(row, 3)) < 1e-4
+        assert loaded.ct.GetParentTransformNode() is loaded.transform
+
+    def test_cancel(self):
+        self.delayDisplay("Cancelling a registration")
+        asked = []
+
+        def stop(stage, fraction):
+            asked.append(time.monotonic())
+            return True
+
+        _, _, result = self._register(
+            progress=lambda stage, fraction: not stage.startswith("Prep") and stop(stage, 0)
+        )
+        assert result.stopped
+        assert time.monotonic() - asked[0] < 0.5

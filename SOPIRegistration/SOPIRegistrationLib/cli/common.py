@@ -1,0 +1,101 @@
+"""What the subcommands share: arguments, progress, and outputs that are whole or not there."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
+from SOPIRegistrationLib.images.ct_preparation import prepare_ct
+from SOPIRegistrationLib.images.files import read_volume
+from SOPIRegistrationLib.images.prepared_ct import PreparedCT
+
+
+def add_ct_arguments(parser: argparse.ArgumentParser) -> None:
+    """The CT and what its bones are."""
+    parser.add_argument("ct", type=Path, metavar="CT", help="DICOM series folder, NIfTI, NRRD or MHA, in HU")
+    parser.add_argument(
+        "--mask", type=Path, metavar="FILE", help="label map of the bones (every label above 0 counts)"
+    )
+    parser.add_argument(
+        "--bone-threshold", type=float, metavar="HU", help="threshold of the bones without a mask, HU (200)"
+    )
+
+
+def add_view_argument(parser: argparse.ArgumentParser) -> None:
+    """The nominal view."""
+    parser.add_argument(
+        "--view",
+        type=str.upper,
+        choices=list(NOMINAL_VIEWS),
+        help="nominal view, over what the files say (AP: source in front of the patient)",
+    )
+
+
+def read_ct(path: Path, mask: Path | None, bone_threshold_hu: float | None) -> PreparedCT:
+    """Read and prepare a CT, and its mask where there is one, showing how far it is.
+
+    Raises:
+        InputError: either is unusable.
+    """
+    with progress_bar("CT") as update:
+        update(0.0, "reading")
+        volume = read_volume(path)
+        labels = None if mask is None else read_volume(mask, "mask")
+        return prepare_ct(volume, labels, bone_threshold_hu, progress=update)
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
+    """A bar on stderr, on a terminal only, gone when done; call with the fraction done and what is done."""
+    layout = "{desc}: {percentage:3.0f}% |{bar:30}| {elapsed}{postfix}"
+    with tqdm(total=100, desc=title, bar_format=layout, leave=False, disable=None) as bar:
+
+        def update(fraction: float, what: str = "") -> None:
+            bar.n = 100 * fraction
+            bar.set_postfix_str(what)
+
+        yield update
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files are moved to ``folder`` if all goes well, and vanish if not.
+
+    It lies beside where they go, on the same file system: moving is renaming. Files of other names that are
+    in ``folder`` stay; what an earlier run wrote is replaced at the end only.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(None, "it is a file")
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        aside = tempfile.TemporaryDirectory(prefix=".sopi-", dir=existing)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    with aside:
+        written = Path(aside.name)
+        yield written
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in written.iterdir():
+                if (folder / file.name).is_dir():
+                    raise IsADirectoryError(None, f"{file.name} is a folder in it")
+            for file in sorted(written.iterdir()):
+                file.replace(folder / file.name)
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write to the output folder {folder} ({error.strerror or error}): choose another with --out"
+    )

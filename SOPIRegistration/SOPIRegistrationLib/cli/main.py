@@ -1,0 +1,69 @@
+"""``sopi``: finds the subcommand and turns its errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from SOPIRegistrationLib import __version__
+from SOPIRegistrationLib.errors import Cancelled, InputError
+
+# One module a subcommand, imported only when it is asked for: `sopi --help` is there at once.
+COMMANDS = {
+    "demo": "register a made-up patient to a simulated X-ray and compare with the known pose",
+    "register": "find the pose of a CT in one X-ray, or in several calibrated ones",
+    "drr": "project a CT at a given pose",
+    "benchmark": "time the projector beside the other DRR renderers installed",
+}
+_PLANNED = ("train", "evaluate")
+UNUSABLE, INTERRUPTED = 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser whose errors are one line."""
+
+    def error(self, message: str):
+        self.exit(UNUSABLE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Returns:
+        0; 2 where an input is unusable; 130 where the run was interrupted.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = next((word for word in argv if not word.startswith("-")), None)
+    logging.basicConfig(format="sopi: %(levelname)s: %(message)s")
+    try:
+        args = _parser(name).parse_args(argv)
+        return args.run(args)
+    except InputError as error:
+        print(f"sopi {name}: {error}", file=sys.stderr)
+        return UNUSABLE
+    except ModuleNotFoundError as error:
+        print(f"sopi {name} needs the Python package '{error.name}': pip install it", file=sys.stderr)
+        return UNUSABLE
+    except (KeyboardInterrupt, Cancelled):
+        print(f"sopi {name}: interrupted, nothing was written", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    parser = Parser(prog="sopi", description="Registration of a CT to X-rays (2D/3D), from files to files.")
+    parser.add_argument("--version", action="version", version=f"sopi {__version__}")
+    subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
+    if chosen in _PLANNED:
+        raise InputError(f"not available in this version: use {', '.join(COMMANDS)}")
+    for name, summary in COMMANDS.items():
+        subcommand = subcommands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        )
+        if name == chosen:
+            module = import_module(f"SOPIRegistrationLib.cli.{name}")
+            module.add_arguments(subcommand)
+            subcommand.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,283 @@
+"""``sopi register``: from files to a verified pose, and its files."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from SOPIRegistrationLib.cli.common import add_ct_arguments, add_view_argument, progress_bar, read_ct, staged
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.files import load_geometry
+from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict
+from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph
+from SOPIRegistrationLib.images.itk_reading import require_file
+from SOPIRegistrationLib.images.prepared_ct import PreparedCT
+from SOPIRegistrationLib.images.radiograph import Radiograph
+from SOPIRegistrationLib.images.radiograph_preparation import POLARITIES, prepare_radiograph
+from SOPIRegistrationLib.registration import (
+    RegistrationResult,
+    RegistrationSettings,
+    moving_volumes,
+    register,
+)
+from SOPIRegistrationLib.registration.outputs import write_results
+from SOPIRegistrationLib.registration.pose_files import read_start
+
+_STARTS = ("auto", "search", "nominal")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``sopi register`` is asked for; the options of the same names say what each is."""
+
+    ct: Path
+    xray: Sequence[Path]
+    geometry: str | None = None
+    mask: Path | None = None
+    bone_threshold: float | None = None
+    view: str | None = None
+    camera: str | None = None
+    frame: int | None = None
+    polarity: str = "auto"
+    init: str = "auto"
+    refine: str = "opt"
+    content: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A finished request.
+
+    Attributes:
+        result: the registration.
+        ct: the prepared CT.
+        cameras: of the views, in their order.
+        seconds_preparation: reading and preparing.
+        files: names of what was written.
+    """
+
+    result: RegistrationResult
+    ct: PreparedCT
+    cameras: tuple[Camera, ...]
+    seconds_preparation: float
+    files: list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    add_ct_arguments(parser)
+    parser.add_argument(
+        "xray",
+        type=Path,
+        nargs="+",
+        metavar="XRAY",
+        help="DICOM, PNG, TIFF, NIfTI, NRRD or MHA; several, with a geometry of several cameras, are "
+        "registered jointly (matched by the camera's name in the file's name, else by order)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--geometry",
+        metavar="FILE",
+        help="geometry JSON (mm, pixels) or the name of a C-arm preset; without it the X-ray's DICOM tags",
+    )
+    parser.add_argument(
+        "--camera", metavar="NAME", help="camera of the X-ray, where the geometry has several"
+    )
+    add_view_argument(parser)
+    parser.add_argument(
+        "--init",
+        type=_not_yet("rtpi", "auto, search, nominal or a FILE"),
+        default="auto",
+        metavar="auto|search|nominal|FILE",
+        help="start: nominal view; search over +-50 deg; a result.json or transform file; auto takes the "
+        "nominal view and searches where that fails (auto)",
+    )
+    parser.add_argument(
+        "--refine",
+        type=_not_yet("sopi+opt", "opt or none", "sopi"),
+        choices=["opt", "none"],
+        default="opt",
+        help="coarse-to-fine optimisation, or none (opt)",
+    )
+    parser.add_argument(
+        "--content",
+        choices=["auto", "body", "bone"],
+        default="auto",
+        help="what DRRs are made of; auto takes what agrees better with the X-ray (auto)",
+    )
+    parser.add_argument("--frame", type=int, metavar="N", help="frame of a multi-frame X-ray, from 1")
+    parser.add_argument(
+        "--polarity", choices=POLARITIES, default="auto", help="bones in the X-ray as stored (auto: detected)"
+    )
+    parser.add_argument(
+        "--device",
+        type=_not_yet("cuda", "auto or cpu"),
+        choices=["auto", "cpu"],
+        default="auto",
+        help="where to compute (auto)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of anything random (0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Register, print a summary, write the results.
+
+    Raises:
+        InputError: an input is unusable.
+    """
+    request = Request(**{name: getattr(args, name) for name in Request.__dataclass_fields__})
+    with staged(args.out) as folder:
+        registered = register_files(request, folder)
+    print(summary(registered, args.out))
+    return 0
+
+
+def register_files(request: Request, folder: Path) -> Registered:
+    """Read, prepare, register, and write the results into a folder.
+
+    Raises:
+        InputError: an input is unusable.
+    """
+    began = time.perf_counter()
+    start_file = None if request.init in _STARTS else require_file(request.init, "start pose")
+    radiographs, geometry, all_cameras = open_views(request)
+    views = [
+        prepare_radiograph(radiograph, camera, request.polarity)
+        for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
+    ]
+    ct = read_ct(request.ct, request.mask, request.bone_threshold)
+    frame = pose_frame(geometry, ct, request.geometry)
+    init = request.init
+    if start_file is not None:
+        init = read_start(start_file, frame, all_cameras, geometry.camera)
+    settings = RegistrationSettings(init, request.refine, request.content, request.seed)
+    seconds_preparation = time.perf_counter() - began
+    with progress_bar("registration") as update:
+        result = register(ct, views, frame, settings, lambda state: update(state.fraction, state.stage))
+    moving = moving_volumes(ct)[result.content]
+    # What lies beside the results, as the demo's geometry, moves with them.
+    sources = {name: source.replace(f"{folder}/", "") for name, source in geometry.sources.items()}
+    geometry = replace(geometry, sources=sources)
+    files = write_results(folder, result, geometry, views, moving, seconds_preparation)
+    return Registered(result, ct, geometry.cameras, seconds_preparation, files)
+
+
+def pose_frame(geometry: CArmGeometry, ct: PreparedCT, origin: str | None) -> PoseFrame:
+    """Frame of theta about the CT's bones.
+
+    Raises:
+        InputError: no source-object distance is known.
+    """
+    try:
+        return geometry.pose_frame(ct.rotation_centre_lps_mm)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
+def one_camera(geometry: CArmGeometry, name: str, origin) -> CArmGeometry:
+    """The geometry of one camera.
+
+    Raises:
+        InputError: no camera has this name.
+    """
+    if name and not any(camera.name for camera in geometry.cameras):
+        raise InputError(f"{origin} describes one camera without a name: leave out --camera")
+    try:
+        return geometry.for_camera(name)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
+def open_views(request: Request) -> tuple[list[Radiograph], CArmGeometry, tuple[Camera, ...]]:
+    """(X-rays, geometry with a camera for each, all cameras of the geometry).
+
+    Raises:
+        InputError: a file is unusable, or X-rays and cameras do not match.
+    """
+    if len(request.xray) > 1:
+        return _open_several(request)
+    [path] = request.xray
+    radiograph, known = open_radiograph(path, request.geometry, request.view, request.frame)
+    names = [camera.name for camera in known.cameras]
+    name = request.camera or (_named_in(path, names) if len(names) > 1 else names[0])
+    if name is None:
+        raise InputError(
+            f"{request.geometry} has the cameras {', '.join(names)}: choose that of {path} with --camera"
+        )
+    return [radiograph], one_camera(known, name, request.geometry or path), known.cameras
+
+
+def _open_several(request: Request):
+    if request.geometry is None:
+        raise InputError(
+            f"{request.xray[1]}: several X-rays need a geometry file with a camera for each: give --geometry"
+        )
+    if request.camera is not None:
+        raise InputError(
+            f"{request.xray[1]}: --camera is for one X-ray, several are matched by name or order"
+        )
+    radiographs = [read_radiograph(path, request.frame) for path in request.xray]
+    known = load_geometry(request.geometry, view=request.view)
+    names = [camera.name for camera in known.cameras]
+    chosen = [_named_in(path, names) for path in request.xray]
+    if not any(chosen) and len(names) == len(chosen):
+        chosen = names
+    if None in chosen or len(set(chosen)) < len(chosen):
+        raise InputError(
+            f"{request.geometry} has cameras {', '.join(names)}, and {len(chosen)} X-rays do not match them: "
+            "let each file's name hold its camera's, or give as many X-rays as cameras in their order"
+        )
+    cameras = tuple(known.cameras[names.index(name)] for name in chosen)
+    return radiographs, replace(known, cameras=cameras), known.cameras
+
+
+def _named_in(path: Path, names: Sequence[str]) -> str | None:
+    """The camera whose name a file's name holds; of cam1 and cam10 the longer."""
+    held = [name for name in names if name and name.lower() in path.name.lower()]
+    return max(held, key=len, default=None)
+
+
+def summary(registered: Registered, out: Path) -> str:
+    """What a person wants to know of a registration."""
+    result = registered.result
+    camera = registered.cameras[0]
+    theta = theta_as_dict(result.frame.theta_from_T(camera.T_world_to_camera @ result.T_lps_to_world))
+    similarity, verdict = result.similarity, result.verdict
+    in_camera = f" in camera {camera.name}" if len(registered.cameras) > 1 else ""
+    rows = [
+        ("pose", f"theta from the nominal view ({result.frame.view}){in_camera}"),
+        ("", "rx {rx_deg:.2f}  ry {ry_deg:.2f}  rz {rz_deg:.2f} deg".format(**theta)),
+        ("", "tx {tx_mm:.2f}  ty {ty_mm:.2f}  tz {tz_mm:.2f} mm (z: depth)".format(**theta)),
+        (
+            "similarity",
+            f"NCC {similarity['ncc']:.3f}, gradient correlation {similarity['gradient_correlation']:.3f}",
+        ),
+        ("verdict", verdict.status.upper()),
+        *(("", reason) for reason in verdict.reasons),
+        (
+            "",
+            "predicted error {:.2f}, {:.2f}, {:.2f} mm along x, y, depth".format(*verdict.predicted_error_mm),
+        ),
+        ("method", f"{result.method}, DRRs of the {result.content}"),
+        ("time", f"{result.seconds:.1f} s, reading and preparing {registered.seconds_preparation:.1f} s"),
+        ("written", f"{out}: {', '.join(registered.files)}"),
+    ]
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
+
+
+def _not_yet(word: str, instead: str, *more: str):
+    """Argument type that refuses the words of methods that do not exist yet."""
+
+    def value(text: str) -> str:
+        if text in (word, *more):
+            raise argparse.ArgumentTypeError(f"{text} is not available in this version: use {instead}")
+        return text
+
+    return value

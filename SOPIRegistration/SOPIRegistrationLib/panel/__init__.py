@@ -1,0 +1,1 @@
+"""The panel of the Slicer module: a session over the scene, and one controller for each section."""

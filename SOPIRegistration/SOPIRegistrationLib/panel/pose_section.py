@@ -1,0 +1,36 @@
+"""The six sliders of the pose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+class PoseSection:
+    """Six sliders, in degrees and mm, of the pose parameters theta.
+
+    Args:
+        ui: the panel's widgets by name.
+        on_theta: called with theta (6,), rad and mm, when a slider is moved.
+    """
+
+    def __init__(self, ui, on_theta: Callable[[np.ndarray], None]):
+        self.sliders = (ui.rxSlider, ui.rySlider, ui.rzSlider, ui.txSlider, ui.tySlider, ui.tzSlider)
+        for slider in self.sliders:
+            slider.connect("valueChanged(double)", lambda _value: on_theta(self.theta))
+
+    @property
+    def theta(self) -> np.ndarray:
+        """(6,) what the sliders say, rad and mm."""
+        values = np.array([slider.value for slider in self.sliders])
+        return np.concatenate([np.deg2rad(values[:3]), values[3:]])
+
+    def show(self, theta: np.ndarray) -> None:
+        """Set the sliders; a shift beyond their range widens it."""
+        for slider, value in zip(self.sliders, [*np.rad2deg(theta[:3]), *theta[3:]], strict=True):
+            blocked = slider.blockSignals(True)
+            if abs(value) > slider.maximum:
+                slider.minimum, slider.maximum = -float(np.ceil(abs(value))), float(np.ceil(abs(value)))
+            slider.value = float(value)
+            slider.blockSignals(blocked)

@@ -1,0 +1,56 @@
+"""Taking back adjustments of the pose."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+# Changes closer together belong to one drag.
+_ONE_DRAG_S = 0.6
+
+
+class PoseUndo:
+    """Poses before each adjustment, and after those taken back; (4, 4) matrices in any one frame."""
+
+    def __init__(self, clock=time.monotonic):
+        self._clock = clock
+        self.clear()
+
+    def clear(self) -> None:
+        self._past: list[np.ndarray] = []
+        self._future: list[np.ndarray] = []
+        self._last = -np.inf
+
+    @property
+    def can_undo(self) -> bool:
+        return bool(self._past)
+
+    @property
+    def can_redo(self) -> bool:
+        return bool(self._future)
+
+    @property
+    def first(self) -> np.ndarray | None:
+        """The pose before all adjustments."""
+        return self._past[0] if self._past else None
+
+    def changed(self, before: np.ndarray) -> None:
+        """Note an adjustment, by the pose before it."""
+        now = self._clock()
+        if now - self._last > _ONE_DRAG_S or not self._past:
+            self._past.append(before)
+        self._future.clear()
+        self._last = now
+
+    def undo(self, current: np.ndarray) -> np.ndarray:
+        """The pose to go back to."""
+        self._future.append(current)
+        self._last = -np.inf
+        return self._past.pop()
+
+    def redo(self, current: np.ndarray) -> np.ndarray:
+        """The pose that was taken back."""
+        self._past.append(current)
+        self._last = -np.inf
+        return self._future.pop()

@@ -1,0 +1,518 @@
+"""The panel: what its buttons do, when they can, and what runs behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import qt
+import slicer
+
+from SOPIRegistrationLib import scene as bridge
+from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.panel.choices import CONTENTS, INITIALISERS, METHODS
+from SOPIRegistrationLib.panel.geometry_section import GeometrySection, XrayFacts
+from SOPIRegistrationLib.panel.job import Job
+from SOPIRegistrationLib.panel.landmark_section import LandmarkSection
+from SOPIRegistrationLib.panel.messages import errors_shown, show_error
+from SOPIRegistrationLib.panel.overlay_section import OverlaySection
+from SOPIRegistrationLib.panel.pose_section import PoseSection
+from SOPIRegistrationLib.panel.pose_undo import PoseUndo
+from SOPIRegistrationLib.panel.result_section import ResultSection
+from SOPIRegistrationLib.panel.session import LIVE_PIXELS, REST_PIXELS, Inputs, Session
+from SOPIRegistrationLib.registration import RegistrationSettings
+from SOPIRegistrationLib.simulation.demo import demo_case
+
+# Between two looks at the events the computation gets this long; nobody sees a delay of that length.
+_POLL_MS, _WORK_S = 2, 0.03
+# Moves that follow each other faster than this are drawn once.
+_LIVE_DELAY_MS = 5
+_REST_DELAY_MS = 250
+# A new layout has given its views their sizes by then.
+_SETTLE_MS = 200
+
+
+class RegistrationPanel(slicer.util.VTKObservationMixin):
+    """Connects the sections to a session and runs the long work.
+
+    Args:
+        ui: the panel's widgets by name.
+    """
+
+    def __init__(self, ui):
+        super().__init__()
+        self._ui = ui
+        self._session: Session | None = None
+        self._job: Job | None = None
+        self._job_listens = True
+        self._then: Callable = lambda outcome: None
+        self._undo = PoseUndo()
+        self._shown_pose: np.ndarray | None = None
+        self._follows_program = False
+        self._tips: dict[str, str] = {}
+        self._geometry = GeometrySection(ui, self._on_geometry)
+        self._pose = PoseSection(ui, self._on_theta)
+        self._landmarks = LandmarkSection(ui, self._update)
+        self._result = ResultSection(ui, self._on_history)
+        self._overlay = OverlaySection(ui)
+        self._poll = _timer(_POLL_MS, self._on_poll, repeats=True)
+        self._live = _timer(_LIVE_DELAY_MS, self._draw_live)
+        self._rest = _timer(_REST_DELAY_MS, self._draw_at_rest)
+        self._settle = _timer(_SETTLE_MS, self._lay_views)
+        self._again = _timer(_REST_DELAY_MS, lambda: self._when_ready(lambda: None))
+        for name, action in (
+            ("demo", self._on_demo),
+            ("showViews", lambda: self._when_ready(lambda: None)),
+            ("nominal", lambda: self._move(lambda: self._session.case.frame.T_nominal)),
+            ("reset", lambda: self._move(lambda: self._undo.first)),
+            ("undo", lambda: self._step_back(self._undo.undo(self._session.pose))),
+            ("redo", lambda: self._step_back(self._undo.redo(self._session.pose))),
+            ("copy", self._on_copy),
+            ("solve", lambda: self._move(self._landmarks.solve)),
+            ("register", lambda: self._start(None, None)),
+            ("initialise", lambda: self._start(None, "none")),
+            ("optimise", lambda: self._start("current", None)),
+            ("cancel", self.cancel),
+            ("exportResult", self._on_export_result),
+            ("exportTransform", self._on_export_transform),
+            ("exportPicture", self._on_export_picture),
+        ):
+            getattr(ui, name + "Button").connect("clicked(bool)", action)
+        ui.handlesCheckBox.connect("toggled(bool)", self._on_handles)
+        ui.copySelector.connect("currentNodeChanged(vtkMRMLNode*)", self._update)
+        ui.landmarksSection.connect("contentsCollapsed(bool)", self._on_landmarks_collapsed)
+        self._update()
+
+    # Following the scene
+
+    def use(self, parameters) -> None:
+        """Work on a wrapped parameter node from now on; None while there is none."""
+        self.abandon()
+        self.removeObservers()
+        self._session, self._shown_pose = None, None
+        self._undo.clear()
+        if parameters is not None:
+            with errors_shown():
+                self._open(parameters)
+        self._landmarks.use(None)
+        self._overlay.use(None)
+        self._on_parameters()
+
+    def _open(self, parameters) -> None:
+        session = Session(slicer.mrmlScene, parameters, slicer.app.layoutManager())
+        self._geometry.show(session.state.geometry)
+        self._session, self._xray_seen = session, None
+        self._show_stored()
+        self.addObserver(parameters.parameterNode, "ModifiedEvent", self._on_parameters)
+        self.addObserver(session.scene, session.scene.NodeRemovedEvent, self._on_node_removed)
+
+    def restore(self) -> None:
+        """Show again what a loaded scene was saved with: prepare its case, when it had one."""
+        if self._session is not None and self._session.state.pose_frame is not None and not self._missing():
+            self._when_ready(lambda: None)
+
+    def cancel(self) -> None:
+        """Stop the running work; the pose it had reached is kept."""
+        if self._job is None:
+            return
+        if not self._job_listens:
+            self.abandon()
+            self._update()
+            return
+        self._job.cancel()
+        self._show_stage("Stopping…", busy=True)
+        self._ui.cancelButton.enabled = False
+
+    def abandon(self) -> None:
+        """Forget the running work and what it would have led to."""
+        for timer in (self._poll, self._live, self._rest, self._settle, self._again):
+            timer.stop()
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+            self._show_stage("")
+
+    def close(self) -> None:
+        """Leave nothing behind that would be called later."""
+        self.use(None)
+
+    def _on_parameters(self, *_) -> None:
+        if self._session is None:
+            self._update()
+            return
+        p = self._session.parameters
+        self._follow_geometry()
+        self._follow_xray()
+        if self._session.case is not None and p.transform is not None:
+            self._follow_transform(p.transform)
+        self._follow_changes()
+        if p.lastResult != self._result_seen:
+            self._show_stored()
+        self._overlay.apply(p.overlayMode, p.overlayOpacity)
+        if self._session.case is not None and self._session.carm.visible != p.carmVisible:
+            self._session.carm.visible = p.carmVisible
+        self._update()
+
+    def _follow_geometry(self) -> None:
+        """Show a geometry that a script has put into the scene."""
+        stored = self._session.state.geometry
+        if not self._geometry.shows(stored):
+            self._geometry.show(stored)
+
+    def _follow_xray(self) -> None:
+        p = self._session.parameters
+        seen = (p.xray.GetID(), p.frame) if p.xray is not None else None
+        if seen == self._xray_seen:
+            return
+        self._xray_seen = seen
+        facts = None
+        if p.xray is not None:
+            try:
+                radiograph = bridge.radiograph_from_node(p.xray, p.frame or None)
+                facts = XrayFacts(p.xray.GetName(), radiograph.pixels.shape, radiograph.metadata or {})
+            except InputError:
+                # Said in full when a button is pressed; a choice alone is no mistake yet.
+                facts = None
+        self._geometry.set_xray(facts)
+
+    def _follow_changes(self) -> None:
+        """Prepare again where the nodes stayed and something else of the inputs changed."""
+        session, free = self._session, self._job is None and not self._missing()
+        if free and session.case is not None and session.has_same_nodes and not session.is_current:
+            self._again.start()
+
+    def _follow_transform(self, transform) -> None:
+        if self.hasObserver(transform, transform.TransformModifiedEvent, self._on_moved):
+            return
+        before = self.observer(transform.TransformModifiedEvent, self._on_moved)
+        if before is not None:
+            self.removeObserver(before, before.TransformModifiedEvent, self._on_moved)
+        self.addObserver(transform, transform.TransformModifiedEvent, self._on_moved)
+        bridge.attach(transform, *self._session.moving_nodes())
+        self._on_moved()
+
+    def _on_node_removed(self, *_) -> None:
+        if self._session is None:
+            return
+        p = self._session.parameters
+        self._session.forget_removed_nodes()
+        gone = [what for what, node in (("CT", p.ct), ("X-ray", p.xray)) if node is None]
+        if self._session.case is not None and (gone or p.transform is None):
+            self.abandon()
+            self._session.case = None
+            self._landmarks.use(None)
+            self._overlay.use(None)
+            if gone:
+                self._result.show_note(f"The {' and the '.join(gone)} was removed from the scene.")
+        elif self._job is not None and gone:
+            self.abandon()
+        self._update()
+
+    def _on_geometry(self, geometry) -> None:
+        if self._session is not None:
+            self._session.state.geometry = geometry
+            self._follow_changes()
+        self._update()
+
+    def _show_stored(self) -> None:
+        p = self._session.parameters
+        self._result_seen = p.lastResult
+        self._result.show_result(json.loads(p.lastResult) if p.lastResult else None)
+        self._result.show_history(self._session.state.history)
+
+    # The pose
+
+    def _on_theta(self, theta: np.ndarray) -> None:
+        self._move(lambda: self._session.case.frame.T_from_theta(theta))
+
+    def _move(self, pose: Callable[[], np.ndarray]) -> None:
+        """Go to a pose by hand; it is computed when the case is prepared."""
+
+        def go():
+            self._session.pose = pose()
+
+        self._when_ready(go)
+
+    def _step_back(self, pose: np.ndarray) -> None:
+        self._set_pose(pose)
+        self._update()
+
+    def _set_pose(self, pose: np.ndarray) -> None:
+        """Move the CT without noting it as an adjustment by hand."""
+        self._follows_program = True
+        try:
+            self._session.pose = pose
+        finally:
+            self._follows_program = False
+
+    def _on_moved(self, *_) -> None:
+        """The transform has changed, whoever changed it."""
+        session = self._session
+        if session is None or session.case is None:
+            return
+        try:
+            pose = session.pose
+        except InputError:
+            return
+        if self._shown_pose is not None and np.allclose(pose, self._shown_pose, atol=1e-6):
+            return
+        if self._shown_pose is not None and not self._follows_program:
+            self._undo.changed(self._shown_pose)
+        self._shown_pose = pose
+        self._pose.show(session.case.frame.theta_from_T(pose))
+        if self._job is None:
+            if not self._live.active:
+                self._live.start()
+            self._rest.start()
+            self._update_pose_buttons()
+
+    def _draw_live(self) -> None:
+        self._draw(LIVE_PIXELS)
+
+    def _draw_at_rest(self) -> None:
+        self._draw(REST_PIXELS)
+
+    def _draw(self, pixels: int) -> None:
+        session = self._session
+        if session is None or session.case is None or self._job is not None or self._shown_pose is None:
+            return
+        session.show_drr(session.render(self._shown_pose, pixels))
+        session.overlay.refresh()
+
+    def _on_copy(self) -> None:
+        node = self._ui.copySelector.currentNode()
+        self._move(lambda: bridge.pose_of(node, self._session.case.frame))
+
+    def _on_handles(self, shown: bool) -> None:
+        self._when_ready(lambda: self._session.show_handles(shown))
+
+    def _on_landmarks_collapsed(self, collapsed: bool) -> None:
+        if self._session is None or self._missing():
+            return
+        if not collapsed:
+            self._when_ready(self._open_landmarks)
+        elif self._session.case is not None:
+            self._session.show_layout()
+            self._settle.start()
+
+    def _open_landmarks(self) -> None:
+        self._landmarks.ensure_nodes()
+        self._session.show_layout(for_landmarks=True)
+        self._settle.start()
+
+    def _lay_views(self) -> None:
+        if self._session is not None and self._session.case is not None:
+            self._session.lay_views()
+
+    # Long work
+
+    def _when_ready(self, action: Callable[[], None]) -> None:
+        """Do something once the case is prepared, preparing it first where needed."""
+        if self._session is None or self._job is not None:
+            return
+        with errors_shown():
+            if self._session.is_current:
+                action()
+            else:
+                self._prepare(self._session.read_inputs(), action)
+        self._update()
+
+    def _prepare(self, inputs: Inputs, action: Callable[[], None]) -> None:
+        session = self._session
+
+        def accept(case):
+            session.accept(case)
+            self._shown_pose = None
+            self._follow_transform(session.parameters.transform)
+            self._on_moved()
+            self._overlay.use(session.overlay)
+            self._overlay.apply(session.parameters.overlayMode, session.parameters.overlayOpacity)
+            self._landmarks.use(session)
+            if not self._ui.landmarksSection.collapsed:
+                self._open_landmarks()
+            self._settle.start()
+            action()
+
+        self._run(lambda report: session.prepare(inputs, report), accept)
+
+    def _start(self, initialiser: str | None, refinement: str | None) -> None:
+        """Register; None leaves a choice to the panel."""
+
+        def start():
+            session, p = self._session, self._session.parameters
+            init = initialiser or INITIALISERS[p.initialiser]
+            refine = refinement or METHODS[p.method]
+            settings = RegistrationSettings(
+                init=session.pose if init == "current" else init,
+                refine=refine,
+                content=CONTENTS[p.content],
+            )
+            case = session.case
+
+            def finish(result):
+                self._set_pose(result.T_lps_to_world)
+                session.record(result)
+                session.overlay.refresh()
+                if result.stopped:
+                    self._result.show_note("Stopped. The pose reached so far is kept.")
+                else:
+                    self._show_stored()
+
+            self._undo.changed(session.pose)
+            self._run(lambda report: session.register(case, settings, report), finish)
+
+        self._when_ready(start)
+
+    def _on_demo(self) -> None:
+        session = self._session
+
+        def show(case):
+            nodes = bridge.load_demo_case(session.scene, case=case)
+            p = session.parameters
+            p.ct, p.xray, p.mask = nodes.ct, nodes.xray, None
+            self._geometry.show(nodes.geometry)
+            self._on_geometry(nodes.geometry)
+            self._when_ready(lambda: None)
+
+        def make(report):
+            return demo_case(1)
+
+        self._run(make, show, "Making the phantom and its X-ray…")
+
+    def _run(self, work, then: Callable, stage: str = "") -> None:
+        """Start a job; one with a stage of its own reports nothing and cannot be stopped, only forgotten."""
+        self._then, self._job_listens = then, not stage
+        self._show_stage(stage, busy=bool(stage))
+        self._job = Job(work).start()
+        self._poll.start()
+        self._update()
+
+    def _on_poll(self) -> None:
+        job = self._job
+        job.wait(_WORK_S)
+        live = job.take_report()
+        if live is not None:
+            self._show_progress(live)
+        if job.running or self._job is not job:
+            return
+        self._poll.stop()
+        self._job = None
+        self._show_stage("")
+        try:
+            self._then(job.result())
+        except Cancelled:
+            self._result.show_note("Stopped.")
+        except Exception as error:
+            show_error(error)
+        self._update()
+
+    def _show_progress(self, live) -> None:
+        if not self._job.cancelled:
+            self._show_stage(live.stage, fraction=live.fraction)
+        if live.T_lps_to_camera is not None:
+            self._set_pose(live.T_lps_to_camera)
+        if live.drr is not None:
+            self._session.show_drr(live.drr)
+            self._session.overlay.refresh()
+
+    def _show_stage(self, stage: str, fraction: float = 0.0, busy: bool = False) -> None:
+        self._ui.stageLabel.text, self._ui.stageLabel.visible = stage, bool(stage)
+        self._ui.progressBar.setRange(0, 0 if busy else 100)
+        self._ui.progressBar.value = round(100 * fraction)
+
+    # Results
+
+    def _on_history(self, row: int) -> None:
+        entry = self._session.state.history[row]
+        self._move(lambda: entry.T_lps_to_camera)
+
+    def _on_export_result(self) -> None:
+        self._export(
+            "result.json",
+            "Result (*.json)",
+            lambda path: path.write_text(
+                json.dumps(json.loads(self._session.parameters.lastResult), indent=1) + "\n", encoding="utf-8"
+            ),
+        )
+
+    def _on_export_transform(self) -> None:
+        self._export("ct_to_carm.tfm", "Transform (*.tfm)", self._session.write_transform)
+
+    def _on_export_picture(self) -> None:
+        self._export("overlay.png", "Picture (*.png)", self._session.write_picture)
+
+    def _export(self, name: str, kinds: str, write: Callable[[Path], None]) -> None:
+        path = qt.QFileDialog.getSaveFileName(None, f"Export {name}", name, kinds)
+        if not path:
+            return
+        try:
+            write(Path(path))
+        except (OSError, RuntimeError) as error:
+            # SimpleITK tells of files that it cannot write by RuntimeError, in many lines.
+            reason = getattr(error, "strerror", None) or "check the folder and the file's ending"
+            slicer.util.errorDisplay(f"Cannot write {path}: {reason}")
+
+    # What can be done now
+
+    def _missing(self) -> str:
+        """What inputs lack, in words; empty where nothing does."""
+        if self._session is None:
+            return "a scene"
+        p = self._session.parameters
+        wanted = [
+            *(["a CT"] if p.ct is None else []),
+            *(["an X-ray"] if p.xray is None else []),
+            *([missing] if (missing := self._geometry.missing()) else []),
+        ]
+        return " and ".join(wanted)
+
+    def _update(self, *_) -> None:
+        """Enable what can work, and say in the tooltip of the rest what is missing."""
+        missing, busy = self._missing(), self._job is not None
+        ui = self._ui
+        for name, extra in (
+            ("showViewsButton", ""),
+            ("registerButton", ""),
+            ("initialiseButton", ""),
+            ("optimiseButton", ""),
+            ("nominalButton", ""),
+            ("copyButton", "" if ui.copySelector.currentNode() else "a transform to copy from"),
+            ("solveButton", self._landmarks.missing()),
+        ):
+            self._allow(getattr(ui, name), missing or extra, busy)
+        self._allow(ui.demoButton, "" if self._session is not None else "a scene", busy)
+        for slider in self._pose.sliders:
+            self._allow(slider, missing, busy)
+        ui.handlesCheckBox.enabled = not missing and not busy
+        for section in (ui.inputsSection, ui.geometrySection):
+            section.enabled = not busy
+        ui.cancelButton.enabled = busy and not self._job.cancelled
+        result = self._session is not None and bool(self._session.parameters.lastResult)
+        self._allow(ui.exportResultButton, "" if result else "a registration", busy)
+        prepared = self._session is not None and self._session.case is not None
+        for name in ("exportTransformButton", "exportPictureButton"):
+            self._allow(getattr(ui, name), "" if prepared else "a pose: press Show views or Register", busy)
+        ui.historyTable.enabled = not busy
+        self._update_pose_buttons()
+
+    def _update_pose_buttons(self) -> None:
+        busy = self._job is not None or self._session is None or self._session.case is None
+        undo = "" if self._undo.can_undo else "an adjustment to take back"
+        redo = "" if self._undo.can_redo else "an adjustment to repeat"
+        for button, missing in (("undo", undo), ("reset", undo), ("redo", redo)):
+            self._allow(getattr(self._ui, button + "Button"), missing, busy)
+
+    def _allow(self, button, missing: str, busy: bool) -> None:
+        tip = self._tips.setdefault(button.name, button.toolTip)
+        button.enabled = not missing and not busy
+        button.toolTip = f"{tip}\nMissing: {missing}." if missing else tip
+
+
+def _timer(milliseconds: int, action: Callable, repeats: bool = False):
+    timer = qt.QTimer()
+    timer.setInterval(milliseconds)
+    timer.setSingleShot(not repeats)
+    timer.connect("timeout()", action)
+    return timer

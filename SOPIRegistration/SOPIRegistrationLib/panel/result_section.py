@@ -1,0 +1,99 @@
+"""The result section: verdict, figures, and the table of registrations so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import qt
+
+_VERDICTS = {
+    "accept": ("Accepted", "#2e7d32"),
+    "review": ("Check by eye", "#b26a00"),
+    "reject": ("Rejected", "#c62828"),
+}
+_MEASURES = {"gradient_correlation": "gradient correlation", "ncc": "NCC"}
+_COLUMNS = ("Time", "Method", "Verdict", "Similarity", "Duration")
+
+
+class ResultSection:
+    """Shows the last result and the history.
+
+    Args:
+        ui: the panel's widgets by name.
+        on_chosen: called with the number of a history row that was clicked.
+    """
+
+    def __init__(self, ui, on_chosen: Callable[[int], None]):
+        self._ui = ui
+        table = ui.historyTable
+        table.setColumnCount(len(_COLUMNS))
+        table.setHorizontalHeaderLabels(list(_COLUMNS))
+        table.verticalHeader().setVisible(False)
+        table.horizontalHeader().setStretchLastSection(True)
+        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
+        table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
+        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+        table.connect("cellClicked(int,int)", lambda row, _column: on_chosen(row))
+
+    def show_result(self, result: dict | None) -> None:
+        """Show the content of a result.json, or nothing."""
+        ui = self._ui
+        if result is None:
+            self.show_note("No registration yet.")
+            return
+        words, colour = _VERDICTS[result["verdict"]["status"]]
+        reasons = "; ".join(result["verdict"]["reasons"])
+        ui.verdictLabel.text = f"{words}: {reasons}" if reasons else words
+        ui.verdictLabel.styleSheet = f"color: {colour};"
+        ui.similarityLabel.text = _similarity_text(result)
+        ui.errorLabel.text = _error_text(result["verdict"].get("predicted_error_mm"))
+        stages = [f"{stage['seconds']:.1f} s  {stage['name']}" for stage in result["stages"]]
+        ui.timeLabel.text = "\n".join([f"{result['seconds']:.1f} s in all", *stages])
+
+    def show_note(self, text: str) -> None:
+        """Words instead of a result."""
+        ui = self._ui
+        ui.verdictLabel.text, ui.verdictLabel.styleSheet = text, ""
+        for label in (ui.similarityLabel, ui.errorLabel, ui.timeLabel):
+            label.text = "–"
+
+    def show_history(self, entries) -> None:
+        """Fill the table, newest last."""
+        table = self._ui.historyTable
+        table.setRowCount(len(entries))
+        for row, entry in enumerate(entries):
+            words, colour = _VERDICTS.get(entry.verdict, (entry.verdict, "#000000"))
+            similarity = entry.similarity.get("gradient_correlation", float("nan"))
+            texts = (
+                entry.time.replace("T", " ")[5:],
+                entry.method,
+                words,
+                f"{similarity:.3f}",
+                f"{entry.seconds:.1f} s",
+            )
+            for column, text in enumerate(texts):
+                item = qt.QTableWidgetItem(text)
+                if column == 2:
+                    item.setForeground(qt.QBrush(qt.QColor(colour)))
+                table.setItem(row, column, item)
+        table.resizeColumnsToContents()
+        table.horizontalHeader().setStretchLastSection(True)
+        if entries:
+            table.selectRow(len(entries) - 1)
+
+
+def _similarity_text(result: dict) -> str:
+    before = result.get("initial_similarity") or {}
+    lines = []
+    for name, words in _MEASURES.items():
+        if name in result["similarity"]:
+            was = f"{before[name]:.3f} → " if name in before else ""
+            lines.append(f"{words} {was}{result['similarity'][name]:.3f}")
+    return "\n".join(lines)
+
+
+def _error_text(predicted) -> str:
+    if predicted is None:
+        return "–"
+    x, y, depth = predicted
+    return f"{x:.2f} mm across, {y:.2f} mm along, {depth:.2f} mm in depth"

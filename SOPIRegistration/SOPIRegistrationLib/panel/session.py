@@ -1,0 +1,426 @@
+"""One CT, one X-ray and their C-arm in a scene: read, prepared once, shown, moved, registered."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+
+from SOPIRegistrationLib import scene as bridge
+from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.files import geometry_as_dict, load_geometry
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.ct_preparation import prepare_ct
+from SOPIRegistrationLib.images.overlay import fusion_image
+from SOPIRegistrationLib.images.prepared_ct import PreparedCT
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
+from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.images.volume import Volume
+from SOPIRegistrationLib.panel.choices import OVERLAY_MODES, POLARITIES
+from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.registration import Progress, RegistrationResult, RegistrationSettings, register
+from SOPIRegistrationLib.registration.moving import MovingVolume
+from SOPIRegistrationLib.scene.pose import own_to_ras
+
+# Longer edge of a DRR while something moves, and at rest.
+LIVE_PIXELS, REST_PIXELS = 256, 512
+# What moves is made of voxels no smaller than this: 15 pictures a second on two cores, from any CT.
+_LIVE_STEP_MM = 1.5
+# DRRs are made for looking at no more often than this while a registration runs.
+_LIVE_INTERVAL_S = 0.15
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is read of the scene; arrays, safe to hand to a thread.
+
+    Attributes:
+        ct: in the patient frame, HU.
+        mask: bones, or None.
+        radiograph: the X-ray as stored, in the camera's frame.
+        geometry: its one camera, with a source-object distance.
+        polarity: "auto", "bone-dark" or "bone-bright".
+        ct_key: tells one CT and mask from another.
+        xray_key: the same of X-ray and geometry.
+    """
+
+    ct: Volume
+    mask: Volume | None
+    radiograph: Radiograph
+    geometry: CArmGeometry
+    polarity: str
+    ct_key: tuple
+    xray_key: tuple
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """Inputs ready for registration.
+
+    Attributes:
+        inputs: what it was made from.
+        ct: attenuation and bones.
+        moving: the CT at several resolutions, for projection.
+        xray: the X-ray, bones bright; its camera is the world.
+        frame: what pose parameters are measured from.
+        seconds: how long preparing took.
+    """
+
+    inputs: Inputs
+    ct: PreparedCT
+    moving: MovingVolume
+    xray: PreparedRadiograph
+    frame: PoseFrame
+    seconds: float
+
+    @property
+    def bone_dark(self) -> bool:
+        """Whether bones are dark in the X-ray as stored: preparation has turned it over."""
+        valid = self.xray.valid
+        stored = self.inputs.radiograph.pixels
+        return bool(np.cov(stored[valid], self.xray.image[valid])[0, 1] < 0)
+
+    def render(self, T_lps_to_camera: np.ndarray, pixels: int) -> np.ndarray:
+        """DRR (rows, columns) whose longer edge has at most ``pixels`` pixels; coarse where that is small."""
+        camera = _reduced(self.xray.camera, pixels)
+        volume, halvings = self.moving.for_camera(camera, T_lps_to_camera), 0
+        while pixels <= LIVE_PIXELS and volume.default_step_mm < _LIVE_STEP_MM:
+            halvings += 1
+            volume = self.moving.level(halvings)
+        return project(volume, camera, T_lps_to_camera)
+
+
+@dataclass(frozen=True)
+class LiveView:
+    """What a running registration shows.
+
+    Attributes:
+        stage: name of the running stage.
+        fraction: of the whole that is done, 0 to 1.
+        T_lps_to_camera: (4, 4) best pose so far, or None while preparing.
+        drr: the projection there, or None where none was made.
+    """
+
+    stage: str
+    fraction: float
+    T_lps_to_camera: np.ndarray | None = None
+    drr: np.ndarray | None = None
+
+
+class Session:
+    """A registration in a scene; methods that touch nodes belong to the main thread.
+
+    Args:
+        scene: the MRML scene.
+        parameters: wrapped parameter node of the module: ``ct``, ``xray``, ``mask``, ``transform``, ``drr``
+            and the choices of the panel.
+        layout_manager: where views are; None without a main window.
+    """
+
+    def __init__(self, scene, parameters, layout_manager=None):
+        self.scene = scene
+        self.parameters = parameters
+        self.state = bridge.RegistrationState(parameters.parameterNode)
+        self.overlay = bridge.Overlay(scene)
+        self.carm = bridge.CArmModel(scene)
+        self.case: PreparedCase | None = None
+        self._layout_manager = layout_manager
+
+    # Reading and preparing
+
+    def read_inputs(self) -> Inputs:
+        """The inputs chosen in the parameter node.
+
+        Raises:
+            InputError: something is missing or unusable; nothing in the scene has changed.
+        """
+        p, geometry = self.parameters, self.state.geometry
+        if p.ct is None:
+            raise InputError("no CT is chosen: load one (File, Add Data) and choose it under Inputs")
+        if p.xray is None:
+            raise InputError("no X-ray is chosen: load one (File, Add Data) and choose it under Inputs")
+        if p.ct is p.xray:
+            raise InputError(f"'{p.ct.GetName()}' is chosen both as CT and as X-ray: choose two volumes")
+        radiograph = bridge.radiograph_from_node(p.xray, p.frame or None)
+        if geometry is None:
+            raise InputError(
+                f"the geometry of X-ray '{p.xray.GetName()}' is not known: under C-arm, load a file, "
+                "choose a preset or type the source-detector distance and the pixel spacing"
+            )
+        check_size(geometry, radiograph.pixels.shape, p.xray.GetName())
+        if geometry.mirrored:
+            radiograph = replace(radiograph, pixels=radiograph.pixels[:, ::-1])
+        if p.transform is not None:
+            # Whether it is rigid does not depend on what its pose is measured from.
+            bridge.pose_of(p.transform, PoseFrame(np.zeros(3), 1.0))
+        ct = bridge.volume_from_node(p.ct)
+        mask = bridge.mask_from_node(p.mask, p.ct) if p.mask is not None else None
+        # Alone, a camera is the world: a calibrated set's own world has no meaning for one view.
+        camera = replace(geometry.camera, T_world_to_camera=np.eye(4))
+        return Inputs(
+            ct=ct,
+            mask=mask,
+            radiograph=radiograph,
+            geometry=replace(geometry.with_default_sod(), cameras=(camera,)),
+            polarity=POLARITIES[p.polarity],
+            ct_key=self._ct_key(),
+            xray_key=self._xray_key(),
+        )
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the case at hand was prepared from what is chosen now."""
+        known, p = self.case, self.parameters
+        if known is None or p.ct is None or p.xray is None or p.transform is None:
+            return False
+        return (known.inputs.ct_key, known.inputs.xray_key) == (self._ct_key(), self._xray_key())
+
+    @property
+    def has_same_nodes(self) -> bool:
+        """Whether the case at hand was made from the CT, X-ray and transform chosen now."""
+        known, p = self.case, self.parameters
+        chosen = tuple(node and node.GetID() for node in (p.ct, p.xray))
+        return known is not None and chosen == (known.inputs.ct_key[0][0], known.inputs.xray_key[0][0])
+
+    def _ct_key(self) -> tuple:
+        p = self.parameters
+        place = own_to_ras(p.ct) @ slicer.util.arrayFromVTKMatrix(_ijk_to_ras(p.ct))
+        return _content_key(p.ct), place.round(6).tobytes(), _content_key(p.mask)
+
+    def _xray_key(self) -> tuple:
+        p, geometry = self.parameters, self.state.geometry
+        known = json.dumps(geometry_as_dict(geometry)) if geometry is not None else ""
+        return _content_key(p.xray), p.frame, p.polarity, known
+
+    def prepare(self, inputs: Inputs, report: Callable[[LiveView], bool]) -> PreparedCase:
+        """Prepare inputs; any thread. What did not change is taken from the case at hand.
+
+        Raises:
+            InputError: an input is unusable.
+            Cancelled: the report answered true.
+        """
+
+        def progress(fraction, what):
+            if report(LiveView(f"Preparing the CT: {what}", fraction)):
+                raise Cancelled("stopped while the CT was prepared")
+
+        began, known = time.perf_counter(), self.case
+        if known is not None and known.inputs.ct_key == inputs.ct_key:
+            ct, moving = known.ct, known.moving
+        else:
+            ct = prepare_ct(inputs.ct, inputs.mask, progress=progress)
+            moving = MovingVolume(ct.attenuation)
+        if known is not None and known.inputs.xray_key == inputs.xray_key:
+            xray = known.xray
+        else:
+            xray = prepare_radiograph(inputs.radiograph, inputs.geometry.camera, inputs.polarity)
+        frame = inputs.geometry.pose_frame(ct.rotation_centre_lps_mm)
+        return PreparedCase(inputs, ct, moving, xray, frame, round(time.perf_counter() - began, 3))
+
+    def accept(self, case: PreparedCase) -> None:
+        """Show a prepared case: X-ray on its detector, CT under the transform, C-arm, DRR, overlay."""
+        p = self.parameters
+        first, self.case = self.case is None, case
+        self.state.pose_frame = case.frame
+        geometry = case.inputs.geometry
+        camera = geometry.camera
+        if p.transform is None:
+            p.transform = self.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "CT to C-arm")
+        bridge.attach(p.transform, *self.moving_nodes())
+        bridge.place_on_detector(
+            p.xray, camera, case.frame, mirrored=geometry.mirrored, image_frame=p.frame or None
+        )
+        self.carm.update(camera, case.frame)
+        self.carm.visible = p.carmVisible
+        bridge.show_bones(self.scene, case.ct.bone, p.transform)
+        self.show_layout()
+        self.show_drr(self.render(self.pose))
+        self.overlay.show(p.xray, p.drr, bone_dark=case.bone_dark, valid=case.xray.valid)
+        self.lay_views()
+        if first and self._layout_manager is not None:
+            view = self._layout_manager.threeDWidget(0).threeDView()
+            view.resetFocalPoint()
+            view.resetCamera()
+
+    def show_layout(self, for_landmarks: bool = False) -> None:
+        """X-ray, fusion and 3D view side by side; or X-ray, CT and 3D view, to pick points in both."""
+        if self._layout_manager is None:
+            return
+        layout = bridge.LANDMARK_LAYOUT_ID if for_landmarks else bridge.LAYOUT_ID
+        bridge.ensure_layout(self._layout_manager, layout)
+        if for_landmarks:
+            logic = self._layout_manager.sliceWidget("Red").sliceLogic()
+            logic.GetSliceCompositeNode().SetBackgroundVolumeID(self.parameters.ct.GetID())
+            logic.FitSliceToBackground()
+
+    def lay_views(self) -> None:
+        """Show the X-ray in its views, turned onto the detector; again once their sizes settled."""
+        xray = bridge.slice_node(self.scene, bridge.XRAY_VIEW)
+        for node in (xray, bridge.slice_node(self.scene, bridge.FUSION_VIEW)):
+            if node is not None:
+                bridge.lay_slice_view_on_detector(node, self.case.inputs.geometry.camera, self.case.frame)
+        composite = xray and slicer.vtkMRMLSliceLogic.GetSliceCompositeNode(xray)
+        if composite is not None:
+            composite.SetBackgroundVolumeID(self.parameters.xray.GetID())
+            composite.SetForegroundVolumeID(None)
+
+    # The pose
+
+    @property
+    def pose(self) -> np.ndarray:
+        """(4, 4) T_lps_to_camera at which the transform node holds the CT."""
+        return bridge.pose_of(self.parameters.transform, self.case.frame)
+
+    @pose.setter
+    def pose(self, T_lps_to_camera: np.ndarray) -> None:
+        bridge.set_pose(self.parameters.transform, T_lps_to_camera, self.case.frame)
+
+    def moving_nodes(self) -> list:
+        """What stands under the registration's transform: the CT and what belongs to it."""
+        p = self.parameters
+        return [node for node in (p.ct, p.mask, p.ctLandmarks) if node is not None]
+
+    def forget_removed_nodes(self) -> None:
+        """Clear parameters whose node has left the scene; the parameter node wrapper may remember it."""
+        for name in ("ct", "xray", "mask", "transform", "drr", "ctLandmarks", "xrayLandmarks"):
+            node = getattr(self.parameters, name)
+            if node is not None and self.scene.GetNodeByID(node.GetID()) is not node:
+                setattr(self.parameters, name, None)
+
+    def show_handles(self, shown: bool) -> None:
+        """Handles with which the CT is dragged, in the 3D view and in slice views."""
+        transform = self.parameters.transform
+        transform.CreateDefaultDisplayNodes()
+        display = transform.GetDisplayNode()
+        display.SetEditorVisibility(shown)
+        display.SetEditorVisibility3D(shown)
+        display.SetEditorSliceIntersectionVisibility(shown)
+
+    def render(self, T_lps_to_camera: np.ndarray, pixels: int = LIVE_PIXELS) -> np.ndarray:
+        """DRR (rows, columns) of the case whose longer edge has at most ``pixels`` pixels; any thread."""
+        return self.case.render(T_lps_to_camera, pixels)
+
+    def show_drr(self, image: np.ndarray) -> None:
+        """Put a DRR of this case into the scene."""
+        p = self.parameters
+        camera = self.case.xray.camera.resampled(image.shape[1], image.shape[0])
+        drr = bridge.update_drr(p.drr, p.xray, image, camera, self.case.frame)
+        if p.drr is not drr:
+            p.drr = drr
+
+    def write_transform(self, path: Path) -> None:
+        """Write the transform as Slicer reads it (ITK, LPS)."""
+        storage = slicer.vtkMRMLTransformStorageNode()
+        storage.SetFileName(str(path))
+        if not storage.WriteData(self.parameters.transform):
+            raise OSError(f"{path.name} was not written")
+
+    def write_picture(self, path: Path) -> None:
+        """Write the overlay of X-ray and DRR at the pose as PNG, in the X-ray's pixels."""
+        xray = self.case.xray
+        drr = self.render(self.pose, max(xray.camera.shape))
+        pixels = self.case.inputs.radiograph.pixels
+        mode = OVERLAY_MODES[self.parameters.overlayMode]
+        picture = fusion_image(
+            pixels, drr, xray.valid, "fusion" if mode == "blink" else mode, bone_dark=self.case.bone_dark
+        )
+        sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(path))
+
+    # Registering
+
+    def register(
+        self, case: PreparedCase, settings: RegistrationSettings, report: Callable[[LiveView], bool]
+    ) -> RegistrationResult:
+        """Register a prepared case; any thread."""
+        last = 0.0
+
+        def callback(progress: Progress) -> bool:
+            nonlocal last
+            drr = None
+            if progress.T is not None and time.perf_counter() - last > _LIVE_INTERVAL_S:
+                drr = case.render(progress.T, LIVE_PIXELS)
+                last = time.perf_counter()
+            return report(LiveView(progress.stage, progress.fraction, progress.T, drr))
+
+        return register(case.ct, [case.xray], case.frame, settings, callback)
+
+    def record(self, result: RegistrationResult) -> None:
+        """Show a result and remember it; one that was stopped leaves its pose only."""
+        T = result.T_lps_to_world
+        self.pose = T
+        self.show_drr(self.render(T, REST_PIXELS))
+        if result.stopped:
+            return
+        geometry = geometry_as_dict(self.case.inputs.geometry)
+        self.parameters.lastResult = json.dumps(result.to_dict(geometry, self.case.seconds))
+        self.state.add(
+            bridge.HistoryEntry(
+                time=time.strftime("%Y-%m-%dT%H:%M:%S"),
+                method=result.method,
+                verdict=result.verdict.status,
+                similarity=result.similarity,
+                T_lps_to_camera=T,
+                theta=self.case.frame.theta_from_T(T),
+                seconds=result.seconds,
+            )
+        )
+
+
+def check_size(geometry: CArmGeometry, shape: tuple[int, int], name: str) -> None:
+    """Refuse a geometry that is for another image size.
+
+    Raises:
+        InputError: it is.
+    """
+    camera = geometry.camera
+    if camera.shape != tuple(shape):
+        raise InputError(
+            f"the geometry is for an image of {camera.width} x {camera.height} pixels, but X-ray '{name}' "
+            f"has {shape[1]} x {shape[0]} (columns x rows): load the geometry of this X-ray"
+        )
+
+
+def geometry_of(geometry, xrayNode, frame: int | None = None, camera: str | None = None) -> CArmGeometry:
+    """A geometry from what a script gives: one, a JSON's path, a preset's name, or None for the DICOM tags.
+
+    Args:
+        geometry: see above.
+        xrayNode: the X-ray it is for.
+        frame: frame of a multi-frame X-ray, counted from 1.
+        camera: name of the camera, where there are several.
+
+    Raises:
+        InputError: it is unusable, or not for this X-ray.
+    """
+    if not isinstance(geometry, CArmGeometry):
+        radiograph = bridge.radiograph_from_node(xrayNode, frame)
+        shape, name = radiograph.pixels.shape, xrayNode.GetName()
+        geometry = load_geometry(geometry, shape, radiograph.metadata, image_name=name)
+    return geometry.for_camera(camera) if camera else geometry
+
+
+def _ijk_to_ras(volumeNode) -> vtk.vtkMatrix4x4:
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return matrix
+
+
+def _reduced(camera, pixels: int):
+    scale = min(1.0, pixels / max(camera.shape))
+    return camera.resampled(round(camera.width * scale), round(camera.height * scale))
+
+
+def _content_key(node) -> tuple | None:
+    """Changes when the voxels of a node do."""
+    if node is None:
+        return None
+    content = node.GetImageData() if node.IsA("vtkMRMLVolumeNode") else node.GetSegmentation()
+    return node.GetID(), content.GetMTime()

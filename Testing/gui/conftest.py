@@ -1,0 +1,161 @@
+"""The test host with the real module in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+HERE = Path(__file__).resolve().parent
+MODULE_PATH = HERE.parents[1] / "SOPIRegistration" / "SOPIRegistration.py"
+SCREENSHOTS = HERE.parents[1] / "Resources" / "Screenshots"
+sys.path.insert(0, str(HERE))
+
+
+@pytest.fixture(scope="session")
+def host():
+    """The stand-in application, one for all tests."""
+    pytest.importorskip("PySide6")
+    pytest.importorskip("slicer")
+    from host import Host
+
+    return Host()
+
+
+@pytest.fixture(scope="session")
+def module(host):
+    """The module's file, loaded as the application loads it."""
+    spec = importlib.util.spec_from_file_location("SOPIRegistration", MODULE_PATH)
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules["SOPIRegistration"] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture
+def widget(host, module):
+    """The module's panel on an empty scene."""
+    host.scene.Clear()
+    for record in (host.messages, host.answers, host.exceptions):
+        record.clear()
+    opened = host.open_module(module, str(MODULE_PATH))
+    yield opened
+    opened.cleanup()
+    host.scene.Clear()
+    if host.exceptions:
+        raise host.exceptions[0]
+
+
+@pytest.fixture(scope="session")
+def demo_case():
+    """The demo case, made once."""
+    from SOPIRegistrationLib.simulation.demo import demo_case
+
+    return demo_case(1)
+
+
+@pytest.fixture
+def user(host, widget):
+    """Somebody before the panel, with an empty scene."""
+    return User(host, widget)
+
+
+class User:
+    """What a person does with the panel, and what they can see."""
+
+    def __init__(self, host, widget):
+        self.host, self.widget = host, widget
+
+    @property
+    def ui(self):
+        return self.widget.ui
+
+    @property
+    def panel(self):
+        return self.widget.panel
+
+    @property
+    def parameters(self):
+        return self.widget._parameterNode
+
+    @property
+    def session(self):
+        return self.panel._session
+
+    def wait(self, seconds: float = 120.0) -> None:
+        """Until the panel is at rest: nothing runs and the last DRR is drawn."""
+        panel = self.panel
+
+        def at_rest():
+            return panel._job is None and not panel._live.active and not panel._rest.active
+
+        assert self.host.process(seconds, until=at_rest), "the panel did not come to rest"
+
+    def click(self, button: str) -> None:
+        """Click a button, which must be enabled."""
+        widget = getattr(self.ui, button)
+        assert widget.enabled, f"{button} is disabled: {widget.toolTip}"
+        widget.click()
+
+    def take_demo(self, case) -> None:
+        """The demo case in the scene and chosen, without making it anew."""
+        from SOPIRegistrationLib.scene import load_demo_case
+
+        nodes = load_demo_case(self.host.scene, case=case)
+        self.choose(nodes.ct, nodes.xray)
+        self.panel._geometry.show(nodes.geometry)
+        self.panel._on_geometry(nodes.geometry)
+        self.nodes = nodes
+
+    def choose(self, ct=None, xray=None, mask=None) -> None:
+        """Choose input nodes in the selectors."""
+        for selector, node in (
+            (self.ui.ctSelector, ct),
+            (self.ui.xraySelector, xray),
+            (self.ui.maskSelector, mask),
+        ):
+            if node is not None:
+                selector.setCurrentNode(node)
+
+    def show_views(self) -> None:
+        self.click("showViewsButton")
+        self.wait()
+
+    def error_mm(self, case, T_ct_to_patient=None) -> float:
+        """Mean target registration error of the pose in the scene over the case's bones, mm."""
+        k, j, i = np.nonzero(case.labels.array)
+        points = case.labels.points_lps(np.stack([i, j, k], axis=-1)[::97])
+        T = self.session.pose if T_ct_to_patient is None else self.session.pose @ T_ct_to_patient
+        difference = (T - case.T_true)[:3]
+        return float(np.linalg.norm(points @ difference[:, :3].T + difference[:, 3], axis=1).mean())
+
+    def drr(self) -> np.ndarray:
+        """The DRR as the scene has it."""
+        import slicer
+
+        return slicer.util.arrayFromVolume(self.parameters.drr)[0].copy()
+
+    def picture(self) -> np.ndarray:
+        """The fused picture as the scene has it."""
+        import slicer
+
+        return slicer.util.arrayFromVolume(self.session.overlay._picture)[0].copy()
+
+    def last_message(self) -> str:
+        return self.host.messages[-1][1]
+
+    def screenshot(self, name: str, width: int = 480) -> None:
+        """A picture of the whole panel into Resources/Screenshots."""
+        panel = self.widget.parent
+        panel.show()
+        for _ in range(2):
+            self.host.process(0.05)
+            panel.resize(width, panel.sizeHint().height())
+        self.host.process(0.05)
+        panel.grab().save(str(SCREENSHOTS / name))
+        panel.hide()

@@ -1,0 +1,214 @@
+"""A small stand-in for 3D Slicer, in which the module's own code, .ui file and scene are the real ones.
+
+slicer-core gives the MRML nodes, their logics and ``slicer.util``; PySide6 gives Qt. The host adds what they
+lack: PythonQt's manners, the few ctk and qMRML widgets, the scripted-module base classes, the parameter node
+wrapper and ``slicer.app``. It is held against what Slicer 5.12 was seen to offer (``slicer_5_12_api.json``).
+
+Where it may differ from the application: nothing is rendered, views are their nodes and slice logics; message
+boxes and file dialogs give the answers a test has put in ``Host.answers``; parameters are read from the node
+at every access; placing points with the mouse is not simulated; Python threads also run while the event loop
+waits, in the application they do not.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from types import ModuleType, SimpleNamespace
+
+import slicer
+import slicer.util
+import vtk
+from PySide6 import QtCore, QtGui, QtWidgets
+
+from . import parameter_node, pythonqt, scripted_module, widgets
+from .application import Application
+from .ui_loader import UiLoader
+
+_QT_CLASSES = """
+    QCheckBox QComboBox QDoubleSpinBox QFrame QGroupBox QLabel QLineEdit QProgressBar QPushButton QSpinBox
+    QTableWidget QTimer QToolButton QWidget
+""".split()  # noqa: SIM905 - a list of names
+# Plain values and layouts of Qt, alike in Qt 5, Qt 6 and PythonQt, which the observation does not list.
+_QT_VALUES = """
+    QAbstractItemView QBrush QColor QFont QFormLayout QGridLayout QHBoxLayout QHeaderView QIcon QImage QPixmap
+    QSize QTableWidgetItem QVBoxLayout Qt
+""".split()  # noqa: SIM905
+_CUSTOM = {
+    "ctk.ctkCollapsibleButton": widgets.CollapsibleButton,
+    "ctk.ctkSliderWidget": widgets.SliderWidget,
+    "ctk.ctkRangeWidget": widgets.RangeWidget,
+    "slicer.qMRMLWidget": widgets.Widget,
+    "slicer.qMRMLNodeComboBox": widgets.NodeComboBox,
+    "slicer.qSlicerMarkupsPlaceWidget": widgets.MarkupsPlaceWidget,
+    "slicer.qMRMLSliceWidget": widgets.SliceWidget,
+    "slicer.qMRMLThreeDWidget": widgets.ThreeDWidget,
+}
+
+
+class Host:
+    """The application around one scene.
+
+    Attributes:
+        scene: ``slicer.mrmlScene``.
+        app: ``slicer.app``.
+        answers: what the next file dialogs return, first in first out.
+        messages: texts of the message boxes that were shown: (kind, text).
+        confirms: whether confirmations are answered with OK.
+        exceptions: what was raised in observers and slots, where VTK and Qt only print it.
+        classes: host classes by their qualified name ("qt.QLabel").
+    """
+
+    def __init__(self):
+        self._qt = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
+        self.classes = {
+            f"qt.{name}": pythonqt.host_class(f"qt.{name}", _qt_class(name)) for name in _QT_CLASSES
+        }
+        self.classes |= {name: pythonqt.host_class(name, base) for name, base in _CUSTOM.items()}
+        self.answers, self.messages, self.exceptions, self.confirms = [], [], [], True
+        sys.excepthook = lambda kind, error, traceback: self.exceptions.append(error)
+        self.scene = slicer.vtkMRMLScene()
+        slicer.mrmlScene = self.scene
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene)
+        self.app = slicer.app = Application(self._qt, self.scene, self.classes)
+        self._logics = _register_node_classes(self.scene, self.app.applicationLogic())
+        slicer.modules = SimpleNamespace(sampleDataSources={})
+        for name, cls in self.classes.items():
+            if name.startswith("slicer."):
+                setattr(slicer, cls.__name__, cls)
+        sys.modules["qt"], sys.modules["ctk"] = self._qt_module(), self._ctk_module()
+        for name, module in (
+            ("parameterNodeWrapper", parameter_node.as_module()),
+            ("ScriptedLoadableModule", scripted_module.as_module()),
+            ("packaging", self._packaging_module()),
+        ):
+            sys.modules[f"slicer.{name}"] = module
+            setattr(slicer, name, module)
+        slicer.util.vtk = vtk
+        sys.modules["SampleData"] = self._sample_data_module()
+        for kind in ("errorDisplay", "warningDisplay", "infoDisplay"):
+            setattr(slicer.util, kind, self._message_box(kind))
+        for kind in ("confirmOkCancelDisplay", "confirmYesNoDisplay"):
+            setattr(slicer.util, kind, self._message_box(kind))
+
+    def open_module(self, module, path: str):
+        """Register a scripted module and open its panel, as the module manager does."""
+        name = module.__name__
+        parent = SimpleNamespace(path=path, title="", categories=[], dependencies=[], contributors=[])
+        getattr(module, name)(parent)
+        self.app._start_up()
+        panel = QtWidgets.QWidget()
+        QtWidgets.QVBoxLayout(panel)
+        panel.isEntered = True
+        parent.widgetRepresentation = lambda: panel
+
+        def create():
+            widget = getattr(sys.modules[name], name + "Widget")(panel)
+            widget.setup()
+            setattr(slicer.modules, name + "Widget", widget)
+            widget.enter()
+            return widget
+
+        panel.reload = create
+        return create()
+
+    def process(self, seconds: float = 0.0, until=None) -> bool:
+        """Run the event loop for a time, or until something holds; False if it did not in that time."""
+        timer = QtCore.QElapsedTimer()
+        timer.start()
+        while True:
+            self._qt.processEvents(QtCore.QEventLoop.ProcessEventsFlag.AllEvents, 20)
+            if until is not None and until():
+                return True
+            if timer.elapsed() >= 1000 * seconds:
+                return until is None
+            QtCore.QThread.msleep(2)
+
+    def _message_box(self, kind):
+        def show(text, windowTitle=None, parent=None, **kwargs):
+            self.messages.append((kind, text))
+            return self.confirms if kind.startswith("confirm") else None
+
+        return show
+
+    def _qt_module(self):
+        module = ModuleType("qt")
+        for name in _QT_CLASSES:
+            setattr(module, name, self.classes[f"qt.{name}"])
+        for name in _QT_VALUES:
+            setattr(module, name, _qt_class(name))
+        module.QFile = QtCore.QFile
+        module.QMessageBox = QtWidgets.QMessageBox
+        module.QUiLoader = lambda: UiLoader({cls.__name__: cls for cls in self.classes.values()})
+        # PythonQt gives the path alone.
+        answer = lambda *_: self.answers.pop(0)  # noqa: E731
+        module.QFileDialog = SimpleNamespace(getOpenFileName=answer, getSaveFileName=answer)
+        module.QSettings = lambda: _Settings()
+        return module
+
+    def _ctk_module(self):
+        module = ModuleType("ctk")
+        for name, cls in self.classes.items():
+            if name.startswith("ctk."):
+                setattr(module, cls.__name__, cls)
+        return module
+
+    def _packaging_module(self):
+        module = ModuleType("slicer.packaging")
+        module.pip_check = lambda requirements: True
+        module.pip_install = lambda requirements, **_: None
+        return module
+
+    def _sample_data_module(self):
+        module = ModuleType("SampleData")
+
+        class SampleDataLogic:
+            @staticmethod
+            def registerCustomSampleDataSource(category, sampleName, uris, fileNames, nodeNames, **kwargs):
+                source = SimpleNamespace(sampleName=sampleName, **kwargs)
+                slicer.modules.sampleDataSources.setdefault(category, []).append(source)
+
+        module.SampleDataLogic = SampleDataLogic
+        return module
+
+
+class _Settings:
+    """QSettings that forget."""
+
+    values: dict = {}  # noqa: RUF012
+
+    def setValue(self, key, value):
+        self.values[key] = value
+
+    def value(self, key, default=None):
+        return self.values.get(key, default)
+
+    def contains(self, key):
+        return key in self.values
+
+
+def _qt_class(name: str):
+    for source in (QtWidgets, QtGui, QtCore):
+        if hasattr(source, name):
+            return getattr(source, name)
+    raise AttributeError(f"Qt has no {name}")
+
+
+def _register_node_classes(scene, application_logic):
+    """Node classes of the loadable modules; a bare scene knows the core's only."""
+    logics = [
+        slicer.vtkSlicerMarkupsLogic(),
+        slicer.vtkSlicerSegmentationsModuleLogic(),
+        slicer.vtkSlicerSubjectHierarchyModuleLogic(),
+        slicer.vtkSlicerVolumesLogic(),
+    ]
+    for logic in logics:
+        logic.SetMRMLApplicationLogic(application_logic)
+        logic.SetMRMLScene(scene)
+    # Where scene bundles are unpacked.
+    remote = slicer.vtkMRMLRemoteIOLogic()
+    remote.SetMRMLApplicationLogic(application_logic)
+    remote.SetMRMLScene(scene)
+    remote.GetCacheManager().SetRemoteCacheDirectory(tempfile.mkdtemp(prefix="host-cache-"))
+    remote.AddDataIOToScene()
+    return [*logics, remote]

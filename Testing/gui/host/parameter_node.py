@@ -1,0 +1,199 @@
+"""Stand-in for ``slicer.parameterNodeWrapper``: typed attributes kept in a vtkMRMLScriptedModuleNode.
+
+It knows the types this module uses: float, int, bool, str (with Choice) and node classes, alone or in a
+Union with None. It differs from the real one in that it reads the node at every access.
+"""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+from types import ModuleType
+
+import slicer
+import vtk
+
+
+@dataclass
+class Choice:
+    choices: list
+
+
+@dataclass
+class WithinRange:
+    minimum: float
+    maximum: float
+
+
+@dataclass
+class Default:
+    value: object
+
+
+def parameterNodeWrapper(cls):
+    """Give every annotated name of a class a property that lives in a parameter node."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    parameters = {name: _Parameter(name, hint, getattr(cls, name, None)) for name, hint in hints.items()}
+    for name, parameter in parameters.items():
+        setattr(cls, name, property(parameter.read, parameter.write))
+    cls.allParameters = parameters
+    for method in (__init__, connectGui, disconnectGui, AddObserver, RemoveObserver, StartModify, EndModify):
+        setattr(cls, method.__name__, method)
+    return cls
+
+
+class _Parameter:
+    def __init__(self, name, hint, default):
+        self.name = name
+        arguments = typing.get_args(hint)
+        annotated = hasattr(hint, "__metadata__")
+        self.type = arguments[0] if annotated else hint
+        notes = hint.__metadata__ if annotated else ()
+        self.choice = next((n.choices for n in notes if isinstance(n, Choice)), None)
+        self.range = next((n for n in notes if isinstance(n, WithinRange)), None)
+        kinds = typing.get_args(self.type) if typing.get_origin(self.type) is typing.Union else (self.type,)
+        self.nodes = [k for k in kinds if isinstance(k, type) and issubclass(k, slicer.vtkMRMLNode)]
+        if not self.nodes and self.type not in (float, int, bool, str):
+            raise TypeError(f"parameter {name}: the test host does not know {hint}")
+        noted = next((n.value for n in notes if isinstance(n, Default)), None)
+        self.default = noted if noted is not None else default
+        if self.default is None and not self.nodes:
+            self.default = self.choice[0] if self.choice else self.type()
+
+    def is_in(self, node):
+        return node.HasParameter(self.name)
+
+    def read(self, wrapper):
+        node = wrapper.parameterNode
+        if self.nodes:
+            return node.GetNodeReference(self.name)
+        text = node.GetParameter(self.name)
+        return text == "True" if self.type is bool else self.type(text)
+
+    def write(self, wrapper, value):
+        node = wrapper.parameterNode
+        with slicer.util.NodeModify(node):
+            if self.nodes:
+                if value is not None and not isinstance(value, tuple(self.nodes)):
+                    raise TypeError(f"parameter {self.name} cannot hold a {type(value).__name__}")
+                node.SetParameter(self.name, "")
+                node.SetNodeReferenceID(self.name, value.GetID() if value is not None else None)
+                return
+            accepted = (int, float) if self.type is float else self.type
+            if not isinstance(value, accepted):
+                raise TypeError(f"parameter {self.name} must be {self.type.__name__}, not {value!r}")
+            if self.choice is not None and value not in self.choice:
+                raise ValueError(f"parameter {self.name} must be one of {self.choice}, not {value!r}")
+            if self.range is not None and not self.range.minimum <= value <= self.range.maximum:
+                raise ValueError(f"parameter {self.name} = {value} is outside its range")
+            node.SetParameter(self.name, str(value))
+
+
+def __init__(self, parameterNode):
+    self.parameterNode = parameterNode
+    self._guis, self._updating = {}, False
+    for parameter in self.allParameters.values():
+        if not parameter.is_in(parameterNode):
+            parameter.write(self, parameter.default)
+
+
+def connectGui(self, gui):
+    """Bind every widget with a SlicerParameterName; returns a tag for disconnectGui."""
+    bound = []
+    for widget in vars(gui).values():
+        name = widget.property("SlicerParameterName")
+        if name:
+            bound.append(_Binding(self, self.allParameters[name], widget))
+    tag = self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: _update(self, bound))
+    self._guis[tag] = bound
+    _update(self, bound)
+    for binding in bound:
+        binding.listen()
+    return tag
+
+
+def disconnectGui(self, tag):
+    # The real wrapper leaves its observer on the node as well, with nothing left to update.
+    for binding in self._guis.pop(tag):
+        binding.deafen()
+    self.RemoveObserver(tag)
+
+
+def _update(self, bound):
+    if self._updating:
+        return
+    self._updating = True
+    try:
+        for binding in bound:
+            binding.show()
+    finally:
+        self._updating = False
+
+
+def AddObserver(self, event, callback, priority=0.0):
+    return self.parameterNode.AddObserver(event, callback, priority)
+
+
+def RemoveObserver(self, tag):
+    self.parameterNode.RemoveObserver(tag)
+
+
+def StartModify(self):
+    return self.parameterNode.StartModify()
+
+
+def EndModify(self, was):
+    return self.parameterNode.EndModify(was)
+
+
+class _Binding:
+    """One widget showing one parameter."""
+
+    _SIGNALS: typing.ClassVar = {
+        "qt.QCheckBox": ("toggled(bool)", "checked"),
+        "qt.QSpinBox": ("valueChanged(int)", "value"),
+        "qt.QDoubleSpinBox": ("valueChanged(double)", "value"),
+        "ctk.ctkSliderWidget": ("valueChanged(double)", "value"),
+        "qt.QComboBox": ("currentIndexChanged(int)", "currentText"),
+        "slicer.qMRMLNodeComboBox": ("currentNodeChanged(vtkMRMLNode*)", None),
+    }
+
+    def __init__(self, wrapper, parameter, widget):
+        self.wrapper, self.parameter, self.widget = wrapper, parameter, widget
+        self.signal, self.attribute = self._SIGNALS[type(widget).api_name]
+        if parameter.choice is not None:
+            widget.clear()
+            for choice in parameter.choice:
+                widget.addItem(choice)
+        if parameter.range is not None:
+            widget.minimum, widget.maximum = parameter.range.minimum, parameter.range.maximum
+        if parameter.nodes:
+            widget.nodeTypes = [node().GetClassName() for node in parameter.nodes]
+
+    def listen(self):
+        self.widget.connect(self.signal, self.take)
+
+    def deafen(self):
+        self.widget.disconnect(self.signal, self.take)
+
+    def show(self):
+        value = self.parameter.read(self.wrapper)
+        if self.attribute is None:
+            self.widget.setCurrentNode(value)
+        elif self.parameter.choice is not None:
+            self.widget.setCurrentIndex(self.parameter.choice.index(value))
+        else:
+            setattr(self.widget, self.attribute, value)
+
+    def take(self):
+        if self.wrapper._updating:
+            return
+        shown = self.widget.currentNode() if self.attribute is None else getattr(self.widget, self.attribute)
+        self.parameter.write(self.wrapper, shown)
+
+
+def as_module() -> ModuleType:
+    module = ModuleType("slicer.parameterNodeWrapper")
+    for item in (parameterNodeWrapper, Choice, WithinRange, Default):
+        setattr(module, item.__name__, item)
+    return module

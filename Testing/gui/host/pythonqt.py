@@ -1,0 +1,114 @@
+"""Qt widgets with the manners of PythonQt: properties are attributes, signals are connected by signature.
+
+Each class derives from PySide6's and is shaped by what the application was seen to offer: its properties
+become attributes, and the module under test can reach nothing that was not seen.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+
+from PySide6 import QtCore
+
+from . import api
+
+MODULE_UNDER_TEST = "SOPIRegistration"
+# Called by Qt itself as virtual functions, which an attribute of the same name would hide.
+_VIRTUAL = {"sizeHint", "minimumSizeHint"}
+
+
+class _Manners:
+    """What every host class defines; PySide6 would hide inherited names behind its own."""
+
+    @property
+    def name(self) -> str:
+        return QtCore.QObject.objectName(self)
+
+    @name.setter
+    def name(self, value: str):
+        QtCore.QObject.setObjectName(self, value)
+
+    def connect(self, signature: str, receiver) -> None:
+        """Call ``receiver`` with as many of the signal's arguments as it takes."""
+        self._connections().append((signature, receiver, slot := _adapted(receiver, signature)))
+        self._signal(signature).connect(slot)
+
+    def disconnect(self, signature: str, receiver=None) -> None:
+        for entry in [*self._connections()]:
+            if entry[0] == signature and receiver in (None, entry[1]):
+                self._signal(signature).disconnect(entry[2])
+                self._connections().remove(entry)
+
+    def className(self) -> str:
+        return type(self).api_name.rpartition(".")[2]
+
+    def _connections(self) -> list:
+        return self.__dict__.setdefault("_connected", [])
+
+    def _signal(self, signature: str):
+        if signature not in api.signals(type(self).api_name):
+            raise ValueError(f"{type(self).api_name} of Slicer 5.12 has no signal '{signature}'")
+        return getattr(self, signature.partition("(")[0])
+
+
+def _adapted(receiver, signature: str):
+    arguments = signature.partition("(")[2].rstrip(")")
+    offered = len(arguments.split(",")) if arguments else 0
+    try:
+        parameters = inspect.signature(receiver).parameters.values()
+        taken = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+        if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            taken = offered
+    except ValueError:
+        taken = offered
+    count = min(offered, taken)
+    # PySide6 chooses the overload of a signal by the number of parameters.
+    slots = (
+        lambda: receiver(),
+        lambda a: receiver(*(a,)[:count]),
+        lambda a, b: receiver(*(a, b)[:count]),
+    )
+    return slots[offered]
+
+
+def host_class(qualified: str, base: type) -> type:
+    """The host's class of an observed one ("qt.QLabel") on a PySide6 (or host) base."""
+    namespace = {
+        name: value for name, value in vars(_Manners).items() if name not in ("__dict__", "__weakref__")
+    }
+    namespace |= {"api_name": qualified, "__doc__": base.__doc__, **_guards(qualified, base)}
+    for prop in api.properties(qualified) - _VIRTUAL:
+        existing = inspect.getattr_static(base, prop, None)
+        if isinstance(existing, property) or prop == "name":
+            continue
+        capital = prop[0].upper() + prop[1:]
+        getter = next(
+            (g for n in (prop, "is" + capital, "has" + capital) if callable(g := getattr(base, n, None))),
+            None,
+        )
+        if getter is None or isinstance(existing, QtCore.Signal):
+            continue
+        namespace[prop] = property(getter, getattr(base, "set" + capital, None))
+    return type(qualified.rpartition(".")[2], (base,), namespace)
+
+
+def _guards(qualified: str, base: type) -> dict:
+    """Attribute access that shows the module under test nothing that Slicer was not seen to have."""
+
+    def tested(frame, name) -> bool:
+        # Qt itself looks for overridden virtual functions while the module waits for it: not written there.
+        written = name in frame.f_code.co_names
+        return written and frame.f_globals.get("__name__", "").startswith(MODULE_UNDER_TEST)
+
+    def __getattribute__(self, name):
+        if name[0] != "_" and name not in api.class_names(qualified) and tested(sys._getframe(1), name):
+            raise AttributeError(f"{qualified} of Slicer 5.12 has no '{name}'")
+        return base.__getattribute__(self, name)
+
+    def __setattr__(self, name, value):
+        if name not in api.properties(qualified) and name != "name" and tested(sys._getframe(1), name):
+            raise AttributeError(f"{qualified} of Slicer 5.12 has no property '{name}'")
+        base.__setattr__(self, name, value)
+
+    return {"__getattribute__": __getattribute__, "__setattr__": __setattr__}

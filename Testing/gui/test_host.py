@@ -1,0 +1,191 @@
+"""The test host against what Slicer was seen to offer, and the module's code against both."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+MODULE = Path(__file__).resolve().parents[2] / "SOPIRegistration"
+SPEC = Path(__file__).resolve().parents[3] / "shared" / "spec" / "slicer-5.12-api.json"
+SOURCES = [
+    MODULE / "SOPIRegistration.py",
+    *sorted((MODULE / "SOPIRegistrationLib" / "panel").glob("*.py")),
+    *sorted((MODULE / "SOPIRegistrationLib" / "scene").glob("*.py")),
+]
+_QT_EVENTS = {"paintEvent", "resizeEvent", "staticMetaObject"}
+UI = MODULE / "Resources" / "UI" / "SOPIRegistration.ui"
+# Not among the classes the observation lists (vtkMRML*, vtkSlicer*), but so in Slicer's script repository.
+DOCUMENTED = {"vtkOrientedImageData", "vtkSegmentation", "vtkSegmentationConverter"}
+
+
+def test_fixture_is_part_of_the_observation():
+    from host import api
+
+    if not SPEC.exists():
+        pytest.skip("the observation (../shared/spec) is not beside this checkout")
+    whole = json.loads(SPEC.read_text())
+    assert all(whole[key] == value for key, value in api.observed().items())
+
+
+def test_host_widgets_offer_nothing_that_slicer_lacks(host):
+    from host import _CUSTOM, api
+
+    for qualified, base in _CUSTOM.items():
+        own = {name for name in vars(base) if not name.startswith("_")} - _QT_EVENTS
+        assert own <= api.class_names(qualified), f"{qualified}: {sorted(own - api.class_names(qualified))}"
+
+
+def test_host_application_offers_nothing_that_slicer_lacks(host):
+    from host import api
+    from host.application import LayoutManager
+
+    for instance, label in ((host.app, "slicer.app"), (host.app.layoutManager(), LayoutManager.api_label)):
+        own = {name for name in dir(instance) if not name.startswith("_")} - {"api_label"}
+        assert own <= api.object_names(label)
+
+
+def test_properties_are_attributes_and_signals_connect_by_signature(host):
+    import qt
+
+    button, hits = qt.QPushButton("Go"), []
+    assert (button.text, button.enabled) == ("Go", True)
+    with pytest.raises(TypeError):
+        button.text()
+    button.enabled = False
+    assert not button.isEnabled()
+    button.enabled = True
+    button.connect("clicked(bool)", lambda: hits.append("none"))
+    button.connect("clicked(bool)", hits.append)
+    button.click()
+    assert hits == ["none", False]
+    button.disconnect("clicked(bool)")
+    button.click()
+    assert len(hits) == 2
+    with pytest.raises(ValueError, match="no signal"):
+        button.connect("clickd(bool)", hits.append)
+
+
+def test_the_module_cannot_reach_what_slicer_lacks(host):
+    import qt
+
+    label = qt.QLabel("x")
+    scope = {"__name__": "SOPIRegistrationLib.panel.somewhere", "label": label}
+    with pytest.raises(AttributeError, match="no 'setObjectTitle'"):
+        exec("label.setObjectTitle('y')", scope)
+    with pytest.raises(AttributeError, match="no property 'colour'"):
+        exec("label.colour = 'red'", scope)
+    exec("label.text = 'y'", scope)
+    assert label.text == "y"
+
+
+def _dotted_names(path: Path) -> set[str]:
+    """Every "a.b" and "a.b.c" that a file reads from slicer, qt and ctk."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        parts = []
+        while isinstance(node, ast.Attribute):
+            parts.insert(0, node.attr)
+            node = node.value
+        if isinstance(node, ast.Name) and node.id in ("slicer", "qt", "ctk") and parts:
+            names.add(".".join([node.id, *parts]))
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_module_code_uses_what_slicer_has(path):
+    import host as package
+    from host import api
+
+    top = set(api.observed()["slicer (top level)"]) | set(api.observed()["slicer vtk classes"]) | DOCUMENTED
+    util = set(api.observed()["slicer.util"])
+    for name in _dotted_names(path):
+        root, first, *rest = name.split(".")
+        if root == "slicer":
+            assert first in top, name
+            if first == "util" and rest:
+                assert rest[0] in util, name
+            if first == "app" and rest:
+                assert rest[0] in api.object_names("slicer.app"), name
+        elif root == "qt":
+            assert first in package._QT_VALUES or f"qt.{first}" in api.observed(), name
+
+
+def test_only_scene_and_panel_import_the_application():
+    allowed = {"scene", "panel"}
+    for path in (MODULE / "SOPIRegistrationLib").rglob("*.py"):
+        if path.relative_to(MODULE / "SOPIRegistrationLib").parts[0] in allowed:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in modules} & {"slicer", "qt", "ctk", "vtk"}, path
+
+
+def test_cmake_lists_every_file():
+    listed = set((MODULE / "CMakeLists.txt").read_text().split())
+    files = [*(MODULE / "SOPIRegistrationLib").rglob("*.py"), *(MODULE / "Resources").rglob("*.*")]
+    missing = {path.relative_to(MODULE).as_posix() for path in files if path.is_file()} - listed
+    assert not missing, f"add to SOPIRegistration/CMakeLists.txt: {sorted(missing)}"
+    gone = {entry for entry in listed if entry.endswith((".py", ".ui", ".png", ".txt"))} - {
+        "${MODULE_NAME}.py"
+    }
+    assert all((MODULE / entry.strip(")")).exists() for entry in gone if "$" not in entry)
+
+
+def test_every_control_has_a_tooltip_and_every_number_a_unit():
+    unitless = {"opacitySlider", "drrWindowRange", "frameSpinBox"}
+    for element in ElementTree.parse(UI).iter("widget"):
+        kind, name = element.get("class"), element.get("name")
+        properties = {prop.get("name"): prop[0].text for prop in element.findall("property")}
+        if kind in ("QLabel", "QWidget", "QFrame", "qMRMLWidget", "ctkCollapsibleButton"):
+            continue
+        assert properties.get("toolTip"), f"{name} has no tooltip"
+        if kind in ("QDoubleSpinBox", "ctkSliderWidget") and name not in unitless:
+            assert properties.get("suffix"), f"{name} has no unit"
+
+
+def test_parameters_named_in_the_ui_exist(module):
+    bound = {
+        prop[0].text
+        for prop in ElementTree.parse(UI).iter("property")
+        if prop.get("name") == "SlicerParameterName"
+    }
+    assert bound <= set(module.SOPIRegistrationParameterNode.allParameters)
+
+
+def test_sample_data_entry_makes_the_demo_case(host, widget, module, demo_case, monkeypatch):
+    import slicer
+
+    monkeypatch.setattr("SOPIRegistrationLib.simulation.demo.demo_case", lambda seed: demo_case)
+    (source,) = slicer.modules.sampleDataSources["SOPI Registration"][-1:]
+    nodes = source.customDownloader(source)
+    parameters = widget._parameterNode
+    assert (parameters.ct, parameters.xray) == (nodes.ct, nodes.xray)
+    assert widget.ui.registerButton.enabled
+    assert Path(source.thumbnailFileName).exists()
+
+
+def test_reloading_the_module_in_mid_run(host, user, demo_case, module):
+    import slicer
+
+    user.take_demo(demo_case)
+    user.show_views()
+    user.click("registerButton")
+    job = user.panel._job
+    before = {name: loaded for name, loaded in sys.modules.items() if name.startswith("SOPIRegistration")}
+    try:
+        user.widget.onReload()
+        reloaded = slicer.modules.SOPIRegistrationWidget
+        assert reloaded is not user.widget
+        assert type(reloaded.panel) is not type(user.panel)
+        assert job.cancelled
+        assert host.process(5, until=lambda: not job.running)
+        assert reloaded.ui.registerButton.enabled
+        reloaded.cleanup()
+    finally:
+        sys.modules.update(before)

@@ -1,0 +1,307 @@
+"""A person at the panel: the real module, .ui and scene in the test host."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+
+def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, monkeypatch):
+    monkeypatch.setattr("SOPIRegistrationLib.panel.registration_panel.demo_case", lambda seed: demo_case)
+    import slicer
+
+    user.screenshot("panel_empty.png")
+    assert not user.ui.registerButton.enabled
+    assert "a CT and an X-ray" in user.ui.registerButton.toolTip
+
+    user.click("demoButton")
+    user.wait()
+    assert user.host.messages == []
+    assert user.parameters.ct.GetParentTransformNode() is user.parameters.transform
+    assert np.allclose(user.session.pose, user.session.case.frame.T_nominal)
+    assert user.error_mm(demo_case) > 3
+    shown = slicer.app.layoutManager().sliceWidget("XRay").mrmlSliceCompositeNode()
+    assert shown.GetBackgroundVolumeID() == user.parameters.xray.GetID()
+
+    user.click("registerButton")
+    assert user.ui.cancelButton.enabled
+    assert not user.ui.registerButton.enabled
+    user.wait()
+    assert user.host.messages == []
+    assert user.error_mm(demo_case) < 0.5
+    assert user.ui.verdictLabel.text.startswith(("Accepted", "Check by eye"))
+    assert user.ui.historyTable.rowCount == 1
+    registered = user.session.pose
+    user.screenshot("panel_registered.png")
+
+    pictures = {}
+    for mode in ("DRR edges on the X-ray", "Checkerboard", "Blink", "Two colours"):
+        user.ui.overlayModeCombo.setCurrentText(mode)
+        user.host.process(0.1)
+        pictures[mode] = user.picture()
+    assert all(not np.array_equal(pictures["Two colours"], pictures[mode]) for mode in list(pictures)[:3])
+
+    before = user.drr()
+    user.ui.rySlider.value = user.ui.rySlider.value + 10.0
+    user.wait()
+    assert np.abs(user.drr() - before).max() > 0.1
+    assert user.error_mm(demo_case) > 3
+    user.ui.historyTable.cellClicked.emit(0, 0)
+    user.wait()
+    assert np.allclose(user.session.pose, registered, atol=1e-6)
+    assert np.allclose(user.drr(), before, atol=1e-3)
+
+    user.ui.opacitySlider.value = 0.4
+    picture, path = user.picture(), str(tmp_path / "registration.mrb")
+    assert slicer.util.saveScene(path)
+    slicer.mrmlScene.Clear()
+    assert not user.ui.registerButton.enabled
+    slicer.util.loadScene(path)
+    user.wait()
+    assert user.host.messages == []
+    assert np.allclose(user.session.pose, registered, atol=1e-4)
+    assert user.parameters.overlayOpacity == pytest.approx(0.4)
+    assert user.ui.historyTable.rowCount == 1
+    assert user.ui.verdictLabel.text.startswith(("Accepted", "Check by eye"))
+    assert np.abs(user.picture().astype(int) - picture).max() <= 2
+
+
+def test_cancel_stops_within_half_a_second_and_keeps_the_pose(user, demo_case):
+    user.take_demo(demo_case)
+    user.show_views()
+    user.click("registerButton")
+    moved = lambda: not np.allclose(user.session.pose, user.session.case.frame.T_nominal)  # noqa: E731
+    assert user.host.process(60, until=moved)
+    start = time.perf_counter()
+    user.click("cancelButton")
+    user.wait()
+    assert time.perf_counter() - start < 0.5 + 0.6  # the drawing at rest comes after
+    assert "Stopped" in user.ui.verdictLabel.text
+    assert moved()
+    assert user.ui.historyTable.rowCount == 0
+    assert user.ui.registerButton.enabled
+
+
+def test_the_window_stays_alive_while_registering(user, demo_case):
+    user.take_demo(demo_case)
+    user.show_views()
+    gaps, last = [], time.perf_counter()
+
+    def at_rest():
+        nonlocal last
+        now = time.perf_counter()
+        gaps.append(now - last)
+        last = now
+        return user.panel._job is None
+
+    user.click("registerButton")
+    assert user.host.process(120, until=at_rest)
+    assert np.percentile(gaps, 95) < 0.1
+    assert max(gaps) < 0.5
+
+
+def test_undo_redo_and_reset_of_adjustments_by_hand(user, demo_case):
+    user.take_demo(demo_case)
+    user.show_views()
+    nominal = user.session.pose
+    assert not user.ui.undoButton.enabled
+    user.ui.txSlider.value = 12.0
+    user.host.process(0.7)
+    user.ui.tySlider.value = -8.0
+    user.wait()
+    both = user.session.pose
+    user.click("undoButton")
+    user.wait()
+    assert user.ui.tySlider.value == 0.0
+    assert user.ui.txSlider.value == 12.0
+    user.click("redoButton")
+    user.wait()
+    assert np.allclose(user.session.pose, both)
+    user.click("resetButton")
+    user.wait()
+    assert np.allclose(user.session.pose, nominal)
+
+
+def test_handles_dragged_in_a_view_move_sliders_and_drr(user, demo_case):
+    user.take_demo(demo_case)
+    user.show_views()
+    before = user.drr()
+    user.ui.handlesCheckBox.checked = True
+    assert user.parameters.transform.GetDisplayNode().GetEditorVisibility()
+    import slicer
+
+    matrix = slicer.util.arrayFromTransformMatrix(user.parameters.transform)
+    matrix[2, 3] += 10.0
+    slicer.util.updateTransformMatrixFromArray(user.parameters.transform, matrix)
+    user.wait()
+    # Ten mm to the head is ten mm up in an AP image.
+    assert user.ui.tySlider.value == pytest.approx(-10.0)
+    assert np.abs(user.drr() - before).max() > 0.1
+
+
+def test_landmarks_give_the_pose(user, demo_case):
+    import slicer
+    from SOPIRegistrationLib.scene import LANDMARK_LAYOUT_ID, LAYOUT_ID, ras_from_pixels
+
+    user.take_demo(demo_case)
+    user.ui.landmarksSection.collapsed = False
+    user.wait()
+    layouts = slicer.app.layoutManager()
+    assert layouts.layout == LANDMARK_LAYOUT_ID
+    red = layouts.sliceWidget("Red").mrmlSliceCompositeNode()
+    assert red.GetBackgroundVolumeID() == user.parameters.ct.GetID()
+    assert "4 more landmark pairs" in user.ui.solveButton.toolTip
+    case = user.session.case
+    k, j, i = np.nonzero(demo_case.labels.array)
+    points = demo_case.labels.points_lps(np.stack([i, j, k], axis=-1))
+    points = points[np.random.default_rng(4).choice(len(points), 6, replace=False)]
+    pixels = case.xray.camera.project(points @ demo_case.T_true[:3, :3].T + demo_case.T_true[:3, 3])
+    for point, pixel in zip(points * [-1, -1, 1], pixels, strict=True):
+        user.parameters.ctLandmarks.AddControlPoint(*point)
+        user.parameters.xrayLandmarks.AddControlPointWorld(
+            *ras_from_pixels(pixel, case.xray.camera, case.frame)
+        )
+    assert user.ui.landmarkTable.rowCount == 6
+    user.click("solveButton")
+    user.wait()
+    assert user.error_mm(demo_case) < 0.01
+    assert user.ui.landmarkTable.item(0, 3).text() == "0.0 px"
+    user.screenshot("panel_landmarks.png")
+    user.ui.landmarksSection.collapsed = True
+    assert layouts.layout == LAYOUT_ID
+
+
+def test_copying_a_pose_and_initialising_from_nominal(user, demo_case):
+    import slicer
+
+    user.take_demo(demo_case)
+    user.show_views()
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Other")
+    matrix = np.eye(4)
+    matrix[0, 3] = 15.0
+    slicer.util.updateTransformMatrixFromArray(other, matrix)
+    user.ui.copySelector.setCurrentNode(other)
+    user.click("copyButton")
+    user.wait()
+    # The patient's right is the image's left in an AP view.
+    assert user.ui.txSlider.value == pytest.approx(-15.0)
+    user.ui.initialiserCombo.setCurrentText("Nominal view")
+    user.click("initialiseButton")
+    user.wait()
+    assert np.allclose(user.session.pose, user.session.case.frame.T_nominal)
+
+
+def test_exports(user, demo_case, tmp_path):
+    user.take_demo(demo_case)
+    user.show_views()
+    assert not user.ui.exportResultButton.enabled
+    user.ui.initialiserCombo.setCurrentText("Nominal view")
+    user.click("initialiseButton")
+    user.wait()
+    for button, name in (
+        ("exportResultButton", "result.json"),
+        ("exportTransformButton", "ct_to_carm.tfm"),
+        ("exportPictureButton", "overlay.png"),
+    ):
+        user.host.answers.append(str(tmp_path / name))
+        user.click(button)
+    assert json.loads((tmp_path / "result.json").read_text())["verdict"]["status"]
+    assert (tmp_path / "ct_to_carm.tfm").read_text().startswith("#Insight Transform File")
+    assert (tmp_path / "overlay.png").stat().st_size > 10_000
+    for button in ("exportResultButton", "exportTransformButton", "exportPictureButton"):
+        user.host.answers.append("/no/such/folder/file.png")
+        user.click(button)
+        assert "Cannot write /no/such/folder/file.png" in user.last_message()
+    user.host.answers.append("")
+    user.click("exportResultButton")
+
+
+def test_ct_under_a_transform_of_its_own(user, demo_case):
+    import slicer
+
+    user.take_demo(demo_case)
+    own = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Own")
+    angle = np.deg2rad(5.0)
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    matrix[:3, 3] = 8.0, -6.0, 4.0
+    slicer.util.updateTransformMatrixFromArray(own, matrix)
+    user.parameters.ct.SetAndObserveTransformNodeID(own.GetID())
+    user.show_views()
+    user.click("registerButton")
+    user.wait()
+    assert user.parameters.ct.GetParentTransformNode() is own
+    assert own.GetParentTransformNode() is user.parameters.transform
+    assert np.allclose(slicer.util.arrayFromTransformMatrix(own), matrix)
+    mirror = np.diag([-1.0, -1.0, 1.0, 1.0])
+    assert user.error_mm(demo_case, mirror @ matrix @ mirror) < 0.5
+
+
+@pytest.mark.parametrize("what", ["ct", "xray", "transform"])
+def test_deleting_a_node_in_mid_run(user, demo_case, what):
+    user.take_demo(demo_case)
+    user.show_views()
+    user.click("registerButton")
+    user.host.process(0.3)
+    user.host.scene.RemoveNode(getattr(user.parameters, what))
+    user.wait()
+    assert user.host.messages == []
+    assert user.ui.registerButton.enabled == (what == "transform")
+
+
+def test_closing_the_scene_in_mid_run(user, demo_case):
+    user.take_demo(demo_case)
+    user.show_views()
+    user.click("registerButton")
+    user.host.process(0.3)
+    user.host.scene.Clear()
+    user.wait()
+    assert user.host.messages == []
+    assert user.parameters.ct is None
+    assert not user.ui.registerButton.enabled
+    user.take_demo(demo_case)
+    user.show_views()
+    assert user.ui.registerButton.enabled
+
+
+def test_a_new_panel_goes_on_with_the_scene(user, demo_case, module):
+    user.take_demo(demo_case)
+    user.show_views()
+    user.ui.txSlider.value = 20.0
+    user.wait()
+    pose = user.session.pose
+    user.widget.cleanup()
+    reopened = type(user)(
+        user.host, user.host.open_module(module, user.widget.resourcePath("../SOPIRegistration.py"))
+    )
+    try:
+        assert reopened.ui.ctSelector.currentNode() is reopened.parameters.ct
+        reopened.show_views()
+        assert np.allclose(reopened.session.pose, pose)
+        assert reopened.ui.txSlider.value == pytest.approx(20.0)
+    finally:
+        reopened.widget.cleanup()
+
+
+def test_live_drr_follows_a_slider(user, demo_case):
+    user.take_demo(demo_case)
+    user.show_views()
+    drawn, show = [], user.session.show_drr
+    user.session.show_drr = lambda image: (drawn.append(image.shape), show(image))
+    start = time.perf_counter()
+    value = 0.0
+    while time.perf_counter() - start < 2.0:
+        value += 0.1
+        user.ui.rxSlider.value = value
+        user.host.process(0.01)
+    rate = len(drawn) / (time.perf_counter() - start)
+    assert max(drawn[:-1])[0] <= 256
+    assert rate > 5, f"{rate:.1f} updates a second"
+
+
+def test_self_test_of_the_module(host, widget, module):
+    module.SOPIRegistrationTest().runTest()
+    assert host.messages == []
