@@ -142,7 +142,8 @@ def table(rows: list[dict], options) -> str:
         ratios = [np.median(column[f"error_{a}"][good] / column[f"predicted_{a}"][good]) for a in "xyz"]
         correlation = column["correlation"]
         notes.append(
-            f"{target}: structural correlation of good results at least {correlation[good].min(initial=1):.3f} "
+            f"{target}: structural correlation of good results at least "
+            f"{correlation[good].min(initial=1):.3f} "
             f"(median {np.median(correlation[good]):.3f}), of failures at most "
             f"{correlation[~good].max(initial=0):.3f}; actual over predicted error along x, y, z, "
             f"median: {', '.join(f'{ratio:.2f}' for ratio in ratios)} (0.67 if normal)."

@@ -22,6 +22,7 @@ from SOPIRegistrationLib.images.radiograph_preparation import POLARITIES, prepar
 from SOPIRegistrationLib.registration import (
     RegistrationResult,
     RegistrationSettings,
+    lay_out,
     moving_volumes,
     register,
 )
@@ -157,6 +158,7 @@ def register_files(request: Request, folder: Path) -> Registered:
     if start_file is not None:
         init = read_start(start_file, frame, all_cameras, geometry.camera)
     settings = RegistrationSettings(init, request.refine, request.content, request.seed)
+    lay_out(ct)
     seconds_preparation = time.perf_counter() - began
     with progress_bar("registration") as update:
         result = register(ct, views, frame, settings, lambda state: update(state.fraction, state.stage))
@@ -164,7 +166,7 @@ def register_files(request: Request, folder: Path) -> Registered:
     # What lies beside the results, as the demo's geometry, moves with them.
     sources = {name: source.replace(f"{folder}/", "") for name, source in geometry.sources.items()}
     geometry = replace(geometry, sources=sources)
-    files = write_results(folder, result, geometry, views, moving, seconds_preparation)
+    files = write_results(folder, result, geometry, moving, seconds_preparation)
     return Registered(result, ct, geometry.cameras, seconds_preparation, files)
 
 

@@ -26,7 +26,14 @@ from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.panel.choices import OVERLAY_MODES, POLARITIES
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.registration import Progress, RegistrationResult, RegistrationSettings, register
+from SOPIRegistrationLib.registration import (
+    Progress,
+    RegistrationResult,
+    RegistrationSettings,
+    lay_out,
+    moving_volumes,
+    register,
+)
 from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.scene.pose import own_to_ras
 
@@ -217,7 +224,8 @@ class Session:
             ct, moving = known.ct, known.moving
         else:
             ct = prepare_ct(inputs.ct, inputs.mask, progress=progress)
-            moving = MovingVolume(ct.attenuation)
+            lay_out(ct)
+            moving = moving_volumes(ct)["body"]
         if known is not None and known.inputs.xray_key == inputs.xray_key:
             xray = known.xray
         else:
@@ -355,6 +363,12 @@ class Session:
     def record(self, result: RegistrationResult) -> None:
         """Show a result and remember it; one that was stopped leaves its pose only."""
         T = result.T_lps_to_world
+        if result.radiographs[0] is not self.case.xray:
+            # Its bones turned out to be the other way round than detected.
+            self.case = replace(self.case, xray=result.radiographs[0])
+            self.overlay.show(
+                self.parameters.xray, self.parameters.drr, self.case.bone_dark, self.case.xray.valid
+            )
         self.pose = T
         self.show_drr(self.render(T, REST_PIXELS))
         if result.stopped:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.files import geometry_as_dict
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.overlay import fusion_image
-from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration.moving import MovingVolume
@@ -29,7 +27,6 @@ def write_results(
     folder: Path,
     result: RegistrationResult,
     geometry: CArmGeometry,
-    radiographs: Sequence[PreparedRadiograph],
     moving: MovingVolume,
     seconds_preparation: float,
 ) -> list[str]:
@@ -41,16 +38,15 @@ def write_results(
         folder: an existing folder.
         result: the registration.
         geometry: cameras of the views, in their order.
-        radiographs: the views.
         moving: what its DRRs are made of.
         seconds_preparation: time spent on reading and preparing the inputs.
 
     Returns:
         The files' names.
     """
-    reference, frame = radiographs[0].camera, result.frame
+    reference, frame = result.radiographs[0].camera, result.frame
     names = []
-    for number, radiograph in enumerate(radiographs):
+    for number, radiograph in enumerate(result.radiographs):
         camera = radiograph.camera
         suffix = "_" + re.sub(r"[^\w.-]", "_", camera.name) if number else ""
         drr = project(moving.level(0), camera, camera.T_world_to_camera @ result.T_lps_to_world)

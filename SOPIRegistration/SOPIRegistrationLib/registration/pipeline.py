@@ -10,10 +10,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import bone_only
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.projector import project_with_jacobian
 from SOPIRegistrationLib.registration import stages
 from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.registration.result import Progress, RegistrationResult, StageRecord, Verdict
@@ -81,6 +83,15 @@ def moving_volumes(ct: PreparedCT) -> dict[str, MovingVolume]:
         bones = MovingVolume(bone, cut)
     _MOVING_VOLUMES[ct] = {"body": body, "bone": bones}
     return _MOVING_VOLUMES[ct]
+
+
+def lay_out(ct: PreparedCT) -> None:
+    """Prepare a CT's projection, and compile what projects it, ahead of its first registration."""
+    camera = Camera.from_c_arm(1000.0, (50.0, 50.0), 8, 8)
+    T = PoseFrame(ct.rotation_centre_lps_mm, 700.0).T_nominal
+    for moving in moving_volumes(ct).values():
+        for halvings in range(3):
+            project_with_jacobian(moving.level(halvings), camera, T)
 
 
 def register(
