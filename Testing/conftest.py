@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,17 @@ import torch
 torch.set_num_threads(1)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_report_header() -> list[str]:
+    """What cannot be tested here for want of a package or of the system libraries it needs."""
+    lines = []
+    for package, tests in (("slicer", "Testing/scene and Testing/gui"), ("PySide6.QtWidgets", "Testing/gui")):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            lines.append(f"left out: {tests}, {package} cannot be imported ({error})")
+    return lines
 
 
 @pytest.fixture(scope="session")

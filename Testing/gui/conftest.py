@@ -17,11 +17,21 @@ SCREENSHOTS = HERE.parents[1] / "Resources" / "Screenshots"
 sys.path.insert(0, str(HERE))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def qt_and_mrml():
+    """What the host is made of; Qt needs a few system libraries that a bare Debian lacks."""
+    pytest.importorskip(
+        "PySide6.QtWidgets",
+        reason="the panel's tests need Qt: pip install PySide6_Essentials, apt-get install libegl1 libgl1 "
+        "libxkbcommon0 libfontconfig1 libdbus-1-3 libglib2.0-0",
+        exc_type=ImportError,
+    )
+    pytest.importorskip("slicer", reason="the panel's tests need slicer-core", exc_type=ImportError)
+
+
 @pytest.fixture(scope="session")
-def host():
+def host(qt_and_mrml):
     """The stand-in application, one for all tests."""
-    pytest.importorskip("PySide6")
-    pytest.importorskip("slicer")
     from host import Host
 
     return Host()
@@ -150,12 +160,15 @@ class User:
         return self.host.messages[-1][1]
 
     def screenshot(self, name: str, width: int = 480) -> None:
-        """A picture of the whole panel into Resources/Screenshots."""
+        """A picture of the whole panel; into Resources/Screenshots with SOPI_SCREENSHOTS=1, else not kept."""
         panel = self.widget.parent
         panel.show()
         for _ in range(2):
             self.host.process(0.05)
             panel.resize(width, panel.sizeHint().height())
         self.host.process(0.05)
-        panel.grab().save(str(SCREENSHOTS / name))
+        picture = panel.grab()
+        assert picture.width() >= width
+        if os.environ.get("SOPI_SCREENSHOTS"):
+            picture.save(str(SCREENSHOTS / name))
         panel.hide()

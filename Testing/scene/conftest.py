@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-slicer = pytest.importorskip("slicer", reason="scene tests need slicer-core (pip install slicer-core)")
+try:
+    import slicer
+    from SOPIRegistrationLib.scene import RAS_FROM_LPS
+    from support.mrml import MrmlHost
+except ImportError:
+    # A conftest cannot skip: the tests, which import the same, are left out (the header of the run says so).
+    collect_ignore_glob = ["test_*.py"]
 
-from SOPIRegistrationLib.scene import RAS_FROM_LPS  # noqa: E402
-from support.mrml import MrmlHost  # noqa: E402
-from support.objects import oblique_grid  # noqa: E402
+from support.objects import oblique_grid
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "Resources" / "Screenshots"
 

@@ -62,6 +62,24 @@ PRESETS = {
             None,
             "DeepFluoro data set, Grupp et al., Int J CARS 15, 2020",
         ),
+        Preset(
+            "Siemens Artis zee",
+            2480,
+            1920,
+            (0.154, 0.154),
+            1200.0,
+            785.0,
+            "nominal C-arm CT geometry: detector 40 x 30 cm fully lowered, isocentre as the object",
+        ),
+        Preset(
+            "Philips Allura FD20",
+            2480,
+            1920,
+            (0.154, 0.154),
+            1195.0,
+            810.0,
+            "nominal C-arm CT geometry: detector 40 x 30 cm fully lowered, isocentre as the object",
+        ),
     )
 }
 
