@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-import platform
+from datetime import date
 from pathlib import Path
 
 import numpy as np
+from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.evaluation.metrics import median_interval, pose_error, wilson_interval
 from SOPIRegistrationLib.evaluation.peers import Rtk
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -110,12 +111,11 @@ def evaluate(options) -> list[dict]:
 
 def table(rows: list[dict], options) -> str:
     """Failures with their interval, medians with theirs, and how the verdict and the predicted error did."""
-    machine = platform.processor() or platform.machine()
     name = Path(options.ct).name
     heads = ("target", "cases", "failures (95 % interval)", "without depth", "rotation, deg", "in plane, mm")
     heads += ("depth, mm", "mTRE, mm", "seconds", "accepted", "wrong among accepted")
     lines = [
-        f"Protocol `{options.protocol}`, seed {options.seed}, {name}, {machine}",
+        f"Protocol `{options.protocol}`, seed {options.seed}, {name}, {processor()}, {date.today()}",
         "",
         f"| {' | '.join(heads)} |",
         "|---" * len(heads) + "|",

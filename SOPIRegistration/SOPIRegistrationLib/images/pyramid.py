@@ -28,6 +28,18 @@ def resampled_radiograph(prepared: PreparedRadiograph, width: int, height: int) 
     return PreparedRadiograph(filled, valid, prepared.camera.resampled(width, height), prepared.name)
 
 
+def square_radiograph(prepared: PreparedRadiograph, pixels: int) -> PreparedRadiograph:
+    """The X-ray on ``pixels`` x ``pixels`` coarser ones; where it is not square, invalid ones are added."""
+    rows, columns = prepared.camera.shape
+    size = max(rows, columns)
+    above, left = (size - rows) // 2, (size - columns) // 2
+    margins = ((above, size - rows - above), (left, size - columns - left))
+    image = np.pad(prepared.image, margins, mode="edge")
+    camera = prepared.camera.cropped(-left, -above, size, size)
+    padded = PreparedRadiograph(image, np.pad(prepared.valid, margins), camera, prepared.name)
+    return resampled_radiograph(padded, pixels, pixels)
+
+
 def halved(volume: Volume) -> Volume:
     """The volume on voxels of twice the edge; an odd last slice is averaged with zeros (air)."""
     array = np.pad(volume.array, [(0, size % 2) for size in volume.array.shape])

@@ -80,7 +80,7 @@ def prepare_radiograph(
         camera = camera.resampled(*(max(1, round(n * scale)) for n in (camera.width, camera.height)))
         pixels, valid = _area_average(pixels, valid, camera.shape)
     stored_logarithm = (radiograph.metadata or {}).get("PixelIntensityRelationship") == "LOG"
-    image = _attenuation(pixels, valid, bone_dark, stored_logarithm, is_integer)
+    image = attenuation_of_pixels(pixels, valid, bone_dark, stored_logarithm, is_integer)
     other = None
     if polarity == "auto" and radiograph.bone_dark is None:
         opposite = "bone-bright" if bone_dark else "bone-dark"
@@ -242,7 +242,18 @@ def _area_average(pixels: np.ndarray, valid: np.ndarray, shape: tuple[int, int])
     return np.where(usable, mean, everything), usable
 
 
-def _attenuation(pixels, valid, bone_dark: bool, stored_logarithm: bool, is_integer: bool) -> np.ndarray:
+def attenuation_of_pixels(
+    pixels: np.ndarray, valid: np.ndarray, bone_dark: bool, stored_logarithm: bool, is_integer: bool
+) -> np.ndarray:
+    """Line integrals up to a monotone curve, bone bright: -log(I/I0) of an intensity, else the pixels.
+
+    Args:
+        pixels: (rows, columns) stored values.
+        valid: (rows, columns) bool, the field; its brightest pixels are the open beam.
+        bone_dark: whether bone is dark in the pixels.
+        stored_logarithm: whether the pixels are logarithms already.
+        is_integer: whether they were stored as integers.
+    """
     if not bone_dark:
         return pixels
     open_value = np.percentile(pixels[valid], 99.5)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.geometry.c_arm import DEFAULT_SOD_FRACTION, CArmGeometry
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.detector import detector_to_scene
 from SOPIRegistrationLib.geometry.files import geometry_as_dict
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.overlay import fusion_image
@@ -54,10 +54,21 @@ def write_results(
         write_picture(folder / f"overlay{suffix}.png", fusion_image(radiograph.image, drr, radiograph.valid))
         names += [f"drr{suffix}.nrrd", f"overlay{suffix}.png"]
     write_transform(folder / "ct_to_carm.tfm", reference.T_world_to_camera @ result.T_lps_to_world, frame)
-    entry = result.to_dict(geometry_as_dict(geometry), round(seconds_preparation, 4))
-    text = json.dumps(_without_nan(entry), indent=1, allow_nan=False)
-    (folder / "result.json").write_text(text + "\n", encoding="utf-8")
+    text = result_json(result, geometry, seconds_preparation)
+    (folder / "result.json").write_text(text, encoding="utf-8")
     return ["result.json", "ct_to_carm.tfm", *names]
+
+
+def result_json(result: RegistrationResult, geometry: CArmGeometry, seconds_preparation: float) -> str:
+    """The text of result.json.
+
+    Args:
+        result: the registration.
+        geometry: cameras of the views, in their order, with their place in the world (R, t).
+        seconds_preparation: time spent on reading and preparing the inputs.
+    """
+    entry = result.to_dict(geometry_as_dict(geometry), round(seconds_preparation, 4))
+    return json.dumps(_without_nan(entry), indent=1, allow_nan=False) + "\n"
 
 
 def write_detector_image(
@@ -65,7 +76,7 @@ def write_detector_image(
 ) -> None:
     """Write a camera's (rows, columns) image as a one-slice volume on the detector in the Slicer scene.
 
-    Camera, frame and reference as for :func:`detector_to_scene`.
+    Camera, frame and reference as for :func:`~SOPIRegistrationLib.geometry.detector.detector_to_scene`.
     """
     write_volume(path, Volume(image[None], detector_to_scene(camera, frame, reference)))
 
@@ -83,25 +94,6 @@ def write_volume(path: Path, volume: Volume) -> None:
 def write_picture(path: Path, picture: np.ndarray) -> None:
     """Write a picture, (rows, columns) gray of 8 or 16 bit or (rows, columns, 3) RGB, as PNG."""
     sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=picture.ndim == 3), str(path))
-
-
-def detector_to_scene(camera: Camera, frame: PoseFrame, reference: Camera | None = None) -> np.ndarray:
-    """(4, 4) place in the Slicer scene (LPS, mm) of pixel indices (u, v, 0, 1); third axis: the central ray.
-
-    A camera known by its K alone projects alike on every plane: its detector is put where a usual C-arm's is.
-
-    Args:
-        camera: the camera.
-        frame: nominal view of the reference camera.
-        reference: the camera of a calibrated set that the frame belongs to; ``camera`` itself unless given.
-    """
-    depth = camera.sdd_mm or frame.sod_mm / DEFAULT_SOD_FRACTION
-    pixels_to_camera = np.eye(4)
-    pixels_to_camera[:3, [0, 1, 3]] = depth * camera.K_inverse
-    T_camera_to_reference = np.eye(4)
-    if reference is not None:
-        T_camera_to_reference = reference.T_world_to_camera @ se3.invert_rigid(camera.T_world_to_camera)
-    return se3.invert_rigid(frame.T_nominal) @ T_camera_to_reference @ pixels_to_camera
 
 
 def _without_nan(value):

@@ -5,21 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from SOPIRegistrationLib import methods
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import bone_only
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.installed import RTPI, has_weights
 from SOPIRegistrationLib.projector import project_with_jacobian
 from SOPIRegistrationLib.registration import stages
 from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.registration.result import Progress, RegistrationResult, StageRecord, Verdict
-from SOPIRegistrationLib.registration.stages import Case, Hypotheses, SearchPlan
+from SOPIRegistrationLib.registration.stages import Case, FanPlan, Hypotheses, NetworkPlan, SearchPlan
 from SOPIRegistrationLib.registration.verdict import (
     image_similarity,
     judge,
@@ -29,9 +33,9 @@ from SOPIRegistrationLib.registration.verdict import (
 
 # Share of the attenuation that lies in bone from which a CT is a segmented bone, not a body.
 _SEGMENTED = 0.85
-_FAN_DEG = 8.0
-_WIDE_FAN_DEG = 16.0
-_PART_FAN_DEG = 5.0
+_FAN, _WIDE_FAN = FanPlan(8.0), FanPlan(16.0)
+# A long bone may also have slid along itself.
+_PART_FAN, _WIDE_PART_FAN = FanPlan(5.0), FanPlan(8.0, 6.0)
 _ORDER = {"accept": 0, "review": 1, "reject": 2}
 
 
@@ -40,25 +44,39 @@ class RegistrationSettings:
     """How to register.
 
     Attributes:
-        init: "nominal" (start at the nominal view), "search" (template search over the ``wide`` range),
-            "auto" (nominal first, search if the verdict is not accept) or a (4, 4) T_lps_to_world.
+        init: "nominal" (start at the nominal view), "rtpi" (pose network), "search" (template search over the
+            ``wide`` range), "auto" (pose network and nominal view first, search if the verdict is not accept;
+            without torch or weights no network) or a (4, 4) T_lps_to_world.
         refine: "opt" (coarse-to-fine Levenberg-Marquardt) or "none".
         content: what DRRs are made of: "body", "bone", or "auto", whichever agrees better with the X-ray.
         seed: of anything random; the present stages have none.
+        weights: file of the pose network's weights; the installed ones if None.
     """
 
     init: str | np.ndarray = "auto"
     refine: str = "opt"
     content: str = "auto"
     seed: int = 0
+    weights: str | Path | None = None
 
     def __post_init__(self):
-        if isinstance(self.init, str) and self.init not in ("auto", "nominal", "search"):
-            raise InputError(f"unknown initialiser '{self.init}': use auto, nominal, search or a start pose")
-        if self.refine not in ("opt", "none"):
-            raise InputError(f"unknown refinement '{self.refine}': use opt or none")
+        known = methods.names(methods.INITIALISERS)
+        if isinstance(self.init, str) and self.init not in known:
+            raise InputError(f"unknown initialiser '{self.init}': use {', '.join(known)} or a start pose")
+        known = methods.names(methods.REFINEMENTS)
+        if self.refine not in known:
+            raise InputError(f"unknown refinement '{self.refine}': use {' or '.join(known)}")
         if self.content not in ("auto", "body", "bone"):
             raise InputError(f"unknown content '{self.content}': use auto, body or bone")
+
+
+# How a try starts: about the start pose by so many degrees, from the network, or from a search.
+Plan = FanPlan | NetworkPlan | SearchPlan
+
+
+def network_is_available() -> bool:
+    """Whether torch and the pose network's weights are installed."""
+    return all(find_spec(name) for name in ("torch", "safetensors")) and has_weights(RTPI)
 
 
 _MOVING_VOLUMES: WeakKeyDictionary[PreparedCT, dict[str, MovingVolume]] = WeakKeyDictionary()
@@ -143,6 +161,7 @@ class _Registration:
         if settings.content in volumes:
             volumes = {settings.content: volumes[settings.content]}
         self._volumes = volumes
+        self._body, self._bone = moving_volumes(ct).values()
         self._records: list[StageRecord] = []
         self._done = 0.0
         self._best: np.ndarray | None = None
@@ -156,6 +175,7 @@ class _Registration:
         nominal = np.linalg.inv(T_world_to_camera) @ self._case.frame.T_nominal
         start = np.asarray(init, dtype=np.float64) if given else nominal
         self._best = start
+        self._case = replace(self._case, T_start=start)
         if given or init == "nominal":
             self._check_in_view(start)
 
@@ -194,12 +214,15 @@ class _Registration:
             plans = [("search", stages.SEARCH), ("search", stages.THOROUGH_SEARCH)]
         elif init == "auto":
             plans = [
-                ("nominal", _FAN_DEG),
+                self._first_of_auto(),
                 ("search", stages.SEARCH),
                 ("search", stages.THOROUGH_SEARCH),
             ]
+        elif init == "rtpi":
+            weights = self._settings.weights
+            plans = [("rtpi", NetworkPlan(weights)), ("rtpi", NetworkPlan(weights, _WIDE_FAN))]
         else:
-            plans = [(init, _FAN_DEG), (init, _WIDE_FAN_DEG)]
+            plans = [(init, _FAN), (init, _WIDE_FAN)]
         cases = [self._case]
         if any(radiograph.other_polarity for radiograph in self._case.radiographs):
             cases.append(self._case.with_other_polarity())
@@ -219,10 +242,22 @@ class _Registration:
             return _Outcome(self._case, start, content, moving, self._best, label=init)
         return min(outcomes, key=lambda o: (_ORDER[o.verdict.status], -o.margin))
 
+    def _first_of_auto(self) -> tuple[str, FanPlan | NetworkPlan]:
+        """The network, with the nominal view beside it, where there is torch; else the nominal view alone."""
+        if self._settings.weights is None and not network_is_available():
+            return "nominal", _FAN
+        return "rtpi", NetworkPlan(self._settings.weights, _FAN, with_nominal=True)
+
     def _initialised(self, start: np.ndarray, given: bool) -> _Outcome:
         """The pose of the initialiser alone."""
         init = "given pose" if given else self._settings.init
         content, moving = next(iter(self._volumes.items()))
+        if init == "rtpi" or (init == "auto" and network_is_available()):
+            asked = self._ask_network(NetworkPlan(self._settings.weights), 1.0)
+            if asked is None:
+                return _Outcome(self._case, start, content, moving, self._best, label=init)
+            self._records += asked.records
+            return _Outcome(self._case, asked.T[0], content, moving, asked.T[0], label="rtpi")
         if init != "search":
             return _Outcome(self._case, start, content, moving, start, label=init)
         found = {
@@ -236,7 +271,7 @@ class _Registration:
         T = found[content].T[0]
         return _Outcome(self._case, T, content, self._volumes[content], T, label=init)
 
-    def _attempt(self, start: np.ndarray, plan: float | SearchPlan, share: float) -> _Outcome | None:
+    def _attempt(self, start: np.ndarray, plan: Plan, share: float) -> _Outcome | None:
         """Outcome of a fan of so many degrees about the start, or of a search; None if stopped before."""
         best, best_margin = None, -np.inf
         for content, moving, hypotheses in self._starts(start, plan, share / 8):
@@ -254,7 +289,7 @@ class _Registration:
         if self._stopped:
             self._records += found.records
             return None
-        initial = found.records[0].T if isinstance(plan, SearchPlan) else start
+        initial = start if isinstance(plan, FanPlan) else found.records[0].T
         fine = stages.PART_FINE if moving.is_part else stages.BODY_FINE
         final = self._refine(moving, found, fine, share * 0.5)
         self._best = final.T[0]
@@ -264,17 +299,26 @@ class _Registration:
         return _Outcome(self._case, initial, content, moving, final.T[0], verdict, margin)
 
     def _starts(
-        self, start: np.ndarray, plan: float | SearchPlan, share: float
+        self, start: np.ndarray, plan: Plan, share: float
     ) -> Iterator[tuple[str, MovingVolume, Hypotheses]]:
         """What to try in turn until the images agree: content, its volume, where to start.
 
         Tilted views look through the end of a short scan. Leaving those rays out is right where the body goes
         on in the X-ray, but may leave little to go by: a search then also tries with them.
         """
+        asked = None
+        if isinstance(plan, NetworkPlan):
+            asked = self._ask_network(plan, share)
+            if asked is None:
+                return
         for content, moving in self._volumes.items():
-            if not isinstance(plan, SearchPlan):
-                turn = plan * _PART_FAN_DEG / _FAN_DEG if moving.is_part else plan
-                yield content, moving, stages.fan(start, self._case.centre_lps_mm, turn)
+            if asked is not None:
+                yield content, moving, stages.around(asked, self._case, plan)
+                continue
+            if isinstance(plan, FanPlan):
+                for_part = {_FAN: _PART_FAN, _WIDE_FAN: _WIDE_PART_FAN}
+                chosen = for_part[plan] if moving.is_part else plan
+                yield content, moving, stages.fan(self._case, start, chosen)
                 continue
             hypotheses = self._search(moving, plan, share)
             if hypotheses is None:
@@ -286,6 +330,19 @@ class _Registration:
                 if further is None:
                     return
                 yield content, whole, stages.merged(hypotheses, further)
+
+    def _ask_network(self, plan: NetworkPlan, share: float) -> Hypotheses | None:
+        before = self._done
+
+        def report(fraction: float) -> bool:
+            self._done = before + share * fraction
+            return self._report("pose network", None, None)
+
+        try:
+            return stages.ask_network(self._case, self._body, self._bone, plan, report)
+        except Cancelled:
+            self._stopped = True
+            return None
 
     def _search(self, moving: MovingVolume, plan: SearchPlan, share: float) -> Hypotheses | None:
         before = self._done
@@ -314,7 +371,9 @@ class _Registration:
         return bool(self._callback(Progress(stage, min(self._done, 1.0), self._best, similarity)))
 
     def _margin(self, moving: MovingVolume, T_lps_to_world: np.ndarray) -> float:
-        """By how much a pose agrees better with the X-ray than an acceptable one."""
+        """By how much a pose agrees better with the X-ray than an acceptable one; -1 if implausible."""
+        if not self._case.is_plausible(T_lps_to_world[None])[0]:
+            return -1.0
         correlation = structural_correlation(self._case, moving, T_lps_to_world[None])[0]
         return float(correlation) - thresholds_of(moving).accept
 

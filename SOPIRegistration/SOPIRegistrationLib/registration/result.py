@@ -30,11 +30,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A finished stage: its name, duration, the correlation and the pose (T_lps_to_world) it ended with."""
+    """A finished stage: its name, duration, the correlation and the pose (T_lps_to_world) it ended with.
+
+    The correlation is None for a stage that measures none.
+    """
 
     name: str
     seconds: float
-    similarity: float
+    similarity: float | None
     T: np.ndarray
 
 
@@ -111,7 +114,7 @@ class RegistrationResult:
                 {
                     "name": stage.name,
                     "seconds": round(stage.seconds, 4),
-                    "similarity": round(stage.similarity, 6),
+                    "similarity": None if stage.similarity is None else round(stage.similarity, 6),
                     "pose": self._pose_entry(stage.T),
                 }
                 for stage in self.stages

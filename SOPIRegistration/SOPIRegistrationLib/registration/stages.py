@@ -6,9 +6,11 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.initialise.search import SearchRange, distinct_poses, template_search
@@ -18,6 +20,12 @@ from SOPIRegistrationLib.registration.objective import Level, LevelObjective, at
 from SOPIRegistrationLib.registration.result import StageRecord
 
 SEARCH_PIXELS = 32
+
+# How far a pose may end from where it was expected: turned by so much, its depth changed by such a factor.
+# Well beyond the range that is searched; further away little of the body shows, or all of it tiny, and so
+# little can look like anything.
+_LARGEST_TURN = np.deg2rad(85.0)
+_DEPTH_FACTORS = (0.5, 1.7)
 
 # Called with the stage's name, its best pose and correlation; a true answer stops at once.
 StageCallback = Callable[[str, np.ndarray | None, float | None], bool]
@@ -80,10 +88,17 @@ class Case:
     Attributes:
         radiographs: prepared views of one world.
         frame: nominal view, source-object distance and rotation centre, in the first camera.
+        T_start: (4, 4) T_lps_to_world about where the pose is expected; the nominal one if None.
     """
 
     radiographs: Sequence[PreparedRadiograph]
     frame: PoseFrame
+    T_start: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.T_start is None:
+            T_nominal = np.linalg.inv(self.T_world_to_camera) @ self.frame.T_nominal
+            object.__setattr__(self, "T_start", T_nominal)
 
     def with_other_polarity(self) -> Case:
         """The case with bright and dark exchanged in the X-rays where that was only detected."""
@@ -98,6 +113,14 @@ class Case:
     def T_world_to_camera(self) -> np.ndarray:
         """(4, 4) extrinsics of the first camera."""
         return self.radiographs[0].camera.T_world_to_camera
+
+    def is_plausible(self, T_lps_to_world: np.ndarray) -> np.ndarray:
+        """(n,) whether poses (n, 4, 4) lie as near the start as the pose sought can be expected to."""
+        T = self.T_world_to_camera @ np.concatenate([self.T_start[None], T_lps_to_world])
+        angle = se3.rotation_distance(np.repeat(T[:1, :3, :3], len(T) - 1, axis=0), T[1:, :3, :3])
+        depth = (T @ np.append(self.centre_lps_mm, 1.0))[:, 2]
+        nearest, furthest = depth[0] * np.array(_DEPTH_FACTORS)
+        return (angle < _LARGEST_TURN) & (depth[1:] > nearest) & (depth[1:] < furthest)
 
 
 @dataclass(frozen=True)
@@ -117,15 +140,31 @@ class Hypotheses:
     stopped: bool = False
 
 
-def fan(T_start: np.ndarray, centre: np.ndarray, angle_deg: float) -> Hypotheses:
-    """A pose and its neighbours turned by an angle about one axis or all three: 15 starts."""
-    angle = np.deg2rad(angle_deg)
-    turns = [np.zeros(3)]
-    turns += [
-        angle * np.array(s) for s in itertools.product((0, -1, 1), repeat=3) if np.count_nonzero(s) in (1, 3)
-    ]
-    twists = np.concatenate([turns, np.zeros((len(turns), 3))], axis=1)
-    T = move_about(np.repeat(T_start[None], len(twists), axis=0), twists, centre)
+@dataclass(frozen=True)
+class FanPlan:
+    """Start from a pose and poses around it.
+
+    Attributes:
+        turn_deg: how far turned.
+        shift_mm: how far shifted across the first view besides; 0 for not at all.
+    """
+
+    turn_deg: float
+    shift_mm: float = 0.0
+
+
+def fan(case: Case, T_start: np.ndarray, plan: FanPlan) -> Hypotheses:
+    """A pose and its neighbours turned about one axis or all three, 15 starts; 28 more of them shifted."""
+    angle = np.deg2rad(plan.turn_deg)
+    signs = np.array([s for s in itertools.product((0, -1, 1), repeat=3) if np.count_nonzero(s) != 2])
+    few = signs[np.count_nonzero(signs, axis=1) < 2]
+    twists = [np.hstack([angle * signs, np.zeros_like(signs)])]
+    if plan.shift_mm:
+        for direction in (*case.T_world_to_camera[:2, :3], *-case.T_world_to_camera[:2, :3]):
+            shifts = np.repeat(plan.shift_mm * direction[None], len(few), axis=0)
+            twists.append(np.hstack([angle * few, shifts]))
+    twists = np.concatenate(twists)
+    T = move_about(np.repeat(T_start[None], len(twists), axis=0), twists, case.centre_lps_mm)
     return Hypotheses(T, np.full(len(T), np.inf))
 
 
@@ -150,6 +189,55 @@ def search(
     return Hypotheses(T, 2 * (1 - found.scores), (record,))
 
 
+@dataclass(frozen=True)
+class NetworkPlan:
+    """Ask the pose network, and start from its poses and from views around the one it is surest of.
+
+    Attributes:
+        weights: file of its weights; the installed ones if None.
+        around: how far around.
+        with_nominal: start about the nominal view as well.
+    """
+
+    weights: str | Path | None = None
+    around: FanPlan = FanPlan(8.0)
+    with_nominal: bool = False
+
+
+def ask_network(
+    case: Case, body: MovingVolume, bone: MovingVolume, plan: NetworkPlan, progress: Callable[[float], bool]
+) -> Hypotheses:
+    """Poses from the RTPI network in the first view; ``progress`` as for ``network_poses``.
+
+    Raises:
+        InputError: no weights, or unusable ones.
+        ModuleNotFoundError: no torch.
+    """
+    # Torch is not needed by any other stage, and is slow to import.
+    from SOPIRegistrationLib.initialise.network import load_network, network_poses, pixels_of
+
+    network = load_network(plan.weights)
+    began = time.perf_counter()
+    radiograph = case.radiographs[0]
+    camera = radiograph.camera
+    scale = pixels_of(network) / max(camera.shape)
+    coarse = camera.resampled(round(camera.width * scale), round(camera.height * scale))
+    volumes = [moving.for_camera(coarse, case.frame.T_nominal) for moving in (body, bone)]
+    found = network_poses(network, radiograph, *volumes, case.frame, progress)
+    T = np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
+    record = StageRecord("pose network", time.perf_counter() - began, None, T[0])
+    return Hypotheses(T, np.full(len(T), np.inf), (record,))
+
+
+def around(hypotheses: Hypotheses, case: Case, plan: NetworkPlan) -> Hypotheses:
+    """The network's poses with views around the first of them, and around the nominal one if so planned."""
+    centres = [hypotheses.T[0], *([case.T_start] if plan.with_nominal else [])]
+    fans = [fan(case, T, plan.around).T for T in centres]
+    T = np.concatenate([*fans, hypotheses.T[1:]])
+    T = T[distinct_poses(T, case.centre_lps_mm, np.deg2rad(4), 4.0, 25.0, len(T))]
+    return replace(hypotheses, T=T, cost=np.full(len(T), np.inf))
+
+
 def merged(a: Hypotheses, b: Hypotheses) -> Hypotheses:
     """The better half of each of two sets of hypotheses, best first."""
     T = np.concatenate([a.T[: len(a.T) // 2], b.T[: len(b.T) // 2]])
@@ -161,7 +249,10 @@ def merged(a: Hypotheses, b: Hypotheses) -> Hypotheses:
 def refine(
     case: Case, moving: MovingVolume, start: Hypotheses, steps: Sequence[Step], callback: StageCallback
 ) -> Hypotheses:
-    """Levenberg-Marquardt through the steps' levels, the worse hypotheses dropped on the way."""
+    """Levenberg-Marquardt through the steps' levels, the worse hypotheses dropped on the way.
+
+    Implausible ones are the worst whatever they look like.
+    """
     centre = case.centre_lps_mm
     result = start
     for step in steps:
@@ -180,7 +271,7 @@ def refine(
         if step.ranking is not None:
             ranking = LevelObjective(case.radiographs, moving, step.ranking, solution.T, centre)
             cost = ranking(solution.T, np.arange(len(solution.T))).cost
-        order = np.argsort(cost, kind="stable")
+        order = np.lexsort((cost, ~case.is_plausible(solution.T)))
         kept = distinct_poses(solution.T[order], centre, np.deg2rad(2), 2.0, 15.0, step.keep)
         T, cost = solution.T[order][kept], cost[order][kept]
         record = StageRecord(level.name, time.perf_counter() - began, float(1 - cost[0] / 2), T[0])

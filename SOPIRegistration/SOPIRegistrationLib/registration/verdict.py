@@ -136,6 +136,9 @@ def judge(
     else:
         reasons.append(f"the images agree: {figure}")
 
+    if not case.is_plausible(T_lps_to_world[None])[0]:
+        lower("reject", "the pose lies too far from the start to be the one sought")
+
     centres = poses[:, :3, :3] @ case.centre_lps_mm + poses[:, :3, 3]
     angles = se3.rotation_distance(np.repeat(poses[:1, :3, :3], len(rivals), axis=0), poses[1:, :3, :3])
     apart = np.linalg.norm(centres[1:] - centres[0], axis=1) + _OBJECT_RADIUS_MM * angles
