@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+import torch
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from SOPIRegistrationLib.cli.main import main
@@ -388,11 +389,9 @@ def test_a_folder_where_a_result_goes(case, refused):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--init", "rtpi"], "rtpi is not available in this version: use auto, search, nominal or a FILE"),
         (["--refine", "sopi+opt"], "sopi+opt is not available in this version: use opt or none"),
         (["--refine", "sopi"], "sopi is not available in this version: use opt or none"),
         (["--device", "cuda"], "cuda is not available in this version: use auto or cpu"),
-        (["--weights", "w.safetensors"], "unrecognized arguments: --weights"),
         (["--polarity", "grey"], "invalid choice: 'grey'"),
         (["--bone-threshold", "high"], "invalid float value: 'high'"),
     ],
@@ -406,12 +405,36 @@ def test_options_that_do_not_exist(case, capsys, words, expected):
     assert expected in error
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_commands_that_do_not_exist_yet(capsys, name):
-    assert main([name, "rtpi"]) == 2
+def test_commands_that_do_not_exist_yet(capsys):
+    assert main(["evaluate", "x"]) == 2
     assert capsys.readouterr().err == (
-        f"sopi {name}: not available in this version: use demo, register, drr, benchmark\n"
+        "sopi evaluate: not available in this version: use demo, register, drr, train, benchmark\n"
     )
+
+
+def test_weights_that_are_none(case, tmp_path, refused):
+    absent, text = tmp_path / "absent.safetensors", tmp_path / "text.safetensors"
+    text.write_text("no weights")
+    refused("absent.safetensors", "--weights", options=("--init", "rtpi", "--weights", str(absent)))
+    refused("text.safetensors", "--weights", options=("--init", "rtpi", "--weights", str(text)))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--steps", "0"], "--steps is 0: give 1 or more"),
+        (["--pool", "2", "--patients", "3"], "--patients 3 of --pool 2: give a larger pool"),
+        (["--ct", "absent.nii.gz"], "absent.nii.gz"),
+        (["--device", "cuda"], "--device cuda: no usable GPU here"),
+    ],
+)
+def test_training_that_cannot_start(tmp_path, capsys, options, expected):
+    if "cuda" in options and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(["train", "rtpi", "--out", str(tmp_path), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert expected in error
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ COMMANDS = {
     "demo": "register a made-up patient to a simulated X-ray and compare with the known pose",
     "register": "find the pose of a CT in one X-ray, or in several calibrated ones",
     "drr": "project a CT at a given pose",
+    "train": "train a network on simulated X-rays of made-up and given patients",
     "benchmark": "time the projector beside the other DRR renderers installed",
 }
-_PLANNED = ("train", "evaluate")
+_PLANNED = ("evaluate",)
 UNUSABLE, INTERRUPTED = 2, 130
 
 

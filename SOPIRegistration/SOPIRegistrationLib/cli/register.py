@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from SOPIRegistrationLib import methods
 from SOPIRegistrationLib.cli.common import add_ct_arguments, add_view_argument, progress_bar, read_ct, staged
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
@@ -29,7 +30,7 @@ from SOPIRegistrationLib.registration import (
 from SOPIRegistrationLib.registration.outputs import write_results
 from SOPIRegistrationLib.registration.pose_files import read_start
 
-_STARTS = ("auto", "search", "nominal")
+_STARTS = methods.names(methods.INITIALISERS)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Request:
     refine: str = "opt"
     content: str = "auto"
     seed: int = 0
+    weights: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_view_argument(parser)
     parser.add_argument(
         "--init",
-        type=_not_yet("rtpi", "auto, search, nominal or a FILE"),
         default="auto",
-        metavar="auto|search|nominal|FILE",
-        help="start: nominal view; search over +-50 deg; a result.json or transform file; auto takes the "
-        "nominal view and searches where that fails (auto)",
+        metavar=f"{'|'.join(_STARTS)}|FILE",
+        help="start: pose network (rtpi, needs torch); search over +-50 deg; nominal view; a result.json or "
+        "transform file; auto takes network and nominal view, and searches where these fail (auto)",
     )
     parser.add_argument(
         "--refine",
@@ -112,6 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what DRRs are made of; auto takes what agrees better with the X-ray (auto)",
     )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="other weights of the pose network")
     parser.add_argument("--frame", type=int, metavar="N", help="frame of a multi-frame X-ray, from 1")
     parser.add_argument(
         "--polarity", choices=POLARITIES, default="auto", help="bones in the X-ray as stored (auto: detected)"
@@ -157,7 +159,7 @@ def register_files(request: Request, folder: Path) -> Registered:
     init = request.init
     if start_file is not None:
         init = read_start(start_file, frame, all_cameras, geometry.camera)
-    settings = RegistrationSettings(init, request.refine, request.content, request.seed)
+    settings = RegistrationSettings(init, request.refine, request.content, request.seed, request.weights)
     lay_out(ct)
     seconds_preparation = time.perf_counter() - began
     with progress_bar("registration") as update:

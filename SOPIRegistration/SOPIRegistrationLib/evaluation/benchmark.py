@@ -196,14 +196,15 @@ def machine() -> dict[str, str]:
     versions = {package: installed_version(package) or "not installed" for package in packages}
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return {
-        "processor": f"{_processor()}, {os.cpu_count()} cores{load}",
+        "processor": f"{processor()}, {os.cpu_count()} cores{load}",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "threads": ", ".join(f"{name} {count}" for name, count in threads.items()),
         "versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

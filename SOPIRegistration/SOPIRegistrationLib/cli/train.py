@@ -1,0 +1,190 @@
+"""``sopi train``: a network from simulated X-rays of made-up and given patients, resumable."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from dataclasses import fields
+from pathlib import Path
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.evaluation.benchmark import processor
+from SOPIRegistrationLib.images.itk_reading import require_file
+
+NETWORKS = ("comparing", "published", "light")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    networks = parser.add_subparsers(metavar="NETWORK", required=True)
+    rtpi = networks.add_parser(
+        "rtpi",
+        help="the pose initialiser",
+        description="Train the pose initialiser. Goes on from the checkpoint in the folder if there is one.",
+    )
+    add_rtpi_arguments(rtpi)
+
+
+def add_rtpi_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``sopi train rtpi``."""
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of checkpoint, log.csv and weights"
+    )
+    parser.add_argument(
+        "--network",
+        choices=NETWORKS,
+        default="comparing",
+        help="corrects a pose by comparing X-ray and DRR (comparing); the paper's two branches (published); "
+        "the same in small (light)",
+    )
+    parser.add_argument(
+        "--ct",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="real CTs to train on besides the phantoms",
+    )
+    parser.add_argument("--steps", type=int, default=20_000, metavar="N", help="batches (20000)")
+    parser.add_argument(
+        "--patients", type=int, default=8, metavar="N", help="patients in a batch of a process (8)"
+    )
+    parser.add_argument("--group", type=int, default=4, metavar="N", help="X-rays of each patient (4)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, metavar="X", help="highest (1e-3)")
+    parser.add_argument(
+        "--phantoms", type=int, default=80, metavar="N", help="different phantoms, each varied on and on (80)"
+    )
+    parser.add_argument(
+        "--pool", type=int, default=48, metavar="N", help="patients in memory at once, in each process (48)"
+    )
+    parser.add_argument(
+        "--validate-every", type=int, default=250, metavar="N", help="steps between validations (250)"
+    )
+    parser.add_argument(
+        "--validation-patients", type=int, default=12, metavar="N", help="phantoms kept for that (12)"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(auto)")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs, or processes on the CPU, of each machine (1)",
+    )
+    parser.add_argument("--machines", type=int, default=1, metavar="N", help="started alike on each (1)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (0)")
+    parser.set_defaults(train=train_rtpi)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train.
+
+    Raises:
+        InputError: an option or a CT is unusable.
+    """
+    return args.train(args)
+
+
+def train_rtpi(args: argparse.Namespace) -> int:
+    """Train a pose initialiser; leaves weights with their model card in the folder.
+
+    Raises:
+        InputError: an option or a CT is unusable.
+    """
+    for name in (
+        "steps",
+        "patients",
+        "group",
+        "phantoms",
+        "pool",
+        "validate_every",
+        "validation_patients",
+        "devices",
+        "machines",
+    ):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
+    if args.patients > args.pool:
+        raise InputError(f"--patients {args.patients} of --pool {args.pool}: give a larger pool")
+    cts = [require_file(path, "CT") for path in args.ct]
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {args.out} ({error.strerror}): give another --out") from None
+
+    import torch
+    from lightning_fabric import Fabric
+
+    from SOPIRegistrationLib.networks.weights import model_card, save_weights
+    from SOPIRegistrationLib.training.trainer import Trainer, TrainingSettings
+
+    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    if cuda and not torch.cuda.is_available():
+        raise InputError("--device cuda: no usable GPU here: use cpu, or install a CUDA build of torch")
+    several = args.devices * args.machines > 1
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=args.devices,
+        num_nodes=args.machines,
+        strategy="ddp" if several else "auto",
+        precision="bf16-mixed",
+    )
+    fabric.launch()
+    names = {field.name for field in fields(TrainingSettings)}
+    settings = TrainingSettings(**{name: value for name, value in vars(args).items() if name in names})
+    trainer = Trainer(fabric, args.out, cts, _task(args.network), settings, _print_progress)
+    trained = trainer.run()
+    if fabric.is_global_zero:
+        card = _card(args, trained)
+        path = args.out / "rtpi.safetensors"
+        save_weights(path, trained.network, card, half=True)
+        (args.out / "MODEL_CARD.md").write_text(model_card(card))
+        print(f"wrote {path}, MODEL_CARD.md and log.csv")
+    return 0
+
+
+def _task(name: str):
+    from SOPIRegistrationLib.networks.comparing import ComparingConfig
+    from SOPIRegistrationLib.networks.two_branch import CONFIGURATIONS
+    from SOPIRegistrationLib.training.rtpi import ComparingTask, TwoBranchTask
+
+    return ComparingTask(ComparingConfig()) if name == "comparing" else TwoBranchTask(CONFIGURATIONS[name])
+
+
+def _print_progress(fraction: float, line: str) -> None:
+    """A line that a program can follow as well as a person."""
+    print(f"progress {fraction:.4f} {line}", flush=True)
+
+
+def _card(args: argparse.Namespace, trained) -> dict:
+    last = trained.log[-1]
+    best = min(trained.log, key=lambda row: row["rotation_deg"] + row["in_plane_mm"] + 0.2 * row["depth_mm"])
+    figures = {
+        "validation phantoms, median": "{rotation_deg:.2f} deg, {in_plane_mm:.2f} mm in plane, "
+        "{depth_mm:.1f} mm in depth".format(**best),
+        "90th percentile": "{rotation_p90_deg:.2f} deg, {in_plane_p90_mm:.2f} mm, "
+        "{depth_p90_mm:.1f} mm".format(**best),
+        "at step": f"{best['step']} of {last['step']}",
+    }
+    names = ", ".join(path.name for path in args.ct)
+    return {
+        "name": f"RTPI pose initialiser ({args.network})",
+        "intended_use": "Start poses for the registration of a CT to X-rays, over the `wide` range of poses "
+        "about a nominal view; always followed by refinement and verification.",
+        "limits": [
+            "Trained on simulated X-rays of trunks; other anatomy is outside what it saw.",
+            "Not a medical device. Its poses are starts, not results.",
+        ],
+        "data": [
+            f"{args.phantoms} procedural lumbar phantoms, bent, scaled and of other density for each patient",
+            f"real CTs, varied likewise: {names or 'none'}",
+            f"{trained.pairs} simulated X-rays with random geometry, intensity curve, noise, scatter, blur, "
+            "collimation and metal",
+        ],
+        "steps": trained.steps,
+        "hours": round(trained.hours, 2),
+        "machine": f"{processor()}, {platform.system()} {platform.machine()}, "
+        f"{args.devices * args.machines} {'process(es)' if args.device != 'cuda' else 'GPU(s)'}",
+        "figures": figures,
+        "licence": "BSD-3-Clause, as the program",
+    }

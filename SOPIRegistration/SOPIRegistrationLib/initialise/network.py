@@ -1,0 +1,155 @@
+"""Poses from the RTPI network: corrected from several starts at once until they stand still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.pyramid import square_radiograph
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.installed import RTPI, installed_weights
+from SOPIRegistrationLib.networks.comparing import (
+    ComparingRTPI,
+    camera_features,
+    centre_in_camera,
+    corrected,
+    drrs_to_compare,
+    fixed_channels,
+    moving_channels,
+)
+from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI, camera_parameters, filled, nominal_cube
+from SOPIRegistrationLib.networks.weights import load_weights
+from SOPIRegistrationLib.projector import ProjectorVolume
+
+PoseNetwork = ComparingRTPI | TwoBranchRTPI
+# Features of CTs that the published network has seen, by the volume they are of.
+_FEATURES: WeakKeyDictionary[ProjectorVolume, dict] = WeakKeyDictionary()
+
+_CORRECTIONS = 5
+# Starts besides the nominal pose: turned about each axis, nearer and further.
+_TURN_DEG, _DEPTH_MM = 28.0, 110.0
+
+
+@dataclass(frozen=True)
+class NetworkPoses:
+    """What the network makes of an X-ray.
+
+    Attributes:
+        T_lps_to_camera: (n, 4, 4) one pose from each start, the most certain first.
+        expected_error: (n, 3) rotation (deg), in plane and in depth (mm), as the network expects them.
+    """
+
+    T_lps_to_camera: np.ndarray
+    expected_error: np.ndarray
+
+
+def load_network(path: str | Path | None = None) -> PoseNetwork:
+    """The network of a file of weights, or the installed one; read once.
+
+    Raises:
+        InputError: no such weights, damaged, or those of something else.
+    """
+    path = Path(path) if path is not None else installed_weights(RTPI)
+    return _load(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=2)
+def _load(path: Path, modified: int) -> PoseNetwork:
+    network = load_weights(path).network
+    if not isinstance(network, PoseNetwork):
+        raise InputError(f"{path} holds weights of another network than the pose initialiser: give others")
+    return network.to(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def network_poses(
+    network: PoseNetwork,
+    radiograph: PreparedRadiograph,
+    body: ProjectorVolume,
+    bone: ProjectorVolume,
+    frame: PoseFrame,
+    progress: Callable[[float], bool | None] | None = None,
+) -> NetworkPoses:
+    """Ask a network for the pose.
+
+    Args:
+        network: the network.
+        radiograph: prepared X-ray, any size and camera.
+        body: attenuation of the CT, as coarse as the network's pixels allow.
+        bone: the same of its bones alone.
+        frame: nominal view, source-object distance and rotation centre.
+        progress: called with the fraction done; a true answer raises Cancelled.
+
+    Raises:
+        Cancelled: ``progress`` asked for it.
+    """
+    view = square_radiograph(radiograph, pixels_of(network))
+    if isinstance(network, TwoBranchRTPI):
+        return _regressed(network, view, body, frame)
+    return _corrected(network, view, body, bone, frame, progress)
+
+
+def pixels_of(network: PoseNetwork) -> int:
+    """Width and height of the images that a network sees."""
+    return network.config.xray_size if isinstance(network, TwoBranchRTPI) else network.config.pixels
+
+
+def _regressed(network: TwoBranchRTPI, view: PreparedRadiograph, body, frame) -> NetworkPoses:
+    """The one pose of the published network, which says nothing about its errors."""
+    key = id(network), frame.rotation.tobytes(), frame.centre_lps_mm.tobytes()
+    known = _FEATURES.setdefault(body, {})
+    if key not in known:
+        cube = torch.from_numpy(nominal_cube(body.volume, frame, network.config))
+        known[key] = network.encode_volume(cube[None, None])
+    image = filled(torch.from_numpy(view.image)[None], torch.from_numpy(view.valid)[None])
+    camera = camera_parameters(torch.from_numpy(view.camera.K)[None], view.camera.shape, frame.sod_mm)
+    theta = network(image[None], known[key], camera).double().numpy()
+    return NetworkPoses(frame.T_from_theta(theta), np.full((1, 3), np.nan))
+
+
+def _corrected(network: ComparingRTPI, view: PreparedRadiograph, body, bone, frame, progress) -> NetworkPoses:
+    """Poses corrected from the nominal view and from views around it, all at once."""
+    pixels = network.config.pixels
+    T = torch.from_numpy(frame.T_from_theta(_starts()))
+    count = len(T)
+    K = torch.from_numpy(view.camera.K).expand(count, 3, 3)
+    centre = torch.from_numpy(frame.centre_lps_mm).expand(count, 3)
+    image, valid = torch.from_numpy(view.image)[None], torch.from_numpy(view.valid)[None]
+    fixed = fixed_channels(image, valid).expand(count, -1, -1, -1)
+    for number in range(_CORRECTIONS):
+        moving = moving_channels(*drrs_to_compare(body, bone, view.camera, T.numpy()))
+        correction = network(fixed, moving, camera_features(K, T, centre, pixels))
+        T = corrected(T, correction.values, K, centre, pixels)
+        if progress is not None and progress((number + 1) / _CORRECTIONS):
+            raise Cancelled("stopped during the pose network")
+    depth = centre_in_camera(T, centre)[:, 2]
+    width_mm = pixels * depth / K[:, 0, 0]
+    deviation = correction.deviation
+    expected = torch.stack(
+        [
+            torch.rad2deg(deviation[:, :3].norm(dim=1)),
+            deviation[:, 3:5].norm(dim=1) * width_mm,
+            deviation[:, 5] * depth,
+        ],
+        dim=1,
+    ).numpy()
+    order = np.argsort(deviation.sum(dim=1).numpy(), kind="stable")
+    return NetworkPoses(T.numpy()[order], expected[order])
+
+
+def _starts() -> np.ndarray:
+    """(9, 6) theta: the nominal view, turned both ways about each axis, nearer and further."""
+    theta = np.zeros((9, 6))
+    for axis in range(3):
+        theta[1 + 2 * axis, axis] = np.deg2rad(_TURN_DEG)
+        theta[2 + 2 * axis, axis] = -np.deg2rad(_TURN_DEG)
+    theta[7:, 5] = _DEPTH_MM, -_DEPTH_MM
+    return theta

@@ -1,0 +1,35 @@
+"""Trained weights that came with the module. Needs nothing beyond Python: asked before torch is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from SOPIRegistrationLib.errors import InputError
+
+# Beside the package, in a checkout and in Slicer's folder of modules alike.
+WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Weights"
+# Of the pose initialiser.
+RTPI = "rtpi"
+
+
+def has_weights(name: str) -> bool:
+    """Whether weights of that name, such as ``rtpi``, are installed."""
+    return _path(name).is_file()
+
+
+def installed_weights(name: str) -> Path:
+    """File of the weights of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not has_weights(name):
+        known = ", ".join(sorted(found.stem for found in WEIGHTS_FOLDER.glob("*.safetensors"))) or "none"
+        raise InputError(
+            f"no weights '{name}' are installed (there are: {known}): give a file with --weights"
+        )
+    return _path(name)
+
+
+def _path(name: str) -> Path:
+    return WEIGHTS_FOLDER / f"{name}.safetensors"

@@ -1,0 +1,281 @@
+"""Pose initialisation by comparison: a network sees X-ray and projection of the CT and corrects the pose.
+
+Where the published RTPI regresses the pose from X-ray and volume features in one go, this one compares the
+X-ray with DRRs at a pose and says by how much that pose is off, again and again. Anatomy enters
+through the projection, not through the weights, so that one set of weights serves any patient, view and
+C-arm. The idea is that of DeepIM (Li et al., ECCV 2018), the separation of the correction into
+rotation, shift in the image and ratio of depths that of Labbe et al. (CosyPose, ECCV 2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.networks.blocks import ResidualBlock
+from SOPIRegistrationLib.networks.weights import registered
+from SOPIRegistrationLib.projector import ProjectorVolume, project
+
+FIXED_CHANNELS, MOVING_CHANNELS = 3, 2
+# Sampling steps along the ray, voxels: finer ones are not seen in images this small.
+_BODY_STEP, _BONE_STEP = 2.0, 1.5
+# A correction is never larger, in its own units: keeps wild guesses in view of the camera.
+_LARGEST_CORRECTION = torch.tensor([1.0, 1.0, 1.0, 0.5, 0.5, 0.5])
+# A line integral of attenuation through the middle of a patient; brings DRRs to the order of one.
+_THICK = 4.0
+
+
+@dataclass(frozen=True)
+class ComparingConfig:
+    """Sizes of a :class:`ComparingRTPI`.
+
+    Attributes:
+        pixels: width and height of the compared images, a multiple of four.
+        stem_channels: of both encoders at half the resolution.
+        feature_channels: of both encoders at a quarter of it.
+        widths: channels of the stages that read the comparison, each at half the resolution of the one
+            before, the first at a quarter of ``pixels``.
+        blocks: residual blocks of each stage.
+        hidden: width of the layer that the heads share.
+        split_attention: whether the residual blocks have split attention.
+    """
+
+    pixels: int = 48
+    stem_channels: int = 32
+    feature_channels: int = 64
+    widths: tuple[int, ...] = (96, 128, 160)
+    blocks: tuple[int, ...] = (1, 2, 1)
+    hidden: int = 256
+    split_attention: bool = False
+
+    def __post_init__(self):
+        if self.pixels % 4:
+            raise ValueError(f"pixels must be a multiple of four, not {self.pixels}")
+
+    @property
+    def cells(self) -> int:
+        """Width and height of the feature maps."""
+        return self.pixels // 4
+
+    @property
+    def reach(self) -> int:
+        """How many cells a feature is looked for to each side."""
+        return self.cells // 2 + 1
+
+
+class Correction(NamedTuple):
+    """By how much a pose is off, as the network says it.
+
+    Attributes:
+        values: (B, 6): rotation vector (rad, camera axes, about the rotation centre), shift of the rotation
+            centre's projection along u and v (fractions of the image's width), logarithm of the ratio of the
+            centre's depths.
+        deviation: (B, 6) expected absolute error of each, in the same units.
+    """
+
+    values: torch.Tensor
+    deviation: torch.Tensor
+
+
+@registered("comparing", ComparingConfig)
+class ComparingRTPI(nn.Module):
+    """Encoders of X-ray and DRRs, the correlation of their features, a residual network, six heads.
+
+    Each place of the X-ray is correlated with all places of the DRRs around it (as in FlowNet, Fischer et
+    al., ICCV 2015): shift, roll and size of the difference need not be learned from pixels.
+    """
+
+    def __init__(self, config: ComparingConfig | None = None):
+        super().__init__()
+        self.config = config = config or ComparingConfig()
+        self.fixed_encoder = _encoder(FIXED_CHANNELS, config)
+        self.moving_encoder = _encoder(MOVING_CHANNELS, config)
+        shifts = (2 * config.reach + 1) ** 2
+        width = config.widths[0]
+        layers: list[nn.Module] = [
+            nn.Conv2d(shifts + 2 * config.feature_channels, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
+        size = config.cells
+        for stage, (channels, blocks) in enumerate(zip(config.widths, config.blocks, strict=True)):
+            for block in range(blocks):
+                stride = 2 if stage and not block else 1
+                layers.append(ResidualBlock(width, channels, stride, config.split_attention))
+                width = channels
+            size = (size + 1) // 2 if stage else size
+        self.body = nn.Sequential(*layers, nn.Flatten())
+        # The place of what differs matters as much as what: no pooling over the image.
+        self.shared = nn.Sequential(nn.Linear(width * size * size + 3, config.hidden), nn.ReLU(inplace=True))
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(config.hidden, 64), nn.ReLU(inplace=True), nn.Linear(64, 2))
+            for _ in range(6)
+        )
+        for head in self.heads:
+            # The first guess is that the pose is right.
+            nn.init.zeros_(head[-1].weight)
+            nn.init.zeros_(head[-1].bias)
+        self.register_buffer("neighbours", _neighbours(config.cells, config.reach), persistent=False)
+
+    def forward(self, fixed: torch.Tensor, moving: torch.Tensor, camera: torch.Tensor) -> Correction:
+        """Compare.
+
+        Args:
+            fixed: (B, 3, N, N) of :func:`fixed_channels`.
+            moving: (B, 2, N, N) of :func:`moving_channels`.
+            camera: (B, 3) of :func:`camera_features`.
+        """
+        a, b = self.fixed_encoder(fixed), self.moving_encoder(moving)
+        merged = torch.cat([self._correlation(a, b), a, b], dim=1)
+        features = self.body(merged)
+        shared = self.shared(torch.cat([features, camera], dim=1))
+        out = torch.stack([head(shared) for head in self.heads], dim=1).float()
+        # Expected errors begin near the size that errors have.
+        return Correction(out[..., 0], nn.functional.softplus(out[..., 1] - 2) + 1e-4)
+
+    def _correlation(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """(B, shifts, cells, cells) cosines of the features of a with those of b so many cells away."""
+        a, b = (nn.functional.normalize(x.flatten(2), dim=1) for x in (a, b))
+        cosines = a.mT @ b
+        # One more column, of zeros, stands for what lies outside.
+        cosines = nn.functional.pad(cosines, (0, 1))
+        index = self.neighbours.expand(len(a), -1, -1)
+        return cosines.gather(2, index).mT.unflatten(2, (self.config.cells,) * 2)
+
+
+def _encoder(channels: int, config: ComparingConfig) -> nn.Sequential:
+    stem = config.stem_channels
+    return nn.Sequential(
+        nn.Conv2d(channels, stem, 5, stride=2, padding=2, bias=False),
+        nn.BatchNorm2d(stem),
+        nn.ReLU(inplace=True),
+        ResidualBlock(stem, config.feature_channels, 2, config.split_attention),
+        nn.Conv2d(config.feature_channels, config.feature_channels, 1),
+    )
+
+
+def _neighbours(cells: int, reach: int) -> torch.Tensor:
+    """(cells^2, shifts) index of the cell at each shift; cells^2 where there is none."""
+    v, u = torch.meshgrid(torch.arange(cells), torch.arange(cells), indexing="ij")
+    steps = torch.arange(-reach, reach + 1)
+    dv, du = torch.meshgrid(steps, steps, indexing="ij")
+    v, u = v.reshape(-1, 1) + dv.reshape(1, -1), u.reshape(-1, 1) + du.reshape(1, -1)
+    inside = (v >= 0) & (v < cells) & (u >= 0) & (u < cells)
+    return torch.where(inside, v * cells + u, cells * cells)
+
+
+def fixed_channels(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """What the network sees of an X-ray: values, ranks, mask.
+
+    Args:
+        image: (B, N, N) bone bright, any scale, any monotone curve.
+        valid: (B, N, N) bool.
+
+    Returns:
+        (B, 3, N, N) float32: standardised over the valid pixels; rank among them, to which no monotone curve
+        makes a difference, from -1 to 1; the mask.
+    """
+    return torch.stack([_standardised(image, valid), _ranks(image, valid), valid.float()], dim=1)
+
+
+def moving_channels(body: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
+    """What the network sees of the DRRs.
+
+    Args:
+        body: (B, N, N) line integrals through all of the CT.
+        bone: (B, N, N) line integrals through its bones.
+
+    Returns:
+        (B, 2, N, N) float32.
+    """
+    return torch.stack([body / _THICK, bone / (0.5 * _THICK)], dim=1)
+
+
+def drrs_to_compare(
+    body: ProjectorVolume, bone: ProjectorVolume, camera: Camera, T_lps_to_camera: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, N, N) float32 DRRs of body and bone at (B, 4, 4) poses, as :func:`moving_channels` takes them."""
+    bone_drr = project(bone, camera, T_lps_to_camera, step_mm=_BONE_STEP * bone.default_step_mm)
+    if body is bone:
+        return torch.from_numpy(bone_drr), torch.from_numpy(bone_drr)
+    body_drr = project(body, camera, T_lps_to_camera, step_mm=_BODY_STEP * body.default_step_mm)
+    return torch.from_numpy(body_drr), torch.from_numpy(bone_drr)
+
+
+def camera_features(
+    K: torch.Tensor, T_lps_to_camera: torch.Tensor, centre_lps_mm: torch.Tensor, pixels: int
+) -> torch.Tensor:
+    """(B, 3) image width over focal length, depth of the rotation centre (m), and mm at that depth per width.
+
+    Args:
+        K: (B, 3, 3) intrinsics, pixels.
+        T_lps_to_camera: (B, 4, 4) poses, mm.
+        centre_lps_mm: (B, 3) rotation centres.
+        pixels: width of the image.
+    """
+    aperture = pixels / K[:, 0, 0]
+    depth = centre_in_camera(T_lps_to_camera, centre_lps_mm)[:, 2] / 1000
+    return torch.stack([aperture * 3, depth, aperture * depth * 5], dim=1).float()
+
+
+def centre_in_camera(T_lps_to_camera: torch.Tensor, centre_lps_mm: torch.Tensor) -> torch.Tensor:
+    """(B, 3) rotation centres in the camera frame, mm."""
+    return (T_lps_to_camera[:, :3, :3] @ centre_lps_mm[:, :, None])[:, :, 0] + T_lps_to_camera[:, :3, 3]
+
+
+def corrected(
+    T_lps_to_camera: torch.Tensor,
+    values: torch.Tensor,
+    K: torch.Tensor,
+    centre_lps_mm: torch.Tensor,
+    pixels: int,
+) -> torch.Tensor:
+    """(B, 4, 4) poses after a correction (see :class:`Correction`); :func:`correction_between` undoes it.
+
+    Excessive corrections are cut.
+    """
+    limit = _LARGEST_CORRECTION.to(T_lps_to_camera)
+    values = values.to(T_lps_to_camera).clamp(-limit, limit)
+    R = se3.exp_so3(values[:, :3]) @ T_lps_to_camera[:, :3, :3]
+    centre = centre_in_camera(T_lps_to_camera, centre_lps_mm)
+    focal = torch.stack([K[:, 0, 0], K[:, 1, 1]], dim=1)
+    direction = centre[:, :2] / centre[:, 2:] + values[:, 3:5] * pixels / focal
+    depth = centre[:, 2:] * torch.exp(values[:, 5:])
+    moved = torch.cat([direction * depth, depth], dim=1)
+    return se3.rigid(R, moved - (R @ centre_lps_mm[:, :, None])[:, :, 0])
+
+
+def correction_between(
+    T_from: torch.Tensor, T_to: torch.Tensor, K: torch.Tensor, centre_lps_mm: torch.Tensor, pixels: int
+) -> torch.Tensor:
+    """(B, 6) correction that leads from poses to others, T_lps_to_camera both (see :class:`Correction`)."""
+    w = se3.log_so3(T_to[:, :3, :3] @ T_from[:, :3, :3].mT)
+    a, b = centre_in_camera(T_from, centre_lps_mm), centre_in_camera(T_to, centre_lps_mm)
+    focal = torch.stack([K[:, 0, 0], K[:, 1, 1]], dim=1)
+    shift = (b[:, :2] / b[:, 2:] - a[:, :2] / a[:, 2:]) * focal / pixels
+    return torch.cat([w, shift, torch.log(b[:, 2:] / a[:, 2:])], dim=1)
+
+
+def _standardised(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    image = torch.where(valid, image.float(), 0)
+    mean = image.sum(dim=(1, 2), keepdim=True) / count
+    centred = torch.where(valid, image - mean, 0)
+    deviation = (centred.square().sum(dim=(1, 2), keepdim=True) / count).sqrt().clamp(min=1e-6)
+    return (centred / deviation).clamp(-4, 4)
+
+
+def _ranks(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Ranks among the valid pixels, -1 to 1; 0 elsewhere. Equal values share the mean of their ranks."""
+    shape = image.shape
+    flat = torch.where(valid, image.float(), torch.inf).flatten(1)
+    ordered = flat.sort(dim=1).values
+    rank = (torch.searchsorted(ordered, flat) + torch.searchsorted(ordered, flat, right=True) - 1) / 2
+    count = valid.flatten(1).sum(dim=1, keepdim=True).clamp(min=2)
+    return torch.where(valid.flatten(1), 2 * rank / (count - 1) - 1, 0).float().view(shape)

@@ -1,0 +1,205 @@
+"""Files of trained weights: safetensors with the network's sizes, a model card and a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from SOPIRegistrationLib.errors import InputError
+
+FORMAT_VERSION = 1
+# What a model card must say, in this order, and under which heading.
+CARD_HEADINGS = {
+    "intended_use": "Intended use",
+    "limits": "Limits",
+    "data": "Training data",
+    "steps": "Training steps",
+    "hours": "Hours of training",
+    "machine": "Machine",
+    "figures": "Figures",
+    "licence": "Licence",
+}
+_METADATA = ("format", "kind", "config", "card", "sha256")
+_REMEDY = "install or copy it again, or give another file with --weights"
+
+_KINDS: dict[str, tuple[type, type[nn.Module]]] = {}
+
+
+class Weights(NamedTuple):
+    """A network ready for use (in evaluation mode, float32, on the CPU) and its model card."""
+
+    network: nn.Module
+    card: dict[str, Any]
+
+
+def registered(kind: str, config_class: type) -> Callable[[type[nn.Module]], type[nn.Module]]:
+    """Class decorator: networks of this class are saved and loaded as ``kind``.
+
+    The class is made from an instance of ``config_class``, a dataclass of plain values, and keeps it as
+    ``config``.
+    """
+
+    def register(network_class: type[nn.Module]) -> type[nn.Module]:
+        _KINDS[kind] = config_class, network_class
+        return network_class
+
+    return register
+
+
+def save_weights(path: str | Path, network: nn.Module, card: Mapping[str, Any], half: bool = False) -> None:
+    """Write a network of a registered class; aside first, then renamed.
+
+    Args:
+        path: of the file, ``*.safetensors``.
+        network: what to write.
+        card: entries of the model card: ``name`` and the keys of ``CARD_HEADINGS``; values that JSON takes.
+        half: write matrices and kernels in half precision. Vectors (biases, norms and their statistics) stay
+            as they are: they are small, and variances may be beyond half precision.
+
+    Raises:
+        ValueError: a class that is not registered, a card that lacks an entry, tensors that are not finite
+            (as stored).
+        InputError: the file cannot be written.
+    """
+    path = Path(path)
+    _check_card(card)
+    tensors = {name: _stored(name, tensor, half) for name, tensor in network.state_dict().items()}
+    metadata = {
+        "format": str(FORMAT_VERSION),
+        "kind": _kind_of(network),
+        "config": json.dumps(asdict(network.config)),
+        "card": json.dumps(dict(card)),
+    }
+    metadata["sha256"] = _checksum(tensors, metadata)
+    aside = path.with_name(path.name + ".part")
+    try:
+        save_file(tensors, aside, metadata)
+        aside.replace(path)
+    except (OSError, SafetensorError) as error:
+        aside.unlink(missing_ok=True)
+        raise InputError(f"cannot write weights {path} ({error}): choose another folder") from None
+
+
+def load_weights(path: str | Path) -> Weights:
+    """Read weights and build their network.
+
+    Raises:
+        InputError: no such file, not a file of weights, damaged, or of an unknown kind or newer format.
+    """
+    path = Path(path)
+    tensors, metadata = _read(path)
+    if any(key not in metadata for key in _METADATA):
+        raise InputError(f"{path} holds no weights of this program: {_REMEDY}")
+    if metadata["format"] != str(FORMAT_VERSION):
+        raise InputError(
+            f"weights {path} have format {metadata['format']}, this version reads {FORMAT_VERSION}: "
+            "update SOPIRegistration, or give another file with --weights"
+        )
+    if metadata["sha256"] != _checksum(tensors, metadata):
+        raise InputError(f"weights {path} are damaged, their checksum does not agree: {_REMEDY}")
+    if metadata["kind"] not in _KINDS:
+        raise InputError(
+            f"weights {path} are of kind '{metadata['kind']}', known are {', '.join(sorted(_KINDS))}: "
+            "update SOPIRegistration, or give another file with --weights"
+        )
+    config_class, network_class = _KINDS[metadata["kind"]]
+    values = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in json.loads(metadata["config"]).items()
+    }
+    try:
+        network = network_class(config_class(**values))
+        network.load_state_dict({name: _restored(tensor) for name, tensor in tensors.items()})
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"weights {path} do not fit this version's network ({reason}): update SOPIRegistration, or give "
+            "another file with --weights"
+        ) from None
+    return Weights(network.eval(), json.loads(metadata["card"]))
+
+
+def model_card(card: Mapping[str, Any]) -> str:
+    """A model card as Markdown: what the network is for, what it was trained on, how well it does.
+
+    Args:
+        card: as for :func:`save_weights`. A mapping becomes a table, a sequence a list.
+
+    Raises:
+        ValueError: the card lacks an entry.
+    """
+    _check_card(card)
+    sections = [f"# {card['name']}"]
+    for key, heading in CARD_HEADINGS.items():
+        sections.append(f"## {heading}\n\n{_markdown(card[key])}")
+    return "\n\n".join(sections) + "\n"
+
+
+def _markdown(value) -> str:
+    if isinstance(value, Mapping):
+        rows = [f"| {key} | {entry} |" for key, entry in value.items()]
+        return "\n".join(["| | |", "|---|---|", *rows])
+    if isinstance(value, list | tuple):
+        return "\n".join(f"- {entry}" for entry in value)
+    return str(value)
+
+
+def _check_card(card: Mapping[str, Any]) -> None:
+    if missing := [key for key in ("name", *CARD_HEADINGS) if card.get(key) in (None, "", [], {})]:
+        raise ValueError(f"the model card lacks {', '.join(missing)}")
+
+
+def _kind_of(network: nn.Module) -> str:
+    for kind, (_, network_class) in _KINDS.items():
+        if type(network) is network_class:
+            return kind
+    raise ValueError(f"{type(network).__name__} is not registered as a kind of weights")
+
+
+def _stored(name: str, tensor: torch.Tensor, half: bool) -> torch.Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    if half and tensor.is_floating_point() and tensor.ndim > 1:
+        tensor = tensor.half()
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{name} is not finite{' in half precision' if half else ''}: nothing was written")
+    return tensor
+
+
+def _restored(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise InputError(
+            f"there is no weights file {path}: give an existing .safetensors file with --weights"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            # Copies: the file is mapped, and may be gone while the network is in use.
+            return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a file of weights, or is damaged ({reason}): {_REMEDY}") from None
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of the metadata, but for the checksum itself, and the tensors: names, types, shapes, bytes."""
+    digest = hashlib.sha256()
+    for key in sorted(metadata.keys() - {"sha256"}):
+        digest.update(json.dumps([key, metadata[key]]).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,183 @@
+"""X-rays of patients at known poses, rendered and degraded anew for every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, PoseFrame
+from SOPIRegistrationLib.images.radiograph_preparation import attenuation_of_pixels
+from SOPIRegistrationLib.networks.comparing import drrs_to_compare
+from SOPIRegistrationLib.simulation.xray import random_degradation, simulate_xray
+from SOPIRegistrationLib.training.patients import Patient
+
+# Standard deviations of theta (rx, ry, rz deg; tx, ty, tz mm), somewhat beyond the ``wide`` protocol.
+POSE_DEVIATION = np.array([22.0, 22.0, 22.0, 32.0, 24.0, 105.0])
+# Nearer than this share of the source-object distance the patient would be in the source's housing.
+_NEAREST = 0.55
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """X-rays with their patients and poses; consecutive ones share patient and camera.
+
+    Attributes:
+        image: (B, N, N) float32, bone bright, any curve.
+        valid: (B, N, N) bool.
+        K: (B, 3, 3) float64, intrinsics as the registration is told, pixels.
+        T_true: (B, 4, 4) float64, T_lps_to_camera.
+        T_start: (B, 4, 4) float64, where the search starts.
+        T_nominal: (B, 4, 4) float64.
+        centre_lps_mm: (B, 3) float64.
+        patients: of each group.
+        cameras: of each group.
+        frames: of each group.
+        group: how many X-rays a group has.
+    """
+
+    image: torch.Tensor
+    valid: torch.Tensor
+    K: torch.Tensor
+    T_true: torch.Tensor
+    T_start: torch.Tensor
+    T_nominal: torch.Tensor
+    centre_lps_mm: torch.Tensor
+    patients: Sequence[Patient]
+    cameras: Sequence[Camera]
+    frames: Sequence[PoseFrame]
+    group: int
+
+    @property
+    def slices(self) -> list[slice]:
+        """Of each group, which X-rays of the batch it has."""
+        return [slice(n * self.group, (n + 1) * self.group) for n in range(len(self.patients))]
+
+    def to(self, device: torch.device) -> Pairs:
+        """The same pairs with their tensors on a device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Pairs(**{n: v.to(device) if isinstance(v, torch.Tensor) else v for n, v in moved.items()})
+
+    def project(self, T_lps_to_camera: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, N, N) DRRs of body and of bone from the patients' CTs at poses (B, 4, 4)."""
+        poses = T_lps_to_camera.cpu().numpy().reshape(len(self.patients), self.group, 4, 4)
+        images = [
+            drrs_to_compare(patient.ct_body, patient.ct_bone, camera, T)
+            for patient, camera, T in zip(self.patients, self.cameras, poses, strict=True)
+        ]
+        body, bone = (torch.cat(parts).to(T_lps_to_camera.device) for parts in zip(*images, strict=True))
+        return body, bone
+
+
+def draw_pairs(
+    patients: Sequence[Patient],
+    group: int,
+    pixels: int,
+    rng: np.random.Generator,
+    strength: float | None = None,
+) -> Pairs:
+    """X-rays of each patient with a random C-arm at random poses.
+
+    Args:
+        patients: who.
+        group: X-rays of each.
+        pixels: width and height of the images.
+        rng: source of everything random.
+        strength: of the degradations (see ``random_degradation``); drawn for each X-ray unless given.
+    """
+    columns: dict[str, list] = {
+        name: [] for name in ("image", "valid", "K", "T_true", "T_start", "T_nominal")
+    }
+    centres, cameras, frames = [], [], []
+    for patient in patients:
+        camera, frame = _random_geometry(patient, pixels, rng)
+        theta = _random_theta(frame, group, rng)
+        T_true = frame.T_from_theta(theta)
+        line_integrals = _line_integrals(patient, _misjudged(camera, rng), T_true, rng)
+        for image in line_integrals:
+            seen, valid = _seen(image, rng, rng.uniform(0, 1) ** 1.5 if strength is None else strength)
+            columns["image"].append(seen)
+            columns["valid"].append(valid)
+        columns["K"].append(np.repeat(camera.K[None], group, axis=0))
+        columns["T_true"].append(T_true)
+        columns["T_start"].append(frame.T_from_theta(_random_start(theta, rng)))
+        columns["T_nominal"].append(np.repeat(frame.T_nominal[None], group, axis=0))
+        centres.append(np.repeat(patient.centre_lps_mm[None], group, axis=0))
+        cameras.append(camera)
+        frames.append(frame)
+    tensors = {name: torch.from_numpy(np.stack(columns.pop(name))) for name in ("image", "valid")}
+    tensors |= {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
+    return Pairs(
+        **tensors,
+        centre_lps_mm=torch.from_numpy(np.concatenate(centres)),
+        patients=patients,
+        cameras=cameras,
+        frames=frames,
+        group=group,
+    )
+
+
+def _random_geometry(patient: Patient, pixels: int, rng) -> tuple[Camera, PoseFrame]:
+    """Half of the C-arms are a Perlove PLX118F, a view in three is lateral."""
+    if rng.random() < 0.5:
+        sdd_mm, field_mm, sod_mm = 1011.7, 204.4, rng.choice([700.0, rng.uniform(620, 800)])
+    else:
+        sdd_mm = rng.uniform(850, 1300)
+        field_mm = np.exp(rng.uniform(np.log(160), np.log(420)))
+        sod_mm = sdd_mm * rng.uniform(0.58, 0.8)
+    shift = rng.normal(0, 0.03 * pixels, 2) * (rng.random() < 0.4)
+    middle = (pixels - 1) / 2
+    camera = Camera.from_c_arm(
+        sdd_mm,
+        (field_mm / pixels, field_mm / pixels),
+        pixels,
+        pixels,
+        principal_point_px=(middle + shift[0], middle + shift[1]),
+    )
+    views = list(NOMINAL_VIEWS)
+    view = rng.choice(views, p=[0.35 if name in ("AP", "PA") else 0.15 for name in views])
+    return camera, PoseFrame(patient.centre_lps_mm, sod_mm, str(view))
+
+
+def _random_theta(frame: PoseFrame, count: int, rng) -> np.ndarray:
+    theta = rng.normal(size=(count, 6)) * POSE_DEVIATION
+    theta[:, :3] = np.deg2rad(theta[:, :3])
+    theta[:, 5] = np.maximum(theta[:, 5], (_NEAREST - 1) * frame.sod_mm)
+    return theta
+
+
+def _random_start(theta: np.ndarray, rng) -> np.ndarray:
+    """Most searches start at the nominal view, the others anywhere between it and the true pose."""
+    share = np.where(rng.random(len(theta)) < 0.7, 1.0, 10 ** rng.uniform(-1.3, 0, len(theta)))
+    return theta * (1 - share[:, None])
+
+
+def _misjudged(camera: Camera, rng) -> Camera:
+    """The camera as it really was: distances and centre are never known exactly."""
+    K = camera.K.copy()
+    K[:2, :2] *= np.exp(rng.normal(0, 0.006))
+    K[:2, 2] += rng.normal(0, 0.004 * camera.width, 2)
+    return replace(camera, K=K)
+
+
+def _line_integrals(patient: Patient, camera: Camera, T_lps_to_camera, rng) -> np.ndarray:
+    body, bone = (x.numpy() for x in drrs_to_compare(patient.body, patient.bone, camera, T_lps_to_camera))
+    if patient.body is patient.bone:
+        return bone
+    # Softer beams than that of the CT's scale show more of the bones.
+    return body + np.float32(rng.uniform(-0.1, 0.6)) * bone
+
+
+def _seen(line_integrals: np.ndarray, rng, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """The X-ray as preparation hands it over, and its valid pixels."""
+    degradation = random_degradation(rng, strength)
+    xray = simulate_xray(line_integrals, degradation, rng)
+    valid = xray.valid if xray.valid.mean() > 0.05 else np.ones_like(xray.valid)
+    pixels = xray.image.astype(np.float32)
+    integer = xray.image.dtype.kind in "ui"
+    return attenuation_of_pixels(pixels, valid, degradation.bone_dark, False, integer).astype(
+        np.float32
+    ), valid

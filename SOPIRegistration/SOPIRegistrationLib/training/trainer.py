@@ -1,0 +1,319 @@
+"""The training loop: one process or several, checkpoints it goes on from, a log a person can plot."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.networks.comparing import centre_in_camera
+from SOPIRegistrationLib.training.pairs import Pairs, draw_pairs
+from SOPIRegistrationLib.training.patients import TRAINING_SEEDS, VALIDATION_SEEDS, PatientPool
+from SOPIRegistrationLib.training.rtpi import Stopwatch
+
+LOG_COLUMNS = (
+    *("step", "seconds", "pairs", "pairs_per_second", "rendering_share", "learning_rate", "loss"),
+    *("rotation_deg", "in_plane_mm", "depth_mm", "rotation_p90_deg", "in_plane_p90_mm", "depth_p90_mm"),
+)
+CHECKPOINT, BEST, LOG = "last.pt", "best.pt", "log.csv"
+_VALIDATION_GROUP = 16
+_REPORT_EVERY = 50
+
+
+class Task(Protocol):
+    """What is trained."""
+
+    config: object
+    pixels: int
+
+    def network(self) -> nn.Module:
+        """A network to be trained."""
+
+    def losses(self, network: nn.Module, pairs: Pairs, rendering: Stopwatch) -> Iterator[torch.Tensor]:
+        """Losses of a batch; the weights change after each."""
+
+    def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:
+        """(B, 4, 4) T_lps_to_camera that the network finds."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Attributes:
+        steps: batches of X-rays; several processes have a batch each.
+        patients: different patients of a batch.
+        group: X-rays of each of them.
+        learning_rate: highest, reached after ``warm_up`` steps; falls to a hundredth along a cosine.
+        warm_up: steps.
+        weight_decay: of AdamW.
+        averaging: decay of the moving average of the weights that is validated and kept.
+        pool: patients at hand in each process.
+        phantoms: different phantoms they are varied from.
+        ct_share: share of them varied from real CTs.
+        renew_every: steps after which one patient is replaced.
+        validate_every: steps.
+        validation_patients: patients of the validation.
+        checkpoint_seconds: how often the state is saved.
+        seed: of everything random.
+    """
+
+    steps: int = 20_000
+    patients: int = 8
+    group: int = 4
+    learning_rate: float = 1e-3
+    warm_up: int = 300
+    weight_decay: float = 1e-3
+    averaging: float = 0.995
+    pool: int = 48
+    phantoms: int = 80
+    ct_share: float = 0.2
+    renew_every: int = 12
+    validate_every: int = 250
+    validation_patients: int = 12
+    checkpoint_seconds: float = 120.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training went.
+
+    Attributes:
+        network: the averaged weights at the step that did best on the validation patients.
+        steps: batches.
+        hours: of training, without those of validation and start.
+        pairs: X-rays seen.
+        log: rows of ``LOG_COLUMNS``.
+    """
+
+    network: nn.Module
+    steps: int
+    hours: float
+    pairs: int
+    log: list[dict[str, float]]
+
+
+def pose_errors(
+    T_lps_to_camera: torch.Tensor, T_true: torch.Tensor, centre_lps_mm: torch.Tensor
+) -> torch.Tensor:
+    """(B, 3) rotation (deg), in-plane and depth errors (mm) of the rotation centre."""
+    angle = se3.rotation_distance(T_lps_to_camera[:, :3, :3], T_true[:, :3, :3])
+    shift = centre_in_camera(T_lps_to_camera, centre_lps_mm) - centre_in_camera(T_true, centre_lps_mm)
+    return torch.stack([torch.rad2deg(angle), shift[:, :2].norm(dim=1), shift[:, 2].abs()], dim=1)
+
+
+class Trainer:
+    """Trains a task's network on simulated pairs.
+
+    Args:
+        fabric: where it runs: devices, precision, processes; launched.
+        out: folder of checkpoint, log and phantoms.
+        cts: real CTs to train on besides the phantoms.
+        task: what is trained.
+        settings: how.
+        report: called with the fraction done and a line about it, in the first process only.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        out: Path,
+        cts: Sequence[Path],
+        task: Task,
+        settings: TrainingSettings,
+        report: Callable[[float, str], None],
+    ):
+        self._fabric, self._out, self._task, self._settings = fabric, out, task, settings
+        self._report = report
+        rank = fabric.global_rank
+        self._rng = np.random.default_rng([settings.seed, rank])
+        torch.manual_seed(settings.seed)
+        network = task.network()
+        self._average = AveragedModel(
+            network, fabric.device, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True
+        )
+        optimizer = torch.optim.AdamW(
+            network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self._network, self._optimizer = fabric.setup(network, optimizer)
+        self._cts = cts
+        self._state = {"step": 0, "seconds": 0.0, "pairs": 0, "best": float("inf")}
+        self._rows: list[dict[str, float]] = []
+
+    def run(self) -> Trained:
+        """Train to the last step, from the checkpoint in the folder if there is one.
+
+        Raises:
+            InputError: that checkpoint is of another network.
+        """
+        settings, state = self._settings, self._state
+        self._resume()
+        if state["step"] < settings.steps:
+            self._pool = self._training_patients()
+            validation = self._validation_pairs()
+            self._loop(validation)
+        network = self._task.network()
+        network.load_state_dict(torch.load(self._out / BEST, map_location="cpu", weights_only=True))
+        return Trained(network.eval(), state["step"], state["seconds"] / 3600, state["pairs"], self._rows)
+
+    def _loop(self, validation: list[Pairs]) -> None:
+        settings, state = self._settings, self._state
+        batch = settings.patients * settings.group * self._fabric.world_size
+        rendering, losses = Stopwatch(), []
+        saved = began = time.monotonic()
+        self._network.train()
+        while state["step"] < settings.steps:
+            losses.append(self._step(rendering))
+            state["step"] += 1
+            step = state["step"]
+            if step % settings.renew_every == 0:
+                self._pool.renew()
+            seconds = time.monotonic() - began
+            rate, share = len(losses) * batch / seconds, rendering.seconds / seconds
+            if step % settings.validate_every == 0 or step == settings.steps:
+                state["seconds"] += seconds
+                state["pairs"] += len(losses) * batch
+                self._validate(validation, float(np.mean(losses)), rate, share)
+                rendering, losses, began = Stopwatch(), [], time.monotonic()
+            elif step % _REPORT_EVERY == 0:
+                loss = np.mean(losses[-_REPORT_EVERY:])
+                self._say(
+                    f"step {step} of {settings.steps}, loss {loss:.4f}, {rate:.0f} pairs/s, "
+                    f"rendering {share:.0%} of the time"
+                )
+            if time.monotonic() - saved > settings.checkpoint_seconds or step == settings.steps:
+                self._save()
+                saved = time.monotonic()
+
+    def _step(self, rendering: Stopwatch) -> float:
+        """Mean loss of a batch."""
+        settings = self._settings
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        chosen = self._rng.choice(len(self._pool.patients), settings.patients, replace=False)
+        patients = [self._pool.patients[index] for index in chosen]
+        with rendering.running():
+            pairs = draw_pairs(patients, settings.group, self._task.pixels, self._rng)
+        values = []
+        for loss in self._task.losses(self._network, pairs.to(self._fabric.device), rendering):
+            self._fabric.backward(loss)
+            self._fabric.clip_gradients(self._network, self._optimizer, max_norm=1.0)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+            values.append(float(loss.detach()))
+        self._average.update_parameters(self._network.module)
+        return float(np.mean(values))
+
+    def _validate(self, validation: list[Pairs], loss: float, rate: float, rendering: float) -> None:
+        """Errors of the averaged weights on patients never trained on; a row of the log; the best is kept."""
+        if self._fabric.is_global_zero:
+            network = self._average.module.eval()
+            errors = []
+            for pairs in validation:
+                T = self._task.poses(network, pairs)
+                errors.append(pose_errors(T, pairs.T_true, pairs.centre_lps_mm).cpu().numpy())
+            errors = np.concatenate(errors)
+            figures = [*np.median(errors, axis=0), *np.percentile(errors, 90, axis=0)]
+            state = self._state
+            row = (state["step"], state["seconds"], state["pairs"], rate, rendering, self._learning_rate())
+            self._rows.append(dict(zip(LOG_COLUMNS, (*row, loss, *map(float, figures)), strict=True)))
+            # A millimetre of depth is worth less than one in the plane to what follows.
+            score = figures[0] + figures[1] + 0.2 * figures[2]
+            if score < state["best"]:
+                state["best"] = float(score)
+                _write_aside(self._out / BEST, network.state_dict())
+            text = "{:.2f} deg, {:.2f} mm in plane, {:.1f} mm in depth".format(*figures[:3])
+            self._say(f"step {state['step']} of {self._settings.steps}, validation medians {text}")
+        self._fabric.barrier()
+
+    def _training_patients(self) -> PatientPool:
+        settings = self._settings
+        pool = PatientPool(
+            settings.pool,
+            settings.phantoms,
+            self._cts,
+            settings.ct_share,
+            first_seed=TRAINING_SEEDS,
+            folder=self._out / "phantoms",
+            seed=[settings.seed, self._fabric.global_rank + 1, self._state["step"]],
+        )
+        pool.fill(lambda made: self._say(f"patient {made} of {settings.pool} made"))
+        return pool
+
+    def _validation_pairs(self) -> list[Pairs]:
+        """X-rays of phantoms whose seeds training does not use, the same in every run."""
+        if not self._fabric.is_global_zero:
+            return []
+        count = self._settings.validation_patients
+        pool = PatientPool(count, count, first_seed=VALIDATION_SEEDS, folder=self._out / "phantoms", seed=1)
+        pool.fill()
+        rng = np.random.default_rng(2)
+        groups = [
+            draw_pairs([patient], _VALIDATION_GROUP, self._task.pixels, rng) for patient in pool.patients
+        ]
+        return [pairs.to(self._fabric.device) for pairs in groups]
+
+    def _learning_rate(self) -> float:
+        settings, step = self._settings, self._state["step"]
+        warm = min(1.0, (step + 1) / settings.warm_up)
+        share = min(1.0, step / settings.steps)
+        return settings.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * share))))
+
+    def _save(self) -> None:
+        if not self._fabric.is_global_zero:
+            return
+        checkpoint = {
+            "network": self._network.module.state_dict(),
+            "average": self._average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "state": self._state,
+            "rows": self._rows,
+            "config": asdict(self._task.config),
+        }
+        _write_aside(self._out / CHECKPOINT, checkpoint)
+        aside = self._out / f"{LOG}.part"
+        with aside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, LOG_COLUMNS)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        aside.replace(self._out / LOG)
+
+    def _resume(self) -> None:
+        path = self._out / CHECKPOINT
+        if not path.exists():
+            return
+        checkpoint = torch.load(path, map_location=self._fabric.device, weights_only=True)
+        if checkpoint["config"] != asdict(self._task.config):
+            raise InputError(f"{path} is of another network: give another --out, or the same --network")
+        self._network.module.load_state_dict(checkpoint["network"])
+        self._average.load_state_dict(checkpoint["average"])
+        self._optimizer.load_state_dict(checkpoint["optimizer"])
+        self._state.update(checkpoint["state"])
+        self._rows = checkpoint["rows"]
+        # What was drawn before does not come again.
+        self._rng = np.random.default_rng(
+            [self._settings.seed, self._fabric.global_rank, self._state["step"]]
+        )
+        self._say(f"resumed at step {self._state['step']}")
+
+    def _say(self, line: str) -> None:
+        if self._fabric.is_global_zero:
+            self._report(self._state["step"] / self._settings.steps, line)
+
+
+def _write_aside(path: Path, content) -> None:
+    aside = path.with_suffix(".part")
+    torch.save(content, aside)
+    aside.replace(path)

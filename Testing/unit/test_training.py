@@ -1,0 +1,222 @@
+"""The data engine gives true pairs, and the trainer learns, goes on where it stopped, and leaves weights."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from SOPIRegistrationLib.cli.main import main
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.networks.comparing import ComparingConfig, fixed_channels
+from SOPIRegistrationLib.networks.two_branch import TwoBranchConfig
+from SOPIRegistrationLib.networks.weights import load_weights
+from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.similarity import ncc
+from SOPIRegistrationLib.training.pairs import draw_pairs
+from SOPIRegistrationLib.training.patients import (
+    TRAINING_SEEDS,
+    VALIDATION_SEEDS,
+    Anatomy,
+    PatientPool,
+    varied,
+)
+from SOPIRegistrationLib.training.rtpi import ComparingTask, Stopwatch, TwoBranchTask, correction_loss
+from SOPIRegistrationLib.training.trainer import Trainer, TrainingSettings, pose_errors
+
+PIXELS = 24
+COMPARING = ComparingConfig(PIXELS, 8, 16, (16, 24), (1, 1), 32)
+TWO_BRANCH = TwoBranchConfig(
+    volume_size=16,
+    xray_size=32,
+    stem_channels=4,
+    volume_channels=(8, 8),
+    volume_pool=(1, 1),
+    volume_map_channels=4,
+    xray_channels=(8, 16),
+    merged_channels=16,
+    stage_channels=(16,),
+    head_widths=(16,),
+)
+SETTINGS = TrainingSettings(
+    steps=4, patients=2, group=2, pool=2, phantoms=1, validate_every=2, validation_patients=1, warm_up=1
+)
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    """A folder with the phantoms that the tests train and validate on, made once."""
+    folder = tmp_path_factory.mktemp("training") / "phantoms"
+    for seed in (TRAINING_SEEDS, VALIDATION_SEEDS):
+        Anatomy.from_phantom(seed, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def anatomy(phantoms):
+    return Anatomy.from_phantom(TRAINING_SEEDS, phantoms)
+
+
+@pytest.fixture
+def out(tmp_path, phantoms):
+    (tmp_path / "phantoms").symlink_to(phantoms)
+    return tmp_path
+
+
+def test_a_phantom_is_read_as_it_was_made(anatomy, phantoms):
+    made = Anatomy.from_phantom(TRAINING_SEEDS)
+    np.testing.assert_allclose(anatomy.attenuation.array, made.attenuation.array, atol=2e-5)
+    assert (anatomy.bone.array == made.bone.array).all()
+    np.testing.assert_array_equal(anatomy.attenuation.index_to_lps, made.attenuation.index_to_lps)
+
+
+def test_patients_differ_but_are_alike(anatomy):
+    rng = np.random.default_rng(0)
+    patients = [varied(anatomy, rng) for _ in range(6)]
+    share = anatomy.bone.array.mean()
+    for patient in patients:
+        bone = patient.bone.volume.array > 0
+        assert bone.shape == anatomy.bone.array.shape
+        assert 0.7 * share < bone.mean() < 1.3 * share
+        # The rotation centre lies among the CT's bones.
+        points = np.argwhere(patient.ct_bone.volume.array > 0)[:, ::-1]
+        centroid = patient.ct_bone.volume.points_lps(points.mean(axis=0))
+        assert np.linalg.norm(centroid - patient.centre_lps_mm) < 20
+    scales = [patient.bone.volume.spacing_mm[2] for patient in patients]
+    assert np.ptp(scales) > 0.05
+    assert len({patient.ct_bone.volume.array.shape[0] for patient in patients}) > 1
+
+
+def test_a_shorter_ct_lies_where_it_was_cut_from(anatomy):
+    rng = np.random.default_rng(1)
+    while True:
+        patient = varied(anatomy, rng)
+        part, whole = patient.ct_bone.volume, patient.bone.volume
+        if part.array.shape != whole.array.shape:
+            break
+    first = np.round(whole.lps_to_index @ part.index_to_lps @ [0, 0, 0, 1], 6)[2]
+    low = int(first)
+    assert low == first
+    np.testing.assert_array_equal(part.array, whole.array[low : low + len(part.array)])
+
+
+def test_pairs_show_the_patient_at_the_true_pose(anatomy):
+    rng = np.random.default_rng(2)
+    patients = [varied(anatomy, rng) for _ in range(3)]
+    pairs = draw_pairs(patients, 4, 48, rng, strength=0.0)
+    assert pairs.image.shape == (12, 48, 48)
+    for number, where in enumerate(pairs.slices):
+        shown = project(patients[number].body, pairs.cameras[number], pairs.T_true[where].numpy())
+        moved = project(patients[number].body, pairs.cameras[number], pairs.T_true[where].numpy()[::-1])
+        image, valid = pairs.image[where].numpy(), pairs.valid[where].numpy()
+        assert (ncc(shown, image, valid) > 0.85).all()
+        assert ncc(shown, image, valid).mean() > ncc(moved, image, valid).mean() + 0.1
+        np.testing.assert_array_equal(pairs.K[where][0], pairs.cameras[number].K)
+
+
+def test_pairs_are_drawn_anew_but_the_same_for_a_seed(anatomy):
+    patient = varied(anatomy, np.random.default_rng(0))
+    a, b, c = (draw_pairs([patient], 2, PIXELS, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    torch.testing.assert_close(a.image, b.image)
+    torch.testing.assert_close(a.T_true, b.T_true)
+    assert not torch.allclose(a.T_true, c.T_true)
+
+
+def test_the_pool_renews_its_oldest(phantoms):
+    pool = PatientPool(2, 1, folder=phantoms)
+    pool.fill()
+    first, second = pool.patients
+    pool.renew()
+    assert pool.patients[0] is not first
+    assert pool.patients[1] is second
+
+
+def test_pose_errors_in_the_camera_frame():
+    T = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
+    moved = T.clone()
+    moved[0, :3, 3] = torch.tensor([3.0, 4.0, -12.0])
+    moved[1, :2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    errors = pose_errors(moved, T, torch.tensor([[0.0, 0, 0], [10.0, 0, 5]], dtype=torch.float64))
+    np.testing.assert_allclose(errors, [[0, 5, 12], [90, np.sqrt(200), 0]], atol=1e-5)
+
+
+def test_the_loss_is_least_at_the_truth_and_at_the_size_of_the_errors():
+    values = torch.zeros(2, 6, requires_grad=True)
+    target = torch.full((2, 6), 0.3)
+
+    def loss(values, deviation):
+        correction = type("C", (), {"values": values, "deviation": torch.full((2, 6), deviation)})
+        return correction_loss(correction, target).item()
+
+    assert loss(target, 0.1) < loss(target + 0.1, 0.1) < loss(target + 0.2, 0.1)
+    assert loss(values, 0.3) < min(loss(values, 0.15), loss(values, 0.6))
+
+
+def trainer(out, task, settings=SETTINGS, report=lambda fraction, line: None):
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    return Trainer(fabric, out, [], task, settings, report)
+
+
+@pytest.mark.parametrize(
+    "task", [ComparingTask(COMPARING), TwoBranchTask(TWO_BRANCH)], ids=["comparing", "two"]
+)
+def test_training_learns_from_its_pairs(out, phantoms, task):
+    pool = PatientPool(1, 1, folder=phantoms)
+    pool.fill()
+    pairs = draw_pairs(pool.patients, 8, task.pixels, np.random.default_rng(0), strength=0.0)
+    torch.manual_seed(0)
+    network = task.network()
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    losses = []
+    for _ in range(25):
+        values = []
+        for loss in task.losses(network, pairs, Stopwatch()):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            values.append(loss.item())
+        losses.append(values[0])
+    assert np.mean(losses[-3:]) < 0.7 * losses[0]
+    network.eval()
+    T_lps_to_camera = task.poses(network, pairs)
+    R = T_lps_to_camera[:, :3, :3]
+    torch.testing.assert_close(R @ R.mT, torch.eye(3).to(R).expand_as(R), atol=1e-6, rtol=0)
+    assert (T_lps_to_camera - pairs.T_nominal).abs().amax(dim=(1, 2)).min() > 1e-3
+
+
+def test_training_goes_on_where_it_stopped(out):
+    lines = []
+    first = trainer(out, ComparingTask(COMPARING), replace(SETTINGS, steps=2)).run()
+    assert first.steps == 2
+    second = trainer(out, ComparingTask(COMPARING), SETTINGS, lambda f, line: lines.append((f, line))).run()
+    assert second.steps == 4
+    assert second.pairs == 16
+    assert lines[0] == (0.5, "resumed at step 2")
+    assert [row["step"] for row in second.log] == [2, 4]
+    with (out / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [2, 4]
+    assert all(float(row["pairs_per_second"]) > 0 and 0 < float(row["rendering_share"]) < 1 for row in rows)
+    with pytest.raises(InputError, match="of another network"):
+        trainer(out, TwoBranchTask(TWO_BRANCH)).run()
+
+
+def test_the_command_line_trains_and_leaves_weights(out, capsys):
+    words = (
+        "--steps 2 --patients 2 --group 2 --pool 2 --phantoms 1 --validate-every 2 --validation-patients 1"
+    )
+    assert main(["train", "rtpi", "--out", str(out), *words.split()]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert all(re.fullmatch(r"progress [01]\.\d{4} .+|wrote .+", line) for line in printed)
+    network, card = load_weights(out / "rtpi.safetensors")
+    assert card["steps"] == 2
+    assert "Licence" in (out / "MODEL_CARD.md").read_text()
+    inputs = torch.rand(1, 48, 48), torch.ones(1, 48, 48, dtype=torch.bool)
+    assert torch.isfinite(
+        network(fixed_channels(*inputs), torch.rand(1, 2, 48, 48), torch.zeros(1, 3)).values
+    ).all()
