@@ -28,7 +28,9 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
-from SOPIRegistrationLib.dependencies import Dependencies
+from SOPIRegistrationLib.dependencies import Dependencies, torch_utils
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.layouts import add_layouts
 from SOPIRegistrationLib.panel import choices
 
 
@@ -50,13 +52,15 @@ class SOPIRegistration(ScriptedLoadableModule):
             "Follows the pose parameters and evaluation of the SOPI paper, see README. For research only; "
             "not a medical device."
         )
-        slicer.app.connect("startupCompleted()", register_sample_data)
+        slicer.app.connect("startupCompleted()", on_startup)
 
 
-def register_sample_data():
-    """Add the demo case to the Sample Data module; it is computed, not downloaded."""
+def on_startup():
+    """Make the layouts known; add the demo case to the Sample Data module: computed, not downloaded."""
     import SampleData
 
+    if slicer.app.layoutManager() is not None:
+        add_layouts(slicer.app.layoutManager().layoutLogic().GetLayoutNode())
     icon = Path(__file__).parent / "Resources" / "Icons" / "SOPIRegistration.png"
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="SOPI Registration",
@@ -66,7 +70,22 @@ def register_sample_data():
         uris="",
         fileNames="SOPIRegistrationDemo",
         nodeNames="SOPIRegistrationDemo",
-        customDownloader=lambda source: SOPIRegistrationLogic().loadDemoCase(),
+        customDownloader=lambda source: load_sample(),
+    )
+
+
+def load_sample():
+    """The demo case for the Sample Data module, which does not know of missing packages."""
+    requirements = Path(__file__).parent / "Resources" / "requirements.txt"
+    if not dependencies(requirements).ensure():
+        return None
+    return SOPIRegistrationLogic().loadDemoCase()
+
+
+def dependencies(requirements):
+    """The packages of a requirements file, installed by the application's pip after asking."""
+    return Dependencies(
+        requirements, install=slicer.util.pip_install, confirm=slicer.util.confirmOkCancelDisplay
     )
 
 
@@ -113,11 +132,7 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = SOPIRegistrationLogic()
-        self.dependencies = Dependencies(
-            self.resourcePath("requirements.txt"),
-            install=slicer.util.pip_install,
-            confirm=slicer.util.confirmOkCancelDisplay,
-        )
+        self.dependencies = dependencies(self.resourcePath("requirements.txt"))
         self.ui.installButton.connect("clicked(bool)", self.onInstall)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -143,8 +158,11 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         from SOPIRegistrationLib.panel.registration_panel import RegistrationPanel
 
-        self.panel = RegistrationPanel(self.ui)
+        self.panel = RegistrationPanel(
+            self.ui, ensure_torch=lambda: self.dependencies.ensure_torch(torch_utils())
+        )
         self.initializeParameterNode()
+        self.panel.restore()
 
     def onInstall(self):
         from SOPIRegistrationLib.panel.messages import errors_shown
@@ -239,6 +257,7 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         content="auto",
         frame=None,
         camera=None,
+        polarity="auto",
         progress=None,
     ):
         """Register a CT to an X-ray; returns when done, with the window kept alive meanwhile.
@@ -255,7 +274,9 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
             refine: "opt" or "none".
             content: "auto", "body" or "bone", what the DRR is made of.
             frame: which frame of a multi-frame X-ray, counted from 1.
-            camera: name of the camera that took it, where the geometry has several.
+            camera: name of the camera that took it, where the geometry has several; the one that the X-ray's
+                name holds unless given.
+            polarity: "auto", "bone-dark" or "bone-bright", what bones are in the X-ray as stored.
             progress: called in this thread with (stage, fraction); a true answer stops.
 
         Returns:
@@ -266,20 +287,20 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         """
         from SOPIRegistrationLib.panel.job import Job
         from SOPIRegistrationLib.panel.session import Session, geometry_of
-        from SOPIRegistrationLib.registration import RegistrationSettings
 
         parameters = self.getParameterNode()
-        geometry = geometry_of(geometry, xrayNode, frame, camera)
-        parameters.ct, parameters.xray, parameters.mask, parameters.frame = (
-            ctNode,
-            xrayNode,
-            maskNode,
-            frame or 0,
-        )
-        if transformNode is not None:
-            parameters.transform = transformNode
         session = Session(slicer.mrmlScene, parameters, slicer.app.layoutManager())
-        session.state.geometry = geometry
+        chosen = {
+            "ct": ctNode,
+            "xray": xrayNode,
+            "mask": maskNode,
+            "frame": frame or 0,
+            "polarity": _polarity_text(polarity),
+            "transform": transformNode or parameters.transform,
+        }
+        geometry = geometry_of(geometry, xrayNode, frame, camera)
+        before = {name: getattr(parameters, name) for name in chosen}, session.state.geometry
+        self._choose(session, chosen, geometry)
 
         def wait(job):
             while job.running:
@@ -290,19 +311,34 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
                 slicer.app.processEvents()
             return job.result()
 
-        inputs = session.read_inputs()
-        session.accept(wait(Job(lambda report: session.prepare(inputs, report)).start()))
-        settings = RegistrationSettings(
-            init=session.pose if isinstance(init, str) and init == "current" else init,
-            refine=refine,
-            content=content,
-        )
-        case = session.case
+        try:
+            inputs = session.read_inputs()
+            prepared = wait(Job(lambda report: session.prepare(inputs, report)).start())
+        except InputError:
+            self._choose(session, *before)
+            raise
+        session.accept(prepared)
+        case, settings = session.case, session.settings(init, refine, content)
         result = wait(Job(lambda report: session.register(case, settings, report)).start())
         session.record(result)
         # The views have their sizes by now.
         session.lay_views()
         return result
+
+    @staticmethod
+    def _choose(session, chosen, geometry):
+        """Choose inputs as somebody at the panel would."""
+        for name, value in chosen.items():
+            setattr(session.parameters, name, value)
+        session.state.geometry = geometry
+
+
+def _polarity_text(polarity):
+    for text, name in choices.POLARITIES.items():
+        if name == polarity:
+            return text
+    known = ", ".join(choices.POLARITIES.values())
+    raise InputError(f"unknown polarity '{polarity}': use one of {known}")
 
 
 class SOPIRegistrationTest(ScriptedLoadableModuleTest):

@@ -10,12 +10,12 @@ from pathlib import Path
 from SOPIRegistrationLib.errors import InputError
 
 # Size of the wheels with what they depend on, MB (PyPI, Python 3.12, CPU build of torch).
-_SIZES_MB = {"array-api-compat": 0.1, "cma": 0.3, "numba": 60, "torch": 200}
+_SIZES_MB = {"array-api-compat": 0.1, "cma": 0.3, "numba": 60, "safetensors": 0.5, "torch": 200}
 _MODULES = {"array-api-compat": "array_api_compat"}
 
 
 class Dependencies:
-    """The packages of a requirements file, installed when the user agrees.
+    """The packages of a requirements file, and PyTorch, installed when the user agrees.
 
     Args:
         requirements: path of the requirements file.
@@ -66,50 +66,67 @@ class Dependencies:
             self._install(missing)
         except Exception as error:
             raise InputError(
-                f"{', '.join(missing)} could not be installed ({error}): check the network or proxy and try "
-                f"again, or run PythonSlicer -m pip install {' '.join(missing)} where there is a network"
+                f"the packages {', '.join(missing)} could not be installed ({error}): check the network or "
+                f"proxy and try again, or run PythonSlicer -m pip install {' '.join(missing)} where there is "
+                "a network"
             ) from error
         invalidate_caches()
         if still := self.missing():
             raise InputError(
-                f"{', '.join(still)} cannot be imported after installing: restart Slicer and try again"
+                f"the packages {', '.join(still)} cannot be imported after installing: restart Slicer and "
+                "try again"
             )
         return True
 
+    @property
+    def has_torch(self) -> bool:
+        """Whether PyTorch, which network methods need, can be imported."""
+        return self._is_installed("torch")
 
-def ensure_torch(
-    torch_utils, install: Callable[[list[str]], None], confirm: Callable[[str], bool], is_installed=find_spec
-) -> bool:
-    """PyTorch, which network methods need; False if the user declines.
+    def ensure_torch(self, torch_utils=None) -> bool:
+        """Install PyTorch after asking once; False if the user declines.
 
-    Args:
-        torch_utils: logic of the PyTorch extension, which chooses the build for the graphics driver; None
-            where the extension is not installed.
-        install: as of :class:`Dependencies`.
-        confirm: as of :class:`Dependencies`.
-        is_installed: whether a module can be imported.
+        Args:
+            torch_utils: logic of the PyTorch extension, which chooses the build for the graphics driver; None
+                where the extension is not installed.
 
-    Raises:
-        InputError: it could not be installed.
-    """
-    if is_installed("torch"):
-        return True
-    try:
-        if torch_utils is not None:
-            return torch_utils.installTorch(askConfirmation=True) is not None
-        size = _SIZES_MB["torch"]
+        Raises:
+            InputError: it could not be installed, with what to do about it.
+        """
+        if self.has_torch:
+            return True
+        way = "through the PyTorch extension" if torch_utils is not None else "with pip"
         question = (
-            f"Network methods need PyTorch (about {size} MB, several GB with CUDA). Install it with pip now? "
-            "The PyTorch extension would choose the build for this computer's graphics card."
+            f"This method needs PyTorch: about {_SIZES_MB['torch']} MB to download, several GB with a build "
+            f"for NVIDIA graphics cards. Download and install it {way} now?"
         )
-        if not confirm(question):
+        if torch_utils is None:
+            question += " (The PyTorch extension would choose the build for this computer's graphics card.)"
+        if not self._confirm(question):
             return False
-        install(["torch"])
-    except Exception as error:
-        raise InputError(
-            f"PyTorch could not be installed ({error}): check the network, or install the PyTorch extension"
-        ) from error
-    return True
+        try:
+            if torch_utils is not None:
+                torch_utils.installTorch(askConfirmation=False)
+            else:
+                self._install(["torch"])
+        except Exception as error:
+            raise InputError(
+                f"PyTorch could not be installed ({error}): check the network or proxy and try again, or "
+                "install the PyTorch extension in the Extensions Manager"
+            ) from error
+        invalidate_caches()
+        if not self.has_torch:
+            raise InputError("PyTorch cannot be imported after installing: restart Slicer and try again")
+        return True
+
+
+def torch_utils():
+    """Logic of the PyTorch extension of Slicer; None where it is not installed."""
+    try:
+        from PyTorchUtils import PyTorchUtilsLogic
+    except ImportError:
+        return None
+    return PyTorchUtilsLogic()
 
 
 def _package(requirement: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,7 @@ def host(qt_and_mrml):
     return Host()
 
 
-@pytest.fixture(scope="session")
-def module(host):
+def load_module():
     """The module's file, loaded as the application loads it."""
     spec = importlib.util.spec_from_file_location("SOPIRegistration", MODULE_PATH)
     loaded = importlib.util.module_from_spec(spec)
@@ -47,18 +47,60 @@ def module(host):
     return loaded
 
 
-@pytest.fixture
-def widget(host, module):
+@pytest.fixture(scope="session")
+def module(host):
+    """The module, loaded once."""
+    return load_module()
+
+
+@contextmanager
+def opened(host, module):
     """The module's panel on an empty scene."""
     host.scene.Clear()
     for record in (host.messages, host.answers, host.exceptions):
         record.clear()
-    opened = host.open_module(module, str(MODULE_PATH))
-    yield opened
-    opened.cleanup()
+    widget = host.open_module(module, str(MODULE_PATH))
+    yield widget
+    widget.cleanup()
     host.scene.Clear()
     if host.exceptions:
         raise host.exceptions[0]
+
+
+@pytest.fixture
+def widget(host, module):
+    """The module's panel on an empty scene."""
+    with opened(host, module) as widget:
+        yield widget
+
+
+@pytest.fixture
+def user_of_networks(host, module, monkeypatch):
+    """Somebody before the panel of a version with other methods in its lists.
+
+    ``initialiser`` is added to the initialisers, the learned refinement to the refinements.
+    """
+    from SOPIRegistrationLib import methods
+
+    initialiser = methods.Method("stand-in", "Stand-in network", needs_torch=True)
+    learned = methods.Method(methods.LEARNED_REFINEMENT, "Learned refinement")
+    before = {name: loaded for name, loaded in sys.modules.items() if name.startswith("SOPIRegistration")}
+    monkeypatch.setattr(methods, "INITIALISERS", (*methods.INITIALISERS, initialiser))
+    monkeypatch.setattr(methods, "REFINEMENTS", (*methods.REFINEMENTS, learned))
+    reload_panel()
+    with opened(host, load_module()) as widget:
+        user = User(host, widget)
+        user.initialiser = initialiser
+        yield user
+    monkeypatch.undo()
+    reload_panel()
+    sys.modules.update(before)
+
+
+def reload_panel():
+    """What of the panel has read the lists of methods."""
+    for name in ("choices", "session", "registration_panel"):
+        importlib.reload(importlib.import_module(f"SOPIRegistrationLib.panel.{name}"))
 
 
 @pytest.fixture(scope="session")

@@ -128,14 +128,52 @@ def test_unusable_geometry_file(chosen, tmp_path, content):
     assert np.allclose(chosen.session.state.geometry.camera.K, known.camera.K)
 
 
-def test_geometry_file_before_an_xray(user, tmp_path):
-    (tmp_path / "geometry.json").write_text(json.dumps({"sdd_mm": 1000, "pixel_spacing_mm": [0.5, 0.5]}))
-    user.host.answers.append(str(tmp_path / "geometry.json"))
+def test_geometry_before_an_xray(user):
+    for control in (user.ui.loadGeometryButton, user.ui.presetCombo):
+        assert not control.enabled
+        assert "the X-ray" in control.toolTip
+    assert "a geometry to save" in user.ui.saveGeometryButton.toolTip
+
+
+@pytest.mark.parametrize(
+    ("pixels", "kind", "remedy"),
+    [
+        (np.arange(5 * 64 * 64).reshape(5, 64, 64) % 251, "vtkMRMLScalarVolumeNode", "choose one, 1 to 5"),
+        (np.arange(64 * 64 * 3).reshape(1, 64, 64, 3) % 251, "vtkMRMLVectorVolumeNode", "grayscale"),
+    ],
+)
+def test_unusable_xray_before_its_geometry(user, tmp_path, pixels, kind, remedy):
+    """Without a geometry no button could say what is wrong with the X-ray."""
+    user.choose(xray=_add_volume(pixels.astype(np.uint8), "Film", kind))
+    assert remedy in user.ui.geometrySourceLabel.text
+    assert "X-ray that can be used" in user.ui.registerButton.toolTip
+    path = tmp_path / "geometry.json"
+    path.write_text(json.dumps({"sdd_mm": 1000, "pixel_spacing_mm": [0.5, 0.5]}))
+    user.host.answers.append(str(path))
     user.click("loadGeometryButton")
-    assert (
-        "choose the X-ray first" in user.last_message().lower()
-        or "Choose the X-ray first" in user.last_message()
-    )
+    assert remedy in user.last_message()
+    assert user.session.state.geometry is None
+    if kind == "vtkMRMLScalarVolumeNode":
+        user.ui.frameSpinBox.value = 3
+        user.host.answers.append(str(path))
+        user.click("loadGeometryButton")
+        assert user.session.state.geometry.camera.shape == (64, 64)
+
+
+def test_unusable_input_of_a_script_changes_nothing(chosen, module):
+    known = chosen.session.state.geometry
+    from SOPIRegistrationLib.errors import InputError
+
+    air = _add_volume(np.full((40, 50, 60), -1000, np.int16), "Air")
+    before = _nodes(chosen.host.scene)
+    logic, p = module.SOPIRegistrationLogic(), chosen.parameters
+    ct, xray = p.ct, p.xray
+    with pytest.raises(InputError, match="Air"):
+        logic.register(air, xray, known, polarity="bone-bright")
+    assert (p.ct, p.xray, p.polarity) == (ct, xray, "Detect")
+    assert _nodes(chosen.host.scene) == before
+    with pytest.raises(InputError, match="unknown polarity 'dark'"):
+        logic.register(ct, xray, known, polarity="dark")
 
 
 def test_a_fault_of_the_module_is_shown_and_the_panel_goes_on(chosen, monkeypatch):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
-from SOPIRegistrationLib.dependencies import Dependencies, ensure_torch
+from SOPIRegistrationLib.dependencies import Dependencies, torch_utils
 from SOPIRegistrationLib.errors import InputError
 
 
@@ -18,7 +21,7 @@ class Pip:
         if self.fails:
             raise self.fails
         self.installed += requirements
-        self.modules |= {"numba", "cma", "array_api_compat", "torch"}
+        self.modules |= {"numba", "cma", "array_api_compat", "safetensors", "torch"}
 
     def confirm(self, question):
         self.questions.append(question)
@@ -65,28 +68,59 @@ def test_without_network_the_message_says_what_to_do(requirements):
         _dependencies(requirements, pip).ensure()
 
 
-def test_torch_comes_through_its_extension_where_there_is_one():
-    class TorchUtils:
-        asked = False
+class TorchUtils:
+    """Stands for the logic of the PyTorch extension."""
 
-        def installTorch(self, askConfirmation):
-            self.asked = askConfirmation
-            return object()
+    def __init__(self, pip):
+        self.pip, self.asked = pip, None
 
-    utils, pip = TorchUtils(), Pip()
-    assert ensure_torch(utils, pip.install, pip.confirm, pip.has)
-    assert utils.asked
+    def installTorch(self, askConfirmation=False):
+        self.asked = askConfirmation
+        self.pip.modules.add("torch")
+
+
+def test_torch_comes_through_its_extension_where_there_is_one(requirements):
+    pip = Pip()
+    utils = TorchUtils(pip)
+    assert _dependencies(requirements, pip).ensure_torch(utils)
+    # One question, with the size, is asked here and not once more by the extension.
+    assert len(pip.questions) == 1
+    assert "200 MB" in pip.questions[0]
+    assert utils.asked is False
     assert not pip.installed
 
 
-def test_torch_through_pip_otherwise():
+def test_torch_through_pip_otherwise(requirements):
     pip = Pip()
-    assert ensure_torch(None, pip.install, pip.confirm, pip.has)
+    assert _dependencies(requirements, pip).ensure_torch()
     assert pip.installed == ["torch"]
     assert "200 MB" in pip.questions[0]
-    assert not ensure_torch(None, pip.install, Pip(agrees=False).confirm, Pip().has)
+    assert _dependencies(requirements, pip).ensure_torch()
+    assert len(pip.questions) == 1
+
+
+def test_declining_torch_installs_nothing(requirements):
+    pip = Pip(agrees=False)
+    utils = TorchUtils(pip)
+    assert not _dependencies(requirements, pip).ensure_torch(utils)
+    assert utils.asked is None
+    assert not pip.installed
+
+
+def test_torch_without_network_and_torch_that_cannot_be_imported(requirements):
     with pytest.raises(InputError, match="PyTorch extension"):
-        ensure_torch(None, Pip(fails=OSError("no network")).install, pip.confirm, Pip().has)
+        _dependencies(requirements, Pip(fails=OSError("no network"))).ensure_torch()
+    pip = Pip()
+    pip.install = lambda packages: None
+    with pytest.raises(InputError, match="restart Slicer"):
+        _dependencies(requirements, pip).ensure_torch()
+
+
+def test_the_pytorch_extension_is_found_where_it_is_installed(monkeypatch):
+    assert torch_utils() is None
+    logic = object()
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", SimpleNamespace(PyTorchUtilsLogic=lambda: logic))
+    assert torch_utils() is logic
 
 
 def test_the_panel_opens_without_the_packages(host, module, monkeypatch):
@@ -114,3 +148,17 @@ def test_the_panel_opens_without_the_packages(host, module, monkeypatch):
         assert widget.ui.inputsSection.enabled
     finally:
         widget.cleanup()
+
+
+def test_sample_data_without_the_packages(host, module, monkeypatch):
+    """Sample Data does not open the panel, which would ask."""
+    pip = Pip(agrees=False)
+    monkeypatch.setattr(
+        module,
+        "Dependencies",
+        lambda path, install, confirm: Dependencies(path, pip.install, pip.confirm, pip.has),
+    )
+    host.scene.Clear()
+    assert module.load_sample() is None
+    assert "numba" in pip.questions[0]
+    assert host.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0

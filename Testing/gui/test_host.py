@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -158,6 +159,34 @@ def test_parameters_named_in_the_ui_exist(module):
     assert bound <= set(module.SOPIRegistrationParameterNode.allParameters)
 
 
+def test_layouts_are_known_from_the_start(host, module):
+    """A saved scene that uses one is opened before anybody opens the module."""
+    from SOPIRegistrationLib.layouts import LANDMARK_LAYOUT_ID, LAYOUT_ID
+
+    node = host.app.layoutManager().layoutLogic().GetLayoutNode()
+    for layout in (LAYOUT_ID, LANDMARK_LAYOUT_ID):
+        node.SetLayoutDescription(layout, "")
+        assert not node.IsLayoutDescription(layout)
+    module.on_startup()
+    for layout in (LAYOUT_ID, LANDMARK_LAYOUT_ID):
+        views = ElementTree.fromstring(node.GetLayoutDescription(layout)).iter("view")
+        assert len({view.get("class") + view.get("singletontag") for view in views}) == 3
+
+
+def test_what_is_read_before_the_packages_are_installed_needs_python_alone():
+    """The module's file is imported when the application starts."""
+    tree = ast.parse((MODULE / "SOPIRegistration.py").read_text(encoding="utf-8"))
+    own = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+    own = [name for name in own if name.startswith("SOPIRegistrationLib")]
+    code = "import sys\n" + "".join(f"import {name}\n" for name in own)
+    code += "print(*{'numpy', 'scipy', 'SimpleITK', 'numba', 'torch'} & {*sys.modules})"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=MODULE, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert own
+    assert run.stdout.split() == []
+
+
 def test_sample_data_entry_makes_the_demo_case(host, widget, module, demo_case, monkeypatch):
     import slicer
 
@@ -185,7 +214,10 @@ def test_reloading_the_module_in_mid_run(host, user, demo_case, module):
         assert type(reloaded.panel) is not type(user.panel)
         assert job.cancelled
         assert host.process(5, until=lambda: not job.running)
+        # The case is prepared again and can be gone on with.
+        assert host.process(60, until=lambda: reloaded.panel._job is None)
         assert reloaded.ui.registerButton.enabled
+        assert reloaded.ui.exportPictureButton.enabled
         reloaded.cleanup()
     finally:
         sys.modules.update(before)

@@ -118,7 +118,10 @@ def test_fusion_of_the_demo_case_is_gray_at_the_truth_and_coloured_beside_it(
         assert len(np.unique(view.reshape(-1, 3), axis=0)) > 1000
         matplotlib.image.imsave(screenshots / f"scene_c_arm_{name}.png", view)
     matplotlib.image.imsave(screenshots / "scene_overlay_modes.png", np.vstack(rows))
-    matplotlib.image.imsave(screenshots / "scene_xray.png", host.slice_picture(XRAY_VIEW))
+    overlay.mode = "fusion"
+    layout = [host.slice_picture(view) for view in (XRAY_VIEW, FUSION_VIEW)]
+    layout.append(host.render_3d(520, SIZE, (1.5, 1.2, 0.6)))
+    matplotlib.image.imsave(screenshots / "scene_layout.png", np.hstack(layout))
     assert colours["registered"] < 0.6 * colours["start"]
 
 

@@ -209,7 +209,7 @@ def open_views(request: Request) -> tuple[list[Radiograph], CArmGeometry, tuple[
     [path] = request.xray
     radiograph, known = open_radiograph(path, request.geometry, request.view, request.frame)
     names = [camera.name for camera in known.cameras]
-    name = request.camera or (_named_in(path, names) if len(names) > 1 else names[0])
+    name = request.camera or (known.camera_named_in(path.name) if len(names) > 1 else names[0])
     if name is None:
         raise InputError(
             f"{request.geometry} has the cameras {', '.join(names)}: choose that of {path} with --camera"
@@ -229,7 +229,7 @@ def _open_several(request: Request):
     radiographs = [read_radiograph(path, request.frame) for path in request.xray]
     known = load_geometry(request.geometry, view=request.view)
     names = [camera.name for camera in known.cameras]
-    chosen = [_named_in(path, names) for path in request.xray]
+    chosen = [known.camera_named_in(path.name) for path in request.xray]
     if not any(chosen) and len(names) == len(chosen):
         chosen = names
     if None in chosen or len(set(chosen)) < len(chosen):
@@ -239,12 +239,6 @@ def _open_several(request: Request):
         )
     cameras = tuple(known.cameras[names.index(name)] for name in chosen)
     return radiographs, replace(known, cameras=cameras), known.cameras
-
-
-def _named_in(path: Path, names: Sequence[str]) -> str | None:
-    """The camera whose name a file's name holds; of cam1 and cam10 the longer."""
-    held = [name for name in names if name and name.lower() in path.name.lower()]
-    return max(held, key=len, default=None)
 
 
 def summary(registered: Registered, out: Path) -> str:

@@ -50,7 +50,7 @@ def add_rtpi_arguments(parser: argparse.ArgumentParser) -> None:
         "--patients", type=int, default=8, metavar="N", help="patients in a batch of a process (8)"
     )
     parser.add_argument("--group", type=int, default=4, metavar="N", help="X-rays of each patient (4)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, metavar="X", help="highest (1e-3)")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3, metavar="X", help="highest (1.5e-3)")
     parser.add_argument(
         "--phantoms", type=int, default=80, metavar="N", help="different phantoms, each varied on and on (80)"
     )

@@ -42,6 +42,11 @@ class CArmGeometry:
         """The first, or only, camera."""
         return self.cameras[0]
 
+    def camera_named_in(self, text: str) -> str | None:
+        """The camera whose name a file's or node's name holds, of cam1 and cam10 the longer; or None."""
+        held = (c.name for c in self.cameras if c.name and c.name.lower() in text.lower())
+        return max(held, key=len, default=None)
+
     def for_camera(self, name: str) -> CArmGeometry:
         """The geometry of one camera of the set; a source-object distance not given is where the rays meet.
 

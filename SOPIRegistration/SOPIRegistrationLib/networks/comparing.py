@@ -22,7 +22,9 @@ from SOPIRegistrationLib.networks.blocks import ResidualBlock
 from SOPIRegistrationLib.networks.weights import registered
 from SOPIRegistrationLib.projector import ProjectorVolume, project
 
-FIXED_CHANNELS, MOVING_CHANNELS = 3, 2
+FIXED_CHANNELS, MOVING_CHANNELS = 4, 3
+# Edge of the window of the local normalisation, as a share of the image's width.
+_WINDOW = 0.2
 # Sampling steps along the ray, voxels: finer ones are not seen in images this small.
 _BODY_STEP, _BONE_STEP = 2.0, 1.5
 # A correction is never larger, in its own units: keeps wild guesses in view of the camera.
@@ -127,8 +129,8 @@ class ComparingRTPI(nn.Module):
         """Compare.
 
         Args:
-            fixed: (B, 3, N, N) of :func:`fixed_channels`.
-            moving: (B, 2, N, N) of :func:`moving_channels`.
+            fixed: (B, 4, N, N) of :func:`fixed_channels`.
+            moving: (B, 3, N, N) of :func:`moving_channels`.
             camera: (B, 3) of :func:`camera_features`.
         """
         a, b = self.fixed_encoder(fixed), self.moving_encoder(moving)
@@ -156,6 +158,7 @@ def _encoder(channels: int, config: ComparingConfig) -> nn.Sequential:
         nn.BatchNorm2d(stem),
         nn.ReLU(inplace=True),
         ResidualBlock(stem, config.feature_channels, 2, config.split_attention),
+        ResidualBlock(config.feature_channels, config.feature_channels, 1, config.split_attention),
         nn.Conv2d(config.feature_channels, config.feature_channels, 1),
     )
 
@@ -178,10 +181,19 @@ def fixed_channels(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         valid: (B, N, N) bool.
 
     Returns:
-        (B, 3, N, N) float32: standardised over the valid pixels; rank among them, to which no monotone curve
-        makes a difference, from -1 to 1; the mask.
+        (B, 4, N, N) float32: standardised over the valid pixels; rank among them, to which no monotone curve
+        makes a difference, from -1 to 1; locally standardised, in which bones stand out; the mask.
     """
-    return torch.stack([_standardised(image, valid), _ranks(image, valid), valid.float()], dim=1)
+    standardised = _standardised(image, valid)
+    return torch.stack(
+        [
+            standardised,
+            _ranks(image, valid),
+            _locally_standardised(standardised, valid),
+            valid.float(),
+        ],
+        dim=1,
+    )
 
 
 def moving_channels(body: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
@@ -192,9 +204,11 @@ def moving_channels(body: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
         bone: (B, N, N) line integrals through its bones.
 
     Returns:
-        (B, 2, N, N) float32.
+        (B, 3, N, N) float32: both scaled to the order of one, and the body locally standardised.
     """
-    return torch.stack([body / _THICK, bone / (0.5 * _THICK)], dim=1)
+    everywhere = torch.ones_like(body, dtype=torch.bool)
+    local = _locally_standardised(body / _THICK, everywhere)
+    return torch.stack([body / _THICK, bone / (0.5 * _THICK), local], dim=1)
 
 
 def drrs_to_compare(
@@ -269,6 +283,21 @@ def _standardised(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     centred = torch.where(valid, image - mean, 0)
     deviation = (centred.square().sum(dim=(1, 2), keepdim=True) / count).sqrt().clamp(min=1e-6)
     return (centred / deviation).clamp(-4, 4)
+
+
+def _locally_standardised(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Less the mean and over the deviation of the valid pixels in a window; zero where invalid."""
+    size = 2 * round(_WINDOW * image.shape[-1] / 2) + 1
+    weights = valid.float()
+
+    def average(x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(x[:, None], size, stride=1, padding=size // 2)[:, 0]
+
+    share = average(weights).clamp(min=1e-3)
+    centred = image - average(image * weights) / share
+    deviation = (average((centred * weights).square()) / share).sqrt()
+    # What hardly varies is noise: it is not blown up.
+    return torch.where(valid, centred / (deviation + 0.02), 0).clamp(-4, 4)
 
 
 def _ranks(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

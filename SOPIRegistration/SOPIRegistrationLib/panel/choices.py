@@ -1,13 +1,12 @@
 """What the panel offers to choose from: the text shown, and what it stands for."""
 
 # Needs nothing beyond Python: the module's file reads it before the dependencies are installed.
-INITIALISERS = {
-    "Automatic": "auto",
-    "Search all poses": "search",
-    "Nominal view": "nominal",
-    "Current pose": "current",
-}
-METHODS = {"Optimise (coarse to fine)": "opt", "None": "none"}
+from SOPIRegistrationLib import methods
+
+CURRENT_POSE = "current"
+INITIALISERS = {method.label: method.name for method in methods.INITIALISERS} | {"Current pose": CURRENT_POSE}
+METHODS = {method.label: method.name for method in methods.REFINEMENTS}
+NEEDS_TORCH = {method.name for method in (*methods.INITIALISERS, *methods.REFINEMENTS) if method.needs_torch}
 CONTENTS = {"Automatic": "auto", "Whole body": "body", "Bones alone": "bone"}
 POLARITIES = {"Detect": "auto", "Bones dark": "bone-dark", "Bones bright": "bone-bright"}
 OVERLAY_MODES = {

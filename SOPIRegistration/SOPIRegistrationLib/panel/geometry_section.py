@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import qt
@@ -32,15 +32,24 @@ _NAMES = {
     "view": "view",
 }
 _FILTER = "Geometry (*.json);;All files (*)"
+_NO_CAMERA = "Choose the camera…"
 
 
 @dataclass(frozen=True)
 class XrayFacts:
-    """What the section knows of the chosen X-ray: name, (rows, columns), DICOM tags by keyword."""
+    """What the section knows of the chosen X-ray.
+
+    Attributes:
+        name: of its node.
+        shape: (rows, columns); None where it cannot be used as it is.
+        metadata: DICOM tags by keyword.
+        problem: why it cannot be used, and the remedy.
+    """
 
     name: str
-    shape: tuple[int, int]
-    metadata: dict
+    shape: tuple[int, int] | None = None
+    metadata: dict = field(default_factory=dict)
+    problem: str = ""
 
 
 class GeometrySection:
@@ -55,8 +64,10 @@ class GeometrySection:
         self._ui = ui
         self._on_changed = on_changed
         self._xray: XrayFacts | None = None
-        self._whole: CArmGeometry | None = None
         self.geometry: CArmGeometry | None = None
+        self.calibrated_set: CArmGeometry | None = None
+        # What was chosen and typed for each camera of the set.
+        self._of_camera: dict[str, CArmGeometry] = {}
         self._fields = {
             "sdd_mm": (ui.sddSpinBox,),
             "sod_mm": (ui.sodSpinBox,),
@@ -80,22 +91,44 @@ class GeometrySection:
         ui.saveGeometryButton.connect("clicked(bool)", self._on_save)
         self._refresh()
 
-    def set_xray(self, xray: XrayFacts | None) -> None:
-        """Follow the choice of an X-ray; without a geometry for it, its own DICOM tags are tried."""
+    def set_xray(self, xray: XrayFacts | None, is_another: bool = True) -> None:
+        """Follow the choice of an X-ray; without a geometry for it, its own DICOM tags are tried.
+
+        Args:
+            xray: the X-ray chosen; None for none.
+            is_another: whether another one was chosen before, which another camera of the set may have taken.
+        """
         self._xray = xray
-        fits = self.geometry is not None and xray is not None and self.geometry.camera.shape == xray.shape
-        if xray is not None and not fits and xray.metadata:
+        if xray is not None and xray.shape is not None:
+            self._follow(xray, is_another)
+        self._refresh()
+
+    def _follow(self, xray: XrayFacts, is_another: bool) -> None:
+        known, cameras = self.geometry, self.calibrated_set
+        fits = known is not None and known.camera.shape == xray.shape
+        named = cameras.camera_named_in(xray.name) if cameras is not None else None
+        if named is not None and (is_another or known is None):
+            self._choose_camera(named)
+            return
+        if not fits and xray.metadata:
             try:
                 self._take(load_geometry(None, xray.shape, xray.metadata, image_name=xray.name))
             except InputError:
                 pass
             else:
                 self._ui.presetCombo.setCurrentIndex(1)
-        self._refresh()
+                return
+        if cameras is not None and is_another:
+            self._choose_camera(None)
 
-    def show(self, geometry: CArmGeometry | None) -> None:
-        """Show a geometry that comes from elsewhere (a loaded scene, the demo case), reporting nothing."""
-        self._whole = self.geometry = geometry
+    def show(self, geometry: CArmGeometry | None, calibrated_set: CArmGeometry | None = None) -> None:
+        """Show a geometry that comes from elsewhere (a loaded scene, the demo case), reporting nothing.
+
+        Args:
+            geometry: with the camera of the X-ray alone.
+            calibrated_set: with all cameras of its set, where it belongs to one.
+        """
+        self.geometry, self.calibrated_set, self._of_camera = geometry, calibrated_set, {}
         self._refresh()
 
     def shows(self, geometry: CArmGeometry | None) -> bool:
@@ -104,7 +137,7 @@ class GeometrySection:
         if shown is None or geometry is None:
             return shown is geometry
         one, other = (
-            [g.camera.shape, g.camera.sdd_mm, g.sod_mm, g.view, g.mirrored, g.rotation is None]
+            [g.camera.name, g.camera.shape, g.camera.sdd_mm, g.sod_mm, g.view, g.mirrored, g.rotation is None]
             for g in (shown, geometry)
         )
         same_rotation = shown.rotation is None or (
@@ -124,24 +157,35 @@ class GeometrySection:
     def missing(self) -> str:
         """What is still needed, in words; empty when the geometry is complete."""
         if self.geometry is None:
-            return "the C-arm's geometry"
-        if self._xray is not None and self.geometry.camera.shape != self._xray.shape:
+            if self._xray is not None and self._xray.problem:
+                return "an X-ray that can be used (see under C-arm)"
+            return "the C-arm's geometry" if self.calibrated_set is None else "the camera that took the X-ray"
+        shape = self._xray.shape if self._xray is not None else None
+        if shape is not None and self.geometry.camera.shape != shape:
             return "a geometry for an image of this size"
         if self.geometry.with_default_sod().sod_mm is None:
             return "the source-object distance"
         return ""
 
     def _take(self, geometry: CArmGeometry) -> None:
-        self._whole = geometry
-        name = geometry.camera.name
-        if len(geometry.cameras) > 1 and self._xray is not None:
-            # Files of a set are often named after the camera that took them.
-            named = [camera.name for camera in geometry.cameras if camera.name in self._xray.name]
-            name = (named or [name])[0]
-        self._change(geometry.for_camera(name) if len(geometry.cameras) > 1 else geometry)
+        """Take a geometry as loaded; of several cameras, the one that the X-ray is named after."""
+        self._of_camera = {}
+        if len(geometry.cameras) == 1:
+            self.calibrated_set = None
+            self._change(geometry)
+            return
+        self.calibrated_set = geometry
+        self._choose_camera(geometry.camera_named_in(self._xray.name))
+
+    def _choose_camera(self, name: str | None) -> None:
+        """Go on with a camera of the set, as it was left; None: it is still to be chosen."""
+        known = self._of_camera.get(name)
+        self._change(known or (self.calibrated_set.for_camera(name) if name else None))
 
     def _change(self, geometry: CArmGeometry | None) -> None:
         self.geometry = geometry
+        if self.calibrated_set is not None and geometry is not None:
+            self._of_camera[geometry.camera.name] = geometry
         self._refresh()
         self._on_changed(geometry)
 
@@ -171,7 +215,7 @@ class GeometrySection:
                 write_geometry(self.geometry, path)
 
     def _on_camera(self, index: int) -> None:
-        self._change(self._whole.for_camera(self._ui.cameraCombo.itemText(index)))
+        self._choose_camera(self._ui.cameraCombo.itemText(index) if index > 0 else None)
 
     def _on_view(self, index: int) -> None:
         if self.geometry is None:
@@ -188,7 +232,8 @@ class GeometrySection:
         row, column = self._ui.rowSpacingSpinBox.value, self._ui.columnSpacingSpinBox.value
         known = self.geometry
         if known is None:
-            if self._xray is None or not (sdd and row and column):
+            usable = self._xray is not None and self._xray.shape is not None
+            if not usable or self.calibrated_set is not None or not (sdd and row and column):
                 self._refresh()
                 return
             rows, columns = self._xray.shape
@@ -213,44 +258,52 @@ class GeometrySection:
     def _required_xray(self) -> XrayFacts:
         if self._xray is None:
             raise InputError("choose the X-ray first: its number of pixels belongs to the geometry")
+        if self._xray.problem:
+            raise InputError(self._xray.problem)
         return self._xray
 
     def _refresh(self) -> None:
         ui, geometry = self._ui, self.geometry
-        several = self._whole is not None and len(self._whole.cameras) > 1
+        several = self.calibrated_set is not None
         ui.cameraCombo.visible = ui.cameraComboLabel.visible = several
         if several:
             ui.cameraCombo.clear()
-            names = [camera.name for camera in self._whole.cameras]
+            names = [_NO_CAMERA, *(camera.name for camera in self.calibrated_set.cameras)]
             for name in names:
                 ui.cameraCombo.addItem(name)
-            ui.cameraCombo.setCurrentIndex(names.index(geometry.camera.name))
-        ui.saveGeometryButton.enabled = geometry is not None
-        ui.saveGeometryButton.toolTip = (
-            "Write the geometry to a JSON file." if geometry else "There is no geometry to save yet."
-        )
+            ui.cameraCombo.setCurrentIndex(names.index(geometry.camera.name) if geometry else 0)
+        if geometry is None and several:
+            self._fill({name: (0.0,) * len(boxes) for name, boxes in self._fields.items()})
         if geometry is not None:
             camera = geometry.camera
-            shown = {
-                "sdd_mm": (camera.sdd_mm or 0.0,),
-                "sod_mm": (geometry.sod_mm or 0.0,),
-                "pixel_spacing_mm": camera.pixel_spacing_mm or (0.0, 0.0),
-                "principal_point_px": camera.K[:2, 2],
-            }
-            for name, values in shown.items():
-                for box, value in zip(self._fields[name], values, strict=True):
-                    blocked = box.blockSignals(True)
-                    box.value = float(value)
-                    box.blockSignals(blocked)
+            self._fill(
+                {
+                    "sdd_mm": (camera.sdd_mm or 0.0,),
+                    "sod_mm": (geometry.sod_mm or 0.0,),
+                    "pixel_spacing_mm": camera.pixel_spacing_mm or (0.0, 0.0),
+                    "principal_point_px": camera.K[:2, 2],
+                }
+            )
             known = geometry.rotation is None and geometry.view in NOMINAL_VIEWS
             names = list(NOMINAL_VIEWS)
             ui.viewCombo.setCurrentIndex(names.index(geometry.view) if known else len(names))
         ui.geometrySourceLabel.text = self._source_text()
 
+    def _fill(self, shown: dict) -> None:
+        for name, values in shown.items():
+            for box, value in zip(self._fields[name], values, strict=True):
+                blocked = box.blockSignals(True)
+                box.value = float(value)
+                box.blockSignals(blocked)
+
     def _source_text(self) -> str:
+        if self._xray is not None and self._xray.problem:
+            return self._xray.problem[:1].upper() + self._xray.problem[1:] + "."
         if self.geometry is None:
             if self._xray is None:
                 return "Choose an X-ray first."
+            if self.calibrated_set is not None:
+                return "Needed: the camera that took this X-ray; the X-ray's name does not tell."
             return "Needed: source-detector distance and pixel spacing, typed, from a preset or from a file."
         by_source: dict[str, list[str]] = {}
         for name, source in self.geometry.with_default_sod().sources.items():

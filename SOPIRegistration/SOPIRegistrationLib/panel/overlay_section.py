@@ -40,7 +40,7 @@ class OverlaySection:
 
     def apply(self, mode_text: str, opacity: float) -> None:
         """Show what the parameter node says."""
-        if self._overlay is None:
+        if self._overlay is None or not self._overlay.is_complete:
             return
         mode = OVERLAY_MODES[mode_text]
         if self._overlay.mode != mode:
@@ -53,7 +53,7 @@ class OverlaySection:
             self._timer.stop()
 
     def _on_window(self, low: float, high: float) -> None:
-        if self._overlay is not None and high > low:
+        if self._overlay is not None and self._overlay.is_complete and high > low:
             self._overlay.drr_window = (low, high)
 
     def _blink(self) -> None:

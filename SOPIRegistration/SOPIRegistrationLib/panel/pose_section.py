@@ -17,20 +17,28 @@ class PoseSection:
 
     def __init__(self, ui, on_theta: Callable[[np.ndarray], None]):
         self.sliders = (ui.rxSlider, ui.rySlider, ui.rzSlider, ui.txSlider, ui.tySlider, ui.tzSlider)
+        self._given = [(slider.value, slider.value) for slider in self.sliders]
         for slider in self.sliders:
             slider.connect("valueChanged(double)", lambda _value: on_theta(self.theta))
 
     @property
     def theta(self) -> np.ndarray:
-        """(6,) what the sliders say, rad and mm."""
-        values = np.array([slider.value for slider in self.sliders])
+        """(6,) what the sliders say, rad and mm; those not moved give back what they were set to."""
+        values = np.array(
+            [
+                given if slider.value == shown else slider.value
+                for slider, (given, shown) in zip(self.sliders, self._given, strict=True)
+            ]
+        )
         return np.concatenate([np.deg2rad(values[:3]), values[3:]])
 
     def show(self, theta: np.ndarray) -> None:
-        """Set the sliders; a shift beyond their range widens it."""
+        """Set the sliders, which round; a shift beyond their range widens it."""
+        self._given = []
         for slider, value in zip(self.sliders, [*np.rad2deg(theta[:3]), *theta[3:]], strict=True):
             blocked = slider.blockSignals(True)
             if abs(value) > slider.maximum:
                 slider.minimum, slider.maximum = -float(np.ceil(abs(value))), float(np.ceil(abs(value)))
             slider.value = float(value)
             slider.blockSignals(blocked)
+            self._given.append((float(value), slider.value))

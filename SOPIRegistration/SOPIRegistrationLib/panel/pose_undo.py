@@ -18,6 +18,7 @@ class PoseUndo:
         self.clear()
 
     def clear(self) -> None:
+        self._settled: np.ndarray | None = None
         self._past: list[np.ndarray] = []
         self._future: list[np.ndarray] = []
         self._last = -np.inf
@@ -31,13 +32,20 @@ class PoseUndo:
         return bool(self._future)
 
     @property
-    def first(self) -> np.ndarray | None:
-        """The pose before all adjustments."""
-        return self._past[0] if self._past else None
+    def settled(self) -> np.ndarray | None:
+        """The pose from which adjustments by hand started; None before the first."""
+        return self._settled
+
+    def settle(self, pose: np.ndarray) -> None:
+        """Note a pose that was not made by hand, such as a registration's."""
+        self._settled = pose
+        self._last = -np.inf
 
     def changed(self, before: np.ndarray) -> None:
         """Note an adjustment, by the pose before it."""
         now = self._clock()
+        if self._settled is None:
+            self._settled = before
         if now - self._last > _ONE_DRAG_S or not self._past:
             self._past.append(before)
         self._future.clear()

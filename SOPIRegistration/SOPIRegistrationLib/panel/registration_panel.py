@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import slicer
 
 from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.errors import Cancelled, InputError
-from SOPIRegistrationLib.panel.choices import CONTENTS, INITIALISERS, METHODS
+from SOPIRegistrationLib.methods import LEARNED_REFINEMENT
+from SOPIRegistrationLib.panel.choices import CONTENTS, CURRENT_POSE, INITIALISERS, METHODS, NEEDS_TORCH
 from SOPIRegistrationLib.panel.geometry_section import GeometrySection, XrayFacts
 from SOPIRegistrationLib.panel.job import Job
 from SOPIRegistrationLib.panel.landmark_section import LandmarkSection
@@ -22,7 +24,6 @@ from SOPIRegistrationLib.panel.pose_section import PoseSection
 from SOPIRegistrationLib.panel.pose_undo import PoseUndo
 from SOPIRegistrationLib.panel.result_section import ResultSection
 from SOPIRegistrationLib.panel.session import LIVE_PIXELS, REST_PIXELS, Inputs, Session
-from SOPIRegistrationLib.registration import RegistrationSettings
 from SOPIRegistrationLib.simulation.demo import demo_case
 
 # Between two looks at the events the computation gets this long; nobody sees a delay of that length.
@@ -32,6 +33,7 @@ _LIVE_DELAY_MS = 5
 _REST_DELAY_MS = 250
 # A new layout has given its views their sizes by then.
 _SETTLE_MS = 200
+_NO_WEIGHTS = "weights of the learned refinement (none are installed)"
 
 
 class RegistrationPanel(slicer.util.VTKObservationMixin):
@@ -39,18 +41,24 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     Args:
         ui: the panel's widgets by name.
+        ensure_torch: makes sure that PyTorch is installed, asking first; answers whether it is, and raises
+            InputError where installing fails.
     """
 
-    def __init__(self, ui):
+    def __init__(self, ui, ensure_torch: Callable[[], bool]):
         super().__init__()
         self._ui = ui
+        self._ensure_torch = ensure_torch
         self._session: Session | None = None
         self._job: Job | None = None
         self._job_listens = True
+        self._job_moves_ct = self._taken_over = False
         self._then: Callable = lambda outcome: None
         self._undo = PoseUndo()
         self._shown_pose: np.ndarray | None = None
+        self._result_T_lps_to_world: np.ndarray | None = None
         self._follows_program = False
+        self._initialiser = next(iter(INITIALISERS))
         self._tips: dict[str, str] = {}
         self._geometry = GeometrySection(ui, self._on_geometry)
         self._pose = PoseSection(ui, self._on_theta)
@@ -66,14 +74,15 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             ("demo", self._on_demo),
             ("showViews", lambda: self._when_ready(lambda: None)),
             ("nominal", lambda: self._move(lambda: self._session.case.frame.T_nominal)),
-            ("reset", lambda: self._move(lambda: self._undo.first)),
+            ("reset", lambda: self._move(lambda: self._undo.settled)),
             ("undo", lambda: self._step_back(self._undo.undo(self._session.pose))),
             ("redo", lambda: self._step_back(self._undo.redo(self._session.pose))),
             ("copy", self._on_copy),
             ("solve", lambda: self._move(self._landmarks.solve)),
             ("register", lambda: self._start(None, None)),
             ("initialise", lambda: self._start(None, "none")),
-            ("optimise", lambda: self._start("current", None)),
+            ("refine", lambda: self._start(CURRENT_POSE, LEARNED_REFINEMENT)),
+            ("optimise", lambda: self._start(CURRENT_POSE, "opt")),
             ("cancel", self.cancel),
             ("exportResult", self._on_export_result),
             ("exportTransform", self._on_export_transform),
@@ -81,6 +90,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         ):
             getattr(ui, name + "Button").connect("clicked(bool)", action)
         ui.handlesCheckBox.connect("toggled(bool)", self._on_handles)
+        ui.initialiserCombo.connect("activated(int)", self._on_initialiser)
         ui.copySelector.connect("currentNodeChanged(vtkMRMLNode*)", self._update)
         ui.landmarksSection.connect("contentsCollapsed(bool)", self._on_landmarks_collapsed)
         self._update()
@@ -102,14 +112,15 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _open(self, parameters) -> None:
         session = Session(slicer.mrmlScene, parameters, slicer.app.layoutManager())
-        self._geometry.show(session.state.geometry)
+        self._geometry.show(session.state.geometry, session.state.calibrated_set)
         self._session, self._xray_seen = session, None
+        self._initialiser = parameters.initialiser
         self._show_stored()
         self.addObserver(parameters.parameterNode, "ModifiedEvent", self._on_parameters)
         self.addObserver(session.scene, session.scene.NodeRemovedEvent, self._on_node_removed)
 
     def restore(self) -> None:
-        """Show again what a loaded scene was saved with: prepare its case, when it had one."""
+        """Show again what a scene was saved with, or left with: prepare its case, when it had one."""
         if self._session is not None and self._session.state.pose_frame is not None and not self._missing():
             self._when_ready(lambda: None)
 
@@ -133,6 +144,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._job.cancel()
             self._job = None
             self._show_stage("")
+            self._unlock_handles()
 
     def close(self) -> None:
         """Leave nothing behind that would be called later."""
@@ -157,25 +169,27 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _follow_geometry(self) -> None:
         """Show a geometry that a script has put into the scene."""
-        stored = self._session.state.geometry
-        if not self._geometry.shows(stored):
-            self._geometry.show(stored)
+        state = self._session.state
+        if not self._geometry.shows(state.geometry):
+            self._geometry.show(state.geometry, state.calibrated_set)
 
     def _follow_xray(self) -> None:
         p = self._session.parameters
         seen = (p.xray.GetID(), p.frame) if p.xray is not None else None
-        if seen == self._xray_seen:
+        before, self._xray_seen = self._xray_seen, seen
+        if seen == before:
             return
-        self._xray_seen = seen
         facts = None
         if p.xray is not None:
+            name = p.xray.GetName()
             try:
                 radiograph = bridge.radiograph_from_node(p.xray, p.frame or None)
-                facts = XrayFacts(p.xray.GetName(), radiograph.pixels.shape, radiograph.metadata or {})
-            except InputError:
-                # Said in full when a button is pressed; a choice alone is no mistake yet.
-                facts = None
-        self._geometry.set_xray(facts)
+                facts = XrayFacts(name, radiograph.pixels.shape, radiograph.metadata or {})
+            except InputError as error:
+                # A choice alone is no mistake yet: no message box before a button is pressed.
+                facts = XrayFacts(name, problem=str(error))
+        is_another = before is not None and seen is not None and before[0] != seen[0]
+        self._geometry.set_xray(facts, is_another)
 
     def _follow_changes(self) -> None:
         """Prepare again where the nodes stayed and something else of the inputs changed."""
@@ -191,6 +205,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self.removeObserver(before, before.TransformModifiedEvent, self._on_moved)
         self.addObserver(transform, transform.TransformModifiedEvent, self._on_moved)
         bridge.attach(transform, *self._session.moving_nodes())
+        self._follow_handles()
         self._on_moved()
 
     def _on_node_removed(self, *_) -> None:
@@ -208,19 +223,25 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
                 self._result.show_note(f"The {' and the '.join(gone)} was removed from the scene.")
         elif self._job is not None and gone:
             self.abandon()
+        elif self._session.case is not None and not self._session.overlay.is_complete:
+            # Somebody cleaned up the picture or the DRR: the next drawing makes them anew.
+            self._rest.start()
         self._update()
 
     def _on_geometry(self, geometry) -> None:
         if self._session is not None:
-            self._session.state.geometry = geometry
+            self._session.state.set_geometry(geometry, self._geometry.calibrated_set)
             self._follow_changes()
         self._update()
 
     def _show_stored(self) -> None:
         p = self._session.parameters
         self._result_seen = p.lastResult
-        self._result.show_result(json.loads(p.lastResult) if p.lastResult else None)
+        result = json.loads(p.lastResult) if p.lastResult else None
+        self._result_T_lps_to_world = np.array(result["pose"]["T_lps_to_world"]) if result else None
+        self._result.show_result(result)
         self._result.show_history(self._session.state.history)
+        self._mark_moved()
 
     # The pose
 
@@ -241,9 +262,15 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _set_pose(self, pose: np.ndarray) -> None:
         """Move the CT without noting it as an adjustment by hand."""
+        with self._by_program():
+            self._session.pose = pose
+
+    @contextmanager
+    def _by_program(self) -> Iterator[None]:
+        """What moves the CT inside is not somebody's hand."""
         self._follows_program = True
         try:
-            self._session.pose = pose
+            yield
         finally:
             self._follows_program = False
 
@@ -262,11 +289,29 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._undo.changed(self._shown_pose)
         self._shown_pose = pose
         self._pose.show(session.case.frame.theta_from_T(pose))
+        self._mark_moved()
+        if self._job_moves_ct and not self._follows_program:
+            self._hand_over()
         if self._job is None:
             if not self._live.active:
                 self._live.start()
             self._rest.start()
             self._update_pose_buttons()
+
+    def _hand_over(self) -> None:
+        """Somebody moved the CT during a registration: theirs is the pose from now on."""
+        if not self._taken_over:
+            self._taken_over = True
+            self._job.cancel()
+            self._show_stage("Stopping: the CT was moved by hand…", busy=True)
+            self._update()
+
+    def _mark_moved(self) -> None:
+        """Whether the result shown is that of the pose as it is."""
+        pose, T_lps_to_world = self._shown_pose, self._result_T_lps_to_world
+        if pose is not None and T_lps_to_world is not None and self._session.case is not None:
+            of_result = self._session.case.T_world_to_camera @ T_lps_to_world
+            self._result.mark_moved(not np.allclose(pose, of_result, atol=1e-4))
 
     def _draw_live(self) -> None:
         self._draw(LIVE_PIXELS)
@@ -279,14 +324,41 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         if session is None or session.case is None or self._job is not None or self._shown_pose is None:
             return
         session.show_drr(session.render(self._shown_pose, pixels))
-        session.overlay.refresh()
+        self._overlay.apply(session.parameters.overlayMode, session.parameters.overlayOpacity)
 
     def _on_copy(self) -> None:
         node = self._ui.copySelector.currentNode()
         self._move(lambda: bridge.pose_of(node, self._session.case.frame))
 
     def _on_handles(self, shown: bool) -> None:
-        self._when_ready(lambda: self._session.show_handles(shown))
+        def show():
+            self._session.show_handles(shown)
+            self._follow_handles()
+
+        self._when_ready(show)
+        if self._job is None:
+            self._follow_handles()
+
+    def _follow_handles(self) -> None:
+        """Show whether the scene has handles, as a loaded one may."""
+        box = self._ui.handlesCheckBox
+        blocked = box.blockSignals(True)
+        box.checked = self._session.case is not None and self._session.handles_shown
+        box.blockSignals(blocked)
+
+    def _lock_handles(self) -> None:
+        """Take the handles away while a registration moves the CT under the mouse."""
+        if self._session.handles_shown:
+            self._session.show_handles(False)
+
+    def _unlock_handles(self) -> None:
+        """Give back what :meth:`_lock_handles` took."""
+        self._job_moves_ct = False
+        session, wanted = self._session, self._ui.handlesCheckBox.checked
+        if session is None or session.case is None or session.parameters.transform is None:
+            return
+        if session.handles_shown != wanted:
+            session.show_handles(wanted)
 
     def _on_landmarks_collapsed(self, collapsed: bool) -> None:
         if self._session is None or self._missing():
@@ -323,7 +395,12 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         session = self._session
 
         def accept(case):
-            session.accept(case)
+            known = session.case
+            with self._by_program():
+                session.accept(case)
+            if known is not None and known.xray.camera.name != case.xray.camera.name:
+                # Poses to take back are those in the camera before.
+                self._undo.clear()
             self._shown_pose = None
             self._follow_transform(session.parameters.transform)
             self._on_moved()
@@ -339,31 +416,59 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _start(self, initialiser: str | None, refinement: str | None) -> None:
         """Register; None leaves a choice to the panel."""
+        p = self._session.parameters
+        init = initialiser or INITIALISERS[p.initialiser]
+        refine = refinement or METHODS[p.method]
+        if not (self._can_use(init) and self._can_use(refine)):
+            self._show_stage("This method needs PyTorch, which is not installed: nothing was started.")
+            return
 
         def start():
-            session, p = self._session, self._session.parameters
-            init = initialiser or INITIALISERS[p.initialiser]
-            refine = refinement or METHODS[p.method]
-            settings = RegistrationSettings(
-                init=session.pose if init == "current" else init,
-                refine=refine,
-                content=CONTENTS[p.content],
-            )
-            case = session.case
+            session = self._session
+            case, settings = session.case, session.settings(init, refine, CONTENTS[p.content])
 
             def finish(result):
-                self._set_pose(result.T_lps_to_world)
-                session.record(result)
-                session.overlay.refresh()
+                if self._taken_over:
+                    self._result.show_note("Stopped: the CT was moved by hand, its pose is kept.")
+                    self._draw_at_rest()
+                    return
+                with self._by_program():
+                    session.record(result)
+                self._undo.settle(session.pose)
                 if result.stopped:
                     self._result.show_note("Stopped. The pose reached so far is kept.")
                 else:
                     self._show_stored()
 
             self._undo.changed(session.pose)
+            self._lock_handles()
             self._run(lambda report: session.register(case, settings, report), finish)
+            self._job_moves_ct, self._taken_over = True, False
 
         self._when_ready(start)
+
+    def _can_use(self, method: str) -> bool:
+        """Whether what a method needs is installed, or could be; asks before it installs anything."""
+        if method not in NEEDS_TORCH:
+            return True
+        with errors_shown():
+            return self._ensure_torch()
+        return False
+
+    def _on_initialiser(self, _index: int) -> None:
+        """Somebody chose another initialiser: without what it needs, the choice goes back."""
+        if self._session is None:
+            return
+        p = self._session.parameters
+        chosen, before = p.initialiser, self._initialiser
+        if self._can_use(INITIALISERS[chosen]):
+            self._initialiser = chosen
+            self._show_stage("")
+            return
+        # What a scene was saved with may need the same.
+        back = next(iter(INITIALISERS)) if INITIALISERS[before] in NEEDS_TORCH else before
+        p.initialiser = self._initialiser = back
+        self._show_stage(f"“{chosen}” needs PyTorch, which is not installed: back to “{back}”.")
 
     def _on_demo(self) -> None:
         session = self._session
@@ -400,6 +505,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._poll.stop()
         self._job = None
         self._show_stage("")
+        self._unlock_handles()
         try:
             self._then(job.result())
         except Cancelled:
@@ -409,13 +515,14 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._update()
 
     def _show_progress(self, live) -> None:
+        if self._taken_over:
+            return
         if not self._job.cancelled:
             self._show_stage(live.stage, fraction=live.fraction)
         if live.T_lps_to_camera is not None:
             self._set_pose(live.T_lps_to_camera)
         if live.drr is not None:
             self._session.show_drr(live.drr)
-            self._session.overlay.refresh()
 
     def _show_stage(self, stage: str, fraction: float = 0.0, busy: bool = False) -> None:
         self._ui.stageLabel.text, self._ui.stageLabel.visible = stage, bool(stage)
@@ -426,15 +533,19 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _on_history(self, row: int) -> None:
         entry = self._session.state.history[row]
-        self._move(lambda: entry.T_lps_to_camera)
+
+        def go_back():
+            self._session.restore(entry)
+            self._undo.settle(self._session.pose)
+            self._ui.historyTable.selectRow(row)
+
+        self._when_ready(go_back)
 
     def _on_export_result(self) -> None:
         self._export(
             "result.json",
             "Result (*.json)",
-            lambda path: path.write_text(
-                json.dumps(json.loads(self._session.parameters.lastResult), indent=1) + "\n", encoding="utf-8"
-            ),
+            lambda path: path.write_text(self._session.parameters.lastResult, encoding="utf-8"),
         )
 
     def _on_export_transform(self) -> None:
@@ -476,6 +587,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             ("showViewsButton", ""),
             ("registerButton", ""),
             ("initialiseButton", ""),
+            ("refineButton", "" if LEARNED_REFINEMENT in METHODS.values() else _NO_WEIGHTS),
             ("optimiseButton", ""),
             ("nominalButton", ""),
             ("copyButton", "" if ui.copySelector.currentNode() else "a transform to copy from"),
@@ -483,17 +595,24 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         ):
             self._allow(getattr(ui, name), missing or extra, busy)
         self._allow(ui.demoButton, "" if self._session is not None else "a scene", busy)
-        for slider in self._pose.sliders:
+        for slider in (*self._pose.sliders, ui.handlesCheckBox):
             self._allow(slider, missing, busy)
-        ui.handlesCheckBox.enabled = not missing and not busy
-        for section in (ui.inputsSection, ui.geometrySection):
-            section.enabled = not busy
-        ui.cancelButton.enabled = busy and not self._job.cancelled
+        no_xray = self._session is None or self._session.parameters.xray is None
+        for control in (ui.loadGeometryButton, ui.presetCombo):
+            self._allow(control, "the X-ray, whose number of pixels belongs to it" if no_xray else "", busy)
+        self._allow(ui.saveGeometryButton, "" if self._geometry.geometry else "a geometry to save", busy)
+        for control in (
+            *(ui.inputsSection, ui.geometrySection),
+            *(ui.initialiserCombo, ui.methodCombo, ui.contentCombo),
+        ):
+            control.enabled = not busy
+        self._allow(ui.cancelButton, "" if busy else "a running computation", busy and self._job.cancelled)
         result = self._session is not None and bool(self._session.parameters.lastResult)
         self._allow(ui.exportResultButton, "" if result else "a registration", busy)
         prepared = self._session is not None and self._session.case is not None
         for name in ("exportTransformButton", "exportPictureButton"):
             self._allow(getattr(ui, name), "" if prepared else "a pose: press Show views or Register", busy)
+        self._allow(ui.drrWindowRange, "" if prepared else "a DRR: press Show views or Register", False)
         ui.historyTable.enabled = not busy
         self._update_pose_buttons()
 
@@ -501,7 +620,10 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         busy = self._job is not None or self._session is None or self._session.case is None
         undo = "" if self._undo.can_undo else "an adjustment to take back"
         redo = "" if self._undo.can_redo else "an adjustment to repeat"
-        for button, missing in (("undo", undo), ("reset", undo), ("redo", redo)):
+        settled, pose = self._undo.settled, self._shown_pose
+        moved = settled is not None and pose is not None and not np.allclose(settled, pose, atol=1e-6)
+        reset = "" if moved else "an adjustment to take back"
+        for button, missing in (("undo", undo), ("reset", reset), ("redo", redo)):
             self._allow(getattr(self._ui, button + "Button"), missing, busy)
 
     def _allow(self, button, missing: str, busy: bool) -> None:

@@ -12,6 +12,7 @@ _VERDICTS = {
     "reject": ("Rejected", "#c62828"),
 }
 _MEASURES = {"gradient_correlation": "gradient correlation", "ncc": "NCC"}
+_MOVED = "\nThe pose was changed since: this is of the registration, not of the pose as it is now."
 _COLUMNS = ("Time", "Method", "Verdict", "Similarity", "Duration")
 
 
@@ -34,6 +35,7 @@ class ResultSection:
         table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         table.connect("cellClicked(int,int)", lambda row, _column: on_chosen(row))
+        self._verdict = ""
 
     def show_result(self, result: dict | None) -> None:
         """Show the content of a result.json, or nothing."""
@@ -43,22 +45,28 @@ class ResultSection:
             return
         words, colour = _VERDICTS[result["verdict"]["status"]]
         reasons = "; ".join(result["verdict"]["reasons"])
-        ui.verdictLabel.text = f"{words}: {reasons}" if reasons else words
+        self._verdict = f"{words}: {reasons}" if reasons else words
+        ui.verdictLabel.text = self._verdict
         ui.verdictLabel.styleSheet = f"color: {colour};"
         ui.similarityLabel.text = _similarity_text(result)
         ui.errorLabel.text = _error_text(result["verdict"].get("predicted_error_mm"))
-        stages = [f"{stage['seconds']:.1f} s  {stage['name']}" for stage in result["stages"]]
-        ui.timeLabel.text = "\n".join([f"{result['seconds']:.1f} s in all", *stages])
+        ui.timeLabel.text = "\n".join([f"{result['seconds']:.1f} s in all", *_stage_times(result["stages"])])
+
+    def mark_moved(self, moved: bool) -> None:
+        """Say whether the CT has left the pose that the result shown is of."""
+        if self._verdict:
+            self._ui.verdictLabel.text = self._verdict + (_MOVED if moved else "")
 
     def show_note(self, text: str) -> None:
         """Words instead of a result."""
         ui = self._ui
+        self._verdict = ""
         ui.verdictLabel.text, ui.verdictLabel.styleSheet = text, ""
         for label in (ui.similarityLabel, ui.errorLabel, ui.timeLabel):
             label.text = "–"
 
     def show_history(self, entries) -> None:
-        """Fill the table, newest last."""
+        """Fill the table, newest last and selected."""
         table = self._ui.historyTable
         table.setRowCount(len(entries))
         for row, entry in enumerate(entries):
@@ -80,6 +88,17 @@ class ResultSection:
         table.horizontalHeader().setStretchLastSection(True)
         if entries:
             table.selectRow(len(entries) - 1)
+
+
+def _stage_times(stages: list[dict]) -> list[str]:
+    """A line for each kind of stage; several tries go through the same ones."""
+    seconds: dict[str, list[float]] = {}
+    for stage in stages:
+        seconds.setdefault(stage["name"], []).append(stage["seconds"])
+    return [
+        f"{sum(times):.1f} s  {name}" + (f" ({len(times)} times)" if len(times) > 1 else "")
+        for name, times in seconds.items()
+    ]
 
 
 def _similarity_text(result: dict) -> str:

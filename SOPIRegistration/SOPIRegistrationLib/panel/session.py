@@ -15,6 +15,7 @@ import vtk
 
 from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.files import geometry_as_dict, load_geometry
 from SOPIRegistrationLib.geometry.views import PoseFrame
@@ -24,7 +25,7 @@ from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
-from SOPIRegistrationLib.panel.choices import OVERLAY_MODES, POLARITIES
+from SOPIRegistrationLib.panel.choices import CURRENT_POSE, OVERLAY_MODES, POLARITIES
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration import (
     Progress,
@@ -35,6 +36,7 @@ from SOPIRegistrationLib.registration import (
     register,
 )
 from SOPIRegistrationLib.registration.moving import MovingVolume
+from SOPIRegistrationLib.registration.outputs import result_json
 from SOPIRegistrationLib.scene.pose import own_to_ras
 
 # Longer edge of a DRR while something moves, and at rest.
@@ -53,7 +55,7 @@ class Inputs:
         ct: in the patient frame, HU.
         mask: bones, or None.
         radiograph: the X-ray as stored, in the camera's frame.
-        geometry: its one camera, with a source-object distance.
+        geometry: its one camera, in the world of its calibrated set, with a source-object distance.
         polarity: "auto", "bone-dark" or "bone-bright".
         ct_key: tells one CT and mask from another.
         xray_key: the same of X-ray and geometry.
@@ -76,7 +78,7 @@ class PreparedCase:
         inputs: what it was made from.
         ct: attenuation and bones.
         moving: the CT at several resolutions, for projection.
-        xray: the X-ray, bones bright; its camera is the world.
+        xray: the X-ray, bones bright.
         frame: what pose parameters are measured from.
         seconds: how long preparing took.
     """
@@ -87,6 +89,11 @@ class PreparedCase:
     xray: PreparedRadiograph
     frame: PoseFrame
     seconds: float
+
+    @property
+    def T_world_to_camera(self) -> np.ndarray:
+        """(4, 4) extrinsics of the X-ray's camera; the identity for a single C-arm."""
+        return self.xray.camera.T_world_to_camera
 
     @property
     def bone_dark(self) -> bool:
@@ -170,13 +177,11 @@ class Session:
             bridge.pose_of(p.transform, PoseFrame(np.zeros(3), 1.0))
         ct = bridge.volume_from_node(p.ct)
         mask = bridge.mask_from_node(p.mask, p.ct) if p.mask is not None else None
-        # Alone, a camera is the world: a calibrated set's own world has no meaning for one view.
-        camera = replace(geometry.camera, T_world_to_camera=np.eye(4))
         return Inputs(
             ct=ct,
             mask=mask,
             radiograph=radiograph,
-            geometry=replace(geometry.with_default_sod(), cameras=(camera,)),
+            geometry=geometry.with_default_sod(),
             polarity=POLARITIES[p.polarity],
             ct_key=self._ct_key(),
             xray_key=self._xray_key(),
@@ -236,27 +241,55 @@ class Session:
     def accept(self, case: PreparedCase) -> None:
         """Show a prepared case: X-ray on its detector, CT under the transform, C-arm, DRR, overlay."""
         p = self.parameters
-        first, self.case = self.case is None, case
+        known, was_hardened, carried = self.case, self._was_hardened(case), self._carried_pose(case)
+        self.case = case
         self.state.pose_frame = case.frame
         geometry = case.inputs.geometry
         camera = geometry.camera
         if p.transform is None:
             p.transform = self.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "CT to C-arm")
         bridge.attach(p.transform, *self.moving_nodes())
+        if was_hardened:
+            # The CT has the pose in itself now; carried by it once more it would be moved twice.
+            self.pose = case.frame.T_nominal
+        elif carried is not None:
+            self.pose = carried
         bridge.place_on_detector(
             p.xray, camera, case.frame, mirrored=geometry.mirrored, image_frame=p.frame or None
         )
+        if known is not None and known.xray.camera.name != camera.name:
+            # The C-arm of another camera of the set stood in another world.
+            self.carm.remove()
         self.carm.update(camera, case.frame)
         self.carm.visible = p.carmVisible
         bridge.show_bones(self.scene, case.ct.bone, p.transform)
         self.show_layout()
-        self.show_drr(self.render(self.pose))
-        self.overlay.show(p.xray, p.drr, bone_dark=case.bone_dark, valid=case.xray.valid)
+        self._put_drr(self.render(self.pose))
+        self._fuse()
         self.lay_views()
-        if first and self._layout_manager is not None:
+        if known is None and self._layout_manager is not None:
             view = self._layout_manager.threeDWidget(0).threeDView()
             view.resetFocalPoint()
             view.resetCamera()
+
+    def _was_hardened(self, case: PreparedCase) -> bool:
+        """Whether the registration's transform was hardened into the CT since the case before."""
+        known, p = self.case, self.parameters
+        if known is None or p.transform is None or bridge.is_attached(p.transform, p.ct):
+            return False
+        (node, place, _), (node_before, place_before, _) = case.inputs.ct_key, known.inputs.ct_key
+        return node[0] == node_before[0] and place != place_before
+
+    def _carried_pose(self, case: PreparedCase) -> np.ndarray | None:
+        """(4, 4) T_lps_to_camera of the CT as it lies, where another camera of its set looks at it now."""
+        known, p, cameras = self.case, self.parameters, self.state.calibrated_set
+        if known is None or p.transform is None or cameras is None:
+            return None
+        before, now = known.xray.camera.name, case.xray.camera.name
+        same_ct = case.inputs.ct_key == known.inputs.ct_key
+        if not same_ct or before == now or not {before, now} <= {camera.name for camera in cameras.cameras}:
+            return None
+        return case.T_world_to_camera @ se3.invert_rigid(known.T_world_to_camera) @ self.pose
 
     def show_layout(self, for_landmarks: bool = False) -> None:
         """X-ray, fusion and 3D view side by side; or X-ray, CT and 3D view, to pick points in both."""
@@ -303,6 +336,12 @@ class Session:
             if node is not None and self.scene.GetNodeByID(node.GetID()) is not node:
                 setattr(self.parameters, name, None)
 
+    @property
+    def handles_shown(self) -> bool:
+        """Whether the CT can be dragged by handles."""
+        display = self.parameters.transform.GetDisplayNode()
+        return display is not None and bool(display.GetEditorVisibility())
+
     def show_handles(self, shown: bool) -> None:
         """Handles with which the CT is dragged, in the 3D view and in slice views."""
         transform = self.parameters.transform
@@ -317,12 +356,24 @@ class Session:
         return self.case.render(T_lps_to_camera, pixels)
 
     def show_drr(self, image: np.ndarray) -> None:
-        """Put a DRR of this case into the scene."""
+        """Put a DRR of this case into the scene and over the X-ray."""
+        self._put_drr(image)
+        if self.overlay.is_complete:
+            self.overlay.refresh()
+        else:
+            # Its picture or its DRR was removed from the scene.
+            self._fuse()
+
+    def _put_drr(self, image: np.ndarray) -> None:
         p = self.parameters
         camera = self.case.xray.camera.resampled(image.shape[1], image.shape[0])
         drr = bridge.update_drr(p.drr, p.xray, image, camera, self.case.frame)
         if p.drr is not drr:
             p.drr = drr
+
+    def _fuse(self) -> None:
+        p, case = self.parameters, self.case
+        self.overlay.show(p.xray, p.drr, bone_dark=case.bone_dark, valid=case.xray.valid)
 
     def write_transform(self, path: Path) -> None:
         """Write the transform as Slicer reads it (ITK, LPS)."""
@@ -344,6 +395,23 @@ class Session:
 
     # Registering
 
+    def settings(self, init: str | np.ndarray, refine: str, content: str) -> RegistrationSettings:
+        """How to register the case.
+
+        Args:
+            init: the name of an initialiser, "current" (the pose as it is), or a (4, 4) T_lps_to_camera.
+            refine: the name of a refinement.
+            content: "auto", "body" or "bone".
+
+        Raises:
+            InputError: a name is unknown.
+        """
+        if isinstance(init, str) and init == CURRENT_POSE:
+            init = self.pose
+        if not isinstance(init, str):
+            init = se3.invert_rigid(self.case.T_world_to_camera) @ np.asarray(init, dtype=np.float64)
+        return RegistrationSettings(init=init, refine=refine, content=content)
+
     def register(
         self, case: PreparedCase, settings: RegistrationSettings, report: Callable[[LiveView], bool]
     ) -> RegistrationResult:
@@ -352,40 +420,51 @@ class Session:
 
         def callback(progress: Progress) -> bool:
             nonlocal last
-            drr = None
-            if progress.T is not None and time.perf_counter() - last > _LIVE_INTERVAL_S:
-                drr = case.render(progress.T, LIVE_PIXELS)
+            if progress.T is None:
+                return report(LiveView(progress.stage, progress.fraction))
+            T_lps_to_camera, drr = case.T_world_to_camera @ progress.T, None
+            if time.perf_counter() - last > _LIVE_INTERVAL_S:
+                drr = case.render(T_lps_to_camera, LIVE_PIXELS)
                 last = time.perf_counter()
-            return report(LiveView(progress.stage, progress.fraction, progress.T, drr))
+            return report(LiveView(progress.stage, progress.fraction, T_lps_to_camera, drr))
 
         return register(case.ct, [case.xray], case.frame, settings, callback)
 
     def record(self, result: RegistrationResult) -> None:
         """Show a result and remember it; one that was stopped leaves its pose only."""
-        T = result.T_lps_to_world
+        T_lps_to_camera = result.T_world_to_camera @ result.T_lps_to_world
         if result.radiographs[0] is not self.case.xray:
             # Its bones turned out to be the other way round than detected.
             self.case = replace(self.case, xray=result.radiographs[0])
-            self.overlay.show(
-                self.parameters.xray, self.parameters.drr, self.case.bone_dark, self.case.xray.valid
-            )
-        self.pose = T
-        self.show_drr(self.render(T, REST_PIXELS))
+            self._fuse()
+        self.pose = T_lps_to_camera
+        self.show_drr(self.render(T_lps_to_camera, REST_PIXELS))
         if result.stopped:
             return
-        geometry = geometry_as_dict(self.case.inputs.geometry)
-        self.parameters.lastResult = json.dumps(result.to_dict(geometry, self.case.seconds))
+        text = result_json(result, self.case.inputs.geometry, self.case.seconds)
+        self.parameters.lastResult = text
         self.state.add(
             bridge.HistoryEntry(
                 time=time.strftime("%Y-%m-%dT%H:%M:%S"),
                 method=result.method,
                 verdict=result.verdict.status,
                 similarity=result.similarity,
-                T_lps_to_camera=T,
-                theta=self.case.frame.theta_from_T(T),
+                T_lps_to_camera=T_lps_to_camera,
+                theta=self.case.frame.theta_from_T(T_lps_to_camera),
                 seconds=result.seconds,
+                result=text,
             )
         )
+
+    def restore(self, entry: bridge.HistoryEntry) -> None:
+        """Go back to a registration of the history: its pose and its result."""
+        if not entry.result:
+            self.pose = entry.T_lps_to_camera
+            return
+        # Another camera of the set may look at the CT now.
+        T_lps_to_world = np.array(json.loads(entry.result)["pose"]["T_lps_to_world"])
+        self.pose = self.case.T_world_to_camera @ T_lps_to_world
+        self.parameters.lastResult = entry.result
 
 
 def check_size(geometry: CArmGeometry, shape: tuple[int, int], name: str) -> None:
@@ -409,7 +488,7 @@ def geometry_of(geometry, xrayNode, frame: int | None = None, camera: str | None
         geometry: see above.
         xrayNode: the X-ray it is for.
         frame: frame of a multi-frame X-ray, counted from 1.
-        camera: name of the camera, where there are several.
+        camera: name of the camera, where there are several; the one that the X-ray's name holds unless given.
 
     Raises:
         InputError: it is unusable, or not for this X-ray.
@@ -418,6 +497,14 @@ def geometry_of(geometry, xrayNode, frame: int | None = None, camera: str | None
         radiograph = bridge.radiograph_from_node(xrayNode, frame)
         shape, name = radiograph.pixels.shape, xrayNode.GetName()
         geometry = load_geometry(geometry, shape, radiograph.metadata, image_name=name)
+    if camera is None and len(geometry.cameras) > 1:
+        camera = geometry.camera_named_in(xrayNode.GetName())
+        if camera is None:
+            known = ", ".join(one.name for one in geometry.cameras)
+            raise InputError(
+                f"the geometry has several cameras ({known}): give the name of the one that took X-ray "
+                f"'{xrayNode.GetName()}'"
+            )
     return geometry.for_camera(camera) if camera else geometry
 
 

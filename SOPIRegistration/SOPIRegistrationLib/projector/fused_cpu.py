@@ -13,12 +13,17 @@ so six sums per pixel give the whole Jacobian.
 
 from __future__ import annotations
 
+import threading
+
 import numba
 import numpy as np
 
 from SOPIRegistrationLib.projector.volume import BRICK
 
 _TILE = 8
+# Of numba's threading layers the one that is always there ("workqueue") ends the process when two threads
+# use it at once. A projection uses all cores anyway.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @numba.njit(fastmath=True, inline="always")
@@ -213,7 +218,7 @@ def march(volume, camera_to_padded, K_inverse, shape, step_mm, with_jacobian):
     poses = len(camera_to_padded)
     image = np.empty((poses, *shape), np.float32)
     jacobian = np.empty((poses, 6, *shape) if with_jacobian else (1, 6, 1, 1), np.float32)
-    _march(
+    arguments = (
         volume.voxels,
         volume.brick_reach,
         BRICK,
@@ -225,4 +230,6 @@ def march(volume, camera_to_padded, K_inverse, shape, step_mm, with_jacobian):
         jacobian,
         with_jacobian,
     )
+    with _ONE_AT_A_TIME:
+        _march(*arguments)
     return image, jacobian if with_jacobian else None

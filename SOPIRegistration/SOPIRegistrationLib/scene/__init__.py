@@ -28,7 +28,7 @@ from SOPIRegistrationLib.scene.layout import (
 )
 from SOPIRegistrationLib.scene.nodes import mask_from_node, radiograph_from_node, volume_from_node
 from SOPIRegistrationLib.scene.overlay import OVERLAY_MODES, Overlay
-from SOPIRegistrationLib.scene.pose import attach, pose_of, set_pose
+from SOPIRegistrationLib.scene.pose import attach, is_attached, pose_of, set_pose
 from SOPIRegistrationLib.scene.state import HistoryEntry, RegistrationState
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "T_camera_to_ras",
     "attach",
     "ensure_layout",
+    "is_attached",
     "landmark_pairs",
     "lay_slice_view_on_detector",
     "load_demo_case",

@@ -10,8 +10,8 @@ import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.geometry.c_arm import DEFAULT_SOD_FRACTION
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.detector import T_camera_to_scene, detector_to_scene
 from SOPIRegistrationLib.geometry.views import PoseFrame
 
 # Its own inverse: LPS -> RAS and RAS -> LPS.
@@ -40,36 +40,19 @@ def pose_from_matrix(matrix: np.ndarray, frame: PoseFrame, name: str = "the tran
 
 
 def T_camera_to_ras(camera: Camera, frame: PoseFrame, reference: Camera | None = None) -> np.ndarray:
-    """(4, 4) place of a camera in the scene's world.
+    """(4, 4) place of a camera in the scene's world, RAS.
 
     Args:
         camera: the camera.
         frame: nominal view of the reference camera.
         reference: the camera of a calibrated set that the frame belongs to; ``camera`` itself unless given.
     """
-    T_camera_to_reference = np.eye(4)
-    if reference is not None:
-        T_camera_to_reference = reference.T_world_to_camera @ se3.invert_rigid(camera.T_world_to_camera)
-    return RAS_FROM_LPS @ se3.invert_rigid(frame.T_nominal) @ T_camera_to_reference
-
-
-def detector_distance_mm(camera: Camera, frame: PoseFrame) -> float:
-    """Distance from the source at which the image is shown.
-
-    A camera known by its K alone projects alike on every plane: its image is shown as far behind the patient
-    as a usual C-arm holds its detector.
-    """
-    return camera.sdd_mm or frame.sod_mm / DEFAULT_SOD_FRACTION
+    return RAS_FROM_LPS @ T_camera_to_scene(camera, frame, reference)
 
 
 def ijk_to_ras(camera: Camera, frame: PoseFrame, reference: Camera | None = None) -> np.ndarray:
     """(4, 4) IJK -> RAS of an image on its detector: i along u, j along v, k along the central ray, 1 mm."""
-    depth = detector_distance_mm(camera, frame)
-    ijk_to_camera = np.eye(4)
-    ijk_to_camera[:3, 0] = depth * camera.K_inverse[:, 0]
-    ijk_to_camera[:3, 1] = depth * camera.K_inverse[:, 1]
-    ijk_to_camera[:3, 3] = depth * camera.K_inverse[:, 2]
-    return T_camera_to_ras(camera, frame, reference) @ ijk_to_camera
+    return RAS_FROM_LPS @ detector_to_scene(camera, frame, reference)
 
 
 def ras_from_pixels(

@@ -31,6 +31,12 @@ def attach(transformNode, *nodes) -> None:
         (chain[-1] if chain else node).SetAndObserveTransformNodeID(transformNode.GetID())
 
 
+def is_attached(transformNode, node) -> bool:
+    """Whether the registration's transform carries a node."""
+    chain = own_transforms(node)
+    return (chain[-1] if chain else node).GetParentTransformNode() is transformNode
+
+
 def set_pose(transformNode, T_lps_to_camera: np.ndarray, frame: PoseFrame) -> None:
     """Move what is attached to a pose."""
     transformNode.SetMatrixTransformToParent(vtk_matrix(matrix_from_pose(T_lps_to_camera, frame)))

@@ -28,6 +28,7 @@ class HistoryEntry:
         T_lps_to_camera: (4, 4) pose it ended at.
         theta: (6,) the same, rad and mm.
         seconds: how long it took.
+        result: the text of its result.json; empty in scenes saved before it was kept.
     """
 
     time: str
@@ -37,6 +38,7 @@ class HistoryEntry:
     T_lps_to_camera: np.ndarray
     theta: np.ndarray
     seconds: float
+    result: str = ""
 
 
 class RegistrationState:
@@ -52,16 +54,25 @@ class RegistrationState:
     @property
     def geometry(self) -> CArmGeometry | None:
         """Geometry of the acquisition; settable."""
-        saved = self._read().get("geometry")
-        if saved is None:
-            return None
-        geometry = geometry_from_dict(saved["cameras"], "the geometry saved in the scene")
-        return replace(geometry, mirrored=saved["mirrored"])
+        return _read_geometry(self._read().get("geometry"))
 
     @geometry.setter
     def geometry(self, geometry: CArmGeometry | None) -> None:
-        saved = geometry and {"cameras": geometry_as_dict(geometry), "mirrored": geometry.mirrored}
-        self._write(geometry=saved)
+        self.set_geometry(geometry)
+
+    @property
+    def calibrated_set(self) -> CArmGeometry | None:
+        """All cameras of the set to which that of the geometry belongs; None of a single C-arm."""
+        return _read_geometry(self._read().get("calibrated_set"))
+
+    def set_geometry(self, geometry: CArmGeometry | None, calibrated_set: CArmGeometry | None = None) -> None:
+        """Keep the geometry of the acquisition.
+
+        Args:
+            geometry: with the camera of the X-ray alone; None while it is not known.
+            calibrated_set: with all cameras of its set, where it belongs to one.
+        """
+        self._write(geometry=_plain_geometry(geometry), calibrated_set=_plain_geometry(calibrated_set))
 
     @property
     def pose_frame(self) -> PoseFrame | None:
@@ -108,6 +119,17 @@ class RegistrationState:
     def _write(self, **changes) -> None:
         state = {**self._read(), **changes, "version": _VERSION}
         self._node.SetParameter(_PARAMETER, json.dumps(state))
+
+
+def _plain_geometry(geometry: CArmGeometry | None) -> dict | None:
+    return geometry and {"cameras": geometry_as_dict(geometry), "mirrored": geometry.mirrored}
+
+
+def _read_geometry(saved: dict | None) -> CArmGeometry | None:
+    if saved is None:
+        return None
+    geometry = geometry_from_dict(saved["cameras"], "the geometry saved in the scene")
+    return replace(geometry, mirrored=saved["mirrored"])
 
 
 def _plain(fields: dict) -> dict:

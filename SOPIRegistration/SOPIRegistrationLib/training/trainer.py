@@ -72,7 +72,7 @@ class TrainingSettings:
     steps: int = 20_000
     patients: int = 8
     group: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     warm_up: int = 300
     weight_decay: float = 1e-3
     averaging: float = 0.995

@@ -114,6 +114,26 @@ class SliderWidget(QtWidgets.QWidget):
         self._spin.setValue(value)
 
 
+class _RangeBar(QtWidgets.QWidget):
+    """The part of a range that lies between two spin boxes, drawn."""
+
+    def __init__(self, low, high):
+        QtWidgets.QWidget.__init__(self)
+        self._low, self._high = low, high
+
+    def paintEvent(self, event):
+        rect = QtWidgets.QWidget.rect(self).adjusted(0, 0, -1, -1)
+        middle = rect.center().y()
+        span = max(self._high.maximum() - self._low.minimum(), 1e-9)
+        ends = [rect.width() * (box.value() - self._low.minimum()) / span for box in (self._low, self._high)]
+        painter = QtGui.QPainter(self)
+        painter.fillRect(0, middle - 2, rect.width(), 4, QtGui.QColor(190, 190, 190))
+        painter.fillRect(int(ends[0]), middle - 2, int(ends[1] - ends[0]), 4, QtGui.QColor(61, 142, 201))
+        for end in ends:
+            painter.fillRect(min(int(end), rect.width() - 6), middle - 8, 6, 16, QtGui.QColor(230, 230, 230))
+            painter.drawRect(min(int(end), rect.width() - 6), middle - 8, 6, 16)
+
+
 class RangeWidget(QtWidgets.QWidget):
     """ctkRangeWidget: two spin boxes with what lies between."""
 
@@ -124,10 +144,8 @@ class RangeWidget(QtWidgets.QWidget):
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         self._low, self._high = QtWidgets.QDoubleSpinBox(), QtWidgets.QDoubleSpinBox()
-        bar = QtWidgets.QProgressBar()
-        bar.setTextVisible(False)
         layout.addWidget(self._low)
-        layout.addWidget(bar, 1)
+        layout.addWidget(_RangeBar(self._low, self._high), 1)
         layout.addWidget(self._high)
         for spin in (self._low, self._high):
             spin.valueChanged.connect(
