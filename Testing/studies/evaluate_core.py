@@ -29,37 +29,16 @@ from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
 from SOPIRegistrationLib.registration.stages import Case
 from SOPIRegistrationLib.registration.verdict import structural_correlation
-from SOPIRegistrationLib.simulation.xray import IntensityCurve
+from targets import PAPER_VARIANCE, WIDE_DEVIATION, displayed, draw_theta, photographed
 from tqdm import tqdm
 
 BONE_HU = 200.0
-# rx, ry, rz (deg), tx, ty, tz (mm); depth is tz here.
-PAPER_VARIANCE = np.array([20.0, 20, 20, 30, 15, 100])
-WIDE_DEVIATION = np.array([20.0, 20, 20, 30, 15, 100])
 COLUMNS = (
     *("target", "case", "start_mtre_mm"),
     *("rotation_deg", "in_plane_mm", "depth_mm", "mtre_mm", "failed"),
     *("seconds", "verdict", "content", "method", "correlation", "correlation_at_truth"),
     *("predicted_x", "predicted_y", "predicted_z", "error_x", "error_y", "error_z"),
 )
-
-
-def draw_theta(rng: np.random.Generator, deviation: np.ndarray) -> np.ndarray:
-    theta = rng.normal(size=6) * deviation
-    theta[:3] = np.deg2rad(theta[:3])
-    return theta
-
-
-def photographed(line_integrals, photons, rng) -> np.ndarray:
-    counts = np.maximum(rng.poisson(photons * np.exp(-line_integrals.astype(np.float64))), 1)
-    return (-np.log(counts / photons)).astype(np.float32)
-
-
-def displayed(image, rng) -> np.ndarray:
-    """A random monotone curve on the image's own range, stored with 12 bits."""
-    low, high = image.min(), image.max()
-    curve = IntensityCurve.random(rng, 1.0)
-    return np.round(4095 * curve((image - low) / (high - low))).astype(np.uint16)
 
 
 def evaluate(options) -> list[dict]:

@@ -19,6 +19,7 @@ from SOPIRegistrationLib.cli import main as command_line
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.detector import detector_to_scene
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.registration import outputs, pose_files
 
@@ -156,24 +157,25 @@ def test_transform_is_what_slicer_shows(demo):
     assert np.abs(matrix - np.eye(4)).max() > 1
 
 
-def test_images_lie_where_the_scene_puts_them():
-    frames = pytest.importorskip("SOPIRegistrationLib.scene.frames", reason="needs slicer-core")
+def test_images_lie_on_the_detectors_of_the_scene():
+    """A pixel's place in the scene is seen at that pixel, from the nominal view of the set's first camera."""
     frame = PoseFrame(np.array([11.0, -22, 33]), 700.0, "LLAT")
+    K = np.array([[1200.0, 0, 80], [0, 1250, 61], [0, 0, 1]])
     first, second = (
-        Camera(
-            np.array([[1200.0, 0, 80], [0, 1250, 61], [0, 0, 1]]),
-            160,
-            120,
-            sdd,
-            se3.exp_se3(np.array(twist)),
-            "c",
-        )
+        Camera(K, 160, 120, sdd, se3.exp_se3(np.array(twist)), "c")
         for sdd, twist in ((1000.0, [0.1, 0.2, 0.3, 4, 5, 6]), (None, [0.1, 1.2, 0.3, 40, 5, 6]))
     )
-    for camera, reference in ((first, None), (second, first)):
-        ras = frames.ijk_to_ras(camera, frame, reference)
-        lps = outputs.detector_to_scene(camera, frame, reference)
-        np.testing.assert_allclose(lps, np.diag([-1, -1, 1, 1]) @ ras, atol=1e-9)
+    pixels = np.array([[0.0, 0, 0, 1], [159, 0, 0, 1], [37, 101, 0, 1]])
+    # LPS in the scene -> first camera -> world of the set -> second camera.
+    T_world_to_first, T_world_to_second = first.T_world_to_camera, second.T_world_to_camera
+    T_scene_to_second = T_world_to_second @ np.linalg.inv(T_world_to_first) @ frame.T_nominal
+    for camera, reference, T, depth in (
+        (first, None, frame.T_nominal, 1000.0),
+        (second, first, T_scene_to_second, 1000.0),
+    ):
+        points = pixels @ detector_to_scene(camera, frame, reference).T @ T.T
+        np.testing.assert_allclose(camera.project(points[:, :3]), pixels[:, :2], atol=1e-9)
+        np.testing.assert_allclose(points[:, 2], depth)
 
 
 def test_transform_is_the_identity_at_the_nominal_pose(tmp_path):

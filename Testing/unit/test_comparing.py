@@ -78,10 +78,30 @@ def test_ranks_do_not_see_a_monotone_curve_nor_the_invalid():
     assert not torch.allclose(channels[:, 0], curved[:, 0], atol=0.1)
     assert channels[0, 1][valid[0]].min() == -1
     assert channels[0, 1][valid[0]].max() == 1
-    assert (channels[:, :2][~valid[:, None].expand(-1, 2, -1, -1)] == 0).all()
+    assert (channels[~valid[:, None].expand(-1, 4, -1, -1)] == 0).all()
     inside = channels[0, 0][valid[0]]
     assert inside.mean().abs() < 1e-5
     assert inside.square().mean() == pytest.approx(1, abs=1e-4)
+
+
+def test_local_standardisation_against_its_definition():
+    image = torch.rand(1, PIXELS, PIXELS, generator=torch.Generator().manual_seed(1))
+    valid = torch.ones_like(image, dtype=torch.bool)
+    valid[:, :, :4] = False
+    found = fixed_channels(image, valid)[0, 2]
+    scaled = ((image - image[valid].mean()) / image[valid].std(correction=0))[0]
+    window = scaled[8:13, 4:8]  # five pixels about (10, 5), less the invalid column
+    expected = (scaled[10, 5] - window.mean()) / (_spread(scaled, 10, 5) + 0.02)
+    assert found[10, 5] == pytest.approx(float(expected), abs=1e-4)
+
+
+def _spread(scaled: torch.Tensor, row: int, column: int) -> torch.Tensor:
+    """Root mean square, over the window's valid pixels, of their distances from their own windows' means."""
+    squares = []
+    for v in range(row - 2, row + 3):
+        for u in range(max(4, column - 2), column + 3):
+            squares.append((scaled[v, u] - scaled[v - 2 : v + 3, max(4, u - 2) : u + 3].mean()) ** 2)
+    return torch.stack(squares).mean().sqrt()
 
 
 def test_equal_pixels_have_equal_ranks():
@@ -140,7 +160,7 @@ def test_weights_come_back(tmp_path):
     save_weights(tmp_path / "w.safetensors", network, card)
     again = load_weights(tmp_path / "w.safetensors").network
     assert again.config == SMALL
-    inputs = torch.rand(1, 3, PIXELS, PIXELS), torch.rand(1, 2, PIXELS, PIXELS), torch.rand(1, 3)
+    inputs = torch.rand(1, 4, PIXELS, PIXELS), torch.rand(1, 3, PIXELS, PIXELS), torch.rand(1, 3)
     torch.testing.assert_close(again(*inputs).deviation, network(*inputs).deviation)
 
 

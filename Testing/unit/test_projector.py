@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -290,3 +291,34 @@ def test_no_voxel_is_skipped(rng):
         expected = project(volume, camera, T, backend="reference")
         assert expected.max() > 0.1
         assert relative_difference(image, expected) < 1e-3, position
+
+
+def test_two_threads_may_project_at_once():
+    """Numba's workqueue layer, the only one on some systems, would end the process."""
+    program = """
+import threading
+import numpy as np
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.images.volume import Volume
+from SOPIRegistrationLib.projector import ProjectorVolume, project
+
+volume = ProjectorVolume(Volume(np.ones((24, 24, 24), np.float32), np.eye(4)))
+camera = Camera.from_c_arm(1000.0, (1.0, 1.0), 64, 64)
+T = np.eye(4)
+T[:3, 3] = -12, -12, 700
+expected = project(volume, camera, T)
+images = []
+def work():
+    for _ in range(100):
+        images.append(project(volume, camera, T))
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(images) == 300
+assert all((image == expected).all() for image in images)
+"""
+    environment = os.environ | {"NUMBA_THREADING_LAYER": "workqueue"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
