@@ -159,7 +159,8 @@ def test_the_loss_is_least_at_the_truth_and_at_the_size_of_the_errors():
 def trainer(out, task, settings=SETTINGS, report=lambda fraction, line: None):
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
-    return Trainer(fabric, out, [], task, settings, report)
+    torch.manual_seed(settings.seed)
+    return Trainer(fabric, out, [], task, task.network(), settings, report)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +217,15 @@ def test_the_command_line_trains_and_leaves_weights(out, capsys):
     network, card = load_weights(out / "rtpi.safetensors")
     assert card["steps"] == 2
     assert "Licence" in (out / "MODEL_CARD.md").read_text()
+    begun = out / "begun"
+    begun.mkdir()
+    (begun / "phantoms").symlink_to(out / "phantoms")
+    start = ["--start", str(out / "rtpi.safetensors")]
+    assert main(["train", "rtpi", "--out", str(begun), *words.split(), *start, "--learning-rate", "0"]) == 0
+    again = load_weights(begun / "rtpi.safetensors").network
+    torch.testing.assert_close(dict(again.named_parameters()), dict(network.named_parameters()))
+    assert main(["train", "rtpi", "--out", str(out / "x"), "--network", "light", *start]) == 2
+    assert "another network" in capsys.readouterr().err
     inputs = torch.rand(1, 48, 48), torch.ones(1, 48, 48, dtype=torch.bool)
     assert torch.isfinite(
         network(fixed_channels(*inputs), torch.rand(1, 3, 48, 48), torch.zeros(1, 3)).values

@@ -38,6 +38,12 @@ def add_rtpi_arguments(parser: argparse.ArgumentParser) -> None:
         "the same in small (light)",
     )
     parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="begin with these weights instead of random ones (of the same --network)",
+    )
+    parser.add_argument(
         "--ct",
         type=Path,
         nargs="+",
@@ -115,12 +121,13 @@ def train_rtpi(args: argparse.Namespace) -> int:
     import torch
     from lightning_fabric import Fabric
 
-    from SOPIRegistrationLib.networks.weights import model_card, save_weights
+    from SOPIRegistrationLib.networks.weights import load_weights, model_card, save_weights
     from SOPIRegistrationLib.training.trainer import Trainer, TrainingSettings
 
     cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
     if cuda and not torch.cuda.is_available():
         raise InputError("--device cuda: no usable GPU here: use cpu, or install a CUDA build of torch")
+    torch.manual_seed(args.seed)
     several = args.devices * args.machines > 1
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu",
@@ -132,7 +139,14 @@ def train_rtpi(args: argparse.Namespace) -> int:
     fabric.launch()
     names = {field.name for field in fields(TrainingSettings)}
     settings = TrainingSettings(**{name: value for name, value in vars(args).items() if name in names})
-    trainer = Trainer(fabric, args.out, cts, _task(args.network), settings, _print_progress)
+    task = _task(args.network)
+    network = task.network()
+    if args.start is not None:
+        start = load_weights(require_file(args.start, "weights")).network
+        if type(start) is not type(network) or start.config != network.config:
+            raise InputError(f"--start {args.start} holds another network than --network {args.network}")
+        network.load_state_dict(start.state_dict())
+    trainer = Trainer(fabric, args.out, cts, task, network, settings, _print_progress)
     trained = trainer.run()
     if fabric.is_global_zero:
         card = _card(args, trained)

@@ -66,7 +66,7 @@ def _load(path: Path, modified: int) -> PoseNetwork:
     network = load_weights(path).network
     if not isinstance(network, PoseNetwork):
         raise InputError(f"{path} holds weights of another network than the pose initialiser: give others")
-    return network.to(memory_format=torch.channels_last)
+    return network
 
 
 @torch.inference_mode()

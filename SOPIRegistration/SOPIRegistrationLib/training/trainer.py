@@ -122,6 +122,7 @@ class Trainer:
         out: folder of checkpoint, log and phantoms.
         cts: real CTs to train on besides the phantoms.
         task: what is trained.
+        network: its network, to begin with; alike in all processes.
         settings: how.
         report: called with the fraction done and a line about it, in the first process only.
     """
@@ -132,6 +133,7 @@ class Trainer:
         out: Path,
         cts: Sequence[Path],
         task: Task,
+        network: nn.Module,
         settings: TrainingSettings,
         report: Callable[[float, str], None],
     ):
@@ -139,8 +141,6 @@ class Trainer:
         self._report = report
         rank = fabric.global_rank
         self._rng = np.random.default_rng([settings.seed, rank])
-        torch.manual_seed(settings.seed)
-        network = task.network()
         self._average = AveragedModel(
             network, fabric.device, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True
         )
