@@ -56,6 +56,13 @@ def add_rtpi_arguments(parser: argparse.ArgumentParser) -> None:
         "--patients", type=int, default=8, metavar="N", help="patients in a batch of a process (8)"
     )
     parser.add_argument("--group", type=int, default=4, metavar="N", help="X-rays of each patient (4)")
+    parser.add_argument(
+        "--corrections",
+        type=int,
+        default=3,
+        metavar="N",
+        help="times that a pose is corrected in a row, network comparing (3); fewer at first learn faster",
+    )
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, metavar="X", help="highest (1.5e-3)")
     parser.add_argument(
         "--phantoms", type=int, default=80, metavar="N", help="different phantoms, each varied on and on (80)"
@@ -139,7 +146,7 @@ def train_rtpi(args: argparse.Namespace) -> int:
     fabric.launch()
     names = {field.name for field in fields(TrainingSettings)}
     settings = TrainingSettings(**{name: value for name, value in vars(args).items() if name in names})
-    task = _task(args.network)
+    task = _task(args.network, args.corrections)
     network = task.network()
     if args.start is not None:
         start = load_weights(require_file(args.start, "weights")).network
@@ -157,12 +164,14 @@ def train_rtpi(args: argparse.Namespace) -> int:
     return 0
 
 
-def _task(name: str):
+def _task(name: str, corrections: int):
     from SOPIRegistrationLib.networks.comparing import ComparingConfig
     from SOPIRegistrationLib.networks.two_branch import CONFIGURATIONS
     from SOPIRegistrationLib.training.rtpi import ComparingTask, TwoBranchTask
 
-    return ComparingTask(ComparingConfig()) if name == "comparing" else TwoBranchTask(CONFIGURATIONS[name])
+    if name == "comparing":
+        return ComparingTask(ComparingConfig(), corrections)
+    return TwoBranchTask(CONFIGURATIONS[name])
 
 
 def _print_progress(fraction: float, line: str) -> None:
