@@ -8,18 +8,23 @@ import torch
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.networks.comparing import (
     ComparingConfig,
     ComparingRTPI,
+    Drrs,
     camera_features,
     centre_in_camera,
     corrected,
     correction_between,
+    drrs_to_compare,
     fixed_channels,
     moving_channels,
 )
 from SOPIRegistrationLib.networks.weights import load_weights, save_weights
+from SOPIRegistrationLib.projector import ProjectorVolume
 from SOPIRegistrationLib.training.rtpi import correction_loss
+from support.objects import GaussianBlobs
 
 PIXELS = 24
 SMALL = ComparingConfig(PIXELS, 8, 8, (16, 16), (1, 1), 16)
@@ -131,16 +136,44 @@ def test_an_untrained_network_leaves_the_pose_and_learns_in_all_its_weights(spli
     network = ComparingRTPI(ComparingConfig(PIXELS, 8, 8, (16, 16), (1, 1), 16, split_attention))
     body, image = torch.rand(4, PIXELS, PIXELS), torch.rand(4, PIXELS, PIXELS)
     fixed = fixed_channels(image, torch.ones_like(image, dtype=torch.bool))
+    moving = moving_channels(Drrs(body, body, torch.rand(4, 4, PIXELS, PIXELS)))
     camera = camera_features(repeated(CAMERA.K, 4), poses(4), repeated(CENTRE, 4), PIXELS)
-    correction = network(fixed, moving_channels(body, body), camera)
+    correction = network(fixed, moving, camera)
     assert (correction.values == 0).all()
     assert (correction.deviation > 0.05).all()
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     for _ in range(2):  # the heads' last layers begin at zero: the first step moves only them
         optimizer.zero_grad()
-        correction_loss(network(fixed, moving_channels(body, body), camera), torch.ones(4, 6)).backward()
+        correction_loss(network(fixed, moving, camera), torch.ones(4, 6)).backward()
         optimizer.step()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
+
+
+def test_the_changes_are_those_of_corrections():
+    """Against DRRs at poses corrected a little."""
+    blobs = GaussianBlobs(
+        np.array([[25.0, -70, 10], [40, -95, 20]]), np.array([9.0, 7]), np.array([0.02, 0.03])
+    )
+    index_to_lps = np.eye(4)
+    index_to_lps[:3, 3] = [-20, -130, -38]
+    grid = Volume(np.zeros((50, 50, 50), np.float32), index_to_lps @ np.diag([2.0, 2, 2, 1]))
+    volume = ProjectorVolume(blobs.sampled(grid))
+    T, K, centre = poses(1, 5), repeated(CAMERA.K, 1), repeated(CENTRE, 1)
+    change = drrs_to_compare(volume, volume, CAMERA, T.numpy(), CENTRE).change[0]
+    for channel, value in enumerate((0, 1, 2, 5)):
+        step = torch.zeros(1, 6)
+        step[0, value] = 5e-3
+        ahead, behind = (
+            drrs_to_compare(
+                volume, volume, CAMERA, corrected(T, sign * step, K, centre, PIXELS).numpy(), CENTRE
+            ).bone[0]
+            for sign in (1, -1)
+        )
+        difference = (ahead - behind) / 1e-2
+        assert difference.abs().max() > 0.05
+        # Differences along the depth carry the noise of the samples that the derivative is free of.
+        tolerance = (0.06 if value == 5 else 0.02) * float(difference.abs().max())
+        torch.testing.assert_close(change[channel], difference, atol=tolerance, rtol=0)
 
 
 def test_the_camera_is_the_same_for_a_resampled_image():
@@ -160,7 +193,7 @@ def test_weights_come_back(tmp_path):
     save_weights(tmp_path / "w.safetensors", network, card)
     again = load_weights(tmp_path / "w.safetensors").network
     assert again.config == SMALL
-    inputs = torch.rand(1, 4, PIXELS, PIXELS), torch.rand(1, 3, PIXELS, PIXELS), torch.rand(1, 3)
+    inputs = torch.rand(1, 4, PIXELS, PIXELS), torch.rand(1, 7, PIXELS, PIXELS), torch.rand(1, 9)
     torch.testing.assert_close(again(*inputs).deviation, network(*inputs).deviation)
 
 

@@ -228,5 +228,5 @@ def test_the_command_line_trains_and_leaves_weights(out, capsys):
     assert "another network" in capsys.readouterr().err
     inputs = torch.rand(1, 48, 48), torch.ones(1, 48, 48, dtype=torch.bool)
     assert torch.isfinite(
-        network(fixed_channels(*inputs), torch.rand(1, 3, 48, 48), torch.zeros(1, 3)).values
+        network(fixed_channels(*inputs), torch.rand(1, 7, 48, 48), torch.zeros(1, 9)).values
     ).all()

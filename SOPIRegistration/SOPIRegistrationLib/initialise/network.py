@@ -125,7 +125,7 @@ def _corrected(network: ComparingRTPI, view: PreparedRadiograph, body, bone, fra
     image, valid = torch.from_numpy(view.image)[None], torch.from_numpy(view.valid)[None]
     fixed = fixed_channels(image, valid).expand(count, -1, -1, -1)
     for number in range(_CORRECTIONS):
-        moving = moving_channels(*drrs_to_compare(body, bone, view.camera, T.numpy()))
+        moving = moving_channels(drrs_to_compare(body, bone, view.camera, T.numpy(), frame.centre_lps_mm))
         correction = network(fixed, moving, camera_features(K, T, centre, pixels))
         T = corrected(T, correction.values, K, centre, pixels)
         if progress is not None and progress((number + 1) / _CORRECTIONS):

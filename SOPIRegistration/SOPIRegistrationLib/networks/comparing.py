@@ -20,9 +20,9 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.networks.blocks import ResidualBlock
 from SOPIRegistrationLib.networks.weights import registered
-from SOPIRegistrationLib.projector import ProjectorVolume, project
+from SOPIRegistrationLib.projector import ProjectorVolume, project, project_with_jacobian
 
-FIXED_CHANNELS, MOVING_CHANNELS = 4, 3
+FIXED_CHANNELS, MOVING_CHANNELS, CAMERA_FEATURES = 4, 7, 9
 # Edge of the window of the local normalisation, as a share of the image's width.
 _WINDOW = 0.2
 # Sampling steps along the ray, voxels: finer ones are not seen in images this small.
@@ -101,7 +101,7 @@ class ComparingRTPI(nn.Module):
         shifts = (2 * config.reach + 1) ** 2
         width = config.widths[0]
         layers: list[nn.Module] = [
-            nn.Conv2d(shifts + 2 * config.feature_channels, width, 1, bias=False),
+            nn.Conv2d(shifts + 2 * config.feature_channels + CAMERA_FEATURES, width, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
         ]
@@ -114,7 +114,9 @@ class ComparingRTPI(nn.Module):
             size = (size + 1) // 2 if stage else size
         self.body = nn.Sequential(*layers, nn.Flatten())
         # The place of what differs matters as much as what: no pooling over the image.
-        self.shared = nn.Sequential(nn.Linear(width * size * size + 3, config.hidden), nn.ReLU(inplace=True))
+        self.shared = nn.Sequential(
+            nn.Linear(width * size * size + CAMERA_FEATURES, config.hidden), nn.ReLU(inplace=True)
+        )
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(config.hidden, 64), nn.ReLU(inplace=True), nn.Linear(64, 2))
             for _ in range(6)
@@ -130,11 +132,12 @@ class ComparingRTPI(nn.Module):
 
         Args:
             fixed: (B, 4, N, N) of :func:`fixed_channels`.
-            moving: (B, 3, N, N) of :func:`moving_channels`.
-            camera: (B, 3) of :func:`camera_features`.
+            moving: (B, 7, N, N) of :func:`moving_channels`.
+            camera: (B, 9) of :func:`camera_features`.
         """
         a, b = self.fixed_encoder(fixed), self.moving_encoder(moving)
-        merged = torch.cat([self._correlation(a, b), a, b], dim=1)
+        everywhere = camera[:, :, None, None].expand(-1, -1, *a.shape[2:])
+        merged = torch.cat([self._correlation(a, b), a, b, everywhere.to(a)], dim=1)
         features = self.body(merged)
         shared = self.shared(torch.cat([features, camera], dim=1))
         out = torch.stack([head(shared) for head in self.heads], dim=1).float()
@@ -196,36 +199,72 @@ def fixed_channels(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     )
 
 
-def moving_channels(body: torch.Tensor, bone: torch.Tensor) -> torch.Tensor:
-    """What the network sees of the DRRs.
+class Drrs(NamedTuple):
+    """What is rendered of a CT at a pose.
 
-    Args:
-        body: (B, N, N) line integrals through all of the CT.
+    Attributes:
+        body: (B, N, N) line integrals through all of it.
         bone: (B, N, N) line integrals through its bones.
-
-    Returns:
-        (B, 3, N, N) float32: both scaled to the order of one, and the body locally standardised.
+        change: (B, 4, N, N) change of ``bone`` with rotations about the camera's x, y, z axes (through the
+            rotation centre; per rad) and with the logarithm of the depth.
     """
-    everywhere = torch.ones_like(body, dtype=torch.bool)
-    local = _locally_standardised(body / _THICK, everywhere)
-    return torch.stack([body / _THICK, bone / (0.5 * _THICK), local], dim=1)
+
+    body: torch.Tensor
+    bone: torch.Tensor
+    change: torch.Tensor
 
 
 def drrs_to_compare(
-    body: ProjectorVolume, bone: ProjectorVolume, camera: Camera, T_lps_to_camera: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, N, N) float32 DRRs of body and bone at (B, 4, 4) poses, as :func:`moving_channels` takes them."""
-    bone_drr = project(bone, camera, T_lps_to_camera, step_mm=_BONE_STEP * bone.default_step_mm)
+    body: ProjectorVolume,
+    bone: ProjectorVolume,
+    camera: Camera,
+    T_lps_to_camera: np.ndarray,
+    centre_lps_mm: np.ndarray,
+) -> Drrs:
+    """DRRs at (B, 4, 4) poses of a CT with its rotation centre (3,), LPS mm."""
+    bone_drr, jacobian = project_with_jacobian(
+        bone, camera, T_lps_to_camera, step_mm=_BONE_STEP * bone.default_step_mm
+    )
     if body is bone:
-        return torch.from_numpy(bone_drr), torch.from_numpy(bone_drr)
-    body_drr = project(body, camera, T_lps_to_camera, step_mm=_BODY_STEP * body.default_step_mm)
-    return torch.from_numpy(body_drr), torch.from_numpy(bone_drr)
+        body_drr = bone_drr
+    else:
+        body_drr = project(body, camera, T_lps_to_camera, step_mm=_BODY_STEP * body.default_step_mm)
+    centre = T_lps_to_camera[:, :3, :3] @ centre_lps_mm + T_lps_to_camera[:, :3, 3]
+    centre = centre[:, None, None].astype(np.float32)
+    by_rotation, by_shift = jacobian[..., :3], jacobian[..., 3:]
+    # The Jacobian's rotations are about the source: those about the centre also shift it back.
+    by_turn = by_rotation + np.cross(by_shift, centre)
+    # A larger depth at the same place in the image is a shift along the centre's ray. Its part along a
+    # pixel's own ray changes no line integral, but would bring in the noise of the samples.
+    rays = camera.unit_rays().astype(np.float32)
+    across = centre - rays * (rays * centre).sum(axis=-1, keepdims=True)
+    change = np.concatenate([by_turn, (by_shift * across).sum(axis=-1, keepdims=True)], axis=-1)
+    change = np.ascontiguousarray(np.moveaxis(change, -1, 1))
+    return Drrs(torch.from_numpy(body_drr), torch.from_numpy(bone_drr), torch.from_numpy(change))
+
+
+def moving_channels(drrs: Drrs) -> torch.Tensor:
+    """What the network sees of the DRRs.
+
+    The changes say what a turn does, which a single projection does not: which of two structures is nearer
+    the source cannot be seen in it, and decides which way they move.
+
+    Returns:
+        (B, 7, N, N) float32: body, bone, body locally standardised, the four changes, to the order of one.
+    """
+    body = drrs.body / _THICK
+    local = _locally_standardised(body, torch.ones_like(body, dtype=torch.bool))
+    images = torch.stack([body, 2 * drrs.bone / _THICK, local], dim=1)
+    return torch.cat([images, drrs.change / _THICK], dim=1)
 
 
 def camera_features(
     K: torch.Tensor, T_lps_to_camera: torch.Tensor, centre_lps_mm: torch.Tensor, pixels: int
 ) -> torch.Tensor:
-    """(B, 3) image width over focal length, depth of the rotation centre (m), and mm at that depth per width.
+    """(B, 9) what the network is told of camera and pose.
+
+    Image width over focal length, depth of the rotation centre (m), mm at that depth per width; the patient's
+    posterior and superior axes in the camera.
 
     Args:
         K: (B, 3, 3) intrinsics, pixels.
@@ -235,7 +274,8 @@ def camera_features(
     """
     aperture = pixels / K[:, 0, 0]
     depth = centre_in_camera(T_lps_to_camera, centre_lps_mm)[:, 2] / 1000
-    return torch.stack([aperture * 3, depth, aperture * depth * 5], dim=1).float()
+    scalars = torch.stack([aperture * 3, depth, aperture * depth * 5], dim=1)
+    return torch.cat([scalars, T_lps_to_camera[:, :3, 1], T_lps_to_camera[:, :3, 2]], dim=1).float()
 
 
 def centre_in_camera(T_lps_to_camera: torch.Tensor, centre_lps_mm: torch.Tensor) -> torch.Tensor:

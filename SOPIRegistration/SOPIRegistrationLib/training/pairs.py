@@ -11,7 +11,8 @@ import torch
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, PoseFrame
 from SOPIRegistrationLib.images.radiograph_preparation import attenuation_of_pixels
-from SOPIRegistrationLib.networks.comparing import drrs_to_compare
+from SOPIRegistrationLib.networks.comparing import Drrs, drrs_to_compare
+from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.simulation.xray import random_degradation, simulate_xray
 from SOPIRegistrationLib.training.patients import Patient
 
@@ -61,15 +62,16 @@ class Pairs:
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return Pairs(**{n: v.to(device) if isinstance(v, torch.Tensor) else v for n, v in moved.items()})
 
-    def project(self, T_lps_to_camera: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, N, N) DRRs of body and of bone from the patients' CTs at poses (B, 4, 4)."""
-        poses = T_lps_to_camera.cpu().numpy().reshape(len(self.patients), self.group, 4, 4)
-        images = [
-            drrs_to_compare(patient.ct_body, patient.ct_bone, camera, T)
-            for patient, camera, T in zip(self.patients, self.cameras, poses, strict=True)
+    def project(self, T_lps_to_camera: torch.Tensor) -> Drrs:
+        """DRRs from the patients' CTs at poses (B, 4, 4)."""
+        poses = T_lps_to_camera.cpu().numpy()
+        parts = [
+            drrs_to_compare(patient.ct_body, patient.ct_bone, camera, poses[images], frame.centre_lps_mm)
+            for patient, camera, frame, images in zip(
+                self.patients, self.cameras, self.frames, self.slices, strict=True
+            )
         ]
-        body, bone = (torch.cat(parts).to(T_lps_to_camera.device) for parts in zip(*images, strict=True))
-        return body, bone
+        return Drrs(*(torch.cat(images).to(T_lps_to_camera.device) for images in zip(*parts, strict=True)))
 
 
 def draw_pairs(
@@ -164,9 +166,10 @@ def _misjudged(camera: Camera, rng) -> Camera:
 
 
 def _line_integrals(patient: Patient, camera: Camera, T_lps_to_camera, rng) -> np.ndarray:
-    body, bone = (x.numpy() for x in drrs_to_compare(patient.body, patient.bone, camera, T_lps_to_camera))
+    bone = project(patient.bone, camera, T_lps_to_camera)
     if patient.body is patient.bone:
         return bone
+    body = project(patient.body, camera, T_lps_to_camera, step_mm=2 * patient.body.default_step_mm)
     # Softer beams than that of the CT's scale show more of the bones.
     return body + np.float32(rng.uniform(-0.1, 0.6)) * bone
 

@@ -89,7 +89,7 @@ class ComparingTask:
 
     def _correction(self, network, fixed, drrs, pairs: Pairs, T: torch.Tensor) -> Correction:
         camera = camera_features(pairs.K, T, pairs.centre_lps_mm, self.pixels)
-        return network(fixed, moving_channels(*drrs), camera)
+        return network(fixed, moving_channels(drrs), camera)
 
 
 class TwoBranchTask:
