@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-from SOPIRegistrationLib.cli.main import main
+from SOPIRegistrationLib.cli.main import COMMANDS, main
 
 SPACING_MM = (2.0, 2.0, 2.0)
 
@@ -405,11 +405,14 @@ def test_options_that_do_not_exist(case, capsys, words, expected):
     assert expected in error
 
 
-def test_commands_that_do_not_exist_yet(capsys):
-    assert main(["evaluate", "x"]) == 2
-    assert capsys.readouterr().err == (
-        "sopi evaluate: not available in this version: use demo, register, drr, train, benchmark\n"
-    )
+def test_commands_that_do_not_exist(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["evaluat", "x"])
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "invalid choice: 'evaluat'" in error
+    assert all(name in error for name in COMMANDS)
 
 
 def test_weights_that_are_none(case, tmp_path, refused):
@@ -425,6 +428,7 @@ def test_weights_that_are_none(case, tmp_path, refused):
         (["--steps", "0"], "--steps is 0: give 1 or more"),
         (["--pool", "2", "--patients", "3"], "--patients 3 of --pool 2: give a larger pool"),
         (["--ct", "absent.nii.gz"], "absent.nii.gz"),
+        (["--strength", "2"], "--strength is 2: give 0 to 1"),
         (["--device", "cuda"], "--device cuda: no usable GPU here"),
     ],
 )

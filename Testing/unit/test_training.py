@@ -17,7 +17,7 @@ from SOPIRegistrationLib.networks.two_branch import TwoBranchConfig
 from SOPIRegistrationLib.networks.weights import load_weights
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.similarity import ncc
-from SOPIRegistrationLib.training.pairs import draw_pairs
+from SOPIRegistrationLib.training.pairs import PairOptions, draw_pairs
 from SOPIRegistrationLib.training.patients import (
     TRAINING_SEEDS,
     VALIDATION_SEEDS,
@@ -107,7 +107,7 @@ def test_a_shorter_ct_lies_where_it_was_cut_from(anatomy):
 def test_pairs_show_the_patient_at_the_true_pose(anatomy):
     rng = np.random.default_rng(2)
     patients = [varied(anatomy, rng) for _ in range(3)]
-    pairs = draw_pairs(patients, 4, 48, rng, strength=0.0)
+    pairs = draw_pairs(patients, 4, PairOptions(48, strength=0.0), rng)
     assert pairs.image.shape == (12, 48, 48)
     for number, where in enumerate(pairs.slices):
         shown = project(patients[number].body, pairs.cameras[number], pairs.T_true[where].numpy())
@@ -120,7 +120,9 @@ def test_pairs_show_the_patient_at_the_true_pose(anatomy):
 
 def test_pairs_are_drawn_anew_but_the_same_for_a_seed(anatomy):
     patient = varied(anatomy, np.random.default_rng(0))
-    a, b, c = (draw_pairs([patient], 2, PIXELS, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    a, b, c = (
+        draw_pairs([patient], 2, PairOptions(PIXELS), np.random.default_rng(seed)) for seed in (3, 3, 4)
+    )
     torch.testing.assert_close(a.image, b.image)
     torch.testing.assert_close(a.T_true, b.T_true)
     assert not torch.allclose(a.T_true, c.T_true)
@@ -169,7 +171,7 @@ def trainer(out, task, settings=SETTINGS, report=lambda fraction, line: None):
 def test_training_learns_from_its_pairs(out, phantoms, task):
     pool = PatientPool(1, 1, folder=phantoms)
     pool.fill()
-    pairs = draw_pairs(pool.patients, 8, task.pixels, np.random.default_rng(0), strength=0.0)
+    pairs = draw_pairs(pool.patients, 8, PairOptions(task.pixels, strength=0.0), np.random.default_rng(0))
     torch.manual_seed(0)
     network = task.network()
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
+from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.images.itk_reading import require_file
 
 NETWORKS = ("comparing", "published", "light")
@@ -50,6 +51,21 @@ def add_rtpi_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="real CTs to train on besides the phantoms",
+    )
+    parser.add_argument(
+        "--views",
+        nargs="+",
+        choices=list(NOMINAL_VIEWS),
+        default=list(NOMINAL_VIEWS),
+        metavar="VIEW",
+        help="nominal views of the X-rays (all); one alone is learned far sooner",
+    )
+    parser.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="largest of the X-rays' degradations, 0 to 1 (1); less is learned sooner",
     )
     parser.add_argument("--steps", type=int, default=20_000, metavar="N", help="batches (20000)")
     parser.add_argument(
@@ -117,6 +133,8 @@ def train_rtpi(args: argparse.Namespace) -> int:
     ):
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
+    if not 0 <= args.strength <= 1:
+        raise InputError(f"--strength is {args.strength:g}: give 0 to 1")
     if args.patients > args.pool:
         raise InputError(f"--patients {args.patients} of --pool {args.pool}: give a larger pool")
     cts = [require_file(path, "CT") for path in args.ct]
@@ -199,6 +217,7 @@ def _card(args: argparse.Namespace, trained) -> dict:
             "Not a medical device. Its poses are starts, not results.",
         ],
         "data": [
+            f"views: {', '.join(args.views)}; degradations up to {args.strength:g}",
             f"{args.phantoms} procedural lumbar phantoms, bent, scaled and of other density for each patient",
             f"real CTs, varied likewise: {names or 'none'}",
             f"{trained.pairs} simulated X-rays with random geometry, intensity curve, noise, scatter, blur, "

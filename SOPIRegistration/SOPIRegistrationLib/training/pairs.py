@@ -74,33 +74,43 @@ class Pairs:
         return Drrs(*(torch.cat(images).to(T_lps_to_camera.device) for images in zip(*parts, strict=True)))
 
 
+@dataclass(frozen=True)
+class PairOptions:
+    """What X-rays to draw.
+
+    Attributes:
+        pixels: width and height of the images.
+        views: names of the nominal views.
+        strength: largest of the degradations (see ``random_degradation``).
+    """
+
+    pixels: int
+    views: tuple[str, ...] = tuple(NOMINAL_VIEWS)
+    strength: float = 1.0
+
+
 def draw_pairs(
-    patients: Sequence[Patient],
-    group: int,
-    pixels: int,
-    rng: np.random.Generator,
-    strength: float | None = None,
+    patients: Sequence[Patient], group: int, options: PairOptions, rng: np.random.Generator
 ) -> Pairs:
     """X-rays of each patient with a random C-arm at random poses.
 
     Args:
         patients: who.
         group: X-rays of each.
-        pixels: width and height of the images.
+        options: what X-rays.
         rng: source of everything random.
-        strength: of the degradations (see ``random_degradation``); drawn for each X-ray unless given.
     """
     columns: dict[str, list] = {
         name: [] for name in ("image", "valid", "K", "T_true", "T_start", "T_nominal")
     }
     centres, cameras, frames = [], [], []
     for patient in patients:
-        camera, frame = _random_geometry(patient, pixels, rng)
+        camera, frame = _random_geometry(patient, options, rng)
         theta = _random_theta(frame, group, rng)
         T_true = frame.T_from_theta(theta)
         line_integrals = _line_integrals(patient, _misjudged(camera, rng), T_true, rng)
         for image in line_integrals:
-            seen, valid = _seen(image, rng, rng.uniform(0, 1) ** 1.5 if strength is None else strength)
+            seen, valid = _seen(image, rng, options.strength * rng.uniform(0, 1) ** 1.5)
             columns["image"].append(seen)
             columns["valid"].append(valid)
         columns["K"].append(np.repeat(camera.K[None], group, axis=0))
@@ -122,8 +132,9 @@ def draw_pairs(
     )
 
 
-def _random_geometry(patient: Patient, pixels: int, rng) -> tuple[Camera, PoseFrame]:
-    """Half of the C-arms are a Perlove PLX118F, a view in three is lateral."""
+def _random_geometry(patient: Patient, options: PairOptions, rng) -> tuple[Camera, PoseFrame]:
+    """Half of the C-arms are a Perlove PLX118F."""
+    pixels = options.pixels
     if rng.random() < 0.5:
         sdd_mm, field_mm, sod_mm = 1011.7, 204.4, rng.choice([700.0, rng.uniform(620, 800)])
     else:
@@ -139,9 +150,7 @@ def _random_geometry(patient: Patient, pixels: int, rng) -> tuple[Camera, PoseFr
         pixels,
         principal_point_px=(middle + shift[0], middle + shift[1]),
     )
-    views = list(NOMINAL_VIEWS)
-    view = rng.choice(views, p=[0.35 if name in ("AP", "PA") else 0.15 for name in views])
-    return camera, PoseFrame(patient.centre_lps_mm, sod_mm, str(view))
+    return camera, PoseFrame(patient.centre_lps_mm, sod_mm, str(rng.choice(options.views)))
 
 
 def _random_theta(frame: PoseFrame, count: int, rng) -> np.ndarray:

@@ -17,8 +17,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.networks.comparing import centre_in_camera
-from SOPIRegistrationLib.training.pairs import Pairs, draw_pairs
+from SOPIRegistrationLib.training.pairs import PairOptions, Pairs, draw_pairs
 from SOPIRegistrationLib.training.patients import TRAINING_SEEDS, VALIDATION_SEEDS, PatientPool
 from SOPIRegistrationLib.training.rtpi import Stopwatch
 
@@ -55,6 +56,8 @@ class TrainingSettings:
         steps: batches of X-rays; several processes have a batch each.
         patients: different patients of a batch.
         group: X-rays of each of them.
+        views: names of the nominal views.
+        strength: largest of the X-rays' degradations.
         learning_rate: highest, reached after ``warm_up`` steps; falls to a hundredth along a cosine.
         warm_up: steps.
         weight_decay: of AdamW.
@@ -72,6 +75,8 @@ class TrainingSettings:
     steps: int = 20_000
     patients: int = 8
     group: int = 4
+    views: tuple[str, ...] = tuple(NOMINAL_VIEWS)
+    strength: float = 1.0
     learning_rate: float = 1.5e-3
     warm_up: int = 300
     weight_decay: float = 1e-3
@@ -139,6 +144,7 @@ class Trainer:
     ):
         self._fabric, self._out, self._task, self._settings = fabric, out, task, settings
         self._report = report
+        self._options = PairOptions(task.pixels, tuple(settings.views), settings.strength)
         rank = fabric.global_rank
         self._rng = np.random.default_rng([settings.seed, rank])
         self._average = AveragedModel(
@@ -205,7 +211,7 @@ class Trainer:
         chosen = self._rng.choice(len(self._pool.patients), settings.patients, replace=False)
         patients = [self._pool.patients[index] for index in chosen]
         with rendering.running():
-            pairs = draw_pairs(patients, settings.group, self._task.pixels, self._rng)
+            pairs = draw_pairs(patients, settings.group, self._options, self._rng)
         values = []
         for loss in self._task.losses(self._network, pairs.to(self._fabric.device), rendering):
             self._fabric.backward(loss)
@@ -260,9 +266,7 @@ class Trainer:
         pool = PatientPool(count, count, first_seed=VALIDATION_SEEDS, folder=self._out / "phantoms", seed=1)
         pool.fill()
         rng = np.random.default_rng(2)
-        groups = [
-            draw_pairs([patient], _VALIDATION_GROUP, self._task.pixels, rng) for patient in pool.patients
-        ]
+        groups = [draw_pairs([patient], _VALIDATION_GROUP, self._options, rng) for patient in pool.patients]
         return [pairs.to(self._fabric.device) for pairs in groups]
 
     def _learning_rate(self) -> float:

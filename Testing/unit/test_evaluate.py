@@ -1,0 +1,465 @@
+"""``sopi evaluate``: what its figures mean, that it resumes and repeats, and that nothing stops it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from SOPIRegistrationLib.cli.main import main
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.evaluation import targets
+from SOPIRegistrationLib.evaluation.cases import SimulatedCases, read_cases_file
+from SOPIRegistrationLib.evaluation.figures import end_figures, pose_of_row, start_figures
+from SOPIRegistrationLib.evaluation.methods import METHODS, Estimate, EvaluatedMethod, Problem
+from SOPIRegistrationLib.evaluation.peers import installed_version
+from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
+from SOPIRegistrationLib.evaluation.report import Series, mean_interval, table
+from SOPIRegistrationLib.evaluation.runner import Evaluation, Results, default_workers, run
+from SOPIRegistrationLib.images.files import read_volume
+from SOPIRegistrationLib.optimise.least_squares import move_about
+from SOPIRegistrationLib.registration.outputs import write_volume
+from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
+
+PIXELS = 48
+FILES = {"settings.json", "results.csv", "table.md", "report.html"}
+PLOTS = {"errors.png", "capture_range.png", "time_and_error.png"}
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory) -> Path:
+    """A coarse phantom in a file."""
+    path = tmp_path_factory.mktemp("evaluate") / "ct.nrrd"
+    write_volume(path, lumbar_phantom(3, 4.0, noise_hu=0.0).ct)
+    return path
+
+
+def evaluate(out: Path, ct: Path, *options) -> int:
+    words = ["evaluate", "--out", out, "--ct", ct, "--pixels", PIXELS, "--target", "ours", *options]
+    return main([str(word) for word in words])
+
+
+def rows_of(out: Path) -> dict[tuple[int, str], dict]:
+    with (out / "results.csv").open(encoding="utf-8", newline="") as stream:
+        return {(int(row["case"]), row["method"]): row for row in csv.DictReader(stream)}
+
+
+def poses(row: dict) -> list[str]:
+    return [value for name, value in row.items() if name.startswith(("true_", "start_", "end_"))]
+
+
+@pytest.fixture(scope="module")
+def finished(ct, tmp_path_factory) -> Path:
+    """A finished evaluation of two cases and two methods."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    assert evaluate(out, ct, "--methods", "initial,opt", "--cases", 2) == 0
+    return out
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    out = tmp_path / "out"
+    out.mkdir()
+    for path in finished.iterdir():
+        (out / path.name).write_bytes(path.read_bytes())
+    return out
+
+
+def test_rows_report_and_pictures(finished):
+    assert {path.name for path in finished.iterdir()} == FILES | PLOTS
+    rows = rows_of(finished)
+    assert set(rows) == {(number, name) for number in (0, 1) for name in ("initial", "opt")}
+    for (_, name), row in rows.items():
+        assert row["error"] == ""
+        assert float(row["start_mtre_mm"]) > 3
+        if name == "initial":
+            assert row["mtre_mm"] == row["start_mtre_mm"]
+            continue
+        assert float(row["mtre_mm"]) < 0.1
+        assert (row["failed"], row["succeeded"], row["verdict"]) == ("0", "1", "accept")
+        assert float(row["ncc"]) > 0.999
+        assert float(row["ssim"]) > 0.99
+        assert float(row["seconds"]) > 0
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == page.count('src="data:image/png;base64,') == len(PLOTS) + 2 * 2
+    assert "http" not in page
+
+
+def test_table_has_the_papers_figures_beside_ours(finished):
+    text = (finished / "table.md").read_text(encoding="utf-8")
+    initial = next(line for line in text.splitlines() if line.startswith("| Initial | 2 (0)"))
+    assert "100.0 [34.2, 100.0]" in initial  # Wilson interval of 2 of 2
+    assert initial.endswith("| 6.40 ± 3.77 | 15.08 ± 8.56 | 95.2 |  | SOPI Table 1 |")
+    assert "paper, RTX 3090" in text
+    assert "Sums of absolute errors" in text
+    assert "seed 1" in text
+
+
+def test_same_seed_same_poses(finished, ct, tmp_path):
+    again, other = tmp_path / "again", tmp_path / "other"
+    assert evaluate(again, ct, "--methods", "initial", "opt", "--cases", 2) == 0
+    first, second = rows_of(finished), rows_of(again)
+    assert all(poses(first[key]) == poses(second[key]) for key in first)
+    assert evaluate(other, ct, "--methods", "initial", "--cases", 1, "--seed", 2) == 0
+    assert poses(rows_of(other)[0, "initial"]) != poses(first[0, "initial"])
+
+
+def test_a_stopped_run_continues(copied, finished, ct, monkeypatch):
+    """Half a line at the end, as a killed process leaves it, is done again; nothing else is."""
+    path = copied / "results.csv"
+    whole = path.read_bytes()
+    kept = whole.rstrip(b"\n").rsplit(b"\n", 1)[0] + b"\n"
+    path.write_bytes(kept + whole[len(kept) : len(kept) + 40])
+    called = []
+    monkeypatch.setitem(METHODS, "initial", EvaluatedMethod("", "", lambda *_: called.append("initial")))
+    assert evaluate(copied, ct, "--methods", "initial,opt", "--cases", 2) == 0
+    assert not called
+    assert path.read_bytes().startswith(kept)
+    before, after = rows_of(finished), rows_of(copied)
+    assert all(poses(before[key]) == poses(after[key]) for key in before)
+
+
+def test_more_cases_and_methods_join(copied, finished, ct):
+    before = (finished / "results.csv").read_bytes()
+    assert evaluate(copied, ct, "--methods", "initial,cma-es,opt-gc", "--cases", 3, "--timeout", 300) == 0
+    assert (copied / "results.csv").read_bytes().startswith(before)
+    rows = rows_of(copied)
+    assert len(rows) == 2 * 2 + 1 + 3 * 2
+    for name in ("cma-es", "opt-gc"):
+        for number in range(3):
+            row = rows[number, name]
+            assert row["error"] == ""
+            assert float(row["gradient_correlation"]) > float(rows[number, "initial"]["gradient_correlation"])
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [(("--seed", 7), "seed 1"), (("--protocol", "wide"), "protocol paper"), (("--timeout", 5), "timeout_s")],
+)
+def test_another_evaluation_in_the_same_folder_is_refused(copied, ct, capsys, options, what):
+    before = (copied / "results.csv").read_bytes()
+    assert evaluate(copied, ct, "--methods", "initial", "--cases", 3, *options) == 2
+    error = capsys.readouterr().err
+    assert what in error
+    assert "choose another --out" in error
+    assert error.count("\n") == 1
+    assert (copied / "results.csv").read_bytes() == before
+
+
+def raising(problem, stop):
+    raise ValueError("no\nluck")
+
+
+def endless(problem, stop):
+    while not stop():
+        pass
+    return Estimate(problem.T_start)
+
+
+def test_what_raises_or_never_ends_is_a_row_with_its_error(ct, tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "opt", EvaluatedMethod("Raising", "raises", raising))
+    monkeypatch.setitem(METHODS, "search", EvaluatedMethod("Endless", "never ends", endless))
+    options = ("--cases", 2, "--timeout", 0.2)
+    assert evaluate(tmp_path, ct, "--methods", "opt,search,initial", *options) == 0
+    rows = rows_of(tmp_path)
+    for number in (0, 1):
+        assert rows[number, "opt"]["error"] == "ValueError: no luck"
+        assert "timed out" in rows[number, "search"]["error"]
+        assert rows[number, "search"]["mtre_mm"] == ""
+        assert rows[number, "initial"]["error"] == ""
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| Raising | 2 (2) |  |  | 100.0 [34.2, 100.0] |" in text
+    assert "- case 1, `opt`: ValueError: no luck" in text
+
+    # Errors stay until they are to be tried again.
+    monkeypatch.setitem(METHODS, "opt", EvaluatedMethod("Initial", "", METHODS["initial"].solve))
+    assert evaluate(tmp_path, ct, "--methods", "opt", *options) == 0
+    assert rows_of(tmp_path)[0, "opt"]["error"] != ""
+    assert evaluate(tmp_path, ct, "--methods", "opt", *options, "--retry") == 0
+    assert rows_of(tmp_path)[0, "opt"]["error"] == ""
+    assert "Raising" not in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_an_interruption_keeps_what_is_done(ct, tmp_path, monkeypatch, capsys):
+    def interrupted(problem, stop):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(METHODS, "opt", EvaluatedMethod("", "", interrupted))
+    assert evaluate(tmp_path, ct, "--methods", "initial,opt", "--cases", 2) == 130
+    assert "1 rows are in" in capsys.readouterr().err
+    assert set(rows_of(tmp_path)) == {(0, "initial")}
+
+
+@dataclass(frozen=True)
+class Deadly(SimulatedCases):
+    """Cases one of which takes its process with it."""
+
+    def make(self, number):
+        if number == 1:
+            os._exit(3)
+        return super().make(number)
+
+
+def test_several_processes_and_one_that_dies(ct, tmp_path, finished):
+    source = Deadly(target="ours", cts=(ct,), pixels=PIXELS)
+    evaluation = Evaluation(source, ("initial", "opt"), 3, workers=2)
+    results = Results(tmp_path, evaluation.settings())
+    ticks = []
+    before = dict(os.environ)
+    run(evaluation, results, lambda: ticks.append(1))
+    assert dict(os.environ) == before
+    rows = rows_of(tmp_path)
+    assert len(rows) == len(ticks) == 6
+    for name in ("initial", "opt"):
+        assert "the process ended with code 3" in rows[1, name]["error"]
+        assert rows[2, name]["error"] == ""
+    alone = rows_of(finished)
+    np.testing.assert_allclose(
+        [float(value) for value in poses(rows[0, "opt"])],
+        [float(value) for value in poses(alone[0, "opt"])],
+        atol=1e-4,
+    )
+
+
+def test_few_cores_run_one_at_a_time(monkeypatch):
+    for cores, workers in ((1, 1), (2, 1), (7, 1), (16, 4)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert default_workers() == workers
+
+
+def test_protocols_draw_what_they_say():
+    for name, factor in (("paper", np.sqrt([20, 20, 20, 30, 15, 100])), ("wide", [20, 20, 20, 30, 15, 100])):
+        rng = np.random.default_rng(0)
+        drawn = np.array([PROTOCOLS[name].draw(rng) for _ in range(4000)])
+        drawn[..., :3] = np.rad2deg(drawn[..., :3])
+        np.testing.assert_allclose(drawn[:, 0].std(axis=0), factor, rtol=0.05)
+        if name == "paper":
+            np.testing.assert_allclose(drawn[:, 1].std(axis=0), factor, rtol=0.05)
+            assert (
+                np.abs(np.corrcoef(drawn[:, 0].T, drawn[:, 1].T)).max(
+                    where=~np.eye(12, dtype=bool), initial=0
+                )
+                < 0.1
+            )
+        else:
+            assert not drawn[:, 1].any()
+
+
+def test_a_case_depends_on_seed_and_number_alone(ct):
+    few, many = (SimulatedCases("wide", "ours", (ct,), pixels=PIXELS, phantoms=n) for n in (2, 9))
+    np.testing.assert_array_equal(few.make(4).T_true, many.make(4).T_true)
+    np.testing.assert_array_equal(few.make(4).radiograph.image, many.make(4).radiograph.image)
+    assert np.abs(few.make(4).T_true - few.make(5).T_true).max() > 1e-3
+    body = few.make(4).ct.attenuation.array
+    bone = SimulatedCases("wide", "ours", (ct,), pixels=PIXELS, content="bone").make(4).ct.attenuation.array
+    assert np.count_nonzero(bone) / bone.size < 0.5 * np.count_nonzero(body) / body.size
+
+
+@pytest.mark.skipif(installed_version("itk-rtk") is None, reason="itk-rtk is not installed")
+def test_targets_show_the_same_thing_differently(ct):
+    made = {name: SimulatedCases("paper", name, (ct,), pixels=PIXELS).make(0) for name in targets.TARGETS}
+    images = {name: case.radiograph for name, case in made.items()}
+    assert all(np.array_equal(case.T_true, made["ours"].T_true) for case in made.values())
+    clean = images["ours"].image
+    for name, least in (("rtk", 0.9), ("rtk-degraded", 0.5)):
+        valid = images[name].valid
+        # An intensity curve bends, noise and scatter blur: ranks agree better than values.
+        ranks = [np.argsort(np.argsort(image[valid])) for image in (clean, images[name].image)]
+        assert least < np.corrcoef(*ranks)[0, 1] < 0.9999
+
+
+def test_figures_of_a_known_error(ct):
+    case = SimulatedCases("paper", "ours", (ct,), pixels=PIXELS).make(0)
+    at_truth = end_figures(case, case.T_true)
+    assert at_truth["ncc"] == pytest.approx(1, abs=1e-6)
+    assert at_truth["ssim"] == pytest.approx(1, abs=1e-6)
+    assert at_truth["mtre_mm"] < 1e-9
+    T = case.T_true
+    for twist in ([0, 0, 0, 3.0, 0, -4.0], [0, 0, np.deg2rad(2), 0, 0, 0]):
+        T = move_about(T, np.array(twist), case.frame.centre_lps_mm)
+    row = end_figures(case, T)
+    # 3 and -4 mm across the ray and along it: Euclidean 5, sum 7.
+    assert row["rotation_deg"] == pytest.approx(2)
+    assert (row["in_plane_mm"], row["depth_mm"]) == pytest.approx((3, 4), rel=1e-3)
+    assert row["translation_mm"] == pytest.approx(5, rel=1e-3)
+    assert row["sum_abs_translation_mm"] == pytest.approx(7, rel=1e-3)
+    assert row["sum_abs_rotation_deg"] >= row["rotation_deg"] - 1e-9
+    assert (row["failed"], row["succeeded"]) == (1, 1)
+    assert row["ncc"] < 0.999
+    np.testing.assert_allclose(pose_of_row(row, case), T, atol=1e-9)
+    np.testing.assert_allclose(pose_of_row(start_figures(case), case, "start"), case.T_start, atol=1e-9)
+
+
+def test_methods_never_see_the_truth():
+    assert not any("true" in name or "truth" in name for name in Problem.__dataclass_fields__)
+
+
+def test_rates_count_errors_as_failures():
+    solved = {"error": "", "failed": "0", "succeeded": "1", "start_mtre_mm": "9", "start_tx_mm": "1"}
+    raised = {**solved, "error": "x", "failed": "", "succeeded": ""}
+    never_made = {**raised, "start_mtre_mm": "", "start_tx_mm": ""}
+    without_truth = {**raised, "start_mtre_mm": ""}
+    one = Series("opt", [solved, solved, raised, never_made, without_truth])
+    assert one.rate("failed", 1) == (2, 4)
+    assert one.rate("succeeded", 0) == (2, 4)
+
+
+def test_interval_of_a_mean_covers_it_as_often_as_it_says():
+    rng = np.random.default_rng(5)
+    intervals = np.array([mean_interval(rng.normal(size=40), resamples=400) for _ in range(200)])
+    covered = (intervals[:, 0] < 0) & (intervals[:, 1] > 0)
+    assert 0.88 < covered.mean() < 0.99
+
+
+# A user's own cases.
+
+
+@pytest.fixture
+def own(ct, tmp_path) -> Path:
+    """A folder with a CT, an X-ray, its geometry and its truth, and a list of two cases of it."""
+    case = SimulatedCases("paper", "ours", (ct,), pixels=PIXELS).make(0)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    write_volume(folder / "ct.nrrd", read_volume(ct))
+    image = case.radiograph.image
+    np.testing.assert_array_equal(image.shape, (PIXELS, PIXELS))
+    pixels = np.round(4000 * image / image.max()).astype(np.uint16)
+    import SimpleITK as sitk
+
+    sitk.WriteImage(sitk.GetImageFromArray(pixels), str(folder / "xray.tif"))
+    (folder / "text.png").write_text("no image")
+    pitch = 1024 * 0.19959 / PIXELS
+    geometry = {"sdd_mm": 1011.7, "pixel_spacing_mm": [pitch, pitch], "sod_mm": 700, "view": "AP"}
+    (folder / "geometry.json").write_text(json.dumps(geometry))
+    for name, T in (("truth", case.T_true), ("start", case.T_start)):
+        entry = {"pose": {"T_lps_to_camera": T.tolist()}}
+        (folder / f"{name}.json").write_text(json.dumps(entry))
+    return folder
+
+
+def write_list(folder: Path, *lines: str, header: str = "ct,xray,geometry,truth,start") -> Path:
+    path = folder / "cases.csv"
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+GOOD = "ct.nrrd,xray.tif,geometry.json,truth.json,start.json"
+
+
+def evaluate_own(path: Path, out: Path, *options) -> int:
+    return main([str(word) for word in ("evaluate", "--cases-file", path, "--out", out, *options)])
+
+
+def test_own_cases_with_and_without_truth_and_a_bad_one(own, tmp_path):
+    lines = (GOOD, "ct.nrrd,xray.tif,geometry.json,,start.json", GOOD.replace("xray.tif", "text.png"))
+    out = tmp_path / "out"
+    assert evaluate_own(write_list(own, *lines), out, "--methods", "initial,opt") == 0
+    rows = rows_of(out)
+    assert float(rows[0, "opt"]["mtre_mm"]) < 1.5
+    assert rows[1, "opt"]["mtre_mm"] == rows[1, "opt"]["failed"] == ""
+    assert float(rows[1, "opt"]["ncc"]) > 0.98
+    assert "RTX 3090" not in (out / "table.md").read_text(encoding="utf-8")
+    assert rows[1, "opt"]["verdict"] == "accept"
+    assert rows[1, "opt"]["end_tz_mm"] == rows[0, "opt"]["end_tz_mm"]
+    assert "text.png" in rows[2, "initial"]["error"]
+    assert rows[0, "initial"]["name"] == "xray.tif"
+    # Something in a file has changed: these are other cases now.
+    (own / "truth.json").write_bytes((own / "start.json").read_bytes())
+    assert evaluate_own(own / "cases.csv", out, "--methods", "initial,opt") == 2
+
+
+def test_own_cases_without_any_truth(own, tmp_path):
+    path = write_list(own, "ct.nrrd,xray.tif,geometry.json", header="ct,xray,geometry")
+    assert evaluate_own(path, tmp_path / "out", "--methods", "initial") == 0
+    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "Without truth" in text
+    assert "Failure rate" not in text
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "words"),
+    [
+        ("ct,xray", "ct.nrrd,xray.tif", ("has no column geometry", "mask, camera")),
+        ("ct,xray,geometry,pose", "a,b,c,d", ("has a column 'pose'",)),
+        ("ct,xray,geometry", "no.nrrd,xray.tif,geometry.json", ("line 2", "no.nrrd does not exist")),
+        ("ct,xray,geometry", "ct.nrrd,,geometry.json", ("line 2", "has no xray")),
+        ("ct,xray,geometry", "ct.nrrd,xray.tif,no.json", ("line 2", "no.json does not exist")),
+        ("ct,xray,geometry", "ct.nrrd,xray.tif,geometry.json,more", ("line 2", "more cells")),
+        ("ct,xray,geometry,truth", "ct.nrrd,xray.tif,,no.tfm", ("line 2", "truth", "no.tfm does not exist")),
+        ("ct,xray,geometry", "", ("lists no case",)),
+    ],
+)
+def test_bad_lists_are_refused(own, tmp_path, capsys, header, line, words):
+    path = write_list(own, *([line] if line else []), header=header)
+    assert evaluate_own(path, tmp_path / "out") == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"sopi evaluate: cases file {path}")
+    assert printed.err.count("\n") == 1
+    assert all(word in printed.err for word in words), printed.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_that_is_no_text(tmp_path):
+    path = tmp_path / "cases.csv"
+    path.write_bytes(b"ct,xray\xff\xfe\x00\n")
+    with pytest.raises(InputError, match="no CSV text"):
+        read_cases_file(path)
+    with pytest.raises(InputError, match=r"absent\.csv does not exist"):
+        read_cases_file(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--methods", "opt,magic"), ("unknown method 'magic'", "opt-gc")),
+        (("--methods", "rtpi", "--weights", "absent.safetensors"), ("absent.safetensors", "--weights")),
+        (("--ct", "absent.nii.gz"), ("absent.nii.gz", "does not exist")),
+        (("--cases", 0), ("--cases is 0",)),
+        (("--seed", -1), ("--seed is -1",)),
+        (("--pixels", 8), ("--pixels is 8", "32 or more")),
+        (("--workers", 0), ("--workers is 0",)),
+        (("--timeout", 0), ("--timeout is 0 s",)),
+        (("--cases-file", "absent.csv"), ("--ct is for simulated cases",)),
+    ],
+)
+def test_bad_options_are_refused(ct, tmp_path, capsys, options, words):
+    out = tmp_path / "out"
+    assert evaluate(out, ct, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sopi evaluate: ")
+    assert error.count("\n") == 1
+    assert all(word in error for word in words), error
+    assert not out.exists()
+
+
+def test_rtk_targets_need_rtk(ct, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(targets, "installed_version", lambda name: None)
+    assert evaluate(tmp_path / "out", ct, "--target", "rtk") == 2
+    assert "pip install itk-rtk, or use --target ours" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_used(ct, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert evaluate(tmp_path / "file", ct, "--methods", "initial", "--cases", 1) == 2
+    assert "cannot write to the output folder" in capsys.readouterr().err
+    (tmp_path / "results.csv").write_text("another program's\n")
+    assert evaluate(tmp_path, ct, "--methods", "initial", "--cases", 1) == 2
+    assert "without its settings.json" in capsys.readouterr().err
+
+
+def test_the_page_shows_no_markup_of_names(finished, ct):
+    """Whatever stands in a file name or an error stays text."""
+    rows = list(rows_of(finished).values())
+    for row in rows:
+        row["error"] = "<b>bad</b>"
+    settings = json.loads((finished / "settings.json").read_text())
+    from SOPIRegistrationLib.evaluation.report import _page
+
+    page = _page(table([Series("opt", rows)], settings), {}, [])
+    assert "<b>" not in page
+    assert "&lt;b&gt;bad" in page
