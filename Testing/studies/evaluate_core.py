@@ -20,6 +20,8 @@ import numpy as np
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.evaluation.metrics import median_interval, pose_error, wilson_interval
 from SOPIRegistrationLib.evaluation.peers import Rtk
+from SOPIRegistrationLib.evaluation.protocols import PAPER_VARIANCE, WIDE_DEVIATION, draw_theta
+from SOPIRegistrationLib.evaluation.targets import displayed, photographed
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu, prepare_ct
@@ -29,7 +31,6 @@ from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
 from SOPIRegistrationLib.registration.stages import Case
 from SOPIRegistrationLib.registration.verdict import structural_correlation
-from targets import PAPER_VARIANCE, WIDE_DEVIATION, displayed, draw_theta, photographed
 from tqdm import tqdm
 
 BONE_HU = 200.0

@@ -22,6 +22,8 @@ from scipy import ndimage
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.evaluation.metrics import median_interval, pose_error, wilson_interval
 from SOPIRegistrationLib.evaluation.peers import Rtk
+from SOPIRegistrationLib.evaluation.protocols import WIDE_DEVIATION, draw_theta
+from SOPIRegistrationLib.evaluation.targets import displayed, photographed
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu, prepare_ct
@@ -31,7 +33,6 @@ from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.registration import RegistrationSettings, lay_out, register
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
-from targets import WIDE_DEVIATION, displayed, draw_theta, photographed
 from tqdm import tqdm
 
 PHANTOMS = 20

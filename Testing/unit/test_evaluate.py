@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation import targets
@@ -18,7 +19,7 @@ from SOPIRegistrationLib.evaluation.figures import end_figures, pose_of_row, sta
 from SOPIRegistrationLib.evaluation.methods import METHODS, Estimate, EvaluatedMethod, Problem
 from SOPIRegistrationLib.evaluation.peers import installed_version
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
-from SOPIRegistrationLib.evaluation.report import Series, mean_interval, table
+from SOPIRegistrationLib.evaluation.report import Series, _page, mean_interval, table
 from SOPIRegistrationLib.evaluation.runner import Evaluation, Results, default_workers, run
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.optimise.least_squares import move_about
@@ -326,10 +327,7 @@ def own(ct, tmp_path) -> Path:
     folder.mkdir()
     write_volume(folder / "ct.nrrd", read_volume(ct))
     image = case.radiograph.image
-    np.testing.assert_array_equal(image.shape, (PIXELS, PIXELS))
     pixels = np.round(4000 * image / image.max()).astype(np.uint16)
-    import SimpleITK as sitk
-
     sitk.WriteImage(sitk.GetImageFromArray(pixels), str(folder / "xray.tif"))
     (folder / "text.png").write_text("no image")
     pitch = 1024 * 0.19959 / PIXELS
@@ -458,8 +456,6 @@ def test_the_page_shows_no_markup_of_names(finished, ct):
     for row in rows:
         row["error"] = "<b>bad</b>"
     settings = json.loads((finished / "settings.json").read_text())
-    from SOPIRegistrationLib.evaluation.report import _page
-
     page = _page(table([Series("opt", rows)], settings), {}, [])
     assert "<b>" not in page
     assert "&lt;b&gt;bad" in page

@@ -17,9 +17,9 @@ COMMANDS = {
     "register": "find the pose of a CT in one X-ray, or in several calibrated ones",
     "drr": "project a CT at a given pose",
     "train": "train a network on simulated X-rays of made-up and given patients",
+    "evaluate": "compare registration methods on simulated cases or on your own",
     "benchmark": "time the projector beside the other DRR renderers installed",
 }
-_PLANNED = ("evaluate",)
 UNUSABLE, INTERRUPTED = 2, 130
 
 
@@ -57,8 +57,6 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     parser = Parser(prog="sopi", description="Registration of a CT to X-rays (2D/3D), from files to files.")
     parser.add_argument("--version", action="version", version=f"sopi {__version__}")
     subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
-    if chosen in _PLANNED:
-        raise InputError(f"not available in this version: use {', '.join(COMMANDS)}")
     for name, summary in COMMANDS.items():
         subcommand = subcommands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."

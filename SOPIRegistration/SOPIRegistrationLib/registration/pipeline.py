@@ -104,12 +104,17 @@ def moving_volumes(ct: PreparedCT) -> dict[str, MovingVolume]:
 
 
 def lay_out(ct: PreparedCT) -> None:
-    """Prepare a CT's projection, and compile what projects it, ahead of its first registration."""
+    """Prepare a CT's projection, compile what projects it and load the pose network, ahead of registering."""
     camera = Camera.from_c_arm(1000.0, (50.0, 50.0), 8, 8)
     T = PoseFrame(ct.rotation_centre_lps_mm, 700.0).T_nominal
     for moving in moving_volumes(ct).values():
         for halvings in range(3):
             project_with_jacobian(moving.level(halvings), camera, T)
+    if network_is_available():
+        # Importing torch takes a second or two.
+        from SOPIRegistrationLib.initialise.network import load_network
+
+        load_network()
 
 
 def register(

@@ -1,0 +1,119 @@
+"""The figures of one registration: a row of results.csv."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from SOPIRegistrationLib.evaluation.cases import EvaluationCase
+from SOPIRegistrationLib.evaluation.methods import compared_volume
+from SOPIRegistrationLib.evaluation.metrics import PoseError, pose_error, structural_similarity
+from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.registration.objective import around_object, at_level, comparable_pixels
+from SOPIRegistrationLib.similarity import gradient_correlation, ncc
+
+_MEASURE_PIXELS = 256
+_AXES = ("rx_deg", "ry_deg", "rz_deg", "tx_mm", "ty_mm", "tz_mm")
+_ERRORS = (
+    *("rotation_deg", "translation_mm", "in_plane_mm", "depth_mm"),
+    *("mtre_mm", "mpd_detector_mm", "mpd_object_mm"),
+)
+COLUMNS = (
+    *("case", "name", "method", "error", "seconds", "device", "workers", "verdict"),
+    *(f"true_{axis}" for axis in _AXES),
+    *(f"start_{axis}" for axis in _AXES),
+    *(f"end_{axis}" for axis in _AXES),
+    *(f"start_{name}" for name in _ERRORS),
+    *_ERRORS,
+    *("failed", "succeeded", "sum_abs_rotation_deg", "sum_abs_translation_mm"),
+    *("ncc", "gradient_correlation", "ssim", "css"),
+)
+
+
+def start_figures(case: EvaluationCase) -> dict:
+    """What is known before a method has run: names, true and start pose, the start's errors."""
+    row = {"case": case.number, "name": case.name}
+    row |= _theta_entries("start", case, case.T_start)
+    if case.T_true is not None:
+        row |= _theta_entries("true", case, case.T_true)
+        row |= {f"start_{name}": value for name, value in _error_entries(_error(case, case.T_start)).items()}
+    return row
+
+
+def end_figures(case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict:
+    """Figures of a final pose (4, 4), mm; those that need the truth only where it is known.
+
+    ``sum_abs_rotation_deg`` and ``sum_abs_translation_mm`` are the sums over the three axes of the absolute
+    differences of theta, which the SOPI reference code reports as its errors; ``rotation_deg`` (geodesic) and
+    ``translation_mm`` (Euclidean) are ours.
+    """
+    row = _theta_entries("end", case, T_lps_to_world) | image_figures(case, T_lps_to_world)
+    if case.T_true is None:
+        return row
+    error = _error(case, T_lps_to_world)
+    theta, theta_true = (_theta(case, T) for T in (T_lps_to_world, case.T_true))
+    away = theta - theta_true
+    away[:3] = (away[:3] + np.pi) % (2 * np.pi) - np.pi
+    return row | {
+        **_error_entries(error),
+        "failed": int(error.failed),
+        "succeeded": int(error.succeeded),
+        "sum_abs_rotation_deg": float(np.rad2deg(np.abs(away[:3]).sum())),
+        "sum_abs_translation_mm": float(np.abs(away[3:]).sum()),
+    }
+
+
+def image_figures(case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict[str, float]:
+    """Agreement of DRR and X-ray at 256 pixels over the pixels that can be compared.
+
+    NCC and gradient correlation know no brightness; for SSIM and its contrast-structure part (CSS) the DRR is
+    first brought to the X-ray's brightness by the straight line that fits best in least squares.
+    """
+    moving = compared_volume(case.ct)
+    camera = case.radiograph.camera
+    T = camera.T_world_to_camera @ T_lps_to_world[None]
+    view = at_level(around_object(case.radiograph, moving, T), _MEASURE_PIXELS)
+    drr = project(moving.for_camera(view.camera, T[0]), view.camera, T[0])
+    valid = comparable_pixels(view, moving, T)[0]
+    slope, offset = _line(drr[valid], view.image[valid])
+    similarity = structural_similarity(slope * drr + offset, view.image, valid)
+    return {
+        "ncc": float(ncc(drr, view.image, valid)),
+        "gradient_correlation": float(gradient_correlation(drr, view.image, valid)),
+        "ssim": similarity.ssim,
+        "css": similarity.contrast_structure,
+    }
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Slope and offset of the least-squares line; flat through the mean where x is constant."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    variance = x.var()
+    slope = float(((x - x.mean()) * (y - y.mean())).mean() / variance) if variance > 0 else 0.0
+    return slope, float(y.mean() - slope * x.mean())
+
+
+def _error(case: EvaluationCase, T_lps_to_world: np.ndarray) -> PoseError:
+    camera = case.radiograph.camera
+    estimate, truth = (camera.T_world_to_camera @ T for T in (T_lps_to_world, case.T_true))
+    return pose_error(estimate, truth, case.ct.surface_points_lps_mm, case.frame.centre_lps_mm, camera)
+
+
+def _error_entries(error: PoseError) -> dict:
+    return {name: getattr(error, name) for name in _ERRORS}
+
+
+def _theta(case: EvaluationCase, T_lps_to_world: np.ndarray) -> np.ndarray:
+    return case.frame.theta_from_T(case.radiograph.camera.T_world_to_camera @ T_lps_to_world)
+
+
+def _theta_entries(prefix: str, case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict[str, float]:
+    theta = _theta(case, T_lps_to_world)
+    values = [*np.rad2deg(theta[:3]), *theta[3:]]
+    return {f"{prefix}_{axis}": float(value) for axis, value in zip(_AXES, values, strict=True)}
+
+
+def pose_of_row(row: dict, case: EvaluationCase, prefix: str = "end") -> np.ndarray:
+    """(4, 4) T_lps_to_world that a row of results holds for its case; ``prefix`` "true", "start" or "end"."""
+    theta = np.array([float(row[f"{prefix}_{axis}"]) for axis in _AXES])
+    theta[:3] = np.deg2rad(theta[:3])
+    return np.linalg.inv(case.radiograph.camera.T_world_to_camera) @ case.frame.T_from_theta(theta)
