@@ -36,6 +36,9 @@ _SEGMENTED = 0.85
 _FAN, _WIDE_FAN = FanPlan(8.0), FanPlan(16.0)
 # A long bone may also have slid along itself.
 _PART_FAN, _WIDE_PART_FAN = FanPlan(5.0), FanPlan(8.0, 6.0)
+# Coarse refinements, the next one tried where the one before ends in no agreement.
+_BODY_WAYS = (stages.BODY_COARSE, stages.BODY_COARSE_IN_WINDOWS)
+_PART_WAYS = (stages.PART_COARSE,)
 _ORDER = {"accept": 0, "review": 1, "reject": 2}
 
 
@@ -280,13 +283,16 @@ class _Registration:
         """Outcome of a fan of so many degrees about the start, or of a search; None if stopped before."""
         best, best_margin = None, -np.inf
         for content, moving, hypotheses in self._starts(start, plan, share / 8):
-            steps = stages.PART_COARSE if moving.is_part else stages.BODY_COARSE
-            found = self._refine(moving, hypotheses, steps, share * 0.4 / len(self._volumes))
-            margin = self._margin(moving, found.T[0])
-            if margin > best_margin:
-                best, best_margin = (content, moving, found), margin
-                self._best = found.T[0]
-            if self._stopped or margin > 0:
+            ways = _PART_WAYS if moving.is_part else _BODY_WAYS
+            for steps in ways:
+                found = self._refine(moving, hypotheses, steps, share * 0.4 / len(ways) / len(self._volumes))
+                margin = self._margin(moving, found.T[0])
+                if margin > best_margin:
+                    best, best_margin = (content, moving, found), margin
+                    self._best = found.T[0]
+                if self._stopped or margin > 0:
+                    break
+            if self._stopped or best_margin > 0:
                 break
         if best is None:
             return None

@@ -67,6 +67,12 @@ BODY_COARSE = (
     Step(Level(32, None, 15, 0.3, depth_prior_mm=60.0), 12, Level(32, 9)),
     Step(Level(64, None, 10, 0.1, depth_prior_mm=60.0), 3, Level(64, 15)),
 )
+# The same with wide windows: scatter and steep intensity curves change the image's large-scale shape, which
+# then leads astray.
+BODY_COARSE_IN_WINDOWS = (
+    Step(Level(32, 21, 15, 0.3, depth_prior_mm=60.0), 12, Level(32, 9)),
+    Step(Level(64, 21, 12, 0.1, depth_prior_mm=60.0), 3, Level(64, 15)),
+)
 BODY_FINE = (
     Step(Level(128, 31, 10, 0.05)),
     Step(Level(128, 13, 10, 0.02)),
