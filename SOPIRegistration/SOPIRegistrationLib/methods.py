@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from SOPIRegistrationLib.installed import RTPI, has_weights
+
 
 @dataclass(frozen=True)
 class Method:
@@ -16,17 +18,24 @@ class Method:
         name: value of ``RegistrationSettings``.
         label: as shown to a person.
         needs_torch: whether PyTorch must be installed for it.
+        weights: name of the trained weights that it needs; None for none.
     """
 
     name: str
     label: str
     needs_torch: bool = False
+    weights: str | None = None
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether its weights came with the module."""
+        return self.weights is None or has_weights(self.weights)
 
 
 # What RegistrationSettings.init names; a start pose is given as a matrix instead.
 INITIALISERS = (
     Method("auto", "Automatic"),
-    Method("rtpi", "Network (RTPI)", needs_torch=True),
+    Method("rtpi", "Network (RTPI)", needs_torch=True, weights=RTPI),
     Method("search", "Search all poses"),
     Method("nominal", "Nominal view"),
 )

@@ -4,8 +4,9 @@
 from SOPIRegistrationLib import methods
 
 CURRENT_POSE = "current"
-INITIALISERS = {method.label: method.name for method in methods.INITIALISERS} | {"Current pose": CURRENT_POSE}
-METHODS = {method.label: method.name for method in methods.REFINEMENTS}
+INITIALISERS = {method.label: method.name for method in methods.INITIALISERS if method.is_installed}
+INITIALISERS |= {"Current pose": CURRENT_POSE}
+METHODS = {method.label: method.name for method in methods.REFINEMENTS if method.is_installed}
 NEEDS_TORCH = {method.name for method in (*methods.INITIALISERS, *methods.REFINEMENTS) if method.needs_torch}
 CONTENTS = {"Automatic": "auto", "Whole body": "body", "Bones alone": "bone"}
 POLARITIES = {"Detect": "auto", "Bones dark": "bone-dark", "Bones bright": "bone-bright"}
