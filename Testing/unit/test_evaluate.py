@@ -17,9 +17,10 @@ from SOPIRegistrationLib.evaluation import targets
 from SOPIRegistrationLib.evaluation.cases import SimulatedCases, read_cases_file
 from SOPIRegistrationLib.evaluation.figures import end_figures, pose_of_row, start_figures
 from SOPIRegistrationLib.evaluation.methods import METHODS, Estimate, EvaluatedMethod, Problem
+from SOPIRegistrationLib.evaluation.metrics import mean_interval
 from SOPIRegistrationLib.evaluation.peers import installed_version
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
-from SOPIRegistrationLib.evaluation.report import Series, _page, mean_interval, table
+from SOPIRegistrationLib.evaluation.report import Series, _page, table
 from SOPIRegistrationLib.evaluation.runner import Evaluation, Results, default_workers, run
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.optimise.least_squares import move_about

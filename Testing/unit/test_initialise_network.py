@@ -16,25 +16,13 @@ from SOPIRegistrationLib.images.pyramid import square_radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.initialise.network import load_network, network_poses
 from SOPIRegistrationLib.networks.comparing import ComparingConfig, ComparingRTPI
-from SOPIRegistrationLib.networks.two_branch import TwoBranchConfig, TwoBranchRTPI
+from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, registered, save_weights
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
 from SOPIRegistrationLib.simulation.demo import demo_case
+from support.networks import COMPARING, TWO_BRANCH
 
 CARD = dict.fromkeys(("name", *CARD_HEADINGS), "x")
-COMPARING = ComparingConfig(24, 8, 8, (16, 16), (1, 1), 16)
-TWO_BRANCH = TwoBranchConfig(
-    volume_size=16,
-    xray_size=32,
-    stem_channels=4,
-    volume_channels=(8, 8),
-    volume_pool=(1, 1),
-    volume_map_channels=4,
-    xray_channels=(8, 16),
-    merged_channels=16,
-    stage_channels=(16,),
-    head_widths=(16,),
-)
 
 
 class Scene:

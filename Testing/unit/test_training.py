@@ -12,8 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.networks.comparing import ComparingConfig, fixed_channels
-from SOPIRegistrationLib.networks.two_branch import TwoBranchConfig
+from SOPIRegistrationLib.networks.comparing import fixed_channels
 from SOPIRegistrationLib.networks.weights import load_weights
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.similarity import ncc
@@ -27,21 +26,9 @@ from SOPIRegistrationLib.training.patients import (
 )
 from SOPIRegistrationLib.training.rtpi import ComparingTask, Stopwatch, TwoBranchTask, correction_loss
 from SOPIRegistrationLib.training.trainer import Trainer, TrainingSettings, pose_errors
+from support.networks import COMPARING, TWO_BRANCH
 
 PIXELS = 24
-COMPARING = ComparingConfig(PIXELS, 8, 16, (16, 24), (1, 1), 32)
-TWO_BRANCH = TwoBranchConfig(
-    volume_size=16,
-    xray_size=32,
-    stem_channels=4,
-    volume_channels=(8, 8),
-    volume_pool=(1, 1),
-    volume_map_channels=4,
-    xray_channels=(8, 16),
-    merged_channels=16,
-    stage_channels=(16,),
-    head_widths=(16,),
-)
 SETTINGS = TrainingSettings(
     steps=4, patients=2, group=2, pool=2, phantoms=1, validate_every=2, validation_patients=1, warm_up=1
 )

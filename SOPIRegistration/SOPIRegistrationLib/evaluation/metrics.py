@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -163,13 +164,28 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     return max(0.0, float((centre - half) / scale)), min(1.0, float((centre + half) / scale))
 
 
-def median_interval(
-    values: np.ndarray, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+def median_interval(values: np.ndarray, **options: float) -> tuple[float, float]:
+    """Confidence interval of a median; arguments as for :func:`bootstrap_interval`."""
+    return bootstrap_interval(values, np.median, **options)
+
+
+def mean_interval(values: np.ndarray, **options: float) -> tuple[float, float]:
+    """Confidence interval of a mean; arguments as for :func:`bootstrap_interval`."""
+    return bootstrap_interval(values, np.mean, **options)
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    statistic: Callable[..., np.ndarray],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """Confidence interval of a median by the percentile bootstrap (Efron and Tibshirani 1993, ch. 13).
+    """Confidence interval by the percentile bootstrap (Efron and Tibshirani 1993, ch. 13).
 
     Args:
         values: (n,) sample.
+        statistic: of samples along an axis, as ``np.median``.
         confidence: of the interval.
         resamples: bootstrap samples.
         seed: of their drawing.
@@ -180,5 +196,5 @@ def median_interval(
     values = np.asarray(values, dtype=np.float64)
     drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.median(values[drawn], axis=1), [tail, 1 - tail])
+    low, high = np.quantile(statistic(values[drawn], axis=1), [tail, 1 - tail])
     return float(low), float(high)

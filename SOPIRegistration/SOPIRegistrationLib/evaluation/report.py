@@ -20,6 +20,7 @@ from SOPIRegistrationLib.evaluation.metrics import (
     FAILURE_ROTATION_DEG,
     FAILURE_TRANSLATION_MM,
     SUCCESS_MTRE_MM,
+    mean_interval,
     median_interval,
     wilson_interval,
 )
@@ -106,26 +107,6 @@ def series_of(rows: Sequence[dict]) -> list[Series]:
     names = list(dict.fromkeys([*METHODS, *(row["method"] for row in rows)]))
     found = [Series(name, [row for row in rows if row["method"] == name]) for name in names]
     return [one for one in found if one.rows]
-
-
-def mean_interval(
-    values: np.ndarray, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Confidence interval of a mean by the percentile bootstrap (Efron and Tibshirani 1993, ch. 13).
-
-    Args:
-        values: (n,) sample.
-        confidence: of the interval.
-        resamples: bootstrap samples.
-        seed: of their drawing.
-
-    Returns:
-        (low, high).
-    """
-    drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.asarray(values, dtype=np.float64)[drawn].mean(axis=1), [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def write_report(folder: Path, source: CaseSource, settings: dict, rows: Sequence[dict]) -> list[str]:
