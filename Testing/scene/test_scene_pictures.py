@@ -32,6 +32,7 @@ from SOPIRegistrationLib.scene import (
     volume_from_node,
 )
 from SOPIRegistrationLib.simulation.demo import demo_case
+from support.rendering import can_render
 
 slicer = pytest.importorskip("slicer")
 
@@ -114,14 +115,16 @@ def test_fusion_of_the_demo_case_is_gray_at_the_truth_and_coloured_beside_it(
             pictures.append(host.slice_picture(FUSION_VIEW))
         colours[name] = colourfulness(pictures[0])
         rows.append(np.hstack(pictures))
-        view = host.render_3d(960, 540, (1.5, 1.2, 0.6))
-        assert len(np.unique(view.reshape(-1, 3), axis=0)) > 1000
-        matplotlib.image.imsave(screenshots / f"scene_c_arm_{name}.png", view)
+        if can_render():
+            view = host.render_3d(960, 540, (1.5, 1.2, 0.6))
+            assert len(np.unique(view.reshape(-1, 3), axis=0)) > 1000
+            matplotlib.image.imsave(screenshots / f"scene_c_arm_{name}.png", view)
     matplotlib.image.imsave(screenshots / "scene_overlay_modes.png", np.vstack(rows))
     overlay.mode = "fusion"
-    layout = [host.slice_picture(view) for view in (XRAY_VIEW, FUSION_VIEW)]
-    layout.append(host.render_3d(520, SIZE, (1.5, 1.2, 0.6)))
-    matplotlib.image.imsave(screenshots / "scene_layout.png", np.hstack(layout))
+    if can_render():
+        layout = [host.slice_picture(view) for view in (XRAY_VIEW, FUSION_VIEW)]
+        layout.append(host.render_3d(520, SIZE, (1.5, 1.2, 0.6)))
+        matplotlib.image.imsave(screenshots / "scene_layout.png", np.hstack(layout))
     assert colours["registered"] < 0.6 * colours["start"]
 
 
@@ -171,4 +174,12 @@ def test_real_wrist_at_its_gold_standard(host, scene, views, shared_data, screen
         )
         assert small[bone].mean() < small[ring].mean() - 10
     matplotlib.image.imsave(screenshots / "scene_wrist.png", np.hstack(pictures))
-    matplotlib.image.imsave(screenshots / "scene_wrist_c_arms.png", host.render_3d(960, 540, (0.3, 1.2, 1.0)))
+    if can_render():
+        view = host.render_3d(960, 540, (0.3, 1.2, 1.0))
+        matplotlib.image.imsave(screenshots / "scene_wrist_c_arms.png", view)
+
+
+def test_3d_views_can_be_rendered_here():
+    """Says once why the 3D pictures of the other tests were not made."""
+    if not can_render():
+        pytest.skip("3D views need OpenGL: apt-get install libegl1 libgl1; the other tests leave them out")

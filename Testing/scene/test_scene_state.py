@@ -34,6 +34,7 @@ from SOPIRegistrationLib.scene import (
     volume_from_node,
 )
 from support.objects import oblique_grid
+from support.rendering import can_render
 
 slicer = pytest.importorskip("slicer")
 
@@ -198,7 +199,7 @@ def assert_alike(shown: np.ndarray, expected: np.ndarray) -> None:
 def test_scene_bundle_restores_everything(host, filled_scene, tmp_path):
     scene = filled_scene
     picture = host.slice_picture(FUSION_VIEW)
-    rendered = host.render_3d(200, 150)
+    rendered = host.render_3d(200, 150) if can_render() else None
     ct = volume_from_node(scene.GetFirstNodeByName("CT"))
     ct_voxels, ct_matrix = ct.array.copy(), ct.index_to_lps
     bundle = tmp_path / "registration.mrb"
@@ -222,7 +223,8 @@ def test_scene_bundle_restores_everything(host, filled_scene, tmp_path):
     assert_alike(host.slice_picture(FUSION_VIEW), picture)
 
     assert CArmModel(scene).visible
-    assert np.abs(host.render_3d(200, 150).astype(int) - rendered).mean() < 1.0
+    if rendered is not None:
+        assert np.abs(host.render_3d(200, 150).astype(int) - rendered).mean() < 1.0
     nodes = scene.GetNumberOfNodes()
     CArmModel(scene).update(CAMERA, FRAME)
     assert scene.GetNumberOfNodes() == nodes
