@@ -250,7 +250,14 @@ def test_interrupted_run_leaves_everything_as_it_was(demo, inputs, tmp_path):
         "--init",
         "search",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests started in the background are deaf to it, and so would be their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     give_up = time.monotonic() + 60
     while not list(out.glob(".sopi-*")):
         assert process.poll() is None, process.stderr.read()
