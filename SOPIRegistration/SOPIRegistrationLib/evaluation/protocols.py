@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# rx, ry, rz (deg), tx, ty, tz (mm); the papers' tx, along the central ray, is our tz.
-PAPER_VARIANCE = np.array([20.0, 20, 20, 30, 15, 100])
-WIDE_DEVIATION = np.array([20.0, 20, 20, 30, 15, 100])
+from SOPIRegistrationLib.simulation.demo import PAPER_VARIANCE
+
+# The same numbers, read as standard deviations: rx, ry, rz (deg), tx, ty, tz (mm).
+WIDE_DEVIATION = PAPER_VARIANCE
 
 
 def draw_theta(rng: np.random.Generator, deviation: np.ndarray) -> np.ndarray:

@@ -26,8 +26,9 @@ CT_SPACING_MM = 2.0
 # The X-ray comes from a finer patient, with a finer step and on finer pixels, than a registration of it uses.
 XRAY_SPACING_MM, XRAY_STEP_MM, XRAY_OVERSAMPLING = 1.25, 0.8, 2
 SOD_MM = 700.0
-# Standard deviations of the `paper` protocol: rotations, deg; in plane x and y and depth, mm.
-_THETA_SD = np.concatenate([np.deg2rad(np.full(3, np.sqrt(20))), np.sqrt([30, 15, 100])])
+# Of the `paper` protocol: rx, ry, rz (deg^2), tx, ty, tz (mm^2); the papers' tx, in depth, is our tz.
+PAPER_VARIANCE = np.array([20.0, 20, 20, 30, 15, 100])
+_THETA_SD = np.concatenate([np.deg2rad(np.sqrt(PAPER_VARIANCE[:3])), np.sqrt(PAPER_VARIANCE[3:])])
 
 
 @dataclass(frozen=True)
