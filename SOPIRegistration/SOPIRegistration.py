@@ -147,7 +147,7 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.dependencyFrame.visible = bool(missing)
         sections = [
             getattr(self.ui, name + "Section")
-            for name in ["inputs", "geometry", "pose", "register", "result", "overlay"]
+            for name in ["inputs", "geometry", "pose", "training", "register", "result", "overlay"]
         ]
         for section in sections:
             section.enabled = not missing

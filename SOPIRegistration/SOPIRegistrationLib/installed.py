@@ -10,6 +10,10 @@ from SOPIRegistrationLib.errors import InputError
 WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Weights"
 # Of the pose initialiser.
 RTPI = "rtpi"
+# Of a pose network for one patient: never installed, always a file of the user's own.
+PATIENT = "patient"
+# Of the learned fine registration.
+IFR = "ifr"
 
 
 def has_weights(name: str) -> bool:
@@ -26,7 +30,7 @@ def installed_weights(name: str) -> Path:
     if not has_weights(name):
         known = ", ".join(sorted(found.stem for found in WEIGHTS_FOLDER.glob("*.safetensors"))) or "none"
         raise InputError(
-            f"no weights '{name}' are installed (there are: {known}): give a file with --weights"
+            f"no weights '{name}' are installed (there are: {known}): give a file with --weights {name}=FILE"
         )
     return _path(name)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from SOPIRegistrationLib.installed import RTPI, has_weights
+from SOPIRegistrationLib.installed import IFR, PATIENT, RTPI, has_weights
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,21 @@ class Method:
 INITIALISERS = (
     Method("auto", "Automatic"),
     Method("rtpi", "Network (RTPI)", needs_torch=True, weights=RTPI),
+    Method("patient", "Network of this patient", needs_torch=True, weights=PATIENT),
     Method("search", "Search all poses"),
     Method("nominal", "Nominal view"),
 )
+# The learned fine registration, which the panel's Refine button runs.
+LEARNED_REFINEMENT = "sopi"
 # What RegistrationSettings.refine names.
 REFINEMENTS = (
     Method("opt", "Optimise (coarse to fine)"),
+    Method("physics", "Optimise, DRRs of a beam"),
+    Method("physics+opt", "DRRs of a beam, then optimise"),
+    Method("sopi+opt", "Learned, then optimise", needs_torch=True, weights=IFR),
+    Method(LEARNED_REFINEMENT, "Learned (SOPI)", needs_torch=True, weights=IFR),
     Method("none", "None"),
 )
-# The learned fine registration: the panel's Refine button works as soon as REFINEMENTS has an entry of this
-# name, which it gets together with the weights.
-LEARNED_REFINEMENT = "sopi"
 
 
 def names(methods: tuple[Method, ...]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+# Where the panel keeps models: not those of whoever runs the tests.
+os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="sopi-test-")
 HERE = Path(__file__).resolve().parent
 MODULE_PATH = HERE.parents[1] / "SOPIRegistration" / "SOPIRegistration.py"
 SCREENSHOTS = HERE.parents[1] / "Resources" / "Screenshots"
@@ -78,7 +81,7 @@ def widget(host, module):
 def user_of_networks(host, module, monkeypatch):
     """Somebody before the panel of a version with other methods in its lists.
 
-    ``initialiser`` is added to the initialisers, the learned refinement to the refinements.
+    ``initialiser`` is added to the initialisers, and the learned refinement needs no weights.
     """
     from SOPIRegistrationLib import methods
 
@@ -86,7 +89,8 @@ def user_of_networks(host, module, monkeypatch):
     learned = methods.Method(methods.LEARNED_REFINEMENT, "Learned refinement")
     before = {name: loaded for name, loaded in sys.modules.items() if name.startswith("SOPIRegistration")}
     monkeypatch.setattr(methods, "INITIALISERS", (*methods.INITIALISERS, initialiser))
-    monkeypatch.setattr(methods, "REFINEMENTS", (*methods.REFINEMENTS, learned))
+    others = tuple(method for method in methods.REFINEMENTS if method.name != learned.name)
+    monkeypatch.setattr(methods, "REFINEMENTS", (*others, learned))
     reload_panel()
     with opened(host, load_module()) as widget:
         user = User(host, widget)

@@ -31,6 +31,7 @@ from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
+from SOPIRegistrationLib.installed import RTPI
 from SOPIRegistrationLib.registration import RegistrationSettings, lay_out, register
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from tqdm import tqdm
@@ -87,7 +88,8 @@ def evaluate(options) -> list[dict]:
                 xray = prepare_radiograph(Radiograph(image, "target", bone_dark=False), camera)
                 for method in options.methods:
                     init, refine = METHODS[method]
-                    settings = RegistrationSettings(init, refine, weights=options.weights)
+                    weights = {} if options.weights is None else {RTPI: options.weights}
+                    settings = RegistrationSettings(init, refine, weights=weights)
                     result = register(patient, [xray], frame, settings)
                     error = pose_error(
                         result.T_lps_to_world,

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from SOPIRegistrationLib.evaluation.metrics import pose_error, wilson_interval
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.files import load_geometry
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_radiograph, read_volume
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
-from SOPIRegistrationLib.optimise.least_squares import move_about
 from SOPIRegistrationLib.registration import RegistrationSettings, register
 from tqdm import tqdm
 
@@ -73,7 +73,7 @@ def main() -> None:
         errors, seconds, accepted = [], [], []
         for _ in tqdm(range(options.starts), desc=" + ".join(names)):
             offset = random_offset(rng, options.angle, options.shift)
-            start = move_about(T_gold[None], offset[None], ct.rotation_centre_lps_mm)[0]
+            start = se3.move_about(T_gold[None], offset[None], ct.rotation_centre_lps_mm)[0]
             result = register(ct, [views[name] for name in names], frame, RegistrationSettings(init=start))
             camera = views[names[0]].camera
             T, T_true = camera.T_world_to_camera @ result.T_lps_to_world, camera.T_world_to_camera @ T_gold

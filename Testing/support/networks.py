@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from SOPIRegistrationLib.networks.comparing import ComparingConfig
+from SOPIRegistrationLib.networks.composite import CompositeConfig
 from SOPIRegistrationLib.networks.two_branch import TwoBranchConfig
 
 COMPARING = ComparingConfig(24, 8, 16, (16, 24), (1, 1), 32)
@@ -17,4 +18,18 @@ TWO_BRANCH = TwoBranchConfig(
     merged_channels=16,
     stage_channels=(16,),
     head_widths=(16,),
+)
+COMPOSITE = CompositeConfig(
+    pixels=32,
+    stem_channels=(4, 8),
+    stem_strides=(2, 1),
+    block_channels=8,
+    widths=(8, 12, 16),
+    assistant_blocks=1,
+    leader_blocks=1,
+    focal_expansion=2,
+    embedding_channels=6,
+    fine=True,
+    norm="layer",
+    inference="least squares",
 )

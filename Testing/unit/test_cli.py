@@ -140,6 +140,22 @@ def test_drr_at_theta(demo, inputs, tmp_path):
     assert 0 < pixels(bones).sum() < 0.5 * body.sum()
 
 
+def test_drr_of_a_beam(demo, inputs, tmp_path, capsys):
+    """As bright in bone as the plain one, but bent: a harder beam is attenuated less."""
+    ct, _, *geometry = inputs
+    images = []
+    for kv in ("60", "120"):
+        out = tmp_path / f"{kv}.nrrd"
+        words = ["drr", ct, *geometry, "--pose", str(demo[0] / "result.json"), "--physics", kv]
+        assert main([*words, "--out", str(out)]) == 0
+        images.append(pixels(out)[0])
+    assert "attenuation at 120 kV" in capsys.readouterr().out
+    plain = pixels(demo[0] / "drr.nrrd")[0]
+    soft, hard = images
+    assert hard.max() < 0.95 * soft.max()
+    assert 0.9 < np.corrcoef(soft.ravel(), plain.ravel())[0, 1] < 0.99999
+
+
 def test_transform_is_what_slicer_shows(demo):
     """Read as Slicer reads it, the transform is the CT's place beside the standing C-arm."""
     slicer = pytest.importorskip("slicer", reason="needs slicer-core (pip install slicer-core)")

@@ -389,8 +389,7 @@ def test_a_folder_where_a_result_goes(case, refused):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--refine", "sopi+opt"], "sopi+opt is not available in this version: use opt or none"),
-        (["--refine", "sopi"], "sopi is not available in this version: use opt or none"),
+        (["--refine", "best"], "invalid choice: 'best'"),
         (["--device", "cuda"], "cuda is not available in this version: use auto or cpu"),
         (["--polarity", "grey"], "invalid choice: 'grey'"),
         (["--bone-threshold", "high"], "invalid float value: 'high'"),
@@ -449,6 +448,8 @@ def test_training_that_cannot_start(tmp_path, capsys, options, expected):
         ("drr.nrrd", ("--theta", "0", "0", "0", "0", "900", "0"), "outside the field of view"),
         ("drr.nrrd", ("--pose", "absent.json"), "absent.json does not exist"),
         ("xray.tif/drr.nrrd", (), "cannot write"),
+        ("drr.nrrd", ("--physics", "20", "--theta", "0", "0", "0", "0", "0", "0"), "60 to 120 kV"),
+        ("drr.nrrd", ("--metal", "Ti", "--theta", "0", "0", "0", "0", "0", "0"), "add --physics"),
     ],
 )
 def test_drr(case, capsys, out, options, expected):

@@ -18,9 +18,9 @@ from SOPIRegistrationLib.networks.comparing import (
     corrected,
     correction_between,
     drrs_to_compare,
-    fixed_channels,
     moving_channels,
 )
+from SOPIRegistrationLib.networks.image_channels import fixed_channels
 from SOPIRegistrationLib.networks.weights import load_weights, save_weights
 from SOPIRegistrationLib.projector import ProjectorVolume
 from SOPIRegistrationLib.training.rtpi import correction_loss

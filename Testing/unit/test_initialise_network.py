@@ -66,7 +66,7 @@ def test_the_network_is_asked_from_several_starts(scene, weights):
 
 
 def test_registration_goes_on_from_the_network(scene, weights):
-    result = scene.register(RegistrationSettings("rtpi", weights=weights))
+    result = scene.register(RegistrationSettings("rtpi", weights={"rtpi": weights}))
     assert result.method == "rtpi + opt"
     assert result.stages[0].name == "pose network"
     assert result.verdict.status == "accept"
@@ -81,7 +81,7 @@ def test_registration_goes_on_from_the_network(scene, weights):
 
 
 def test_without_refinement_the_pose_is_the_networks(scene, weights):
-    result = scene.register(RegistrationSettings("rtpi", "none", weights=weights))
+    result = scene.register(RegistrationSettings("rtpi", "none", weights={"rtpi": weights}))
     assert [stage.name for stage in result.stages] == ["pose network"]
     np.testing.assert_array_equal(result.T_lps_to_world, result.stages[0].T)
     assert result.verdict.status != "accept"
@@ -98,7 +98,7 @@ def test_auto_asks_the_network_where_there_is_one(scene, weights, monkeypatch, t
 
 def test_it_stops_while_the_network_is_asked(scene, weights):
     result = scene.register(
-        RegistrationSettings("rtpi", weights=weights), lambda state: state.stage == "pose network"
+        RegistrationSettings("rtpi", weights={"rtpi": weights}), lambda state: state.stage == "pose network"
     )
     assert result.stopped
     volumes = [moving.level(2) for moving in moving_volumes(scene.ct).values()]
@@ -115,7 +115,7 @@ def test_the_published_network_runs_and_sees_a_ct_once(scene, tmp_path, monkeypa
     encode = loaded.encode_volume
     monkeypatch.setattr(loaded, "encode_volume", lambda volume: encoded.append(1) or encode(volume))
     result = [
-        scene.register(RegistrationSettings("rtpi", "none", weights=tmp_path / "two.safetensors"))
+        scene.register(RegistrationSettings("rtpi", "none", weights={"rtpi": tmp_path / "two.safetensors"}))
         for _ in range(2)
     ]
     assert len(encoded) == 1

@@ -15,7 +15,7 @@ from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.pyramid import resampled_radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.initialise.search import SearchRange, template_search
-from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt, move_about
+from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
 from SOPIRegistrationLib.registration.objective import Level, LevelObjective
 from SOPIRegistrationLib.simulation.demo import demo_case, fine_line_integrals
@@ -52,7 +52,7 @@ class Scene:
 
     def start(self, twist) -> np.ndarray:
         """The true pose moved about the rotation centre."""
-        return move_about(self.case.T_true, np.asarray(twist, dtype=float), self.frame.centre_lps_mm)
+        return se3.move_about(self.case.T_true, np.asarray(twist, dtype=float), self.frame.centre_lps_mm)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_objective_has_the_gradient_of_its_cost(scene, window_px):
     gradient = objective(start[None], np.zeros(1, int)).gradient[0]
     steps = np.array([2e-3, 2e-3, 2e-3, 0.2, 0.2, 0.2])
     twists = np.concatenate([np.diag(steps), -np.diag(steps)])
-    poses = move_about(np.repeat(start[None], 12, axis=0), twists, centre)
+    poses = se3.move_about(np.repeat(start[None], 12, axis=0), twists, centre)
     cost = objective(poses, np.zeros(12, int)).cost
     # The gradient is J^T r: half of that of the sum of squares.
     np.testing.assert_allclose(

@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.networks.comparing import fixed_channels
+from SOPIRegistrationLib.networks.image_channels import fixed_channels
 from SOPIRegistrationLib.networks.weights import load_weights
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.similarity import ncc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -36,6 +36,29 @@ def add_view_argument(parser: argparse.ArgumentParser) -> None:
         choices=list(NOMINAL_VIEWS),
         help="nominal view, over what the files say (AP: source in front of the patient)",
     )
+
+
+def parse_weights(words: Sequence[str], networks: Sequence[str]) -> dict[str, Path]:
+    """Files of weights by network.
+
+    Args:
+        words: of ``--weights``: ``NETWORK=FILE``, or a plain ``FILE`` for the first network.
+        networks: names that may be given.
+
+    Raises:
+        InputError: another name, or two files for one network.
+    """
+    files: dict[str, Path] = {}
+    for word in words:
+        name, separator, file = word.partition("=")
+        if not separator or Path(word).exists():
+            name, file = networks[0], word
+        if name not in networks:
+            raise InputError(f"--weights {word} is for no network: name one of {', '.join(networks)}")
+        if name in files:
+            raise InputError(f"--weights names two files for {name}: give one")
+        files[name] = Path(file)
+    return files
 
 
 def read_ct(path: Path, mask: Path | None, bone_threshold_hu: float | None) -> PreparedCT:

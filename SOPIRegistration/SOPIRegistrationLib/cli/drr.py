@@ -14,7 +14,9 @@ from SOPIRegistrationLib.geometry.files import load_geometry
 from SOPIRegistrationLib.images.ct_preparation import bone_only
 from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.images.overlay import display_window, windowed
-from SOPIRegistrationLib.projector import ProjectorVolume, project
+from SOPIRegistrationLib.projector import PolychromaticVolume, ProjectorVolume, project
+from SOPIRegistrationLib.projector.physics.beam import TUBE_VOLTAGES_KV, Beam
+from SOPIRegistrationLib.projector.physics.polychromatic import METALS
 from SOPIRegistrationLib.registration.outputs import write_detector_image, write_picture
 from SOPIRegistrationLib.registration.pose_files import read_start
 
@@ -44,6 +46,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--content", choices=["body", "bone"], default="body", help="what the DRR is made of (body)"
     )
+    low, high = TUBE_VOLTAGES_KV
+    parser.add_argument(
+        "--physics",
+        type=float,
+        nargs="?",
+        const=Beam.tube_voltage_kv,
+        metavar="KV",
+        help="the log image of an X-ray beam through soft tissue and bone instead of line integrals: tube "
+        f"voltage, {low:g} to {high:g} kV ({Beam.tube_voltage_kv:g})",
+    )
+    parser.add_argument(
+        "--metal",
+        choices=METALS,
+        help="with --physics: element that implants are of (they count as bone)",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -65,6 +82,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--out {args.out} is a folder: give a file")
     if args.pose is not None:
         require_file(args.pose, "pose")
+    if args.metal is not None and args.physics is None:
+        raise InputError("--metal is for the physics-based projection: add --physics")
+    beam = None if args.physics is None else Beam(args.physics)
     with staged(args.out.parent) as folder:
         known = load_geometry(args.geometry, view=args.view)
         chosen = one_camera(known, args.camera or known.camera.name, args.geometry)
@@ -76,7 +96,11 @@ def run(args: argparse.Namespace) -> int:
         else:
             T = frame.T_from_theta(np.concatenate([np.deg2rad(args.theta[:3]), args.theta[3:]]))
         content = bone_only(ct) if args.content == "bone" else ct.attenuation
-        image = project(ProjectorVolume(content), camera, T)
+        if beam is None:
+            volume = ProjectorVolume(content)
+        else:
+            volume = PolychromaticVolume.from_attenuation(content, beam, args.metal)
+        image = project(volume, camera, T)
         if not image.any():
             raise InputError(
                 f"CT {args.ct} lies outside the field of view here: check the pose and {args.geometry}"
@@ -87,5 +111,6 @@ def run(args: argparse.Namespace) -> int:
             )
         else:
             write_detector_image(folder / args.out.name, image, camera, frame)
-    print(f"{args.out}: {camera.width} x {camera.height} pixels, line integrals up to {image.max():.2f}")
+    what = "line integrals" if beam is None else f"attenuation at {beam.tube_voltage_kv:g} kV"
+    print(f"{args.out}: {camera.width} x {camera.height} pixels, {what} up to {image.max():.2f}")
     return 0

@@ -9,7 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from SOPIRegistrationLib import methods
-from SOPIRegistrationLib.cli.common import add_ct_arguments, add_view_argument, progress_bar, read_ct, staged
+from SOPIRegistrationLib.cli.common import (
+    add_ct_arguments,
+    add_view_argument,
+    parse_weights,
+    progress_bar,
+    read_ct,
+    staged,
+)
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -20,6 +27,7 @@ from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import POLARITIES, prepare_radiograph
+from SOPIRegistrationLib.installed import IFR, PATIENT, RTPI
 from SOPIRegistrationLib.registration import (
     RegistrationResult,
     RegistrationSettings,
@@ -31,6 +39,8 @@ from SOPIRegistrationLib.registration.outputs import write_results
 from SOPIRegistrationLib.registration.pose_files import read_start
 
 _STARTS = methods.names(methods.INITIALISERS)
+# Whose weights --weights gives.
+_NETWORKS = (RTPI, PATIENT, IFR)
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class Request:
     refine: str = "opt"
     content: str = "auto"
     seed: int = 0
-    weights: Path | None = None
+    weights: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -97,15 +107,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--init",
         default="auto",
         metavar=f"{'|'.join(_STARTS)}|FILE",
-        help="start: pose network (rtpi, needs torch); search over +-50 deg; nominal view; a result.json or "
-        "transform file; auto takes network and nominal view, and searches where these fail (auto)",
+        help="start: pose network (rtpi, needs torch); that trained for this CT (patient, with --weights); "
+        "search over +-50 deg; nominal view; a result.json or transform file; auto takes network and nominal "
+        "view, and searches where these fail (auto)",
     )
     parser.add_argument(
         "--refine",
-        type=_not_yet("sopi+opt", "opt or none", "sopi"),
-        choices=["opt", "none"],
+        choices=methods.names(methods.REFINEMENTS),
         default="opt",
-        help="coarse-to-fine optimisation, or none (opt)",
+        help="coarse-to-fine optimisation (opt); with DRRs of an X-ray beam at the fine levels (physics), "
+        "and then without (physics+opt); the learned similarity (sopi, needs torch); this one, then the "
+        "optimisation (sopi+opt); none (opt)",
     )
     parser.add_argument(
         "--content",
@@ -113,7 +125,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what DRRs are made of; auto takes what agrees better with the X-ray (auto)",
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="other weights of the pose network")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="NETWORK=FILE",
+        help=f"other weights than the installed ones, of {', '.join(_NETWORKS)}; a plain FILE is of the "
+        f"network of --init, else of {RTPI}",
+    )
     parser.add_argument("--frame", type=int, metavar="N", help="frame of a multi-frame X-ray, from 1")
     parser.add_argument(
         "--polarity", choices=POLARITIES, default="auto", help="bones in the X-ray as stored (auto: detected)"
@@ -159,8 +178,11 @@ def register_files(request: Request, folder: Path) -> Registered:
     init = request.init
     if start_file is not None:
         init = read_start(start_file, frame, all_cameras, geometry.camera)
-    settings = RegistrationSettings(init, request.refine, request.content, request.seed, request.weights)
-    lay_out(ct)
+    # A plain file is of the network that was asked for.
+    first = request.init if request.init in _NETWORKS else RTPI
+    weights = parse_weights(request.weights, sorted(_NETWORKS, key=lambda name: name != first))
+    settings = RegistrationSettings(init, request.refine, request.content, request.seed, weights)
+    lay_out(ct, weights)
     seconds_preparation = time.perf_counter() - began
     with progress_bar("registration") as update:
         result = register(ct, views, frame, settings, lambda state: update(state.fraction, state.stage))
@@ -270,11 +292,11 @@ def summary(registered: Registered, out: Path) -> str:
     return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
 
 
-def _not_yet(word: str, instead: str, *more: str):
-    """Argument type that refuses the words of methods that do not exist yet."""
+def _not_yet(word: str, instead: str):
+    """Argument type that refuses the word of a choice that does not exist yet."""
 
     def value(text: str) -> str:
-        if text in (word, *more):
+        if text == word:
             raise argparse.ArgumentTypeError(f"{text} is not available in this version: use {instead}")
         return text
 

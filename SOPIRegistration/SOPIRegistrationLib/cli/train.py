@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import platform
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
+from SOPIRegistrationLib.cli import train_patient
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.images.itk_reading import require_file
 
-NETWORKS = ("comparing", "published", "light")
+RTPI_NETWORKS = ("comparing", "published", "light")
+IFR_NETWORKS = ("light", "published", "deep-reg")
+_COUNTS = (
+    *("steps", "patients", "group", "corrections", "phantoms", "pool", "validate_every"),
+    *("validation_patients", "devices", "machines"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,19 +30,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Train the pose initialiser. Goes on from the checkpoint in the folder if there is one.",
     )
     add_rtpi_arguments(rtpi)
+    ifr = networks.add_parser(
+        "ifr",
+        help="the learned similarity of the fine registration",
+        description="Train the learned similarity of the fine registration. Goes on from the checkpoint in "
+        "the folder if there is one.",
+    )
+    add_ifr_arguments(ifr)
+    patient = networks.add_parser(
+        "patient",
+        help="a pose network for one patient, from the CT alone, within minutes",
+        description="Train a pose network for one CT and C-arm, before the X-rays are taken. Ctrl-C keeps the "
+        "best so far; goes on from the checkpoint in the folder if there is one.",
+    )
+    train_patient.add_arguments(patient)
 
 
 def add_rtpi_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``sopi train rtpi``."""
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder of checkpoint, log.csv and weights"
-    )
+    _add_common_arguments(parser, 0.02)
     parser.add_argument(
         "--network",
-        choices=NETWORKS,
+        choices=RTPI_NETWORKS,
         default="comparing",
         help="corrects a pose by comparing X-ray and DRR (comparing); the paper's two branches (published); "
         "the same in small (light)",
+    )
+    parser.add_argument(
+        "--nominal-starts",
+        type=float,
+        default=0.7,
+        metavar="SHARE",
+        help="starts at the nominal view, 0 to 1 (0.7), the others anywhere between it and the pose",
+    )
+    parser.add_argument(
+        "--corrections",
+        type=int,
+        default=3,
+        metavar="N",
+        help="times that a pose is corrected in a row, network comparing (3); fewer at first learn faster",
+    )
+    parser.set_defaults(train=train_rtpi)
+
+
+def add_ifr_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``sopi train ifr``."""
+    _add_common_arguments(parser, 0.01)
+    parser.add_argument(
+        "--network",
+        choices=IFR_NETWORKS,
+        default="light",
+        help="the paper's composite encoders in small, for CPUs (light), in full (published), or ProST's "
+        "encoders (deep-reg)",
+    )
+    parser.add_argument(
+        "--direction",
+        type=float,
+        metavar="X",
+        help="weight of the published loss, the direction of the gradient (light 0.2, others 1)",
+    )
+    parser.add_argument(
+        "--step",
+        type=float,
+        metavar="X",
+        help="weight of the loss of a least-squares step (light 1, others 0)",
+    )
+    parser.add_argument(
+        "--plain-mm",
+        action="store_true",
+        help="translations of the direction in mm on all axes, as published, instead of depth at a tenth",
+    )
+    parser.add_argument(
+        "--unmasked", action="store_true", help="compare whole images, not where the CT's bones project"
+    )
+    parser.add_argument(
+        "--corrections",
+        type=int,
+        default=2,
+        metavar="N",
+        help="times that a pose is corrected in a row, where steps are trained (2)",
+    )
+    parser.set_defaults(train=train_ifr)
+
+
+def _add_common_arguments(parser: argparse.ArgumentParser, learning_rate: float) -> None:
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of checkpoint, log.csv and weights"
     )
     parser.add_argument(
         "--start",
@@ -67,19 +146,32 @@ def add_rtpi_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="largest of the X-rays' degradations, 0 to 1 (1); less is learned sooner",
     )
+    parser.add_argument(
+        "--bones",
+        type=float,
+        default=0.15,
+        metavar="SHARE",
+        help="patients of whom CT and X-ray show bones alone, 0 to 1 (0.15); more is learned sooner",
+    )
+    parser.add_argument(
+        "--c-arms",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="patients X-rayed with random C-arms, 0 to 1 (0.5), the others with a Perlove PLX118F",
+    )
     parser.add_argument("--steps", type=int, default=20_000, metavar="N", help="batches (20000)")
     parser.add_argument(
         "--patients", type=int, default=8, metavar="N", help="patients in a batch of a process (8)"
     )
     parser.add_argument("--group", type=int, default=4, metavar="N", help="X-rays of each patient (4)")
     parser.add_argument(
-        "--corrections",
-        type=int,
-        default=3,
-        metavar="N",
-        help="times that a pose is corrected in a row, network comparing (3); fewer at first learn faster",
+        "--learning-rate",
+        type=float,
+        default=learning_rate,
+        metavar="X",
+        help=f"highest ({learning_rate:g})",
     )
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3, metavar="X", help="highest (1.5e-3)")
     parser.add_argument(
         "--phantoms", type=int, default=80, metavar="N", help="different phantoms, each varied on and on (80)"
     )
@@ -102,7 +194,6 @@ def add_rtpi_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--machines", type=int, default=1, metavar="N", help="started alike on each (1)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (0)")
-    parser.set_defaults(train=train_rtpi)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,23 +211,82 @@ def train_rtpi(args: argparse.Namespace) -> int:
     Raises:
         InputError: an option or a CT is unusable.
     """
-    for name in (
-        "steps",
-        "patients",
-        "group",
-        "phantoms",
-        "pool",
-        "validate_every",
-        "validation_patients",
-        "devices",
-        "machines",
-    ):
+    _require_share(args, "nominal_starts")
+    _check(args)
+    from SOPIRegistrationLib.networks.comparing import ComparingConfig
+    from SOPIRegistrationLib.networks.two_branch import CONFIGURATIONS
+    from SOPIRegistrationLib.training.rtpi import ComparingTask, TwoBranchTask
+
+    if args.network == "comparing":
+        task = ComparingTask(ComparingConfig(), args.corrections)
+    else:
+        task = TwoBranchTask(CONFIGURATIONS[args.network])
+    card = {
+        "name": f"RTPI pose initialiser ({args.network})",
+        "intended_use": "Start poses for the registration of a CT to X-rays, over the `wide` range of poses "
+        "about a nominal view; always followed by refinement and verification.",
+    }
+    return _train(args, task, "rtpi", card, "bf16-mixed")
+
+
+def train_ifr(args: argparse.Namespace) -> int:
+    """Train a learned similarity; leaves weights with their model card in the folder.
+
+    Raises:
+        InputError: an option or a CT is unusable.
+    """
+    light = args.network == "light"
+    direction = (0.2 if light else 1.0) if args.direction is None else args.direction
+    step = (1.0 if light else 0.0) if args.step is None else args.step
+    for name, value in (("direction", direction), ("step", step)):
+        if value < 0:
+            raise InputError(f"--{name} is {value:g}: give 0 or more")
+    if not direction + step:
+        raise InputError("--direction and --step are both 0: give one of them a weight")
+    _check(args)
+    from SOPIRegistrationLib.networks.composite import CONFIGURATIONS, CompositeSimilarity
+    from SOPIRegistrationLib.networks.prost import ProstConfig, ProstSimilarity
+    from SOPIRegistrationLib.training.ifr import START_DEVIATION, EmbeddingTask, IFRLossWeights
+
+    if args.network == "deep-reg":
+        make, config = ProstSimilarity, ProstConfig()
+    else:
+        make, config = CompositeSimilarity, CONFIGURATIONS[args.network]
+    # What was trained for its steps is used by them.
+    config = replace(config, inference="least squares" if step else "descent")
+    if args.unmasked:
+        config = replace(config, masked=False)
+    weights = IFRLossWeights(direction, step, args.plain_mm)
+    task = EmbeddingTask(make, config, weights, args.corrections)
+    args.start_deviation = START_DEVIATION
+    card = {
+        "name": f"IFR learned similarity ({args.network})",
+        "intended_use": "Refinement of poses some 10 degrees and 20 mm off, as `sopi register --refine sopi` "
+        "and `sopi+opt` do it; always followed by verification.",
+    }
+    name = "deep-reg" if args.network == "deep-reg" else "ifr"
+    # Differences of features are too small for half the digits.
+    return _train(args, task, f"{name}-no-mask" if args.unmasked else name, card, "32-true")
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in _COUNTS:
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
-    if not 0 <= args.strength <= 1:
-        raise InputError(f"--strength is {args.strength:g}: give 0 to 1")
+    for name in ("strength", "bones", "c_arms"):
+        _require_share(args, name)
     if args.patients > args.pool:
         raise InputError(f"--patients {args.patients} of --pool {args.pool}: give a larger pool")
+
+
+def _require_share(args: argparse.Namespace, name: str) -> None:
+    value = getattr(args, name)
+    if not 0 <= value <= 1:
+        raise InputError(f"--{name.replace('_', '-')} is {value:g}: give 0 to 1")
+
+
+def _train(args: argparse.Namespace, task, name: str, card: dict[str, str], precision: str) -> int:
+    """Train a task's network; leaves ``NAME.safetensors`` and its model card, begun with ``card``."""
     cts = [require_file(path, "CT") for path in args.ct]
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -159,12 +309,12 @@ def train_rtpi(args: argparse.Namespace) -> int:
         devices=args.devices,
         num_nodes=args.machines,
         strategy="ddp" if several else "auto",
-        precision="bf16-mixed",
+        # On CPUs without matrix units bfloat16 is slower than float32.
+        precision=precision if cuda else "32-true",
     )
     fabric.launch()
     names = {field.name for field in fields(TrainingSettings)}
     settings = TrainingSettings(**{name: value for name, value in vars(args).items() if name in names})
-    task = _task(args.network, args.corrections)
     network = task.network()
     if args.start is not None:
         start = load_weights(require_file(args.start, "weights")).network
@@ -174,22 +324,12 @@ def train_rtpi(args: argparse.Namespace) -> int:
     trainer = Trainer(fabric, args.out, cts, task, network, settings, _print_progress)
     trained = trainer.run()
     if fabric.is_global_zero:
-        card = _card(args, trained)
-        path = args.out / "rtpi.safetensors"
+        card = card | _facts(args, trained)
+        path = args.out / f"{name}.safetensors"
         save_weights(path, trained.network, card, half=True)
         (args.out / "MODEL_CARD.md").write_text(model_card(card))
         print(f"wrote {path}, MODEL_CARD.md and log.csv")
     return 0
-
-
-def _task(name: str, corrections: int):
-    from SOPIRegistrationLib.networks.comparing import ComparingConfig
-    from SOPIRegistrationLib.networks.two_branch import CONFIGURATIONS
-    from SOPIRegistrationLib.training.rtpi import ComparingTask, TwoBranchTask
-
-    if name == "comparing":
-        return ComparingTask(ComparingConfig(), corrections)
-    return TwoBranchTask(CONFIGURATIONS[name])
 
 
 def _print_progress(fraction: float, line: str) -> None:
@@ -197,7 +337,8 @@ def _print_progress(fraction: float, line: str) -> None:
     print(f"progress {fraction:.4f} {line}", flush=True)
 
 
-def _card(args: argparse.Namespace, trained) -> dict:
+def _facts(args: argparse.Namespace, trained) -> dict:
+    """Entries of the model card that all networks have."""
     last = trained.log[-1]
     best = min(trained.log, key=lambda row: row["rotation_deg"] + row["in_plane_mm"] + 0.2 * row["depth_mm"])
     figures = {
@@ -209,12 +350,10 @@ def _card(args: argparse.Namespace, trained) -> dict:
     }
     names = ", ".join(path.name for path in args.ct)
     return {
-        "name": f"RTPI pose initialiser ({args.network})",
-        "intended_use": "Start poses for the registration of a CT to X-rays, over the `wide` range of poses "
-        "about a nominal view; always followed by refinement and verification.",
+        "views": list(args.views),
         "limits": [
             "Trained on simulated X-rays of trunks; other anatomy is outside what it saw.",
-            "Not a medical device. Its poses are starts, not results.",
+            "Not a medical device. Its poses are to be verified.",
         ],
         "data": [
             f"views: {', '.join(args.views)}; degradations up to {args.strength:g}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -201,6 +202,21 @@ def machine() -> dict[str, str]:
         "threads": ", ".join(f"{name} {count}" for name, count in threads.items()),
         "versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
     }
+
+
+def source_commit() -> str:
+    """Commit of the checkout that this program runs from, with "-dirty" where files differ from it; empty
+    where it was installed otherwise."""
+    root = Path(__file__).resolve().parents[3]
+    git = ("git", "-C", str(root))
+    options = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+    try:
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], **options).stdout.strip()
+        if Path(top).resolve() != root:
+            return ""
+        return subprocess.run([*git, "describe", "--always", "--dirty"], **options).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def processor() -> str:

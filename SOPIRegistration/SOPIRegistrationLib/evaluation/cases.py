@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import numpy as np
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
 from SOPIRegistrationLib.evaluation.targets import Photographer, photographer, require_target
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.presets import PRESETS
 from SOPIRegistrationLib.geometry.views import PoseFrame
@@ -23,7 +25,7 @@ from SOPIRegistrationLib.images.ct_preparation import BONE_THRESHOLD_HU, prepare
 from SOPIRegistrationLib.images.files import open_radiograph, read_volume
 from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
-from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.registration import lay_out
@@ -38,7 +40,7 @@ COARSE_MM, FINE_MM = 2.0, 1.5
 PHANTOMS_BY_DEFAULT = 20
 CONTENTS = ("body", "bone")
 _AIR_HU = -1000
-_REQUIRED, _OPTIONAL = ("ct", "xray", "geometry"), ("truth", "start", "mask", "camera")
+_REQUIRED, _OPTIONAL = ("ct", "xray", "geometry"), ("truth", "start", "mask", "camera", "case")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class EvaluationCase:
         number: in its source, from 0.
         name: for people.
         ct: prepared CT.
-        radiograph: prepared X-ray.
-        frame: nominal view, source-object distance and rotation centre.
+        radiographs: prepared X-rays of one world, one or several.
+        frame: nominal view, source-object distance and rotation centre, in the first camera.
         T_start: (4, 4) T_lps_to_world of the start, mm.
         T_true: (4, 4) T_lps_to_world; None where it is not known.
     """
@@ -58,10 +60,15 @@ class EvaluationCase:
     number: int
     name: str
     ct: PreparedCT
-    radiograph: PreparedRadiograph
+    radiographs: tuple[PreparedRadiograph, ...]
     frame: PoseFrame
     T_start: np.ndarray
     T_true: np.ndarray | None
+
+    @property
+    def T_world_to_camera(self) -> np.ndarray:
+        """(4, 4) extrinsics of the first camera."""
+        return self.radiographs[0].camera.T_world_to_camera
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ class SimulatedCases:
         T_true = frame.T_from_theta(theta_true)
         xray = prepare_radiograph(patient.photograph(T_true, image_rng), patient.camera)
         T_start = frame.T_from_theta(theta_start)
-        return EvaluationCase(number, patient.name, patient.ct, xray, frame, T_start, T_true)
+        return EvaluationCase(number, patient.name, patient.ct, (xray,), frame, T_start, T_true)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,17 +179,53 @@ def _bones_of(ct: Volume) -> Volume:
 
 
 @dataclass(frozen=True)
-class ListedCase:
-    """One line of a cases file; files as given there, relative ones to its folder."""
+class ListedView:
+    """One X-ray of a cases file: its line, its file and whose geometry it has."""
 
     line: int
-    ct: Path
     xray: Path
     geometry: str | None = None
+    camera: str | None = None
+
+
+@dataclass(frozen=True)
+class ListedCase:
+    """One case of a cases file, of one line or several; files as given there, relative ones to its folder."""
+
+    name: str
+    ct: Path
+    views: tuple[ListedView, ...]
     truth: Path | None = None
     start: Path | None = None
     mask: Path | None = None
-    camera: str | None = None
+
+
+@dataclass(frozen=True)
+class DrawnStarts:
+    """Starts about a known pose: as far from it, and in as many ways, as in the simulated cases.
+
+    Attributes:
+        number: of each case.
+        protocol: name in :data:`~SOPIRegistrationLib.evaluation.protocols.PROTOCOLS`.
+        seed: of their drawing.
+    """
+
+    number: int
+    protocol: str = "paper"
+    seed: int = 1
+
+    def draw(self, case: int, start: int, T_true: np.ndarray, centre_lps_mm: np.ndarray) -> np.ndarray:
+        """Start (4, 4) number ``start`` of a case, in the frame of its true pose (a camera's), mm."""
+        rng = np.random.default_rng([self.seed, case, start])
+        # The start of a simulated case as seen from its true pose, about the rotation centre.
+        theta_true, theta_start = PROTOCOLS[self.protocol].draw(rng)
+        about_origin = PoseFrame(np.zeros(3), 0.0, rotation=np.eye(3))
+        T_true_to_start = about_origin.T_from_theta(theta_start) @ se3.invert_rigid(
+            about_origin.T_from_theta(theta_true)
+        )
+        centre = T_true[:3, :3] @ centre_lps_mm + T_true[:3, 3]
+        away, back = (se3.rigid(np.eye(3), shift) for shift in (centre, -centre))
+        return away @ T_true_to_start @ back @ T_true
 
 
 @dataclass(frozen=True)
@@ -191,30 +234,57 @@ class ListedCases:
 
     Attributes:
         path: the CSV file.
-        cases: its lines.
+        listed: its cases.
+        starts: drawn in place of the listed ones: then every listed case is as many cases as it has starts.
     """
 
     path: Path
-    cases: tuple[ListedCase, ...]
+    listed: tuple[ListedCase, ...]
+    starts: DrawnStarts | None = None
+
+    @property
+    def count(self) -> int:
+        """How many cases there are."""
+        return len(self.listed) * self._starts_each
+
+    @property
+    def _starts_each(self) -> int:
+        return 1 if self.starts is None else self.starts.number
 
     def patient_of(self, number: int) -> int:
-        """The first case with the same CT and mask."""
-        wanted = self.cases[number]
+        """The first listed case with the same CT and mask."""
+        wanted = self.listed[number // self._starts_each]
         return next(
-            i for i, case in enumerate(self.cases) if (case.ct, case.mask) == (wanted.ct, wanted.mask)
+            i for i, case in enumerate(self.listed) if (case.ct, case.mask) == (wanted.ct, wanted.mask)
         )
 
     def check(self) -> None:
-        """Nothing: the files were found when the list was read; unusable ones become rows with errors."""
+        """Whether the cases can be made, as far as the list tells; unusable files become rows with errors.
+
+        Raises:
+            InputError: starts shall be drawn about a truth that a case has not.
+        """
+        if self.starts is None:
+            return
+        for case in self.listed:
+            if case.truth is None:
+                raise InputError(
+                    f"cases file {self.path} line {case.views[0].line} has no truth to draw starts about: "
+                    "fill in that cell, or leave out --starts"
+                )
 
     def settings(self) -> dict:
         """What the cases depend on, for the fingerprint of an evaluation."""
         files = {self.path}
-        for case in self.cases:
-            named = (case.ct, case.xray, case.geometry, case.truth, case.start, case.mask)
+        for case in self.listed:
+            named = [case.ct, case.truth, case.start, case.mask]
+            named += [path for view in case.views for path in (view.xray, view.geometry)]
             files.update(Path(path) for path in named if path is not None and Path(path).exists())
         digests = "".join(digest(path) for path in sorted(files))
-        return {"cases": self.path.name, "files": hashlib.sha256(digests.encode()).hexdigest()[:16]}
+        settings = {"cases": self.path.name, "files": hashlib.sha256(digests.encode()).hexdigest()[:16]}
+        if self.starts is not None:
+            settings["starts"] = f"{self.starts.number} by protocol {self.starts.protocol}"
+        return settings
 
     def make(self, number: int) -> EvaluationCase:
         """Case of that number.
@@ -222,33 +292,77 @@ class ListedCases:
         Raises:
             InputError: one of its files is unusable.
         """
-        listed = self.cases[number]
+        index, start = divmod(number, self._starts_each)
+        case = _made_case(replace(self, starts=None), index)
+        if self.starts is None:
+            return case
+        T_world_to_camera = case.T_world_to_camera
+        T_true = T_world_to_camera @ case.T_true
+        T_start = np.linalg.inv(T_world_to_camera) @ self.starts.draw(
+            index, start, T_true, case.frame.centre_lps_mm
+        )
+        return replace(case, number=number, name=f"{case.name}, start {start}", T_start=T_start)
+
+    def _make_listed(self, index: int) -> EvaluationCase:
+        """A case with its listed start."""
+        listed = self.listed[index]
         ct = _prepared_ct(listed.ct, listed.mask)
-        radiograph, geometry = open_radiograph(listed.xray, listed.geometry)
-        cameras = geometry.cameras
-        name = listed.camera
-        if name is None and len(cameras) > 1:
-            name = geometry.camera_named_in(listed.xray.name)
-            if name is None:
-                known = ", ".join(camera.name for camera in cameras)
-                raise InputError(
-                    f"{self.path} line {listed.line}: {listed.geometry} has the cameras {known}: choose "
-                    "one in the column camera"
-                )
-        if name is not None:
-            geometry = geometry.for_camera(name)
+        opened = [self._open(view) for view in listed.views]
+        geometry, known = opened[0][1:]
+        cameras = tuple(camera for _, one, _ in opened for camera in one.cameras)
+        _require_places(cameras, f"{self.path} line {listed.views[-1].line}")
+        if len(cameras) > 1:
+            # Where the central rays meet is a better guess of the distance than any for one camera.
+            geometry = replace(known, cameras=cameras)
         try:
             frame = geometry.pose_frame(ct.rotation_centre_lps_mm)
         except InputError as error:
-            raise InputError(f"{listed.geometry or listed.xray}: {error}") from None
-        xray = prepare_radiograph(radiograph, geometry.camera)
-        T_start = np.linalg.inv(geometry.camera.T_world_to_camera) @ frame.T_nominal
+            raise InputError(f"{listed.views[0].geometry or listed.views[0].xray}: {error}") from None
+        xrays = tuple(
+            prepare_radiograph(xray, camera) for (xray, _, _), camera in zip(opened, cameras, strict=True)
+        )
+        first = cameras[0]
+        T_start = np.linalg.inv(first.T_world_to_camera) @ frame.T_nominal
         if listed.start is not None:
-            T_start = read_start(listed.start, frame, cameras, geometry.camera)
+            T_start = read_start(listed.start, frame, known.cameras, first)
         T_true = None
         if listed.truth is not None:
-            T_true = read_start(listed.truth, frame, cameras, geometry.camera)
-        return EvaluationCase(number, listed.xray.name, ct, xray, frame, T_start, T_true)
+            T_true = read_start(listed.truth, frame, known.cameras, first)
+        return EvaluationCase(index, listed.name, ct, xrays, frame, T_start, T_true)
+
+    def _open(self, view: ListedView) -> tuple[Radiograph, CArmGeometry, CArmGeometry]:
+        """X-ray, geometry of its camera, and of all cameras that were calibrated with it."""
+        radiograph, known = open_radiograph(view.xray, view.geometry)
+        name = view.camera
+        if name is None and len(known.cameras) > 1:
+            name = known.camera_named_in(view.xray.name)
+            if name is None:
+                names = ", ".join(camera.name for camera in known.cameras)
+                raise InputError(
+                    f"{self.path} line {view.line}: {view.geometry} has the cameras {names}: choose one in "
+                    "the column camera"
+                )
+        return radiograph, known if name is None else known.for_camera(name), known
+
+
+# Many starts of a case follow each other.
+@lru_cache(maxsize=1)
+def _made_case(source: ListedCases, index: int) -> EvaluationCase:
+    return source._make_listed(index)
+
+
+def _require_places(cameras: tuple[Camera, ...], where: str) -> None:
+    """Whether cameras of one world stand at different places in it.
+
+    Raises:
+        InputError: two stand at the same, as cameras without a common calibration do.
+    """
+    places = {tuple(np.round(camera.T_world_to_camera, 6).ravel()) for camera in cameras}
+    if len(places) < len(cameras):
+        raise InputError(
+            f"{where}: two X-rays of the case have the same camera: give a geometry file with R and t of "
+            "each, or other names in the column case"
+        )
 
 
 CaseSource = SimulatedCases | ListedCases
@@ -261,13 +375,18 @@ def _prepared_ct(ct: Path, mask: Path | None) -> PreparedCT:
     return prepared
 
 
-def read_cases_file(path: Path) -> ListedCases:
+def read_cases_file(path: Path, starts: DrawnStarts | None = None) -> ListedCases:
     """The cases of a CSV file with a header line.
 
     Columns: ct, xray, geometry (JSON file or C-arm preset; empty for the X-ray's DICOM tags); optionally
     truth and start (a result.json or a transform file), mask (label map of the bones), camera (name in the
-    geometry). Empty cells of optional columns stand for nothing; relative paths start at the CSV file's
-    folder.
+    geometry), case (X-rays with the same one are registered jointly: the geometry has a camera for each, ct
+    and mask are the same, truth and start those of the first line that has them). Empty cells of optional
+    columns stand for nothing; relative paths start at the CSV file's folder.
+
+    Args:
+        path: the CSV file.
+        starts: drawn about the truths in place of the listed starts.
 
     Raises:
         InputError: no such file, another layout, or a line that names a missing file.
@@ -287,13 +406,17 @@ def read_cases_file(path: Path) -> ListedCases:
     if missing or unknown:
         wrong = f"has no column {missing[0]}" if missing else f"has a column '{unknown[0]}'"
         raise InputError(f"cases file {path} {wrong}: it {columns}")
-    cases = tuple(_listed_case(path, number, row) for number, row in lines)
+    cases: dict[str, ListedCase] = {}
+    for number, row in lines:
+        name, case = _listed_case(path, number, row)
+        cases[name] = _joined(cases[name], case, path) if name in cases else case
     if not cases:
         raise InputError(f"cases file {path} lists no case: add a line for each X-ray")
-    return ListedCases(path, cases)
+    return ListedCases(path, tuple(cases.values()), starts)
 
 
-def _listed_case(path: Path, line: int, row: dict) -> ListedCase:
+def _listed_case(path: Path, line: int, row: dict) -> tuple[str, ListedCase]:
+    """A line as a case of its own, and what it is joined with others by."""
     where = f"cases file {path} line {line}"
     if None in row:
         raise InputError(f"{where} has more cells than the header: put values with a comma in quotes")
@@ -317,7 +440,26 @@ def _listed_case(path: Path, line: int, row: dict) -> ListedCase:
             f"{where}: geometry {path.parent / geometry} does not exist, nor is it a preset: correct that "
             "cell"
         )
-    return ListedCase(line, geometry=geometry, camera=cells.get("camera") or None, **files)
+    view = ListedView(line, files.pop("xray"), geometry, cells.get("camera") or None)
+    named = cells.get("case", "")
+    case = ListedCase(named or view.xray.name, views=(view,), **files)
+    return (f"case {named}" if named else f"line {line}"), case
+
+
+def _joined(case: ListedCase, further: ListedCase, path: Path) -> ListedCase:
+    """A case with one more X-ray."""
+    for name in ("ct", "mask"):
+        if getattr(further, name) != getattr(case, name):
+            raise InputError(
+                f"cases file {path} line {further.views[0].line}: case {case.name} has another {name} than "
+                "on its line before: give X-rays of one case the same"
+            )
+    return replace(
+        case,
+        views=case.views + further.views,
+        truth=case.truth or further.truth,
+        start=case.start or further.start,
+    )
 
 
 def digest(path: Path) -> str:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase
 from SOPIRegistrationLib.evaluation.methods import compared_volume
 from SOPIRegistrationLib.evaluation.metrics import PoseError, pose_error, structural_similarity
+from SOPIRegistrationLib.geometry.views import THETA_NAMES, theta_as_dict, theta_from_dict
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration.objective import around_object, at_level, comparable_pixels
 from SOPIRegistrationLib.similarity import gradient_correlation, ncc
 
 _MEASURE_PIXELS = 256
-_AXES = ("rx_deg", "ry_deg", "rz_deg", "tx_mm", "ty_mm", "tz_mm")
 _ERRORS = (
     *("rotation_deg", "translation_mm", "in_plane_mm", "depth_mm"),
     *("mtre_mm", "mpd_detector_mm", "mpd_object_mm"),
 )
+_IMAGE_FIGURES = ("ncc", "gradient_correlation", "ssim", "css")
 COLUMNS = (
     *("case", "name", "method", "error", "seconds", "device", "workers", "verdict"),
-    *(f"true_{axis}" for axis in _AXES),
-    *(f"start_{axis}" for axis in _AXES),
-    *(f"end_{axis}" for axis in _AXES),
+    *(f"true_{axis}" for axis in THETA_NAMES),
+    *(f"start_{axis}" for axis in THETA_NAMES),
+    *(f"end_{axis}" for axis in THETA_NAMES),
     *(f"start_{name}" for name in _ERRORS),
     *_ERRORS,
     *("failed", "succeeded", "sum_abs_rotation_deg", "sum_abs_translation_mm"),
-    *("ncc", "gradient_correlation", "ssim", "css"),
+    *_IMAGE_FIGURES,
 )
 
 
@@ -50,28 +54,39 @@ def end_figures(case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict:
     if case.T_true is None:
         return row
     error = _error(case, T_lps_to_world)
-    theta, theta_true = (_theta(case, T) for T in (T_lps_to_world, case.T_true))
-    away = theta - theta_true
-    away[:3] = (away[:3] + np.pi) % (2 * np.pi) - np.pi
+    apart = axis_errors(row | _theta_entries("true", case, case.T_true))
     return row | {
         **_error_entries(error),
         "failed": int(error.failed),
         "succeeded": int(error.succeeded),
-        "sum_abs_rotation_deg": float(np.rad2deg(np.abs(away[:3]).sum())),
-        "sum_abs_translation_mm": float(np.abs(away[3:]).sum()),
+        "sum_abs_rotation_deg": float(apart[:3].sum()),
+        "sum_abs_translation_mm": float(apart[3:].sum()),
     }
 
 
+def axis_errors(row: dict) -> np.ndarray:
+    """(6,) absolute errors of rx, ry, rz (deg) and tx, ty, tz (mm) of a row of results with a true pose."""
+    away = np.array([float(row[f"end_{axis}"]) - float(row[f"true_{axis}"]) for axis in THETA_NAMES])
+    away[:3] = (away[:3] + 180) % 360 - 180
+    return np.abs(away)
+
+
 def image_figures(case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict[str, float]:
-    """Agreement of DRR and X-ray at 256 pixels over the pixels that can be compared.
+    """Agreement of DRR and X-ray at 256 pixels over the pixels that can be compared, mean over the views.
 
     NCC and gradient correlation know no brightness; for SSIM and its contrast-structure part (CSS) the DRR is
     first brought to the X-ray's brightness by the straight line that fits best in least squares.
     """
+    views = [_view_figures(case, radiograph, T_lps_to_world) for radiograph in case.radiographs]
+    return {name: float(np.mean([view[name] for view in views])) for name in _IMAGE_FIGURES}
+
+
+def _view_figures(
+    case: EvaluationCase, radiograph: PreparedRadiograph, T_lps_to_world: np.ndarray
+) -> dict[str, float]:
     moving = compared_volume(case.ct)
-    camera = case.radiograph.camera
-    T = camera.T_world_to_camera @ T_lps_to_world[None]
-    view = at_level(around_object(case.radiograph, moving, T), _MEASURE_PIXELS)
+    T = radiograph.camera.T_world_to_camera @ T_lps_to_world[None]
+    view = at_level(around_object(radiograph, moving, T), _MEASURE_PIXELS)
     drr = project(moving.for_camera(view.camera, T[0]), view.camera, T[0])
     valid = comparable_pixels(view, moving, T)[0]
     slope, offset = _line(drr[valid], view.image[valid])
@@ -93,27 +108,31 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def _error(case: EvaluationCase, T_lps_to_world: np.ndarray) -> PoseError:
-    camera = case.radiograph.camera
-    estimate, truth = (camera.T_world_to_camera @ T for T in (T_lps_to_world, case.T_true))
-    return pose_error(estimate, truth, case.ct.surface_points_lps_mm, case.frame.centre_lps_mm, camera)
+    """In the first camera's frame; projection distances are means over the views."""
+    points, centre = case.ct.surface_points_lps_mm, case.frame.centre_lps_mm
+    errors = []
+    for radiograph in case.radiographs:
+        camera = radiograph.camera
+        estimate, truth = (camera.T_world_to_camera @ T for T in (T_lps_to_world, case.T_true))
+        errors.append(pose_error(estimate, truth, points, centre, camera))
+    at_detector = [error.mpd_detector_mm for error in errors]
+    return replace(
+        errors[0],
+        mpd_detector_mm=None if None in at_detector else float(np.mean(at_detector)),
+        mpd_object_mm=float(np.mean([error.mpd_object_mm for error in errors])),
+    )
 
 
 def _error_entries(error: PoseError) -> dict:
     return {name: getattr(error, name) for name in _ERRORS}
 
 
-def _theta(case: EvaluationCase, T_lps_to_world: np.ndarray) -> np.ndarray:
-    return case.frame.theta_from_T(case.radiograph.camera.T_world_to_camera @ T_lps_to_world)
-
-
 def _theta_entries(prefix: str, case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict[str, float]:
-    theta = _theta(case, T_lps_to_world)
-    values = [*np.rad2deg(theta[:3]), *theta[3:]]
-    return {f"{prefix}_{axis}": float(value) for axis, value in zip(_AXES, values, strict=True)}
+    theta = case.frame.theta_from_T(case.T_world_to_camera @ T_lps_to_world)
+    return {f"{prefix}_{axis}": value for axis, value in theta_as_dict(theta).items()}
 
 
 def pose_of_row(row: dict, case: EvaluationCase, prefix: str = "end") -> np.ndarray:
     """(4, 4) T_lps_to_world that a row of results holds for its case; ``prefix`` "true", "start" or "end"."""
-    theta = np.array([float(row[f"{prefix}_{axis}"]) for axis in _AXES])
-    theta[:3] = np.deg2rad(theta[:3])
-    return np.linalg.inv(case.radiograph.camera.T_world_to_camera) @ case.frame.T_from_theta(theta)
+    theta = theta_from_dict({axis: row[f"{prefix}_{axis}"] for axis in THETA_NAMES})
+    return np.linalg.inv(case.T_world_to_camera) @ case.frame.T_from_theta(theta)

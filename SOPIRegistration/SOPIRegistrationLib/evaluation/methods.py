@@ -5,19 +5,21 @@ A method is one entry of ``METHODS``; ``sopi evaluate --methods`` takes its name
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.installed import RTPI, installed_weights
+from SOPIRegistrationLib.installed import IFR, PATIENT, RTPI, has_weights, installed_weights
 from SOPIRegistrationLib.optimise.cmaes import maximise_by_cmaes
 from SOPIRegistrationLib.projector import ProjectorVolume, project
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
@@ -29,6 +31,17 @@ from SOPIRegistrationLib.similarity import get_similarity
 BASELINE_PIXELS = 256
 _DESCENT_ITERATIONS, _CMAES_GENERATIONS = 300, 150
 
+# Networks that only comparisons need: ProST's encoders; IFR's, trained without the projected mask.
+DEEP_REG, IFR_NO_MASK = "deep-reg", "ifr-no-mask"
+# Whose weights `--weights NETWORK=FILE` gives, and what trains them.
+NETWORKS = {
+    RTPI: "sopi train rtpi",
+    PATIENT: "sopi train patient",
+    IFR: "sopi train ifr",
+    DEEP_REG: "sopi train ifr --network deep-reg",
+    IFR_NO_MASK: "sopi train ifr --unmasked",
+}
+
 # Asked several times a second; a true answer ends a method as soon as possible.
 Stop = Callable[[], bool]
 
@@ -39,19 +52,21 @@ class Problem:
 
     Attributes:
         ct: prepared CT.
-        radiograph: prepared X-ray.
-        frame: nominal view, source-object distance and rotation centre.
+        radiographs: prepared X-rays of one world, one or several.
+        frame: nominal view, source-object distance and rotation centre, in the first camera.
         T_start: (4, 4) T_lps_to_world of the start, mm; methods that find their own start ignore it.
         seed: of anything random.
-        weights: file of the pose network's weights; the installed ones if None.
+        weights: files of weights by network, over the installed ones.
+        baseline_pixels: longer edge of the images that the baselines compare.
     """
 
     ct: PreparedCT
-    radiograph: PreparedRadiograph
+    radiographs: tuple[PreparedRadiograph, ...]
     frame: PoseFrame
     T_start: np.ndarray
     seed: int = 0
-    weights: Path | None = None
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    baseline_pixels: int = BASELINE_PIXELS
 
 
 @dataclass(frozen=True)
@@ -78,18 +93,29 @@ class EvaluatedMethod:
         summary: what it optimises, how and from where, for the report.
         solve: the method.
         needs: packages without which it does not run.
-        needs_network: whether the pose network's weights must be there.
+        networks: whose weights must be there.
     """
 
     label: str
     summary: str
     solve: Callable[[Problem, Stop], Estimate]
     needs: tuple[str, ...] = ()
-    needs_network: bool = False
+    networks: tuple[str, ...] = ()
 
 
-def require_methods(names: list[str], weights: Path | None = None) -> None:
+def weights_file(network: str, given: Mapping[str, Path]) -> Path | None:
+    """File of a network's weights: the given one, else the installed one; None if there is none."""
+    if network in given:
+        return given[network]
+    return installed_weights(network) if has_weights(network) else None
+
+
+def require_methods(names: Sequence[str], given: Mapping[str, Path]) -> None:
     """Whether methods of these names can run here.
+
+    Args:
+        names: of methods.
+        given: files of weights by network, over the installed ones.
 
     Raises:
         InputError: one is unknown, or its package or weights are missing.
@@ -97,13 +123,30 @@ def require_methods(names: list[str], weights: Path | None = None) -> None:
     for name in names:
         if name not in METHODS:
             raise InputError(f"unknown method '{name}': use {', '.join(METHODS)}")
-        for package in METHODS[name].needs:
-            if find_spec(package) is None:
-                raise InputError(f"method {name} needs the Python package '{package}': pip install it")
-        if METHODS[name].needs_network:
-            path = weights or installed_weights(RTPI)
-            if not Path(path).is_file():
-                raise InputError(f"weights {path} do not exist: give others with --weights")
+        if missing := _missing(METHODS[name], given):
+            raise InputError(f"method {name} {missing}")
+
+
+def runnable_methods(given: Mapping[str, Path]) -> list[str]:
+    """Names of the methods that can run here; arguments as for :func:`require_methods`."""
+    return [name for name, method in METHODS.items() if not _missing(method, given)]
+
+
+def _missing(method: EvaluatedMethod, given: Mapping[str, Path]) -> str:
+    """What a method lacks to run, and the remedy; empty if nothing."""
+    for package in method.needs:
+        if find_spec(package) is None:
+            return f"needs the Python package '{package}': pip install it"
+    for network in method.networks:
+        path = weights_file(network, given)
+        if path is None:
+            return (
+                f"needs the network '{network}', of which no weights are installed: train it "
+                f"({NETWORKS[network]}), and give them with --weights {network}=FILE"
+            )
+        if not path.is_file():
+            return f"needs weights {path}, which do not exist: give others with --weights {network}=FILE"
+    return ""
 
 
 def start_itself(problem: Problem, stop: Stop) -> Estimate:
@@ -114,12 +157,15 @@ def start_itself(problem: Problem, stop: Stop) -> Estimate:
 def descend(problem: Problem, stop: Stop, *, similarity: str) -> Estimate:
     """Gradient ascent on one similarity of the DRR and the X-ray, from the start pose.
 
-    The optimisation-based baselines of the SOPI paper (Table 1). The paper names their similarities and not
-    their optimiser, and its published code does not hold them; the papers it cites maximise with CMA-ES
-    (Otake et al. 2013; De Silva et al. 2016) or over several resolutions (Liu et al. 2022). Here: Adam
-    (Kingma and Ba 2015) through the differentiable projector on six evenly scaled coordinates of the pose
-    (:func:`~SOPIRegistrationLib.optimise.descent.maximise_by_gradient`), at most 300 iterations at 256
-    pixels, the step halved where it no longer gains; one resolution, whole image, no prior, one start.
+    The optimisation-based baselines of the SOPI paper (Table 1). That paper names their similarities ("an
+    optimizer is used to maximize the similarity") and not their optimiser, and its published code does not
+    hold them. The papers they come from go further than a baseline from one start does: Otake et al. 2013
+    multi-start CMA-ES with local restarts, De Silva et al. 2016 up to 200 starts, Liu et al. 2022 several
+    resolutions. Here: Adam (Kingma and Ba 2015) through the differentiable projector on six evenly scaled
+    coordinates of the pose (:func:`~SOPIRegistrationLib.optimise.descent.maximise_by_gradient`), the step
+    halved where it no longer gains and the end where it is below 0.005 of a coordinate (0.006 deg, 0.005 mm
+    in plane, 0.05 mm in depth), or after 300 iterations; one resolution, whole image, no prior, one start.
+    Several X-rays count alike.
 
     Args:
         problem: what to register.
@@ -132,13 +178,22 @@ def descend(problem: Problem, stop: Stop, *, similarity: str) -> Estimate:
     from SOPIRegistrationLib.optimise.descent import maximise_by_gradient
     from SOPIRegistrationLib.projector.autograd import project_differentiable
 
-    measure, images = get_similarity(similarity), _Comparison(problem)
-    fixed, valid = torch.from_numpy(images.view.image), torch.from_numpy(images.valid)
-    T_world_to_camera = torch.from_numpy(images.view.camera.T_world_to_camera)
+    measure = get_similarity(similarity)
+    views = [
+        (view, *(torch.from_numpy(a) for a in (view.image, view.valid, view.camera.T_world_to_camera)))
+        for view in _compared_views(problem)
+    ]
 
     def objective(T_lps_to_world):
-        T = (T_world_to_camera @ T_lps_to_world)[None]
-        return measure(project_differentiable(images.volume, images.view.camera, T), fixed, valid)[0]
+        values = [
+            measure(
+                project_differentiable(view.volume, view.camera, (T_camera @ T_lps_to_world)[None]),
+                image,
+                valid,
+            )[0]
+            for view, image, valid, T_camera in views
+        ]
+        return sum(values) / len(values)
 
     result = maximise_by_gradient(
         objective,
@@ -155,19 +210,26 @@ def evolve(problem: Problem, stop: Stop, *, similarity: str = "gc") -> Estimate:
     """CMA-ES on one similarity of the DRR and the X-ray, from the start pose.
 
     The intensity-based benchmark of ProST (IEEE TMI 2024): Hansen and Ostermeier 2001, first generation of
-    5 deg, 5 mm in plane and 20 mm in depth, 9 poses a generation, at most 150 generations at 256 pixels.
+    5 deg, 5 mm in plane and 20 mm in depth, 9 poses a generation, until they spread by less than a thousandth
+    of that, or 150 generations. Several X-rays count alike.
 
     Args:
         problem: what to register.
         stop: whether to end.
         similarity: name in :data:`~SOPIRegistrationLib.similarity.SIMILARITIES`.
     """
-    measure, images = get_similarity(similarity), _Comparison(problem)
-    camera = images.view.camera
+    measure, views = get_similarity(similarity), _compared_views(problem)
 
     def objective(T_lps_to_world):
-        drr = project(images.volume, camera, camera.T_world_to_camera @ T_lps_to_world)
-        return measure(drr, images.view.image, images.valid)
+        values = [
+            measure(
+                project(view.volume, view.camera, view.camera.T_world_to_camera @ T_lps_to_world),
+                view.image,
+                view.valid,
+            )
+            for view in views
+        ]
+        return sum(values) / len(values)
 
     result = maximise_by_cmaes(
         objective,
@@ -180,7 +242,9 @@ def evolve(problem: Problem, stop: Stop, *, similarity: str = "gc") -> Estimate:
     return Estimate(result.T)
 
 
-def by_pipeline(problem: Problem, stop: Stop, *, init: str | None, refine: str = "opt") -> Estimate:
+def by_pipeline(
+    problem: Problem, stop: Stop, *, init: str | None, refine: str = "opt", similarity: str = IFR
+) -> Estimate:
     """A registration as ``sopi register`` makes it, verified.
 
     Args:
@@ -188,24 +252,53 @@ def by_pipeline(problem: Problem, stop: Stop, *, init: str | None, refine: str =
         stop: whether to end.
         init: initialiser of the pipeline; None for the start pose of the problem.
         refine: its refinement.
+        similarity: the network that takes the place of IFR's in the learned refinements.
     """
     start = problem.T_start if init is None else init
-    settings = RegistrationSettings(start, refine, seed=problem.seed, weights=problem.weights)
+    networks = {RTPI: RTPI, IFR: similarity}
+    if init == PATIENT:
+        # Given to others it would change them: `auto` asks it first.
+        networks[PATIENT] = PATIENT
+    files = {role: weights_file(network, problem.weights) for role, network in networks.items()}
+    weights = {role: path for role, path in files.items() if path is not None}
+    settings = RegistrationSettings(start, refine, seed=problem.seed, weights=weights)
     result = register(
-        problem.ct, [problem.radiograph], problem.frame, settings, callback=lambda progress: stop()
+        problem.ct, problem.radiographs, problem.frame, settings, callback=lambda progress: stop()
     )
     return Estimate(result.T_lps_to_world, result.verdict.status, result.device)
 
 
-class _Comparison:
-    """X-ray, mask and volume of the baselines: what a whole-image comparison at 256 pixels sees."""
+def in_turn(problem: Problem, stop: Stop, *, first: Callable, then: Callable) -> Estimate:
+    """Two methods, the second from the pose of the first.
 
-    def __init__(self, problem: Problem):
-        moving = compared_volume(problem.ct)
-        T = problem.radiograph.camera.T_world_to_camera @ problem.T_start[None]
-        self.view = at_level(around_object(problem.radiograph, moving, T), BASELINE_PIXELS)
-        self.volume: ProjectorVolume = moving.for_camera(self.view.camera, T[0])
-        self.valid: np.ndarray = comparable_pixels(self.view, moving, T)[0]
+    Args:
+        problem: what to register.
+        stop: whether to end.
+        first: method, as ``solve``.
+        then: method that starts from the start pose of its problem.
+    """
+    found = first(problem, stop)
+    return then(replace(problem, T_start=found.T_lps_to_world), stop)
+
+
+class _ComparedView(NamedTuple):
+    """What a whole-image comparison sees of an X-ray, and what it projects."""
+
+    image: np.ndarray
+    valid: np.ndarray
+    camera: Camera
+    volume: ProjectorVolume
+
+
+def _compared_views(problem: Problem) -> list[_ComparedView]:
+    """X-rays, masks and volumes of the baselines."""
+    moving, views = compared_volume(problem.ct), []
+    for radiograph in problem.radiographs:
+        T = radiograph.camera.T_world_to_camera @ problem.T_start[None]
+        view = at_level(around_object(radiograph, moving, T), problem.baseline_pixels)
+        valid = comparable_pixels(view, moving, T)[0]
+        views.append(_ComparedView(view.image, valid, view.camera, moving.for_camera(view.camera, T[0])))
+    return views
 
 
 def compared_volume(ct: PreparedCT) -> MovingVolume:
@@ -214,7 +307,11 @@ def compared_volume(ct: PreparedCT) -> MovingVolume:
     return bone if bone.is_part else body
 
 
-_FROM_START = "Adam on theta at 256 pixels, from the start"
+_FROM_START = "Adam on theta at one resolution, from the start"
+_TORCH, _LEARNED = ("torch",), ("torch", "safetensors")
+_OWN_START = "knows no start"
+_DEEP_REG_SOLVE = partial(by_pipeline, init=None, refine="sopi", similarity=DEEP_REG)
+_SOPI_SOLVE = partial(by_pipeline, init="rtpi", refine="sopi")
 
 METHODS: dict[str, EvaluatedMethod] = {
     "initial": EvaluatedMethod("Initial", "the start pose itself", start_itself),
@@ -222,51 +319,127 @@ METHODS: dict[str, EvaluatedMethod] = {
         "Opt-NCCL",
         f"NCC and cosine of Laplacian-of-Gaussian images (Liu 2022); {_FROM_START}",
         partial(descend, similarity="nccl"),
-        ("torch",),
+        _TORCH,
     ),
     "opt-ngi": EvaluatedMethod(
         "Opt-NGI",
         f"normalised gradient information (Otake 2013); {_FROM_START}",
         partial(descend, similarity="ngi"),
-        ("torch",),
+        _TORCH,
     ),
     "opt-gc": EvaluatedMethod(
         "Opt-GC",
         f"gradient correlation (De Silva 2016); {_FROM_START}",
         partial(descend, similarity="gc"),
-        ("torch",),
+        _TORCH,
     ),
     "cma-es": EvaluatedMethod(
-        "CMA-ES", "gradient correlation; CMA-ES at 256 pixels, from the start (Gao 2024)", evolve
+        "CMA-ES", "gradient correlation; CMA-ES at one resolution, from the start (Gao 2024)", evolve
+    ),
+    "deep-reg": EvaluatedMethod(
+        "Deep-reg",
+        "similarity learned by ProST's encoders (Gao 2020), from the start",
+        _DEEP_REG_SOLVE,
+        _LEARNED,
+        (DEEP_REG,),
+    ),
+    "deep-reg+cma-es": EvaluatedMethod(
+        "Deep-reg + CMA-ES",
+        "similarity learned by ProST's encoders, then gradient correlation by CMA-ES (Gao 2024), from the "
+        "start",
+        partial(in_turn, first=_DEEP_REG_SOLVE, then=evolve),
+        _LEARNED,
+        (DEEP_REG,),
+    ),
+    "rtpi": EvaluatedMethod(
+        "RTPI",
+        f"pose network alone, from the nominal view; {_OWN_START}",
+        partial(by_pipeline, init="rtpi", refine="none"),
+        _LEARNED,
+        (RTPI,),
+    ),
+    "ifr": EvaluatedMethod(
+        "IFR",
+        "learned fine registration alone, from the start",
+        partial(by_pipeline, init=None, refine="sopi"),
+        _LEARNED,
+        (IFR,),
+    ),
+    "sopi": EvaluatedMethod(
+        "SOPI",
+        f"pose network, then learned fine registration; {_OWN_START}",
+        _SOPI_SOLVE,
+        _LEARNED,
+        (RTPI, IFR),
+    ),
+    "sopi+opt-gc": EvaluatedMethod(
+        "SOPI + Opt-GC",
+        f"the paper's SOPI+opt: SOPI, then Opt-GC; {_OWN_START}",
+        partial(in_turn, first=_SOPI_SOLVE, then=partial(descend, similarity="gc")),
+        _LEARNED,
+        (RTPI, IFR),
+    ),
+    "sopi-no-ce": EvaluatedMethod(
+        "SOPI without composite encoder",
+        f"pose network, then the similarity learned by ProST's encoders; {_OWN_START}",
+        partial(by_pipeline, init="rtpi", refine="sopi", similarity=DEEP_REG),
+        _LEARNED,
+        (RTPI, DEEP_REG),
+    ),
+    "sopi-no-mask": EvaluatedMethod(
+        "SOPI without mask loss",
+        f"pose network, then fine registration learned without the projected mask; {_OWN_START}",
+        partial(by_pipeline, init="rtpi", refine="sopi", similarity=IFR_NO_MASK),
+        _LEARNED,
+        (RTPI, IFR_NO_MASK),
+    ),
+    "patient": EvaluatedMethod(
+        "Patient-specific",
+        f"network trained on this patient's CT alone (Zhang 2023), from the nominal view; {_OWN_START}",
+        partial(by_pipeline, init="patient", refine="none"),
+        _LEARNED,
+        (PATIENT,),
+    ),
+    "patient+physics": EvaluatedMethod(
+        "Patient-specific + physics",
+        f"the same, then opt with DRRs of an X-ray beam at its fine levels; {_OWN_START}",
+        partial(by_pipeline, init="patient", refine="physics"),
+        _LEARNED,
+        (PATIENT,),
     ),
     "opt": EvaluatedMethod(
         "opt (ours)",
         "Levenberg-Marquardt from coarse to fine on normalised residuals, from the start and views around it",
         partial(by_pipeline, init=None),
     ),
+    "physics": EvaluatedMethod(
+        "physics (ours)",
+        "as opt, with DRRs of an X-ray beam at the fine levels",
+        partial(by_pipeline, init=None, refine="physics"),
+    ),
     "search": EvaluatedMethod(
         "search + opt (ours)",
-        "template search about the nominal view, then opt; knows no start",
+        f"template search about the nominal view, then opt; {_OWN_START}",
         partial(by_pipeline, init="search"),
-    ),
-    "rtpi": EvaluatedMethod(
-        "RTPI",
-        "pose network alone, from the nominal view; knows no start",
-        partial(by_pipeline, init="rtpi", refine="none"),
-        ("torch", "safetensors"),
-        needs_network=True,
     ),
     "rtpi+opt": EvaluatedMethod(
         "RTPI + opt (ours)",
-        "pose network, then opt; knows no start",
+        f"pose network, then opt; {_OWN_START}",
         partial(by_pipeline, init="rtpi"),
-        ("torch", "safetensors"),
-        needs_network=True,
+        _LEARNED,
+        (RTPI,),
+    ),
+    "sopi+opt": EvaluatedMethod(
+        "SOPI + opt (ours)",
+        f"pose network, learned fine registration, then opt; {_OWN_START}",
+        partial(by_pipeline, init="rtpi", refine="sopi+opt"),
+        _LEARNED,
+        (RTPI, IFR),
     ),
     "auto": EvaluatedMethod(
         "auto (ours)",
-        "pose network (where installed) and nominal view, opt, and the search where these fail; knows no "
-        "start",
+        "pose network (where installed) and nominal view, opt, and the search where these fail; "
+        f"{_OWN_START}",
         partial(by_pipeline, init="auto"),
     ),
 }

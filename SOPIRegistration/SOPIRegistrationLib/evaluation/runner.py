@@ -10,9 +10,9 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -22,8 +22,14 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.evaluation.cases import CaseSource, EvaluationCase, digest
 from SOPIRegistrationLib.evaluation.figures import COLUMNS, end_figures, start_figures
-from SOPIRegistrationLib.evaluation.methods import METHODS, Problem
-from SOPIRegistrationLib.installed import RTPI, has_weights, installed_weights
+from SOPIRegistrationLib.evaluation.methods import (
+    BASELINE_PIXELS,
+    METHODS,
+    NETWORKS,
+    Problem,
+    weights_file,
+)
+from SOPIRegistrationLib.installed import RTPI
 
 RESULTS, SETTINGS = "results.csv", "settings.json"
 _THREADS = ("NUMBA", "OMP", "MKL", "OPENBLAS")
@@ -45,7 +51,8 @@ class Evaluation:
         seed: of anything random in the methods.
         timeout_s: a method that takes longer on a case has failed there.
         workers: processes; 1 runs in this one.
-        weights: file of the pose network's weights; the installed ones if None.
+        weights: files of weights by network, over the installed ones.
+        baseline_pixels: longer edge of the images that the baselines compare.
     """
 
     source: CaseSource
@@ -54,19 +61,33 @@ class Evaluation:
     seed: int = 1
     timeout_s: float = 300.0
     workers: int = 1
-    weights: Path | None = None
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    baseline_pixels: int = BASELINE_PIXELS
 
     def settings(self) -> dict:
         """What a row depends on besides its case number and its method: rows of one folder share it."""
-        weights = self.weights or (installed_weights(RTPI) if has_weights(RTPI) else None)
+        files = {network: weights_file(network, self.weights) for network in NETWORKS}
         return {
             "version": __version__,
             **self.source.settings(),
             "seed": self.seed,
             "timeout_s": self.timeout_s,
-            "weights": None if weights is None else digest(Path(weights)),
+            "baseline_pixels": self.baseline_pixels,
+            **{
+                weights_setting(network): None if path is None else digest(path)
+                for network, path in files.items()
+            },
             "processor": processor(),
         }
+
+
+def weights_setting(network: str) -> str:
+    """Name of the setting that tells which weights of a network there were; its value is None without any."""
+    return f"weights of {network}"
+
+
+# No row can come from a network that was not there. Only `auto` does with the pose network or without.
+_MAY_JOIN = {weights_setting(network) for network in NETWORKS if network != RTPI}
 
 
 class Results:
@@ -108,11 +129,15 @@ class Results:
         names = [*self.settings, *(name for name in before if name not in self.settings)]
         for name in names:
             old, new = before.get(name), self.settings.get(name)
-            if old != new:
+            if name in _MAY_JOIN and None in (old, new):
+                self.settings[name] = old or new
+            elif old != new:
                 raise InputError(
                     f"{self.folder} holds an evaluation with {name} {_short(old)}, this one has "
                     f"{_short(new)}: choose another --out, or the same options to continue"
                 )
+        if self.settings != before:
+            write_aside(path, json.dumps(self.settings, indent=1) + "\n")
 
     def _read(self) -> list[Row]:
         """All rows; the last of several of one case and method. Half a line at the end is cut off."""
@@ -211,11 +236,12 @@ def evaluate_case(evaluation: Evaluation, number: int, methods: Sequence[str]) -
 def _solved(evaluation: Evaluation, case: EvaluationCase, name: str) -> Row:
     problem = Problem(
         case.ct,
-        case.radiograph,
+        case.radiographs,
         case.frame,
         case.T_start,
         evaluation.seed + case.number,
         evaluation.weights,
+        evaluation.baseline_pixels,
     )
     solve = METHODS[name].solve
     _warm_up(name, problem)

@@ -175,6 +175,44 @@ def log_se3(T):
     return xp.concat([w, v], axis=-1)
 
 
+def move_about(T, twist, centre):
+    """Poses after twists that act about a point of the object.
+
+    Args:
+        T: (..., 4, 4) poses, object frame to target frame, mm.
+        twist: (..., 6) in the target frame's axes, rad and mm.
+        centre: (3,) or (..., 3) the point, object frame, mm.
+
+    Returns:
+        (..., 4, 4).
+    """
+    motion = exp_se3(twist)
+    R = motion[..., :3, :3] @ T[..., :3, :3]
+    place = _place(T, centre) + motion[..., :3, 3]
+    return rigid(R, place - (R @ centre[..., None])[..., 0])
+
+
+def twist_about(T_from, T_to, centre):
+    """Twists that lead from poses to others, the inverse of :func:`move_about`.
+
+    Args:
+        T_from: (..., 4, 4) poses, object frame to target frame, mm.
+        T_to: (..., 4, 4) the same.
+        centre: (3,) or (..., 3) the point about which twists act, object frame, mm.
+
+    Returns:
+        (..., 6) in the target frame's axes, rad and mm.
+    """
+    R_from_inverse = array_namespace(T_from).matrix_transpose(T_from[..., :3, :3])
+    shift = _place(T_to, centre) - _place(T_from, centre)
+    return log_se3(rigid(T_to[..., :3, :3] @ R_from_inverse, shift))
+
+
+def _place(T, centre):
+    """(..., 3) the point in the target frame."""
+    return (T[..., :3, :3] @ centre[..., None])[..., 0] + T[..., :3, 3]
+
+
 def adjoint(T):
     """(..., 6, 6) adjoint: ``T exp(x) T^-1 == exp(adjoint(T) x)`` for twists ``(w, v)``."""
     xp = array_namespace(T)

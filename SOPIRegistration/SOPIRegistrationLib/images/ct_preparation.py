@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.identity import ct_identity
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.resampling import linear_weights, overlap_weights
 from SOPIRegistrationLib.images.volume import Volume
@@ -121,6 +122,7 @@ def prepare_ct(
         rotation_centre_lps_mm=_centroid_lps(bone, grid.index_to_lps),
         surface_points_lps_mm=_surface_points_lps(bone, grid),
         truncated=Volume(truncated.astype(np.uint8), grid.index_to_lps, volume.name),
+        identity=ct_identity(volume),
     )
     report(1.0, "done")
     if content == "body":

@@ -21,6 +21,7 @@ class PreparedCT:
         surface_points_lps_mm: (n, 3) points of the bone surface, for target registration errors.
         truncated: uint8 mask on the same grid: 1 in the outermost voxels through which the object (body or
             bone) leaves the scanned field of view, so that line integrals through them are incomplete.
+        identity: of the CT that it was made from (``images.identity``).
     """
 
     attenuation: Volume
@@ -28,3 +29,4 @@ class PreparedCT:
     rotation_centre_lps_mm: np.ndarray
     surface_points_lps_mm: np.ndarray
     truncated: Volume
+    identity: str = ""

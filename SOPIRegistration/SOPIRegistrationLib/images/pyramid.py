@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.images.resampling import area_weights
+from SOPIRegistrationLib.images.resampling import area_weights, overlap_weights
 from SOPIRegistrationLib.images.volume import Volume
 
 
@@ -38,6 +41,33 @@ def square_radiograph(prepared: PreparedRadiograph, pixels: int) -> PreparedRadi
     camera = prepared.camera.cropped(-left, -above, size, size)
     padded = PreparedRadiograph(image, np.pad(prepared.valid, margins), camera, prepared.name)
     return resampled_radiograph(padded, pixels, pixels)
+
+
+def radiograph_in_camera(prepared: PreparedRadiograph, camera: Camera) -> PreparedRadiograph:
+    """The X-ray as a camera of other intrinsics at the same place would have it.
+
+    Rays are the same rays whatever the detector's pitch and distance: only the pixels change, which are
+    averaged. What the X-ray does not show is not valid.
+
+    Args:
+        prepared: the X-ray.
+        camera: intrinsics and image size, without skew; its extrinsics are not looked at.
+    """
+    old = prepared.camera
+    weights = []
+    for axis, (new_size, old_size) in enumerate(zip(camera.shape[::-1], old.shape[::-1], strict=True)):
+        step = old.K[axis, axis] / camera.K[axis, axis]
+        centres = (np.arange(new_size) - camera.K[axis, 2]) * step + old.K[axis, 2]
+        weights.append(overlap_weights(centres, step, 0, old_size))
+    columns, rows = weights
+
+    def averaged(array):
+        return (rows @ array.astype(np.float32)) @ columns.T
+
+    share = averaged(prepared.valid)
+    image = averaged(np.where(prepared.valid, prepared.image, 0)) / np.maximum(share, 1e-6)
+    seen_by = replace(camera, T_world_to_camera=old.T_world_to_camera, sdd_mm=None, name=old.name)
+    return PreparedRadiograph(image.astype(np.float32), share > 0.5, seen_by, prepared.name)
 
 
 def halved(volume: Volume) -> Volume:

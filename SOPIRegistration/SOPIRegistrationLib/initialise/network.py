@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from SOPIRegistrationLib.errors import Cancelled, InputError
-from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.images.pyramid import square_radiograph
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, PoseFrame
+from SOPIRegistrationLib.images.pyramid import radiograph_in_camera, square_radiograph
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.installed import RTPI, installed_weights
 from SOPIRegistrationLib.networks.comparing import (
@@ -22,18 +23,23 @@ from SOPIRegistrationLib.networks.comparing import (
     centre_in_camera,
     corrected,
     drrs_to_compare,
-    fixed_channels,
     moving_channels,
 )
+from SOPIRegistrationLib.networks.image_channels import fixed_channels
+from SOPIRegistrationLib.networks.patient import PatientNetwork
 from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI, camera_parameters, filled, nominal_cube
 from SOPIRegistrationLib.networks.weights import load_weights
 from SOPIRegistrationLib.projector import ProjectorVolume
 
-PoseNetwork = ComparingRTPI | TwoBranchRTPI
+PoseNetwork = ComparingRTPI | TwoBranchRTPI | PatientNetwork
 # Features of CTs that the published network has seen, by the volume they are of.
 _FEATURES: WeakKeyDictionary[ProjectorVolume, dict] = WeakKeyDictionary()
 
 _CORRECTIONS = 5
+# Nominal views further than this from those that a network was trained on are new to it.
+_KNOWN_WITHIN_DEG = 45.0
+# Of the images that a patient's network was trained on, an X-ray must show so much.
+_LEAST_IN_VIEW = 0.25
 # Starts besides the nominal pose: turned about each axis, nearer and further.
 _TURN_DEG, _DEPTH_MM = 28.0, 110.0
 
@@ -63,10 +69,18 @@ def load_network(path: str | Path | None = None) -> PoseNetwork:
 
 @lru_cache(maxsize=2)
 def _load(path: Path, modified: int) -> PoseNetwork:
-    network = load_weights(path).network
+    network, card = load_weights(path)
     if not isinstance(network, PoseNetwork):
         raise InputError(f"{path} holds weights of another network than the pose initialiser: give others")
+    network.views = tuple(card.get("views", NOMINAL_VIEWS))
     return network
+
+
+def knows_view(network: PoseNetwork, frame: PoseFrame) -> bool:
+    """Whether a network was trained on nominal views like that of the frame."""
+    known = np.stack([NOMINAL_VIEWS[name] for name in network.views])
+    angles = se3.rotation_distance(known, np.broadcast_to(frame.rotation, known.shape))
+    return bool(np.rad2deg(angles.min()) < _KNOWN_WITHIN_DEG)
 
 
 @torch.inference_mode()
@@ -90,11 +104,44 @@ def network_poses(
 
     Raises:
         Cancelled: ``progress`` asked for it.
+        InputError: a patient's network, and an X-ray that shows little of what it was trained to see.
     """
+    if isinstance(network, PatientNetwork):
+        return _of_patient(network, radiograph)
     view = square_radiograph(radiograph, pixels_of(network))
     if isinstance(network, TwoBranchRTPI):
         return _regressed(network, view, body, frame)
     return _corrected(network, view, body, bone, frame, progress)
+
+
+def require_same_ct(network: PoseNetwork, ct_identity: str) -> None:
+    """Whether a network may be asked about a CT: a patient's network knows only its own.
+
+    Args:
+        network: any.
+        ct_identity: of the CT to be registered (``images.identity``).
+
+    Raises:
+        InputError: it was trained on another CT.
+    """
+    if isinstance(network, PatientNetwork) and network.config.ct_identity != ct_identity:
+        raise InputError(
+            "these weights were trained on another CT: train for this one (sopi train patient), or choose "
+            "another way to start with --init"
+        )
+
+
+def _of_patient(network: PatientNetwork, radiograph: PreparedRadiograph) -> NetworkPoses:
+    """The one pose of a patient's network, which says nothing about its errors."""
+    view = radiograph_in_camera(radiograph, network.config.camera)
+    if view.valid.mean() < _LEAST_IN_VIEW:
+        raise InputError(
+            f"{radiograph.name or 'the X-ray'} shows {view.valid.mean():.0%} of the field of view that these "
+            "weights were trained for: train with the geometry of this X-ray (sopi train patient)"
+        )
+    image, valid = torch.from_numpy(view.image)[None], torch.from_numpy(view.valid)[None]
+    values = network(fixed_channels(image, valid)).values
+    return NetworkPoses(network.poses(values).numpy(), np.full((1, 3), np.nan))
 
 
 def pixels_of(network: PoseNetwork) -> int:

@@ -175,6 +175,29 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
+class ResidualBottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution, all of the same width, beside a shortcut.
+
+    Source: He et al. (see :class:`ResidualBlock`), Fig. 5, with an expansion of one.
+
+    Args:
+        channels: of input and output.
+        norm: makes the norm of so many channels.
+    """
+
+    def __init__(self, channels: int, norm: Norm = nn.BatchNorm2d):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for size in (1, 3, 1):
+            kernel = nn.Conv2d(channels, channels, size, padding=size // 2, bias=False)
+            layers += [kernel, norm(channels), nn.ReLU(inplace=True)]
+        self.body = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, H, W) to the same."""
+        return torch.relu(self.body(x) + x)
+
+
 class SplitAttentionBottleneck(nn.Module):
     """1x1 convolution to fewer channels, split attention, 1x1 convolution back, beside a shortcut.
 

@@ -19,12 +19,11 @@ from torch import nn
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.networks.blocks import ResidualBlock
+from SOPIRegistrationLib.networks.image_channels import FIXED_CHANNELS, locally_standardised
 from SOPIRegistrationLib.networks.weights import registered
 from SOPIRegistrationLib.projector import ProjectorVolume, project, project_with_jacobian
 
-FIXED_CHANNELS, MOVING_CHANNELS, CAMERA_FEATURES = 4, 7, 9
-# Edge of the window of the local normalisation, as a share of the image's width.
-_WINDOW = 0.2
+MOVING_CHANNELS, CAMERA_FEATURES = 7, 9
 # Sampling steps along the ray, voxels: finer ones are not seen in images this small.
 _BODY_STEP, _BONE_STEP = 2.0, 1.5
 # A correction is never larger, in its own units: keeps wild guesses in view of the camera.
@@ -131,7 +130,7 @@ class ComparingRTPI(nn.Module):
         """Compare.
 
         Args:
-            fixed: (B, 4, N, N) of :func:`fixed_channels`.
+            fixed: (B, 4, N, N) of :func:`~.image_channels.fixed_channels`.
             moving: (B, 7, N, N) of :func:`moving_channels`.
             camera: (B, 9) of :func:`camera_features`.
         """
@@ -174,29 +173,6 @@ def _neighbours(cells: int, reach: int) -> torch.Tensor:
     v, u = v.reshape(-1, 1) + dv.reshape(1, -1), u.reshape(-1, 1) + du.reshape(1, -1)
     inside = (v >= 0) & (v < cells) & (u >= 0) & (u < cells)
     return torch.where(inside, v * cells + u, cells * cells)
-
-
-def fixed_channels(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """What the network sees of an X-ray: values, ranks, mask.
-
-    Args:
-        image: (B, N, N) bone bright, any scale, any monotone curve.
-        valid: (B, N, N) bool.
-
-    Returns:
-        (B, 4, N, N) float32: standardised over the valid pixels; rank among them, to which no monotone curve
-        makes a difference, from -1 to 1; locally standardised, in which bones stand out; the mask.
-    """
-    standardised = _standardised(image, valid)
-    return torch.stack(
-        [
-            standardised,
-            _ranks(image, valid),
-            _locally_standardised(standardised, valid),
-            valid.float(),
-        ],
-        dim=1,
-    )
 
 
 class Drrs(NamedTuple):
@@ -253,7 +229,7 @@ def moving_channels(drrs: Drrs) -> torch.Tensor:
         (B, 7, N, N) float32: body, bone, body locally standardised, the four changes, to the order of one.
     """
     body = drrs.body / _THICK
-    local = _locally_standardised(body, torch.ones_like(body, dtype=torch.bool))
+    local = locally_standardised(body, torch.ones_like(body, dtype=torch.bool))
     images = torch.stack([body, 2 * drrs.bone / _THICK, local], dim=1)
     return torch.cat([images, drrs.change / _THICK], dim=1)
 
@@ -314,37 +290,3 @@ def correction_between(
     focal = torch.stack([K[:, 0, 0], K[:, 1, 1]], dim=1)
     shift = (b[:, :2] / b[:, 2:] - a[:, :2] / a[:, 2:]) * focal / pixels
     return torch.cat([w, shift, torch.log(b[:, 2:] / a[:, 2:])], dim=1)
-
-
-def _standardised(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1)
-    image = torch.where(valid, image.float(), 0)
-    mean = image.sum(dim=(1, 2), keepdim=True) / count
-    centred = torch.where(valid, image - mean, 0)
-    deviation = (centred.square().sum(dim=(1, 2), keepdim=True) / count).sqrt().clamp(min=1e-6)
-    return (centred / deviation).clamp(-4, 4)
-
-
-def _locally_standardised(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Less the mean and over the deviation of the valid pixels in a window; zero where invalid."""
-    size = 2 * round(_WINDOW * image.shape[-1] / 2) + 1
-    weights = valid.float()
-
-    def average(x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.avg_pool2d(x[:, None], size, stride=1, padding=size // 2)[:, 0]
-
-    share = average(weights).clamp(min=1e-3)
-    centred = image - average(image * weights) / share
-    deviation = (average((centred * weights).square()) / share).sqrt()
-    # What hardly varies is noise: it is not blown up.
-    return torch.where(valid, centred / (deviation + 0.02), 0).clamp(-4, 4)
-
-
-def _ranks(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Ranks among the valid pixels, -1 to 1; 0 elsewhere. Equal values share the mean of their ranks."""
-    shape = image.shape
-    flat = torch.where(valid, image.float(), torch.inf).flatten(1)
-    ordered = flat.sort(dim=1).values
-    rank = (torch.searchsorted(ordered, flat) + torch.searchsorted(ordered, flat, right=True) - 1) / 2
-    count = valid.flatten(1).sum(dim=1, keepdim=True).clamp(min=2)
-    return torch.where(valid.flatten(1), 2 * rank / (count - 1) - 1, 0).float().view(shape)

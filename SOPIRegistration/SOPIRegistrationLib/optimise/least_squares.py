@@ -69,25 +69,6 @@ class LeastSquaresResult:
         )
 
 
-def move_about(T: np.ndarray, twist: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Poses after twists that act about a point of the object.
-
-    Args:
-        T: (..., 4, 4) poses, object frame to target frame.
-        twist: (..., 6) in the target frame's axes, rad and mm.
-        centre: (3,) the point, object frame, mm.
-
-    Returns:
-        (..., 4, 4).
-    """
-    pivot = T[..., :3, :3] @ centre + T[..., :3, 3]
-    motion = se3.exp_se3(twist)
-    moved = motion @ T
-    # exp about the pivot: x -> exp(x - pivot) + pivot.
-    moved[..., :3, 3] += pivot - (motion[..., :3, :3] @ pivot[..., None])[..., 0]
-    return moved
-
-
 def levenberg_marquardt(
     evaluate: Callable[[np.ndarray, np.ndarray], NormalEquations],
     T_start: np.ndarray,
@@ -128,7 +109,7 @@ def levenberg_marquardt(
         iteration += 1
         rows = np.flatnonzero(active)
         step, size, predicted = _damped_step(equations, damping, rows)
-        T_new = move_about(T[rows], step, centre)
+        T_new = se3.move_about(T[rows], step, centre)
         new = evaluate(T_new, rows)
         evaluations += len(rows)
 

@@ -2,9 +2,15 @@
 
 # Needs nothing beyond Python: the module's file reads it before the dependencies are installed.
 from SOPIRegistrationLib import methods
+from SOPIRegistrationLib.installed import PATIENT
 
 CURRENT_POSE = "current"
-INITIALISERS = {method.label: method.name for method in methods.INITIALISERS if method.is_installed}
+# The network of a patient is trained at the panel: nothing of it is ever installed.
+INITIALISERS = {
+    method.label: method.name
+    for method in methods.INITIALISERS
+    if method.is_installed or method.name == PATIENT
+}
 INITIALISERS |= {"Current pose": CURRENT_POSE}
 METHODS = {method.label: method.name for method in methods.REFINEMENTS if method.is_installed}
 NEEDS_TORCH = {method.name for method in (*methods.INITIALISERS, *methods.REFINEMENTS) if method.needs_torch}

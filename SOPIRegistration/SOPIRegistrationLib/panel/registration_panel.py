@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import slicer
 
 from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.installed import PATIENT
 from SOPIRegistrationLib.methods import LEARNED_REFINEMENT
 from SOPIRegistrationLib.panel.choices import CONTENTS, CURRENT_POSE, INITIALISERS, METHODS, NEEDS_TORCH
 from SOPIRegistrationLib.panel.geometry_section import GeometrySection, XrayFacts
@@ -24,6 +26,7 @@ from SOPIRegistrationLib.panel.pose_section import PoseSection
 from SOPIRegistrationLib.panel.pose_undo import PoseUndo
 from SOPIRegistrationLib.panel.result_section import ResultSection
 from SOPIRegistrationLib.panel.session import LIVE_PIXELS, REST_PIXELS, Inputs, Session
+from SOPIRegistrationLib.panel.training_section import TrainingSection
 from SOPIRegistrationLib.simulation.demo import demo_case
 
 # Between two looks at the events the computation gets this long; nobody sees a delay of that length.
@@ -65,6 +68,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._landmarks = LandmarkSection(ui, self._update)
         self._result = ResultSection(ui, self._on_history)
         self._overlay = OverlaySection(ui)
+        self._training = TrainingSection(ui)
         self._poll = _timer(_POLL_MS, self._on_poll, repeats=True)
         self._live = _timer(_LIVE_DELAY_MS, self._draw_live)
         self._rest = _timer(_REST_DELAY_MS, self._draw_at_rest)
@@ -84,6 +88,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             ("refine", lambda: self._start(CURRENT_POSE, LEARNED_REFINEMENT)),
             ("optimise", lambda: self._start(CURRENT_POSE, "opt")),
             ("cancel", self.cancel),
+            ("train", self._on_train),
             ("exportResult", self._on_export_result),
             ("exportTransform", self._on_export_transform),
             ("exportPicture", self._on_export_picture),
@@ -108,6 +113,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
                 self._open(parameters)
         self._landmarks.use(None)
         self._overlay.use(None)
+        self._training.use(None)
         self._on_parameters()
 
     def _open(self, parameters) -> None:
@@ -149,6 +155,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def close(self) -> None:
         """Leave nothing behind that would be called later."""
         self.use(None)
+        self._training.close()
 
     def _on_parameters(self, *_) -> None:
         if self._session is None:
@@ -219,6 +226,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._session.case = None
             self._landmarks.use(None)
             self._overlay.use(None)
+            self._training.use(None)
             if gone:
                 self._result.show_note(f"The {' and the '.join(gone)} was removed from the scene.")
         elif self._job is not None and gone:
@@ -407,6 +415,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._overlay.use(session.overlay)
             self._overlay.apply(session.parameters.overlayMode, session.parameters.overlayOpacity)
             self._landmarks.use(session)
+            self._training.use(case)
             if not self._ui.landmarksSection.collapsed:
                 self._open_landmarks()
             self._settle.start()
@@ -425,7 +434,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
         def start():
             session = self._session
-            case, settings = session.case, session.settings(init, refine, CONTENTS[p.content])
+            weights = self._weights_of_patient(init)
+            case, settings = session.case, session.settings(init, refine, CONTENTS[p.content], weights)
 
             def finish(result):
                 if self._taken_over:
@@ -446,6 +456,34 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._job_moves_ct, self._taken_over = True, False
 
         self._when_ready(start)
+
+    def _weights_of_patient(self, init) -> dict[str, Path]:
+        """Weights of the network trained for this CT, where the start asks for it or is left to the program.
+
+        Raises:
+            InputError: it was chosen, and there is none.
+        """
+        model = self._training.model
+        if init == PATIENT and model is None:
+            raise InputError(
+                "no network was trained for this CT yet: press Train under “Train for this patient”, or "
+                "choose another start"
+            )
+        if model is None or init not in ("auto", PATIENT) or not find_spec("torch"):
+            return {}
+        return {PATIENT: model.weights}
+
+    def _on_train(self) -> None:
+        if not self._can_use(PATIENT):
+            self._show_stage("Training needs PyTorch, which is not installed: nothing was started.")
+            return
+
+        def train():
+            with errors_shown():
+                self._training.start(self._session.pose)
+            self._update()
+
+        self._when_ready(train)
 
     def _can_use(self, method: str) -> bool:
         """Whether what a method needs is installed, or could be; asks before it installs anything."""
@@ -589,6 +627,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             ("initialiseButton", ""),
             ("refineButton", "" if LEARNED_REFINEMENT in METHODS.values() else _NO_WEIGHTS),
             ("optimiseButton", ""),
+            ("trainButton", ""),
             ("nominalButton", ""),
             ("copyButton", "" if ui.copySelector.currentNode() else "a transform to copy from"),
             ("solveButton", self._landmarks.missing()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -395,13 +395,20 @@ class Session:
 
     # Registering
 
-    def settings(self, init: str | np.ndarray, refine: str, content: str) -> RegistrationSettings:
+    def settings(
+        self,
+        init: str | np.ndarray,
+        refine: str,
+        content: str,
+        weights: Mapping[str, str | Path] | None = None,
+    ) -> RegistrationSettings:
         """How to register the case.
 
         Args:
             init: the name of an initialiser, "current" (the pose as it is), or a (4, 4) T_lps_to_camera.
             refine: the name of a refinement.
             content: "auto", "body" or "bone".
+            weights: files of weights by network, over the installed ones.
 
         Raises:
             InputError: a name is unknown.
@@ -410,7 +417,7 @@ class Session:
             init = self.pose
         if not isinstance(init, str):
             init = se3.invert_rigid(self.case.T_world_to_camera) @ np.asarray(init, dtype=np.float64)
-        return RegistrationSettings(init=init, refine=refine, content=content)
+        return RegistrationSettings(init=init, refine=refine, content=content, weights=weights or {})
 
     def register(
         self, case: PreparedCase, settings: RegistrationSettings, report: Callable[[LiveView], bool]

@@ -1,7 +1,8 @@
 """Cone-beam projection of a volume: DRRs and their exact pose Jacobians.
 
 One signature, three backends (``reference``: torch; ``fused_cpu``: numba; ``fused_cuda``: Triton) that
-agree to 1e-4 of the image's maximum. Differentiation by torch's autograd: :mod:`.autograd`.
+agree to 1e-4 of the image's maximum. Differentiation by torch's autograd: :mod:`.autograd`. Images of a
+beam of many energies, by the same functions: :mod:`.physics`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,17 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.projector.physics import PolychromaticVolume
 from SOPIRegistrationLib.projector.volume import ProjectorVolume
 
-__all__ = ["BACKENDS", "ProjectorVolume", "project", "project_with_jacobian", "resolve_backend"]
+__all__ = [
+    "BACKENDS",
+    "PolychromaticVolume",
+    "ProjectorVolume",
+    "project",
+    "project_with_jacobian",
+    "resolve_backend",
+]
 
 BACKENDS = ("auto", "reference", "fused_cpu", "fused_cuda")
 
@@ -50,7 +59,7 @@ def resolve_backend(name: str = "auto") -> str:
 
 
 def project(
-    volume: ProjectorVolume,
+    volume: ProjectorVolume | PolychromaticVolume,
     camera: Camera,
     T_lps_to_camera,
     step_mm: float | None = None,
@@ -59,7 +68,8 @@ def project(
     """Line integrals of a volume along the ray of every pixel (a DRR).
 
     Args:
-        volume: what to project, attenuation in 1/mm for line integrals without unit.
+        volume: what to project, attenuation in 1/mm for line integrals without unit; a
+            :class:`PolychromaticVolume` for the log attenuation of its beam.
         camera: intrinsics and image size; its extrinsics are not applied.
         T_lps_to_camera: (..., 4, 4) poses, mm.
         step_mm: sampling step along the ray; the smallest voxel edge unless given.
@@ -72,7 +82,7 @@ def project(
 
 
 def project_with_jacobian(
-    volume: ProjectorVolume,
+    volume: ProjectorVolume | PolychromaticVolume,
     camera: Camera,
     T_lps_to_camera,
     step_mm: float | None = None,
@@ -90,6 +100,11 @@ def project_with_jacobian(
 
 
 def _run(volume, camera, T_lps_to_camera, step_mm, backend, with_jacobian):
+    if isinstance(volume, PolychromaticVolume):
+        parts = [
+            _run(part, camera, T_lps_to_camera, step_mm, backend, with_jacobian) for part in volume.parts
+        ]
+        return volume.response.projection(*zip(*parts, strict=True), with_jacobian)
     T = np.asarray(T_lps_to_camera, dtype=np.float64)
     poses = T.reshape(-1, 4, 4)
     camera_to_padded = volume.lps_to_padded @ se3.invert_rigid(poses)

@@ -13,11 +13,12 @@ import torch
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.projector import _march_function, reference, resolve_backend
+from SOPIRegistrationLib.projector.physics import PolychromaticVolume
 from SOPIRegistrationLib.projector.volume import ProjectorVolume
 
 
 def project_differentiable(
-    volume: ProjectorVolume,
+    volume: ProjectorVolume | PolychromaticVolume,
     camera: Camera,
     T_lps_to_camera: torch.Tensor,
     step_mm: float | None = None,
@@ -31,7 +32,7 @@ def project_differentiable(
     left out there (use the reference backend if it is needed).
 
     Args:
-        volume: what to project.
+        volume: what to project; of a :class:`PolychromaticVolume` the log attenuation of its beam.
         camera: intrinsics and image size.
         T_lps_to_camera: (B, 4, 4) rigid poses, mm.
         step_mm: sampling step along the ray; the smallest voxel edge unless given.
@@ -42,6 +43,11 @@ def project_differentiable(
         (B, rows, columns), on the device of ``T_lps_to_camera``; float32, or float64 from the reference
         backend with a float64 pose.
     """
+    if isinstance(volume, PolychromaticVolume):
+        integrals = [
+            project_differentiable(part, camera, T_lps_to_camera, step_mm, backend) for part in volume.parts
+        ]
+        return volume.response.differentiable(integrals)
     step_mm = step_mm or volume.default_step_mm
     name = backend or volume.backend
     if name == "auto" and T_lps_to_camera.is_cuda:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -18,10 +18,13 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import bone_only
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.installed import RTPI, has_weights
+from SOPIRegistrationLib.installed import IFR, PATIENT, RTPI, has_weights
+from SOPIRegistrationLib.methods import LEARNED_REFINEMENT
 from SOPIRegistrationLib.projector import project_with_jacobian
 from SOPIRegistrationLib.registration import stages
+from SOPIRegistrationLib.registration.learned import LearnedPlan, refine_learned
 from SOPIRegistrationLib.registration.moving import MovingVolume
+from SOPIRegistrationLib.registration.physics_refinement import refine_with_physics
 from SOPIRegistrationLib.registration.result import Progress, RegistrationResult, StageRecord, Verdict
 from SOPIRegistrationLib.registration.stages import Case, FanPlan, Hypotheses, NetworkPlan, SearchPlan
 from SOPIRegistrationLib.registration.verdict import (
@@ -40,6 +43,8 @@ _PART_FAN, _WIDE_PART_FAN = FanPlan(5.0), FanPlan(8.0, 6.0)
 _BODY_WAYS = (stages.BODY_COARSE, stages.BODY_COARSE_IN_WINDOWS)
 _PART_WAYS = (stages.PART_COARSE,)
 _ORDER = {"accept": 0, "review": 1, "reject": 2}
+_LEARNED = (LEARNED_REFINEMENT, "sopi+opt")
+_PHYSICS = ("physics", "physics+opt")
 
 
 @dataclass(frozen=True)
@@ -47,20 +52,23 @@ class RegistrationSettings:
     """How to register.
 
     Attributes:
-        init: "nominal" (start at the nominal view), "rtpi" (pose network), "search" (template search over the
-            ``wide`` range), "auto" (pose network and nominal view first, search if the verdict is not accept;
-            without torch or weights no network) or a (4, 4) T_lps_to_world.
-        refine: "opt" (coarse-to-fine Levenberg-Marquardt) or "none".
+        init: "nominal" (start at the nominal view), "rtpi" (pose network), "patient" (pose network trained on
+            this CT), "search" (template search over the ``wide`` range), "auto" (pose network, the patient's
+            own if its weights are given, and nominal view first, search if the verdict is not accept; without
+            torch or weights no network) or a (4, 4) T_lps_to_world.
+        refine: "opt" (coarse-to-fine Levenberg-Marquardt), "physics" (the same, its fine levels with DRRs of
+            an X-ray beam), "physics+opt" (then the fine levels of "opt"), "sopi" (learned similarity),
+            "sopi+opt" (learned similarity, then "opt") or "none".
         content: what DRRs are made of: "body", "bone", or "auto", whichever agrees better with the X-ray.
         seed: of anything random; the present stages have none.
-        weights: file of the pose network's weights; the installed ones if None.
+        weights: files of weights by network (names in ``installed``), over the installed ones.
     """
 
     init: str | np.ndarray = "auto"
     refine: str = "opt"
     content: str = "auto"
     seed: int = 0
-    weights: str | Path | None = None
+    weights: Mapping[str, str | Path] = field(default_factory=dict)
 
     def __post_init__(self):
         known = methods.names(methods.INITIALISERS)
@@ -68,7 +76,12 @@ class RegistrationSettings:
             raise InputError(f"unknown initialiser '{self.init}': use {', '.join(known)} or a start pose")
         known = methods.names(methods.REFINEMENTS)
         if self.refine not in known:
-            raise InputError(f"unknown refinement '{self.refine}': use {' or '.join(known)}")
+            raise InputError(f"unknown refinement '{self.refine}': use {', '.join(known)}")
+        if isinstance(self.init, str) and self.init == PATIENT and PATIENT not in self.weights:
+            raise InputError(
+                "a patient's network has no weights: give the file that sopi train patient made for this "
+                f"CT with --weights {PATIENT}=FILE"
+            )
         if self.content not in ("auto", "body", "bone"):
             raise InputError(f"unknown content '{self.content}': use auto, body or bone")
 
@@ -77,9 +90,9 @@ class RegistrationSettings:
 Plan = FanPlan | NetworkPlan | SearchPlan
 
 
-def network_is_available() -> bool:
-    """Whether torch and the pose network's weights are installed."""
-    return all(find_spec(name) for name in ("torch", "safetensors")) and has_weights(RTPI)
+def network_is_available(weights: str = RTPI) -> bool:
+    """Whether torch and a network's weights are installed; those of the pose network unless named."""
+    return all(find_spec(name) for name in ("torch", "safetensors")) and has_weights(weights)
 
 
 _MOVING_VOLUMES: WeakKeyDictionary[PreparedCT, dict[str, MovingVolume]] = WeakKeyDictionary()
@@ -106,18 +119,39 @@ def moving_volumes(ct: PreparedCT) -> dict[str, MovingVolume]:
     return _MOVING_VOLUMES[ct]
 
 
-def lay_out(ct: PreparedCT) -> None:
-    """Prepare a CT's projection, compile what projects it and load the pose network, ahead of registering."""
+def lay_out(ct: PreparedCT, weights: Mapping[str, str | Path] | None = None) -> None:
+    """Prepare a CT's projection, compile what projects it and load the networks, ahead of registering.
+
+    Args:
+        ct: the CT.
+        weights: files of weights by network, over the installed ones.
+
+    Raises:
+        InputError: weights of a patient's network that cannot be used, or not for this CT.
+    """
     camera = Camera.from_c_arm(1000.0, (50.0, 50.0), 8, 8)
     T = PoseFrame(ct.rotation_centre_lps_mm, 700.0).T_nominal
     for moving in moving_volumes(ct).values():
         for halvings in range(3):
             project_with_jacobian(moving.level(halvings), camera, T)
+    if weights and PATIENT in weights:
+        _require_own_network(ct, weights[PATIENT])
     if network_is_available():
         # Importing torch takes a second or two.
         from SOPIRegistrationLib.initialise.network import load_network
 
         load_network()
+    if network_is_available(IFR):
+        from SOPIRegistrationLib.refine.network import load_network
+
+        load_network()
+
+
+def _require_own_network(ct: PreparedCT, weights: str | Path | None) -> None:
+    """Whether weights may be asked about a CT: a patient's network knows only its own."""
+    from SOPIRegistrationLib.initialise.network import load_network, require_same_ct
+
+    require_same_ct(load_network(weights), ct.identity)
 
 
 def register(
@@ -162,6 +196,7 @@ class _Registration:
     """One run of :func:`register`: the order of the stages."""
 
     def __init__(self, ct: PreparedCT, case: Case, settings: RegistrationSettings, callback):
+        self._ct = ct
         self._case = case
         self._settings = settings
         self._callback = callback
@@ -180,8 +215,7 @@ class _Registration:
         init = self._settings.init
         T_world_to_camera = self._case.T_world_to_camera
         given = not isinstance(init, str)
-        nominal = np.linalg.inv(T_world_to_camera) @ self._case.frame.T_nominal
-        start = np.asarray(init, dtype=np.float64) if given else nominal
+        start = np.asarray(init, dtype=np.float64) if given else self._expected()
         self._best = start
         self._case = replace(self._case, T_start=start)
         if given or init == "nominal":
@@ -215,6 +249,17 @@ class _Registration:
             stopped=self._stopped,
         )
 
+    def _expected(self) -> np.ndarray:
+        """(4, 4) T_lps_to_world about where the pose lies: as a patient's network learned it, or nominal."""
+        T_lps_to_camera = self._case.frame.T_nominal
+        name, weights = self._pose_network() or (None, None)
+        if name == PATIENT and self._settings.init in ("auto", PATIENT):
+            from SOPIRegistrationLib.initialise.network import load_network
+
+            _require_own_network(self._ct, weights)
+            T_lps_to_camera = np.reshape(load_network(weights).config.T_reference, (4, 4))
+        return np.linalg.inv(self._case.T_world_to_camera) @ T_lps_to_camera
+
     def _registered(self, start: np.ndarray, given: bool) -> _Outcome:
         """The best of the tries that were needed."""
         init = "given pose" if given else self._settings.init
@@ -226,11 +271,15 @@ class _Registration:
                 ("search", stages.SEARCH),
                 ("search", stages.THOROUGH_SEARCH),
             ]
-        elif init == "rtpi":
-            weights = self._settings.weights
-            plans = [("rtpi", NetworkPlan(weights)), ("rtpi", NetworkPlan(weights, _WIDE_FAN))]
+        elif init in (RTPI, PATIENT):
+            weights = self._settings.weights.get(init)
+            plans = [(init, NetworkPlan(weights)), (init, NetworkPlan(weights, _WIDE_FAN))]
         else:
             plans = [(init, _FAN), (init, _WIDE_FAN)]
+        if self._settings.refine == LEARNED_REFINEMENT:
+            # Its own basin is wide: the same start is not tried again from further around.
+            first = dict(reversed(plans))
+            plans = [(label, first[label]) for label in dict(plans)]
         cases = [self._case]
         if any(radiograph.other_polarity for radiograph in self._case.radiographs):
             cases.append(self._case.with_other_polarity())
@@ -250,22 +299,35 @@ class _Registration:
             return _Outcome(self._case, start, content, moving, self._best, label=init)
         return min(outcomes, key=lambda o: (_ORDER[o.verdict.status], -o.margin))
 
+    def _pose_network(self) -> tuple[str, str | Path | None] | None:
+        """Name and weights of the network to ask: the one chosen, else the patient's own before the other."""
+        init, weights = self._settings.init, self._settings.weights
+        chosen = [init] if isinstance(init, str) and init in (RTPI, PATIENT) else [PATIENT, RTPI]
+        for name in chosen:
+            if name in weights:
+                return name, weights[name]
+        return (RTPI, None) if network_is_available() or init == RTPI else None
+
     def _first_of_auto(self) -> tuple[str, FanPlan | NetworkPlan]:
         """The network, with the nominal view beside it, where there is torch; else the nominal view alone."""
-        if self._settings.weights is None and not network_is_available():
+        network = self._pose_network()
+        if network is None:
             return "nominal", _FAN
-        return "rtpi", NetworkPlan(self._settings.weights, _FAN, with_nominal=True)
+        name, weights = network
+        return name, NetworkPlan(weights, _FAN, with_nominal=True)
 
     def _initialised(self, start: np.ndarray, given: bool) -> _Outcome:
         """The pose of the initialiser alone."""
         init = "given pose" if given else self._settings.init
         content, moving = next(iter(self._volumes.items()))
-        if init == "rtpi" or (init == "auto" and network_is_available()):
-            asked = self._ask_network(NetworkPlan(self._settings.weights), 1.0)
+        network = self._pose_network() if init in ("auto", RTPI, PATIENT) else None
+        if network is not None:
+            name, weights = network
+            asked = self._ask_network(NetworkPlan(weights), 1.0)
             if asked is None:
                 return _Outcome(self._case, start, content, moving, self._best, label=init)
             self._records += asked.records
-            return _Outcome(self._case, asked.T[0], content, moving, asked.T[0], label="rtpi")
+            return _Outcome(self._case, asked.T[0], content, moving, asked.T[0], label=name)
         if init != "search":
             return _Outcome(self._case, start, content, moving, start, label=init)
         found = {
@@ -280,9 +342,17 @@ class _Registration:
         return _Outcome(self._case, T, content, self._volumes[content], T, label=init)
 
     def _attempt(self, start: np.ndarray, plan: Plan, share: float) -> _Outcome | None:
-        """Outcome of a fan of so many degrees about the start, or of a search; None if stopped before."""
+        """Outcome of a plan from the start; None if stopped before."""
+        learned = None
+        if self._settings.refine in _LEARNED:
+            learned = self._learned(start, plan, share / 4)
+            if learned is None:
+                return None
+            share *= 0.75
+            if self._settings.refine == LEARNED_REFINEMENT:
+                return self._judged(start, plan, learned)
         best, best_margin = None, -np.inf
-        for content, moving, hypotheses in self._starts(start, plan, share / 8):
+        for content, moving, hypotheses in self._starts(start, plan, share / 8, learned):
             ways = _PART_WAYS if moving.is_part else _BODY_WAYS
             for steps in ways:
                 found = self._refine(moving, hypotheses, steps, share * 0.4 / len(ways) / len(self._volumes))
@@ -301,22 +371,69 @@ class _Registration:
             self._records += found.records
             return None
         initial = start if isinstance(plan, FanPlan) else found.records[0].T
-        fine = stages.PART_FINE if moving.is_part else stages.BODY_FINE
-        final = self._refine(moving, found, fine, share * 0.5)
+        final, left = found, share * 0.5
+        if self._settings.refine in _PHYSICS:
+            final = refine_with_physics(self._case, moving, final, self._report)
+            self._stopped |= final.stopped
+            left /= 2
+            self._done += left
+        if self._settings.refine != "physics" and not self._stopped:
+            fine = stages.PART_FINE if moving.is_part else stages.BODY_FINE
+            final = self._refine(moving, final, fine, left)
         self._best = final.T[0]
         self._records += final.records
         verdict = judge(self._case, moving, self._finest(moving), final.T[0], found.T[1:])
         margin = self._margin(moving, final.T[0])
         return _Outcome(self._case, initial, content, moving, final.T[0], verdict, margin)
 
+    def _learned(self, start: np.ndarray, plan: Plan, share: float) -> Hypotheses | None:
+        """Poses of the learned refinement, from the very start of a plan; None if stopped before."""
+        if isinstance(plan, FanPlan):
+            hypotheses = Hypotheses(start[None], np.full(1, np.inf))
+        elif isinstance(plan, NetworkPlan):
+            hypotheses = self._ask_network(plan, share / 2)
+            if hypotheses is not None and plan.with_nominal:
+                T = np.concatenate([hypotheses.T[:1], start[None], hypotheses.T[1:]])
+                hypotheses = replace(hypotheses, T=T, cost=np.full(len(T), np.inf))
+        else:
+            hypotheses = self._search(next(iter(self._volumes.values())), plan, share / 2)
+        if hypotheses is None:
+            return None
+        learned_plan = LearnedPlan(self._settings.weights.get(IFR))
+        learned = refine_learned(self._case, self._body, self._bone, hypotheses, learned_plan, self._report)
+        self._stopped |= learned.stopped
+        self._best = learned.T[0]
+        self._done += share / 2
+        if learned.stopped:
+            self._records += learned.records
+            return None
+        return learned
+
+    def _judged(self, start: np.ndarray, plan: Plan, learned: Hypotheses) -> _Outcome:
+        """The pose of the learned refinement as it is."""
+        T = learned.T[0]
+        margins = {name: self._margin(moving, T) for name, moving in self._volumes.items()}
+        content = max(margins, key=margins.get)
+        moving = self._volumes[content]
+        self._records += learned.records
+        initial = start if isinstance(plan, FanPlan) else learned.records[0].T
+        verdict = judge(self._case, moving, self._finest(moving), T, learned.T[1:])
+        return _Outcome(self._case, initial, content, moving, T, verdict, margins[content])
+
     def _starts(
-        self, start: np.ndarray, plan: Plan, share: float
+        self, start: np.ndarray, plan: Plan, share: float, learned: Hypotheses | None = None
     ) -> Iterator[tuple[str, MovingVolume, Hypotheses]]:
         """What to try in turn until the images agree: content, its volume, where to start.
 
         Tilted views look through the end of a short scan. Leaving those rays out is right where the body goes
-        on in the X-ray, but may leave little to go by: a search then also tries with them.
+        on in the X-ray, but may leave little to go by: a search then also tries with them. After a learned
+        refinement its poses take the place of the plan's own.
         """
+        if learned is not None:
+            around = stages.around(learned, self._case, plan if isinstance(plan, FanPlan) else _FAN)
+            for content, moving in self._volumes.items():
+                yield content, moving, around
+            return
         asked = None
         if isinstance(plan, NetworkPlan):
             asked = self._ask_network(plan, share)
@@ -324,7 +441,7 @@ class _Registration:
                 return
         for content, moving in self._volumes.items():
             if asked is not None:
-                yield content, moving, stages.around(asked, self._case, plan)
+                yield content, moving, stages.around(asked, self._case, plan.around, plan.with_nominal)
                 continue
             if isinstance(plan, FanPlan):
                 for_part = {_FAN: _PART_FAN, _WIDE_FAN: _WIDE_PART_FAN}
@@ -343,6 +460,8 @@ class _Registration:
                 yield content, whole, stages.merged(hypotheses, further)
 
     def _ask_network(self, plan: NetworkPlan, share: float) -> Hypotheses | None:
+        if plan.weights is not None:
+            _require_own_network(self._ct, plan.weights)
         before = self._done
 
         def report(fraction: float) -> bool:

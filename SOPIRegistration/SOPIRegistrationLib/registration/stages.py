@@ -14,7 +14,7 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.initialise.search import SearchRange, distinct_poses, template_search
-from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt, move_about
+from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt
 from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.registration.objective import Level, LevelObjective, at_level
 from SOPIRegistrationLib.registration.result import StageRecord
@@ -170,7 +170,7 @@ def fan(case: Case, T_start: np.ndarray, plan: FanPlan) -> Hypotheses:
             shifts = np.repeat(plan.shift_mm * direction[None], len(few), axis=0)
             twists.append(np.hstack([angle * few, shifts]))
     twists = np.concatenate(twists)
-    T = move_about(np.repeat(T_start[None], len(twists), axis=0), twists, case.centre_lps_mm)
+    T = se3.move_about(np.repeat(T_start[None], len(twists), axis=0), twists, case.centre_lps_mm)
     return Hypotheses(T, np.full(len(T), np.inf))
 
 
@@ -235,10 +235,10 @@ def ask_network(
     return Hypotheses(T, np.full(len(T), np.inf), (record,))
 
 
-def around(hypotheses: Hypotheses, case: Case, plan: NetworkPlan) -> Hypotheses:
-    """The network's poses with views around the first of them, and around the nominal one if so planned."""
-    centres = [hypotheses.T[0], *([case.T_start] if plan.with_nominal else [])]
-    fans = [fan(case, T, plan.around).T for T in centres]
+def around(hypotheses: Hypotheses, case: Case, plan: FanPlan, with_nominal: bool = False) -> Hypotheses:
+    """The hypotheses with views around the first of them, and around the nominal one if so wished."""
+    centres = [hypotheses.T[0], *([case.T_start] if with_nominal else [])]
+    fans = [fan(case, T, plan).T for T in centres]
     T = np.concatenate([*fans, hypotheses.T[1:]])
     T = T[distinct_poses(T, case.centre_lps_mm, np.deg2rad(4), 4.0, 25.0, len(T))]
     return replace(hypotheses, T=T, cost=np.full(len(T), np.inf))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, PoseFrame
 from SOPIRegistrationLib.images.radiograph_preparation import attenuation_of_pixels
@@ -82,11 +83,19 @@ class PairOptions:
         pixels: width and height of the images.
         views: names of the nominal views.
         strength: largest of the degradations (see ``random_degradation``).
+        c_arms: share of patients X-rayed with random C-arms; the others with a Perlove PLX118F.
+        nominal_starts: share of starts at the nominal view; the others lie anywhere between it and the true
+            pose.
+        start_deviation: standard deviations of starts that lie about the true pose instead, as a twist about
+            the rotation centre in camera axes (deg, mm), times a factor log-uniform from 0.03 to 1.
     """
 
     pixels: int
     views: tuple[str, ...] = tuple(NOMINAL_VIEWS)
     strength: float = 1.0
+    c_arms: float = 0.5
+    nominal_starts: float = 0.7
+    start_deviation: tuple[float, ...] | None = None
 
 
 def draw_pairs(
@@ -108,14 +117,14 @@ def draw_pairs(
         camera, frame = _random_geometry(patient, options, rng)
         theta = _random_theta(frame, group, rng)
         T_true = frame.T_from_theta(theta)
-        line_integrals = _line_integrals(patient, _misjudged(camera, rng), T_true, rng)
+        line_integrals = _line_integrals(patient, misjudged(camera, rng), T_true, rng)
         for image in line_integrals:
-            seen, valid = _seen(image, rng, options.strength * rng.uniform(0, 1) ** 1.5)
-            columns["image"].append(seen)
+            xray, valid = seen(image, rng, options.strength * rng.uniform(0, 1) ** 1.5)
+            columns["image"].append(xray)
             columns["valid"].append(valid)
         columns["K"].append(np.repeat(camera.K[None], group, axis=0))
         columns["T_true"].append(T_true)
-        columns["T_start"].append(frame.T_from_theta(_random_start(theta, rng)))
+        columns["T_start"].append(_random_starts(frame, theta, options, rng))
         columns["T_nominal"].append(np.repeat(frame.T_nominal[None], group, axis=0))
         centres.append(np.repeat(patient.centre_lps_mm[None], group, axis=0))
         cameras.append(camera)
@@ -133,15 +142,14 @@ def draw_pairs(
 
 
 def _random_geometry(patient: Patient, options: PairOptions, rng) -> tuple[Camera, PoseFrame]:
-    """Half of the C-arms are a Perlove PLX118F."""
     pixels = options.pixels
-    if rng.random() < 0.5:
+    if rng.random() >= options.c_arms:
         sdd_mm, field_mm, sod_mm = 1011.7, 204.4, rng.choice([700.0, rng.uniform(620, 800)])
     else:
         sdd_mm = rng.uniform(850, 1300)
         field_mm = np.exp(rng.uniform(np.log(160), np.log(420)))
         sod_mm = sdd_mm * rng.uniform(0.58, 0.8)
-    shift = rng.normal(0, 0.03 * pixels, 2) * (rng.random() < 0.4)
+    shift = rng.normal(0, 0.03 * pixels, 2) * (rng.random() < 0.8 * options.c_arms)
     middle = (pixels - 1) / 2
     camera = Camera.from_c_arm(
         sdd_mm,
@@ -160,13 +168,18 @@ def _random_theta(frame: PoseFrame, count: int, rng) -> np.ndarray:
     return theta
 
 
-def _random_start(theta: np.ndarray, rng) -> np.ndarray:
-    """Most searches start at the nominal view, the others anywhere between it and the true pose."""
-    share = np.where(rng.random(len(theta)) < 0.7, 1.0, 10 ** rng.uniform(-1.3, 0, len(theta)))
-    return theta * (1 - share[:, None])
+def _random_starts(frame: PoseFrame, theta: np.ndarray, options: PairOptions, rng) -> np.ndarray:
+    if options.start_deviation is None:
+        nominal = rng.random(len(theta)) < options.nominal_starts
+        share = np.where(nominal, 1.0, 10 ** rng.uniform(-1.3, 0, len(theta)))
+        return frame.T_from_theta(theta * (1 - share[:, None]))
+    twist = rng.normal(size=(len(theta), 6)) * options.start_deviation
+    twist[:, :3] = np.deg2rad(twist[:, :3])
+    twist *= 10 ** rng.uniform(-1.5, 0, (len(theta), 1))
+    return se3.move_about(frame.T_from_theta(theta), twist, frame.centre_lps_mm)
 
 
-def _misjudged(camera: Camera, rng) -> Camera:
+def misjudged(camera: Camera, rng) -> Camera:
     """The camera as it really was: distances and centre are never known exactly."""
     K = camera.K.copy()
     K[:2, :2] *= np.exp(rng.normal(0, 0.006))
@@ -183,7 +196,7 @@ def _line_integrals(patient: Patient, camera: Camera, T_lps_to_camera, rng) -> n
     return body + np.float32(rng.uniform(-0.1, 0.6)) * bone
 
 
-def _seen(line_integrals: np.ndarray, rng, strength: float) -> tuple[np.ndarray, np.ndarray]:
+def seen(line_integrals: np.ndarray, rng, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """The X-ray as preparation hands it over, and its valid pixels."""
     degradation = random_degradation(rng, strength)
     xray = simulate_xray(line_integrals, degradation, rng)

@@ -21,6 +21,8 @@ SPACING_MM = 3.0
 # Phantoms of these seeds are for training, those from VALIDATION_SEEDS for the validation curve; studies
 # take seeds below both.
 TRAINING_SEEDS, VALIDATION_SEEDS = 100_000, 50_000
+# Share of patients of whom both CT and X-ray show bones alone.
+BONES = 0.15
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,31 +83,35 @@ class Patient:
     centre_lps_mm: np.ndarray
 
 
-def varied(anatomy: Anatomy, rng: np.random.Generator) -> Patient:
+def varied(anatomy: Anatomy, rng: np.random.Generator, bones: float = BONES) -> Patient:
     """A new patient of an anatomy.
 
     Smooth random bending by some millimetres, other proportions, other bone and tissue densities; the CT is
     often shorter than what the X-ray sees, and sometimes shows bones alone, as may the X-ray.
+
+    Args:
+        anatomy: of whom.
+        rng: source of everything random.
+        bones: share of patients of whom both CT and X-ray show bones alone.
     """
     attenuation, bone, affine = _deformed(anatomy, rng)
     attenuation = attenuation * np.where(bone, rng.uniform(0.75, 1.3), rng.uniform(0.93, 1.07))
-    kind = rng.random()
+    xray_bones, ct_bones = _bones_alone(bones, rng)
     skeleton = attenuation * bone
 
     def laid_out(array, index_to_lps):
         return ProjectorVolume(Volume(array.astype(np.float32), index_to_lps))
 
     whole_bone = laid_out(skeleton, affine)
-    # One in five X-rays shows nothing but bone, mostly of a CT of nothing but bone.
-    whole_body = whole_bone if kind < 0.2 else laid_out(attenuation, affine)
+    whole_body = whole_bone if xray_bones else laid_out(attenuation, affine)
     low, high = _section(len(bone), rng)
     ct_affine = affine.copy()
     ct_affine[:3, 3] += affine[:3, 2] * low
     cut = high - low < len(bone)
     ct_bone = laid_out(skeleton[low:high], ct_affine) if cut else whole_bone
-    if kind < 0.15 or 0.2 <= kind < 0.27:  # a segmented bone, with or without the rest in the X-ray
+    if ct_bones:
         ct_body = ct_bone
-    elif cut or kind < 0.2:
+    elif cut or xray_bones:
         ct_body = laid_out(attenuation[low:high], ct_affine)
     else:
         ct_body = whole_body
@@ -115,16 +121,27 @@ def varied(anatomy: Anatomy, rng: np.random.Generator) -> Patient:
     return Patient(whole_body, whole_bone, ct_body, ct_bone, centre_lps_mm)
 
 
+def _bones_alone(both: float, rng) -> tuple[bool, bool]:
+    """Whether the X-ray shows bones alone, and whether the CT does."""
+    if rng.random() < both:
+        return True, True
+    # Seldom the one without the other: a segmented bone, or bones drawn out of the X-ray.
+    kind = rng.random()
+    return kind < 0.06, 0.06 <= kind < 0.14
+
+
 def _deformed(anatomy: Anatomy, rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Attenuation, bone mask and index-to-LPS matrix after a random smooth deformation."""
     array, bone = anatomy.attenuation.array, anatomy.bone.array
     spacing = anatomy.attenuation.spacing_mm[::-1]
     knots = [max(4, round(size * step / 70) + 3) for size, step in zip(array.shape, spacing, strict=True)]
+    # Cubic splines, axis by axis: a matrix each.
+    splines = [ndimage.zoom(np.eye(k), (n / k, 1), order=3) for n, k in zip(array.shape, knots, strict=True)]
     amplitude_mm = rng.uniform(0, 9)
     coordinates = list(np.meshgrid(*[np.arange(n, dtype=np.float32) for n in array.shape], indexing="ij"))
     for axis in range(3):
         field = rng.normal(size=knots)
-        smooth = ndimage.zoom(field, [n / k for n, k in zip(array.shape, knots, strict=True)], order=3)
+        smooth = np.einsum("ia,jb,kc,abc->ijk", *splines, field, optimize=True)
         coordinates[axis] = coordinates[axis] + (amplitude_mm / spacing[axis] * smooth).astype(np.float32)
     moved = ndimage.map_coordinates(array, coordinates, order=1, mode="constant")
     moved_bone = ndimage.map_coordinates(bone, coordinates, order=0, mode="constant")
@@ -150,6 +167,7 @@ class PatientPool:
         phantoms: how many different phantoms they are made from.
         cts: paths of real CTs that they are made from besides.
         ct_share: share of patients made from real CTs.
+        bones: share of patients of whom both CT and X-ray show bones alone.
         first_seed: of the phantoms.
         folder: where phantoms are kept between runs.
         seed: of the variations.
@@ -161,6 +179,7 @@ class PatientPool:
         phantoms: int,
         cts: Sequence[str | Path] = (),
         ct_share: float = 0.2,
+        bones: float = BONES,
         first_seed: int = TRAINING_SEEDS,
         folder: Path | None = None,
         seed: int | Sequence[int] = 0,
@@ -168,6 +187,7 @@ class PatientPool:
         self._phantoms, self._first_seed, self._folder = phantoms, first_seed, folder
         self._real = [Anatomy.from_ct(read_volume(path)) for path in cts]
         self._ct_share = ct_share if self._real else 0.0
+        self._bones = bones
         self._rng = np.random.default_rng(seed)
         self._size = size
         self.patients: list[Patient] = []
@@ -190,4 +210,4 @@ class PatientPool:
             anatomy = self._real[rng.integers(len(self._real))]
         else:
             anatomy = Anatomy.from_phantom(self._first_seed + int(rng.integers(self._phantoms)), self._folder)
-        return varied(anatomy, rng)
+        return varied(anatomy, rng, self._bones)

@@ -12,6 +12,7 @@ from torch import nn
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame, rotation_from_theta
+from SOPIRegistrationLib.networks.comparing import centre_in_camera
 from SOPIRegistrationLib.projector import ProjectorVolume
 from SOPIRegistrationLib.projector.autograd import project_differentiable
 from SOPIRegistrationLib.similarity import gradient_difference
@@ -200,6 +201,21 @@ def geodesic_pose_loss(
         in_plane, depth = shift[..., :2] / scales.in_plane_mm, shift[..., 2:] / scales.depth_mm
         terms = [torch.sqrt(1 + e.square().sum(dim=-1)) - 1 for e in (w, in_plane, depth)]
         return sum(terms).mean()
+
+
+def pose_errors(
+    T_lps_to_camera: torch.Tensor, T_true: torch.Tensor, centre_lps_mm: torch.Tensor
+) -> torch.Tensor:
+    """(B, 3) rotation (deg), in-plane and depth errors (mm) of the rotation centre.
+
+    Args:
+        T_lps_to_camera: (B, 4, 4) poses, mm.
+        T_true: (B, 4, 4) true poses.
+        centre_lps_mm: (B, 3) rotation centres.
+    """
+    angle = se3.rotation_distance(T_lps_to_camera[:, :3, :3], T_true[:, :3, :3])
+    shift = centre_in_camera(T_lps_to_camera, centre_lps_mm) - centre_in_camera(T_true, centre_lps_mm)
+    return torch.stack([torch.rad2deg(angle), shift[:, :2].norm(dim=1), shift[:, 2].abs()], dim=1)
 
 
 def _rotation_and_centre(pose: torch.Tensor, centre_lps_mm: torch.Tensor | None):

@@ -16,9 +16,9 @@ from SOPIRegistrationLib.networks.comparing import (
     camera_features,
     corrected,
     correction_between,
-    fixed_channels,
     moving_channels,
 )
+from SOPIRegistrationLib.networks.image_channels import fixed_channels
 from SOPIRegistrationLib.networks.two_branch import (
     TwoBranchConfig,
     TwoBranchRTPI,
@@ -31,8 +31,6 @@ from SOPIRegistrationLib.training.pose_loss import ImageGroup, rtpi_loss
 
 # What is learned of the sizes of the errors must not slow down what is learned of the errors.
 _DEVIATION_WEIGHT = 0.1
-# Corrections from the nominal view until the validated pose.
-_VALIDATED_CORRECTIONS = 5
 
 
 class Stopwatch:
@@ -79,10 +77,10 @@ class ComparingTask:
 
     @torch.no_grad()
     def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:
-        """(B, 4, 4) T_lps_to_camera found from the nominal view."""
+        """(B, 4, 4) T_lps_to_camera found from the nominal view, by as many corrections as are trained."""
         fixed = fixed_channels(pairs.image, pairs.valid)
         T = pairs.T_nominal
-        for _ in range(_VALIDATED_CORRECTIONS):
+        for _ in range(self._corrections):
             correction = self._correction(network, fixed, pairs.project(T), pairs, T)
             T = corrected(T, correction.values, pairs.K, pairs.centre_lps_mm, self.pixels)
         return T

@@ -16,11 +16,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
-from SOPIRegistrationLib.networks.comparing import centre_in_camera
+from SOPIRegistrationLib.training.muon import Muon
 from SOPIRegistrationLib.training.pairs import PairOptions, Pairs, draw_pairs
-from SOPIRegistrationLib.training.patients import TRAINING_SEEDS, VALIDATION_SEEDS, PatientPool
+from SOPIRegistrationLib.training.patients import BONES, TRAINING_SEEDS, VALIDATION_SEEDS, PatientPool
+from SOPIRegistrationLib.training.pose_loss import pose_errors
 from SOPIRegistrationLib.training.rtpi import Stopwatch
 
 LOG_COLUMNS = (
@@ -58,9 +58,14 @@ class TrainingSettings:
         group: X-rays of each of them.
         views: names of the nominal views.
         strength: largest of the X-rays' degradations.
-        learning_rate: highest, reached after ``warm_up`` steps; falls to a hundredth along a cosine.
+        c_arms: share of patients X-rayed with random C-arms.
+        nominal_starts: share of starts at the nominal view.
+        start_deviation: of starts about the true pose (see :class:`PairOptions`); None for others.
+        bones: share of patients of whom both CT and X-ray show bones alone.
+        learning_rate: of :class:`Muon`, the highest, reached after ``warm_up`` steps; falls to a hundredth
+            along a cosine.
         warm_up: steps.
-        weight_decay: of AdamW.
+        weight_decay: of kernels and matrices.
         averaging: decay of the moving average of the weights that is validated and kept.
         pool: patients at hand in each process.
         phantoms: different phantoms they are varied from.
@@ -77,14 +82,18 @@ class TrainingSettings:
     group: int = 4
     views: tuple[str, ...] = tuple(NOMINAL_VIEWS)
     strength: float = 1.0
-    learning_rate: float = 1.5e-3
-    warm_up: int = 300
-    weight_decay: float = 1e-3
+    c_arms: float = 0.5
+    nominal_starts: float = 0.7
+    start_deviation: tuple[float, ...] | None = None
+    bones: float = BONES
+    learning_rate: float = 0.02
+    warm_up: int = 100
+    weight_decay: float = 0.01
     averaging: float = 0.995
     pool: int = 48
     phantoms: int = 80
     ct_share: float = 0.2
-    renew_every: int = 12
+    renew_every: int = 10
     validate_every: int = 250
     validation_patients: int = 12
     checkpoint_seconds: float = 120.0
@@ -108,15 +117,6 @@ class Trained:
     hours: float
     pairs: int
     log: list[dict[str, float]]
-
-
-def pose_errors(
-    T_lps_to_camera: torch.Tensor, T_true: torch.Tensor, centre_lps_mm: torch.Tensor
-) -> torch.Tensor:
-    """(B, 3) rotation (deg), in-plane and depth errors (mm) of the rotation centre."""
-    angle = se3.rotation_distance(T_lps_to_camera[:, :3, :3], T_true[:, :3, :3])
-    shift = centre_in_camera(T_lps_to_camera, centre_lps_mm) - centre_in_camera(T_true, centre_lps_mm)
-    return torch.stack([torch.rad2deg(angle), shift[:, :2].norm(dim=1), shift[:, 2].abs()], dim=1)
 
 
 class Trainer:
@@ -144,15 +144,20 @@ class Trainer:
     ):
         self._fabric, self._out, self._task, self._settings = fabric, out, task, settings
         self._report = report
-        self._options = PairOptions(task.pixels, tuple(settings.views), settings.strength)
+        self._options = PairOptions(
+            task.pixels,
+            tuple(settings.views),
+            settings.strength,
+            settings.c_arms,
+            settings.nominal_starts,
+            settings.start_deviation,
+        )
         rank = fabric.global_rank
         self._rng = np.random.default_rng([settings.seed, rank])
         self._average = AveragedModel(
             network, fabric.device, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True
         )
-        optimizer = torch.optim.AdamW(
-            network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        optimizer = Muon(network, settings.learning_rate, weight_decay=settings.weight_decay)
         self._network, self._optimizer = fabric.setup(network, optimizer)
         self._cts = cts
         self._state = {"step": 0, "seconds": 0.0, "pairs": 0, "best": float("inf")}
@@ -251,6 +256,7 @@ class Trainer:
             settings.phantoms,
             self._cts,
             settings.ct_share,
+            settings.bones,
             first_seed=TRAINING_SEEDS,
             folder=self._out / "phantoms",
             seed=[settings.seed, self._fabric.global_rank + 1, self._state["step"]],
@@ -263,7 +269,14 @@ class Trainer:
         if not self._fabric.is_global_zero:
             return []
         count = self._settings.validation_patients
-        pool = PatientPool(count, count, first_seed=VALIDATION_SEEDS, folder=self._out / "phantoms", seed=1)
+        pool = PatientPool(
+            count,
+            count,
+            bones=self._settings.bones,
+            first_seed=VALIDATION_SEEDS,
+            folder=self._out / "phantoms",
+            seed=1,
+        )
         pool.fill()
         rng = np.random.default_rng(2)
         groups = [draw_pairs([patient], _VALIDATION_GROUP, self._options, rng) for patient in pool.patients]
@@ -285,6 +298,7 @@ class Trainer:
             "state": self._state,
             "rows": self._rows,
             "config": asdict(self._task.config),
+            "settings": asdict(self._settings),
         }
         _write_aside(self._out / CHECKPOINT, checkpoint)
         aside = self._out / f"{LOG}.part"
@@ -306,6 +320,9 @@ class Trainer:
         self._optimizer.load_state_dict(checkpoint["optimizer"])
         self._state.update(checkpoint["state"])
         self._rows = checkpoint["rows"]
+        if checkpoint["settings"] != asdict(self._settings):
+            # Harder X-rays have larger errors: the best so far is no measure for them.
+            self._state["best"] = float("inf")
         # What was drawn before does not come again.
         self._rng = np.random.default_rng(
             [self._settings.seed, self._fabric.global_rank, self._state["step"]]

@@ -1,0 +1,283 @@
+"""Learned similarity of X-ray and DRR: two encoders, the error of their features, its slope and curvature.
+
+The error is Eq. 6 of the SOPI paper, L_N = sum M' |e_m - e_f| / sum M', with e_f and e_m the features of
+X-ray and DRR and M' the projected bone mask. Its derivatives by the pose need no rendering beyond one pass:
+the projector's Jacobian says how the DRR changes with the pose, and the encoder how the features change
+with the DRR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.networks.image_channels import FIXED_CHANNELS, locally_standardised, standardised
+from SOPIRegistrationLib.optimise.pose_chart import PoseScale
+from SOPIRegistrationLib.projector import ProjectorVolume, project_with_jacobian
+
+MOVING_CHANNELS = 3
+# Channels that mean the same of X-ray and DRR: the whole image standardised, and locally.
+_SHARED = [0, 2]
+# Sampling steps along the ray, voxels: finer ones are not seen in images this small.
+_BODY_STEP, _BONE_STEP = 2.0, 1.5
+# A line integral through the bones of a trunk; brings their DRRs to the order of one.
+_THICK_BONE = 2.0
+# Line integral from which a ray is in the projected bone mask: half a millimetre of bone.
+_IN_BONE = 0.02
+# Steps of the difference quotients, as shares of the scale's unit: a fiftieth of a pixel.
+_DIFFERENCE = 0.05
+# Added, squared, to squared distances of features: the error stays smooth where they agree.
+_SMOOTH = 0.1
+# A millimetre or a hundredth of a radian are of one size in the image; so are ten millimetres of depth.
+SCALE = PoseScale()
+
+
+class MovingImages(NamedTuple):
+    """DRRs of a CT and their change with the pose.
+
+    Attributes:
+        body: (B, N, N) line integrals through all of it.
+        bone: (B, N, N) line integrals through its bones.
+        body_jacobian: (B, 6, N, N) derivative of ``body`` by the twist (w rad, v mm) about the rotation
+            centre, in camera axes.
+        bone_jacobian: (B, 6, N, N) the same of ``bone``.
+    """
+
+    body: torch.Tensor
+    bone: torch.Tensor
+    body_jacobian: torch.Tensor
+    bone_jacobian: torch.Tensor
+
+    def pose_gradient(self, by_body: torch.Tensor, by_bone: torch.Tensor) -> torch.Tensor:
+        """(B, 6) derivative by the twist of what has the derivatives (B, N, N) by ``body`` and ``bone``.
+
+        Linear in both, and so differentiable again at no cost: the double backward of the SOPI paper.
+        """
+        through_body = torch.einsum("bkvu,bvu->bk", self.body_jacobian, by_body)
+        return through_body + torch.einsum("bkvu,bvu->bk", self.bone_jacobian, by_bone)
+
+
+def moving_images(
+    body: ProjectorVolume,
+    bone: ProjectorVolume,
+    camera: Camera,
+    T_lps_to_camera: np.ndarray,
+    centre_lps_mm: np.ndarray,
+) -> MovingImages:
+    """DRRs at (B, 4, 4) poses of a CT with its rotation centre (3,), LPS mm."""
+    centre = T_lps_to_camera[:, :3, :3] @ centre_lps_mm + T_lps_to_camera[:, :3, 3]
+    bone_drr, bone_jacobian = _about(centre, camera, *_rendered(bone, camera, T_lps_to_camera, _BONE_STEP))
+    if body is bone:
+        return MovingImages(bone_drr, bone_drr, bone_jacobian, bone_jacobian)
+    body_drr, body_jacobian = _about(centre, camera, *_rendered(body, camera, T_lps_to_camera, _BODY_STEP))
+    return MovingImages(body_drr, bone_drr, body_jacobian, bone_jacobian)
+
+
+def _rendered(volume, camera, T_lps_to_camera, step):
+    return project_with_jacobian(volume, camera, T_lps_to_camera, step_mm=step * volume.default_step_mm)
+
+
+def _about(centre, camera, image, jacobian):
+    """Image and Jacobian as tensors, the twist about the source turned into one about the centre."""
+    rays = camera.unit_rays().astype(np.float32)
+    turn, shift = jacobian[..., :3], jacobian[..., 3:]
+    # A shift along a pixel's own ray changes no line integral, only, at random, the sum of its samples.
+    shift = shift - (shift * rays).sum(axis=-1, keepdims=True) * rays
+    turn = turn + np.cross(shift, centre[:, None, None].astype(np.float32))
+    both = np.concatenate([np.moveaxis(turn, -1, 1), np.moveaxis(shift, -1, 1)], axis=1)
+    return torch.from_numpy(image), torch.from_numpy(np.ascontiguousarray(both))
+
+
+def moving_channels(body: torch.Tensor, bone: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """What a network sees of DRRs, differentiable by them.
+
+    Args:
+        body: (B, N, N) line integrals through all of the CT.
+        bone: (B, N, N) line integrals through its bones.
+        valid: (B, N, N) bool, usable pixels of the X-ray.
+
+    Returns:
+        (B, 3, N, N) float32: the body standardised over the valid pixels, the bones, the body locally
+        standardised; all zero where invalid.
+    """
+    values = standardised(body, valid)
+    bones = torch.where(valid, bone / _THICK_BONE, 0)
+    return torch.stack([values, bones, locally_standardised(values, valid)], dim=1)
+
+
+class Embedded(NamedTuple):
+    """Features of X-rays and DRRs, at one or several scales.
+
+    Attributes:
+        fixed: of each scale (B, C, H, W).
+        moving: of each scale (B, C, H, W).
+        jacobian: of each scale (B, 6, C, H, W), change of ``moving`` with the pose, in units of ``SCALE``;
+            None if not asked for.
+        weights: of each scale (B, H, W): M' of Eq. 6, adding up to one for each image.
+    """
+
+    fixed: tuple[torch.Tensor, ...]
+    moving: tuple[torch.Tensor, ...]
+    jacobian: tuple[torch.Tensor, ...] | None
+    weights: tuple[torch.Tensor, ...]
+
+
+class EmbeddingNetwork(nn.Module):
+    """Encoders of X-ray and DRR, of the same structure, that share no weights.
+
+    Args:
+        config: sizes, kept as ``config``; has ``pixels``, width and height of the images, ``masked``, whether
+            M' of Eq. 6 is the projected bone mask or all of the valid X-ray, and ``inference``, how poses are
+            found.
+        encoder: makes the encoder of images with so many channels, a module from (B, channels, N, N) to a
+            tuple of maps.
+    """
+
+    def __init__(self, config, encoder: Callable[[int], nn.Module]):
+        super().__init__()
+        self.config = config
+        self.fixed_encoder = encoder(FIXED_CHANNELS)
+        self.moving_encoder = encoder(MOVING_CHANNELS)
+        self._begin_alike()
+
+    def forward(
+        self, fixed: torch.Tensor, valid: torch.Tensor, images: MovingImages, with_jacobian: bool = False
+    ) -> Embedded:
+        """Embed X-rays and DRRs.
+
+        Args:
+            fixed: (B, 4, N, N) of :func:`~.image_channels.fixed_channels`.
+            valid: (B, N, N) bool.
+            images: the DRRs.
+            with_jacobian: also say how their features change with the pose.
+        """
+        return self.embed(self.fixed_encoder(fixed), valid, images, with_jacobian)
+
+    def embed(
+        self,
+        fixed: tuple[torch.Tensor, ...],
+        valid: torch.Tensor,
+        images: MovingImages,
+        with_jacobian: bool = False,
+    ) -> Embedded:
+        """Embed DRRs; arguments as for :meth:`forward`, but ``fixed`` are features known already."""
+        moving = jacobian = None
+        if with_jacobian:
+            moving, jacobian = self._with_jacobian(images, valid)
+        if moving is None or images.body.requires_grad:
+            # Alone, so that a second derivative goes through these images only.
+            moving = self.moving_encoder(moving_channels(images.body, images.bone, valid))
+        return Embedded(fixed, moving, jacobian, self._weights(images.bone, valid, moving))
+
+    @torch.no_grad()
+    def _begin_alike(self) -> None:
+        """The same weights on the channels that both images have, none on the others.
+
+        The error is then least at the true pose, or near, before any training: that begins with a similarity
+        and not with noise.
+        """
+        first_fixed, first_moving = (
+            next(layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d))
+            for encoder in (self.fixed_encoder, self.moving_encoder)
+        )
+        shared = first_fixed.weight[:, _SHARED].clone()
+        own, other = self.moving_encoder.state_dict(), self.fixed_encoder.state_dict()
+        alike = {name: other[name] if other[name].shape == own[name].shape else own[name] for name in own}
+        self.moving_encoder.load_state_dict(alike)
+        for first in (first_fixed, first_moving):
+            first.weight.zero_()
+            first.weight[:, _SHARED] = shared
+
+    def _with_jacobian(self, images: MovingImages, valid: torch.Tensor):
+        """Features, and their difference quotients along the six twists.
+
+        Differences of features between images moved a fraction of a pixel along the rendered Jacobian: good
+        to some hundredths, and no more work than forward-mode differentiation.
+        """
+        steps = _DIFFERENCE * torch.as_tensor(SCALE.twist, dtype=torch.float32, device=images.body.device)
+
+        def with_moved(image, jacobian):
+            moved = image[:, None] + steps[:, None, None] * jacobian
+            return torch.cat([image[:, None], moved], dim=1).flatten(0, 1)
+
+        body = with_moved(images.body.detach(), images.body_jacobian)
+        bone = body
+        if images.bone_jacobian is not images.body_jacobian:
+            bone = with_moved(images.bone.detach(), images.bone_jacobian)
+        channels = moving_channels(body, bone, valid.repeat_interleave(7, dim=0))
+        maps = [m.unflatten(0, (-1, 7)) for m in self.moving_encoder(channels)]
+        moving = tuple(m[:, 0] for m in maps)
+        return moving, tuple((m[:, 1:] - m[:, :1]) / _DIFFERENCE for m in maps)
+
+    def _weights(self, bone, valid, maps) -> tuple[torch.Tensor, ...]:
+        valid = valid.float()
+        mask = valid
+        if self.config.masked:
+            inside = valid * (bone.detach() > _IN_BONE)
+            # Without any bone in view there is still something to compare.
+            mask = torch.where(inside.sum(dim=(1, 2), keepdim=True) > 0, inside, valid)
+        pooled = [nn.functional.adaptive_avg_pool2d(mask, m.shape[-2:]) for m in maps]
+        return tuple(w / w.sum(dim=(1, 2), keepdim=True).clamp(min=1e-6) for w in pooled)
+
+
+def embedding_error(embedded: Embedded) -> torch.Tensor:
+    """(B,) L_N of Eq. 6, mean over the scales; distances of features slightly smoothed at zero."""
+    terms = []
+    for fixed, moving, weights in zip(embedded.fixed, embedded.moving, embedded.weights, strict=True):
+        distance = ((moving - fixed).square().sum(dim=1) + _SMOOTH**2).sqrt()
+        terms.append((weights * distance).sum(dim=(1, 2)))
+    return torch.stack(terms).mean(dim=0)
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """L_N at poses and its quadratic model ``error + 2 gradient.x + x.hessian x``, x in units of ``SCALE``.
+
+    Attributes:
+        error: (B,).
+        gradient: (B, 6).
+        hessian: (B, 6, 6).
+    """
+
+    error: torch.Tensor
+    gradient: torch.Tensor
+    hessian: torch.Tensor
+
+    def step(self, damping: float = 1e-2) -> torch.Tensor:
+        """(B, 6) damped Gauss-Newton step, in units of ``SCALE``; differentiable.
+
+        Args:
+            damping: added to the Hessian, as a share of its diagonal (Marquardt).
+        """
+        diagonal = self.hessian.diagonal(dim1=1, dim2=2)
+        # What no parameter says anything about must not make the system singular.
+        added = damping * (diagonal + 0.1 * diagonal.mean(dim=1, keepdim=True)) + 1e-8
+        return -torch.linalg.solve(self.hessian + torch.diag_embed(added), self.gradient)
+
+
+def error_model(embedded: Embedded) -> ErrorModel:
+    """Gauss-Newton model of L_N, from features embedded with their Jacobian.
+
+    The distance |e_m - e_f| of each place is a square root of squares; as in iteratively reweighted least
+    squares it is replaced by the parabola that touches it from above, so that a step down the model is one
+    down L_N, and places that will never agree (metal, another structure) pull no more than others.
+    """
+    error = embedding_error(embedded)
+    gradient, hessian = 0.0, 0.0
+    maps = zip(embedded.fixed, embedded.moving, embedded.jacobian, embedded.weights, strict=True)
+    for fixed, moving, jacobian, weights in maps:
+        residual = moving - fixed
+        distance = (residual.square().sum(dim=1) + _SMOOTH**2).sqrt()
+        # Two roots: that of the weights, zero here and there, is not differentiated.
+        root = (weights.sqrt() * (0.5 / len(embedded.fixed) / distance).sqrt())[:, None]
+        r = (root * residual).flatten(1)
+        J = (root[:, None] * jacobian).flatten(2)
+        gradient = gradient + (J @ r[..., None])[..., 0]
+        hessian = hessian + J @ J.mT
+    return ErrorModel(error, gradient, hessian)

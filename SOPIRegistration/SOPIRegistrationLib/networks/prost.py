@@ -1,0 +1,77 @@
+"""Encoders of the learned similarity before the SOPI paper's: ProST's end-to-end network ("Deep-reg").
+
+Source: Gao et al., *Generalizing Spatial Transformers to Projective Geometry with Applications to 2D/3D
+Registration*, MICCAI 2020. Its convolutions of the volume ahead of the projection are left out: the
+projector has no derivative by the voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from SOPIRegistrationLib.networks.blocks import ResidualBottleneck
+from SOPIRegistrationLib.networks.embedding import EmbeddingNetwork
+from SOPIRegistrationLib.networks.weights import registered
+
+
+@dataclass(frozen=True)
+class ProstConfig:
+    """Sizes of a :class:`ProstSimilarity`.
+
+    Attributes:
+        pixels: width and height of the compared images, a multiple of eight.
+        widths: channels of the stages that halve the resolution.
+        out_channels: of the features.
+        masked: whether M' of Eq. 6 is the projected bone mask; ProST has none.
+        inference: how poses are found: by "least squares" or, as published, "descent".
+    """
+
+    pixels: int = 128
+    widths: tuple[int, ...] = (16, 64, 128)
+    out_channels: int = 64
+    masked: bool = False
+    inference: str = "descent"
+
+    def __post_init__(self):
+        divisor = 2 ** len(self.widths)
+        if self.pixels % divisor:
+            raise ValueError(f"pixels must be a multiple of {divisor}, not {self.pixels}")
+
+
+class ProstEncoder(nn.Module):
+    """Stages of 3x3 convolution, residual bottleneck and max pooling; a 3x3 convolution ends them.
+
+    Args:
+        channels: of the image.
+        config: sizes.
+    """
+
+    def __init__(self, channels: int, config: ProstConfig):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in config.widths:
+            layers += [
+                nn.Conv2d(channels, width, 3, padding=1),
+                nn.ReLU(inplace=True),
+                ResidualBottleneck(width),
+                nn.MaxPool2d(2),
+            ]
+            channels = width
+        layers += [nn.Conv2d(channels, config.out_channels, 3, padding=1), nn.ReLU(inplace=True)]
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, channels, N, N) to one map of N/8."""
+        return (self.body(image),)
+
+
+@registered("prost", ProstConfig)
+class ProstSimilarity(EmbeddingNetwork):
+    """ProST's learned similarity: two of its encoders, on the same channels as the SOPI paper's here."""
+
+    def __init__(self, config: ProstConfig | None = None):
+        config = config or ProstConfig()
+        super().__init__(config, lambda channels: ProstEncoder(channels, config))

@@ -1,0 +1,182 @@
+"""The section "Train for this patient": models of the CT at hand, and the training of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import qt
+
+from SOPIRegistrationLib import patient_models
+from SOPIRegistrationLib.panel.session import PreparedCase
+from SOPIRegistrationLib.panel.training_process import (
+    forget_copies,
+    start_training,
+    status_of,
+    training_folder,
+)
+from SOPIRegistrationLib.patient_models import FAILED, RUNNING, PatientModel, TrainingStatus
+
+_POLL_MS = 1000
+_NO_MODEL = "None for this CT yet"
+# What to expect, and the options of the command that say so; whether it is the pose as it is now.
+_RANGES = {
+    "All usual views (about ±45°)": ((), False),
+    "Near the nominal view (±15°)": (("--range", "8", "8", "8", "10", "10", "35"), False),
+    "Near the pose as it is now (±30°)": (("--range", "15", "15", "15", "15", "15", "50"), True),
+}
+_SHOWN_LOOKS = 4
+
+
+class TrainingSection:
+    """Lists the models of a CT, starts and follows trainings in processes of their own.
+
+    Args:
+        ui: the panel's widgets by name.
+    """
+
+    def __init__(self, ui):
+        self._ui = ui
+        self._case: PreparedCase | None = None
+        self._folder: Path | None = None
+        self._process = None
+        self._models: list[PatientModel] = []
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_POLL_MS)
+        self._timer.connect("timeout()", self._follow)
+        for text in _RANGES:
+            ui.trainingRangeCombo.addItem(text)
+        ui.stopTrainingButton.connect("clicked(bool)", self.stop)
+        forget_copies(patient_models.models_folder())
+        self._list_models()
+        self._show(None)
+
+    def use(self, case: PreparedCase | None) -> None:
+        """The case whose CT models are listed for; a training of it that is under way is followed."""
+        is_another = self._identity(case) != self._identity(self._case)
+        self._case = case
+        if not is_another:
+            return
+        self._folder = None
+        self._timer.stop()
+        self._list_models()
+        self._show(None)
+        for folder in patient_models.trainings_in(patient_models.models_folder()):
+            if case is not None and folder.name.startswith(self._identity(case)):
+                self._begin_following(folder)
+
+    @property
+    def model(self) -> PatientModel | None:
+        """The model chosen for the CT at hand; None where there is none."""
+        index = self._ui.modelCombo.currentIndex
+        return self._models[index] if 0 <= index < len(self._models) else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a training for this CT is under way."""
+        return self._folder is not None
+
+    def start(self, pose) -> None:
+        """Train for the CT at hand.
+
+        Args:
+            pose: (4, 4) T_lps_to_camera as it is now.
+
+        Raises:
+            InputError: it cannot be started.
+        """
+        inputs, ui = self._case.inputs, self._ui
+        options, about_pose = _RANGES[ui.trainingRangeCombo.currentText]
+        about = pose if about_pose else None
+        what = [*options, *([] if about is None else [str(about.round(6).tolist())])]
+        identity = self._identity(self._case)
+        folder = training_folder(patient_models.models_folder(), identity, inputs.geometry, what)
+        name = inputs.ct.name or "CT"
+        minutes = ui.trainingBudgetSpin.value
+        self._process = start_training(
+            folder, inputs.ct, inputs.mask, inputs.geometry, name, minutes, options, about
+        )
+        self._begin_following(folder)
+
+    def stop(self, *_) -> None:
+        """Ask the training to end; its best so far is kept."""
+        if self._folder is not None:
+            patient_models.ask_to_stop(self._folder)
+            self._ui.trainingLabel.text = "Stopping…"
+            self._ui.stopTrainingButton.enabled = False
+
+    def close(self) -> None:
+        """Look no more; the training goes on."""
+        self._timer.stop()
+
+    def _begin_following(self, folder: Path) -> None:
+        self._folder = folder
+        self._ui.stopTrainingButton.enabled = True
+        self._timer.start()
+        self._follow()
+
+    def _follow(self) -> None:
+        status = status_of(self._folder, self._process)
+        if status is not None and status.state == RUNNING:
+            if not patient_models.is_asked_to_stop(self._folder):
+                self._show(status)
+            return
+        self._timer.stop()
+        self._folder = self._process = None
+        forget_copies(patient_models.models_folder())
+        self._list_models()
+        self._show(status)
+
+    def _list_models(self) -> None:
+        """The models of the CT at hand, the newest first and chosen."""
+        identity, combo = self._identity(self._case), self._ui.modelCombo
+        known = patient_models.models_in(patient_models.models_folder())
+        self._models = [model for model in known if identity and model.ct_identity == identity]
+        combo.clear()
+        for model in self._models:
+            combo.addItem(model.summary)
+        if not self._models:
+            combo.addItem(_NO_MODEL)
+        combo.enabled = bool(self._models)
+
+    def _show(self, status: TrainingStatus | None) -> None:
+        ui, running = self._ui, self.is_running
+        ui.stopTrainingButton.enabled = running
+        ui.trainingBar.visible = running
+        if status is None:
+            ui.trainingLabel.text = ""
+            return
+        ui.trainingBar.value = round(100 * status.fraction)
+        lines = [_state(status), _looks(status)]
+        ui.trainingLabel.text = "\n".join(line for line in lines if line)
+
+    @staticmethod
+    def _identity(case: PreparedCase | None) -> str:
+        return case.ct.identity if case is not None else ""
+
+
+def _state(status: TrainingStatus) -> str:
+    if status.state == FAILED:
+        return f"Training failed: {status.stage}"
+    if status.state != RUNNING:
+        return f"Training ended: {status.stage}"
+    if status.seconds_left is None:
+        return status.stage[:1].upper() + status.stage[1:]
+    minutes = status.seconds_left / 60
+    return f"Training, {minutes:.0f} min left" if minutes >= 1.5 else "Training, about a minute left"
+
+
+def _looks(status: TrainingStatus) -> str:
+    """How the errors at held-out poses fell."""
+    if not status.curve:
+        return ""
+    curve = status.curve
+    shown = [curve[round(n)] for n in _evenly(len(curve), _SHOWN_LOOKS)]
+    rotation = " → ".join(f"{point[1]:.1f}" for point in shown)
+    _, _, in_plane, depth = curve[-1]
+    return f"Held-out poses, median: {rotation} deg; now {in_plane:.1f} mm in plane, {depth:.0f} mm in depth"
+
+
+def _evenly(count: int, most: int) -> list[float]:
+    """At most so many of the numbers below ``count``, the first and the last among them."""
+    shown = min(count, most)
+    return [n * (count - 1) / max(shown - 1, 1) for n in range(shown)] if shown > 1 else [count - 1]

@@ -1,0 +1,6 @@
+"""Physics-based projection (Diff-DeepDRR): a beam of many energies through soft tissue, bone and metal."""
+
+from SOPIRegistrationLib.projector.physics.beam import Beam, Spectrum
+from SOPIRegistrationLib.projector.physics.polychromatic import BeamResponse, PolychromaticVolume
+
+__all__ = ["Beam", "BeamResponse", "PolychromaticVolume", "Spectrum"]

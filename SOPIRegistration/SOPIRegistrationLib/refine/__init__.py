@@ -1,0 +1,1 @@
+"""Learned fine registration: the pose at which the features of X-ray and DRR agree."""

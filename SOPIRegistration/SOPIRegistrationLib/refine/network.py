@@ -1,0 +1,182 @@
+"""Poses refined by a learned similarity: least squares or descent on the features of X-ray and DRR."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.installed import IFR, installed_weights
+from SOPIRegistrationLib.networks.embedding import (
+    SCALE,
+    EmbeddingNetwork,
+    embedding_error,
+    error_model,
+    moving_images,
+)
+from SOPIRegistrationLib.networks.image_channels import fixed_channels
+from SOPIRegistrationLib.networks.weights import load_weights
+from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
+from SOPIRegistrationLib.optimise.momentum import momentum_descent
+from SOPIRegistrationLib.optimise.progress import IterationCallback
+from SOPIRegistrationLib.projector import ProjectorVolume
+
+
+def load_network(path: str | Path | None = None) -> EmbeddingNetwork:
+    """The network of a file of weights, or the installed one; read once.
+
+    Raises:
+        InputError: no such weights, damaged, or those of something else.
+    """
+    path = Path(path) if path is not None else installed_weights(IFR)
+    return _load(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=2)
+def _load(path: Path, modified: int) -> EmbeddingNetwork:
+    network = load_weights(path).network
+    if not isinstance(network, EmbeddingNetwork):
+        raise InputError(f"{path} holds weights of another network than the fine registration: give others")
+    return network.requires_grad_(False)
+
+
+class EmbeddedView:
+    """X-rays of one camera as a network sees them, and the CT that is compared with them.
+
+    Args:
+        network: in evaluation mode.
+        image: (N, N) or (S, N, N) float32 X-rays, bone bright; N as the network's ``config.pixels``.
+        valid: bool, of the same shape.
+        camera: theirs.
+        body: attenuation of the CT, as coarse as the pixels allow.
+        bone: the same of its bones alone.
+        centre_lps_mm: (3,) rotation centre.
+    """
+
+    def __init__(
+        self,
+        network: EmbeddingNetwork,
+        image: torch.Tensor | np.ndarray,
+        valid: torch.Tensor | np.ndarray,
+        camera: Camera,
+        body: ProjectorVolume,
+        bone: ProjectorVolume,
+        centre_lps_mm: np.ndarray,
+    ):
+        pixels = network.config.pixels
+        self._network = network
+        self._device = next(network.parameters()).device
+        image, valid = (
+            torch.as_tensor(array).view(-1, pixels, pixels).to(self._device) for array in (image, valid)
+        )
+        self._valid = valid
+        self._camera, self._body, self._bone = camera, body, bone
+        self._centre = np.asarray(centre_lps_mm, dtype=np.float64)
+        with torch.no_grad():
+            self._fixed = network.fixed_encoder(fixed_channels(image, valid))
+
+    def equations(self, T_lps_to_camera: np.ndarray, starts: np.ndarray) -> NormalEquations:
+        """L_N and its quadratic model in twists about the rotation centre, camera axes, rad and mm.
+
+        Args:
+            T_lps_to_camera: (P, 4, 4) poses.
+            starts: (P,) the X-ray of each, where there are several.
+        """
+        with torch.inference_mode():
+            fixed, valid, images = self._inputs(T_lps_to_camera, starts)
+            model = error_model(self._network.embed(fixed, valid, images, with_jacobian=True))
+        per_unit = 1 / SCALE.twist
+        return NormalEquations(
+            model.error.double().cpu().numpy(),
+            model.gradient.double().cpu().numpy() * per_unit,
+            model.hessian.double().cpu().numpy() * np.outer(per_unit, per_unit),
+        )
+
+    def error_and_gradient(
+        self, T_lps_to_camera: np.ndarray, starts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """L_N (P,) and its gradient (P, 6) by twists as in :meth:`equations`, by backpropagation."""
+        fixed, valid, images = self._inputs(T_lps_to_camera, starts)
+        body, bone = (image.clone().requires_grad_() for image in (images.body, images.bone))
+        images = images._replace(body=body, bone=bone)
+        with torch.enable_grad():
+            error = embedding_error(self._network.embed(fixed, valid, images))
+            by_body, by_bone = torch.autograd.grad(error.sum(), (body, bone))
+        gradient = images.pose_gradient(by_body, by_bone)
+        return error.detach().double().cpu().numpy(), gradient.double().cpu().numpy()
+
+    def errors(self, T_lps_to_camera: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """(P,) L_N alone; arguments as for :meth:`equations`."""
+        with torch.inference_mode():
+            fixed, valid, images = self._inputs(T_lps_to_camera, starts)
+            return embedding_error(self._network.embed(fixed, valid, images)).double().cpu().numpy()
+
+    def _inputs(self, T_lps_to_camera, starts):
+        images = moving_images(self._body, self._bone, self._camera, T_lps_to_camera, self._centre)
+        images = type(images)(*(image.to(self._device) for image in images))
+        index = torch.as_tensor(starts if len(self._valid) > 1 else np.zeros(len(starts), dtype=int))
+        index = index.to(self._device)
+        return tuple(m[index] for m in self._fixed), self._valid[index], images
+
+
+class Objective(Protocol):
+    """What is minimised: of one view, or of several."""
+
+    def equations(self, T: np.ndarray, starts: np.ndarray) -> NormalEquations:
+        """L_N and its quadratic model at poses (P, 4, 4) of the starts (P,)."""
+
+    def error_and_gradient(self, T: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """L_N (P,) and its gradient (P, 6) there."""
+
+
+def refined(
+    network: EmbeddingNetwork,
+    objective: Objective,
+    T_start: np.ndarray,
+    centre_lps_mm: np.ndarray,
+    max_iterations: int | None = None,
+    callback: IterationCallback | None = None,
+    stage: str = "",
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Poses of least L_N from every start, found the way that the network was trained for.
+
+    Args:
+        network: whose ``config.inference`` says which way.
+        objective: L_N and its derivatives by twists about the rotation centre.
+        T_start: (S, 4, 4) start poses.
+        centre_lps_mm: (3,) rotation centre.
+        max_iterations: at most so many; 20 of least squares and 500 of descent unless given.
+        callback: told every iteration; a true answer stops at once.
+        stage: label in the reports.
+
+    Returns:
+        Poses (S, 4, 4), their L_N (S,), and whether the callback asked for the end.
+    """
+    if network.config.inference == "descent":
+        T, error, result = momentum_descent(
+            objective.error_and_gradient,
+            T_start,
+            centre_lps_mm,
+            SCALE,
+            max_iterations=max_iterations or 500,
+            callback=callback,
+            stage=stage,
+        )
+        return T, error, result.stopped
+    solution = levenberg_marquardt(
+        objective.equations,
+        T_start,
+        centre_lps_mm,
+        max_iterations or 20,
+        step_tolerance_mm=0.05,
+        # Much of L_N may be the same at every pose.
+        gain_tolerance=1e-6,
+        callback=callback,
+        stage=stage,
+    )
+    return solution.T, solution.equations.cost, solution.stopped

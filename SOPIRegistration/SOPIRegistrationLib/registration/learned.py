@@ -1,0 +1,129 @@
+"""The learned fine registration as a stage: hypotheses refined until the features of X-ray and DRR agree."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from SOPIRegistrationLib.images.pyramid import square_radiograph
+from SOPIRegistrationLib.initialise.search import distinct_poses
+from SOPIRegistrationLib.optimise.least_squares import NormalEquations
+from SOPIRegistrationLib.registration.moving import MovingVolume
+from SOPIRegistrationLib.registration.result import StageRecord
+from SOPIRegistrationLib.registration.stages import Case, Hypotheses, StageCallback
+
+STAGE = "learned similarity"
+
+
+@dataclass(frozen=True)
+class LearnedPlan:
+    """How to refine by a learned similarity.
+
+    Attributes:
+        weights: file of its weights; the installed ones if None.
+        most: at most so many hypotheses are refined, the first ones.
+        keep: at most so many different poses go on.
+    """
+
+    weights: str | Path | None = None
+    most: int = 16
+    keep: int = 3
+
+
+class LearnedObjective:
+    """L_N of all views of a case, mean, and its derivatives by twists about the rotation centre, world axes.
+
+    Args:
+        network: the learned similarity.
+        case: what is registered.
+        body: the CT.
+        bone: its bones.
+        T_start: (S, 4, 4) T_lps_to_world of the starts.
+    """
+
+    def __init__(self, network, case: Case, body: MovingVolume, bone: MovingVolume, T_start: np.ndarray):
+        from SOPIRegistrationLib.refine.network import EmbeddedView
+
+        self._views = []
+        for radiograph in case.radiographs:
+            view = square_radiograph(radiograph, network.config.pixels)
+            camera = view.camera
+            T = camera.T_world_to_camera @ T_start[0]
+            volumes = (moving.for_camera(camera, T) for moving in (body, bone))
+            embedded = EmbeddedView(network, view.image, view.valid, camera, *volumes, case.centre_lps_mm)
+            self._views.append((camera.T_world_to_camera, embedded))
+
+    def equations(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> NormalEquations:
+        """L_N and its quadratic model at (P, 4, 4) poses."""
+        parts = []
+        for T_world_to_camera, view in self._views:
+            error, gradient, hessian = view.equations(T_world_to_camera @ T_lps_to_world, starts)
+            axes = _axes(T_world_to_camera)
+            parts.append((error, gradient @ axes, axes.T @ hessian @ axes))
+        return NormalEquations(*(np.mean(part, axis=0) for part in zip(*parts, strict=True)))
+
+    def error_and_gradient(
+        self, T_lps_to_world: np.ndarray, starts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """L_N (P,) and its gradient (P, 6) at (P, 4, 4) poses."""
+        parts = []
+        for T_world_to_camera, view in self._views:
+            error, gradient = view.error_and_gradient(T_world_to_camera @ T_lps_to_world, starts)
+            parts.append((error, gradient @ _axes(T_world_to_camera)))
+        error, gradient = (np.mean(part, axis=0) for part in zip(*parts, strict=True))
+        return error, gradient
+
+    def errors(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """(P,) L_N alone."""
+        return np.mean([view.errors(T @ T_lps_to_world, starts) for T, view in self._views], axis=0)
+
+
+def refine_learned(
+    case: Case,
+    body: MovingVolume,
+    bone: MovingVolume,
+    start: Hypotheses,
+    plan: LearnedPlan,
+    callback: StageCallback,
+) -> Hypotheses:
+    """Refine hypotheses by a learned similarity; implausible ones come last whatever their error.
+
+    Args:
+        case: what is registered.
+        body: the CT.
+        bone: its bones.
+        start: where from.
+        plan: with what network, and how many hypotheses.
+        callback: told every iteration; a true answer stops at once.
+
+    Raises:
+        InputError: no weights, or unusable ones.
+        ModuleNotFoundError: no torch.
+    """
+    # Torch is not needed by the other stages, and is slow to import.
+    from SOPIRegistrationLib.refine.network import load_network, refined
+
+    network = load_network(plan.weights)
+    began = time.perf_counter()
+    T = start.T[: plan.most]
+    objective = LearnedObjective(network, case, body, bone, T)
+    T, error, stopped = refined(
+        network,
+        objective,
+        T,
+        case.centre_lps_mm,
+        callback=lambda report: callback(STAGE, report.T, None),
+        stage=STAGE,
+    )
+    order = np.lexsort((error, ~case.is_plausible(T)))
+    T = T[order][distinct_poses(T[order], case.centre_lps_mm, np.deg2rad(2), 2.0, 15.0, plan.keep)]
+    record = StageRecord(STAGE, time.perf_counter() - began, None, T[0])
+    return Hypotheses(T, np.full(len(T), np.inf), (*start.records, record), stopped)
+
+
+def _axes(T_world_to_camera: np.ndarray) -> np.ndarray:
+    """(6, 6) twist in world axes to one in camera axes, about the same point."""
+    return np.kron(np.eye(2), T_world_to_camera[:3, :3])

@@ -1,0 +1,204 @@
+"""What the trainer needs to know of the fine registration's networks: their losses, and their poses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.networks.embedding import (
+    SCALE,
+    EmbeddingNetwork,
+    MovingImages,
+    embedding_error,
+    error_model,
+    moving_images,
+)
+from SOPIRegistrationLib.networks.image_channels import fixed_channels
+from SOPIRegistrationLib.refine.network import EmbeddedView, refined
+from SOPIRegistrationLib.training.pairs import Pairs
+from SOPIRegistrationLib.training.rtpi import Stopwatch
+
+# Largest offsets of the starts from the true pose, standard deviations (deg about each axis; mm in plane,
+# twice, and in depth); most are smaller. The ``paper`` protocol's starts and the pose network's lie within.
+START_DEVIATION = (12.0, 12.0, 12.0, 20.0, 20.0, 50.0)
+# Of the validation: enough to tell one network from another.
+_ITERATIONS = {"least squares": 10, "descent": 30}
+# Error of a step, in units of SCALE, that is as good as none.
+_EXACT = 0.2
+# No step of the training goes further, units of SCALE.
+_LONGEST_STEP = 40.0
+
+
+@dataclass(frozen=True)
+class IFRLossWeights:
+    """What is trained, and how much of it.
+
+    Attributes:
+        direction: of :func:`direction_loss`, the published one (Eq. 7).
+        step: of :func:`step_loss`.
+        plain_mm: whether the translations of Eq. 7 are in mm on all axes, as published. Depth, the largest
+            and least visible of them, is then nearly all of their direction; otherwise they are in units of
+            what shows alike in the image (``networks.embedding.SCALE``).
+    """
+
+    direction: float = 0.2
+    step: float = 1.0
+    plain_mm: bool = False
+
+
+class EmbeddingTask:
+    """Training of a learned similarity by the derivatives it has at wrong poses.
+
+    Args:
+        make: makes the network.
+        config: its sizes.
+        weights: of the losses.
+        corrections: times that a pose is corrected by the network's own step, each with its losses. The first
+            starts are those of the pairs; without the step's loss there is no step, and only they.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., EmbeddingNetwork],
+        config,
+        weights: IFRLossWeights | None = None,
+        corrections: int = 2,
+    ):
+        self.config, self.pixels = config, config.pixels
+        self._make = make
+        self._weights = weights or IFRLossWeights()
+        self._corrections = corrections if self._weights.step else 1
+
+    def network(self) -> EmbeddingNetwork:
+        """A network to be trained."""
+        return self._make(self.config)
+
+    def losses(self, network: nn.Module, pairs: Pairs, rendering: Stopwatch) -> Iterator[torch.Tensor]:
+        """One loss for each correction; the weights may change in between."""
+        weights = self._weights
+        fixed = fixed_channels(pairs.image, pairs.valid)
+        unit = torch.as_tensor(SCALE.twist, device=fixed.device)
+        T = pairs.T_start
+        for number in range(self._corrections):
+            with rendering.running():
+                images = rendered(pairs, T)
+            # Once is enough: it costs as much as all else, and the first starts are the furthest.
+            directed = weights.direction > 0 and number == 0
+            if directed:
+                images.body.requires_grad_()
+                images.bone.requires_grad_()
+            embedded = network(fixed, pairs.valid, images, bool(weights.step))
+            loss = fixed.new_zeros(())
+            if directed:
+                error = embedding_error(embedded).sum()
+                by_image = torch.autograd.grad(error, (images.body, images.bone), create_graph=True)
+                target = geodesic_direction(T, pairs.T_true, pairs.centre_lps_mm)
+                scale = torch.ones_like(unit) if weights.plain_mm else unit
+                gradient = images.pose_gradient(*by_image) * scale.float()
+                loss = loss + weights.direction * direction_loss(gradient, (target / scale).float())
+            step = None
+            if weights.step:
+                step = error_model(embedded).step()
+                target = se3.twist_about(T, pairs.T_true, pairs.centre_lps_mm) / unit
+                loss = loss + weights.step * step_loss(step, target.float())
+            yield loss
+            if step is not None:
+                T = se3.move_about(T, _limited(step.detach()).double() * unit, pairs.centre_lps_mm)
+
+    def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:
+        """(B, 4, 4) T_lps_to_camera found from the pairs' starts, as in use but in fewer iterations."""
+        iterations = _ITERATIONS[self.config.inference]
+        found = []
+        for patient, camera, frame, images in zip(
+            pairs.patients, pairs.cameras, pairs.frames, pairs.slices, strict=True
+        ):
+            image, valid = pairs.image[images], pairs.valid[images]
+            centre = frame.centre_lps_mm
+            view = EmbeddedView(network, image, valid, camera, patient.ct_body, patient.ct_bone, centre)
+            start = pairs.T_start[images].cpu().numpy()
+            found.append(refined(network, view, start, centre, iterations)[0])
+        return torch.from_numpy(np.concatenate(found)).to(pairs.T_start)
+
+
+def rendered(pairs: Pairs, T_lps_to_camera: torch.Tensor) -> MovingImages:
+    """DRRs from the pairs' CTs at poses (B, 4, 4), with their Jacobians, on the poses' device."""
+    poses = T_lps_to_camera.cpu().numpy()
+    parts = [
+        moving_images(patient.ct_body, patient.ct_bone, camera, poses[images], frame.centre_lps_mm)
+        for patient, camera, frame, images in zip(
+            pairs.patients, pairs.cameras, pairs.frames, pairs.slices, strict=True
+        )
+    ]
+    return MovingImages(
+        *(torch.cat(images).to(T_lps_to_camera.device) for images in zip(*parts, strict=True))
+    )
+
+
+def geodesic_direction(
+    T_lps_to_camera: torch.Tensor, T_true: torch.Tensor, centre_lps_mm: torch.Tensor
+) -> torch.Tensor:
+    """Gradient of half the squared geodesic distance to the true pose, in camera axes.
+
+    In the left-invariant (canonical) metric of SE(3), the object's frame standing in its rotation centre
+    (:func:`SOPIRegistrationLib.geometry.se3.geodesic_gradient`).
+
+    Args:
+        T_lps_to_camera: (B, 4, 4) where the gradient is taken.
+        T_true: (B, 4, 4).
+        centre_lps_mm: (B, 3) rotation centres.
+
+    Returns:
+        (B, 6) rotation (rad) and translation (mm) parts.
+    """
+
+    def centred(T):
+        place = (T[:, :3, :3] @ centre_lps_mm[:, :, None])[:, :, 0] + T[:, :3, 3]
+        return se3.rigid(T[:, :3, :3], place)
+
+    in_body = se3.geodesic_gradient(centred(T_lps_to_camera), centred(T_true))
+    return (T_lps_to_camera[:, None, :3, :3] @ in_body.view(-1, 2, 3, 1)).reshape(-1, 6)
+
+
+def direction_loss(gradient: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Eq. 7: how far the unit rotation part and the unit translation part are from those of the target.
+
+    Args:
+        gradient: (B, 6) of L_N by the pose.
+        target: (B, 6) geodesic gradient, in the same coordinates.
+
+    Returns:
+        mean over the batch; 0 where all directions agree, 4 where all are opposite.
+    """
+    found, wanted = (
+        nn.functional.normalize(x.unflatten(1, (2, 3)), dim=2, eps=1e-9) for x in (gradient, target)
+    )
+    return ((found - wanted).square().sum(dim=2) + 1e-8).sqrt().sum(dim=1).mean()
+
+
+def step_loss(step: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """By how much Gauss-Newton steps miss the true pose, as shares of how far away it is.
+
+    Training through a differentiable least-squares step, instead of a gradient's direction, as in the SOPI
+    authors' later work (Chen and Kong 2025, arXiv 2509.06890): a step has a length too, and its six parts
+    are told apart by the features' curvature.
+
+    Args:
+        step: (B, 6) steps, units of ``networks.embedding.SCALE``.
+        target: (B, 6) twists to the true poses, the same.
+
+    Returns:
+        mean over the batch of the logarithm of 1 + error, so that a few lost starts do not drown the others.
+    """
+    size = target.square().mean(dim=1, keepdim=True).sqrt() + _EXACT
+    return torch.log1p((step - target).abs() / size).mean()
+
+
+def _limited(step: torch.Tensor) -> torch.Tensor:
+    """Steps cut to a plausible length; none where they are not finite."""
+    step = torch.where(step.isfinite().all(dim=1, keepdim=True), step, 0)
+    return step * (_LONGEST_STEP / step.norm(dim=1, keepdim=True).clamp(min=1e-9)).clamp(max=1)

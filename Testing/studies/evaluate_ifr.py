@@ -1,0 +1,255 @@
+"""The learned similarity by itself: the shape of its basin, and the poses it leads to from a given start.
+
+    python Testing/studies/evaluate_ifr.py --cases 50 --out DIR                        (phantoms)
+    python Testing/studies/evaluate_ifr.py --ct CT.nii.gz --cases 50 --out DIR
+
+*Shape*: L_N, NCC and GC along each of six axes through the true pose (turns about the rotation centre and shifts,
+camera axes), over +-30 degrees and +-60 mm. Counted are the local minima (of L_N, 1 - NCC, 1 - GC) and the
+capture radius: how far from the truth a descent along the axis still ends near it, mean of both sides.
+*Poses*: protocol ``paper``, L_N minimised from the protocol's start, by least squares and by the published
+descent, for targets of rising distance from what the network was trained on. Neither sees the truth.
+Phantoms have seeds below those of training and validation, and are X-rayed on finer voxels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from SOPIRegistrationLib.evaluation.benchmark import processor
+from SOPIRegistrationLib.evaluation.cases import EvaluationCase, SimulatedCases
+from SOPIRegistrationLib.evaluation.metrics import mean_interval, median_interval, pose_error, wilson_interval
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.refine.network import load_network, refined
+from SOPIRegistrationLib.registration import moving_volumes
+from SOPIRegistrationLib.registration.learned import LearnedObjective
+from SOPIRegistrationLib.registration.objective import at_level, comparable_pixels
+from SOPIRegistrationLib.registration.stages import Case
+from SOPIRegistrationLib.similarity import get_similarity
+from tqdm import tqdm
+
+AXES = ("rx, deg", "ry, deg", "rz, deg", "tx, mm", "ty, mm", "tz (depth), mm")
+# Of each axis: how far, in what steps, and how near the truth a descent must end.
+RANGES = [(30.0, 1.0, 3.0)] * 3 + [(60.0, 2.0, 4.0)] * 2 + [(60.0, 2.0, 10.0)]
+MEASURES = {"L_N": None, "1 - NCC": "ncc", "1 - GC": "gc"}
+MEASURE_PIXELS = 128
+SHAPE_COLUMNS = ("case", "axis", "measure", "local_minima", "capture_radius")
+POSE_COLUMNS = (
+    *("target", "method", "case", "rotation_deg", "translation_mm", "in_plane_mm", "depth_mm"),
+    *("mtre_mm", "failed", "seconds"),
+)
+
+
+def source(options, target: str) -> SimulatedCases:
+    cts = tuple(options.ct)
+    return SimulatedCases("paper", target, cts, options.seed, options.view, content=options.content)
+
+
+def in_order(cases: SimulatedCases, count: int):
+    """Cases, those of one patient one after the other."""
+    for number in sorted(range(count), key=cases.patient_of):
+        yield cases.make(number)
+
+
+def objective_of(case: EvaluationCase, network, T: np.ndarray) -> LearnedObjective:
+    body, bone = moving_volumes(case.ct).values()
+    return LearnedObjective(network, Case(case.radiographs, case.frame), body, bone, T)
+
+
+def offsets(axis: int) -> np.ndarray:
+    reach, step, _ = RANGES[axis]
+    return np.arange(-reach, reach + step / 2, step)
+
+
+def profiles(case: EvaluationCase, network) -> list[dict[str, np.ndarray]]:
+    """Of each axis and measure, the values along it."""
+    body, _ = moving_volumes(case.ct).values()
+    view = at_level(case.radiographs[0], MEASURE_PIXELS)
+    valid = comparable_pixels(view, body, view.camera.T_world_to_camera @ case.T_true[None])[0]
+    found = []
+    for axis in range(6):
+        twists = np.zeros((len(offsets(axis)), 6))
+        twists[:, axis] = np.deg2rad(offsets(axis)) if axis < 3 else offsets(axis)
+        start = np.repeat(case.T_true[None], len(twists), axis=0)
+        T = se3.move_about(start, twists, case.frame.centre_lps_mm)
+        T_camera = view.camera.T_world_to_camera @ T
+        drrs = project(body.for_camera(view.camera, T_camera[0]), view.camera, T_camera)
+        values = {"L_N": objective_of(case, network, T).errors(T, np.arange(len(T)))}
+        for name, measure in MEASURES.items():
+            if measure:
+                values[name] = 1 - np.asarray(get_similarity(measure)(drrs, view.image, valid))
+        found.append(values)
+    return found
+
+
+def shape(axis: int, values: np.ndarray) -> tuple[int, float]:
+    """Number of local minima, and the capture radius (0 if the nearest minimum is away from the truth)."""
+    _, _, near = RANGES[axis]
+    places = offsets(axis)
+    padded = np.concatenate([[np.inf], values, [np.inf]])
+    minima = np.flatnonzero((values < padded[:-2]) & (values <= padded[2:]))
+    bottom = len(values) // 2
+    while True:
+        beside = [n for n in (bottom - 1, bottom + 1) if 0 <= n < len(values)]
+        lower = min(beside, key=lambda n: values[n])
+        if values[lower] >= values[bottom]:
+            break
+        bottom = lower
+    if abs(places[bottom]) > near:
+        return len(minima), 0.0
+    left = right = bottom
+    while left > 0 and values[left - 1] > values[left]:
+        left -= 1
+    while right < len(values) - 1 and values[right + 1] > values[right]:
+        right += 1
+    return len(minima), float((abs(places[left]) + abs(places[right])) / 2)
+
+
+def draw_profiles(curves: list[dict[str, list[np.ndarray]]], path: Path) -> None:
+    """Median and quartiles over the cases, each case scaled from 0 to 1."""
+    figure, grid = plt.subplots(2, 3, figsize=(12, 6.5), constrained_layout=True, sharey=True)
+    for axis, axes in enumerate(grid.flat):
+        for name, colour in zip(MEASURES, ("tab:red", "tab:blue", "tab:green"), strict=True):
+            scaled = np.array([(v - v.min()) / np.ptp(v) for v in curves[axis][name]])
+            low, middle, high = np.percentile(scaled, [25, 50, 75], axis=0)
+            axes.plot(offsets(axis), middle, color=colour, label=name)
+            axes.fill_between(offsets(axis), low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        axes.set(xlabel=AXES[axis])
+        axes.grid(alpha=0.3)
+    grid[0, 0].legend()
+    figure.suptitle(f"{len(curves[0]['L_N'])} cases: median and quartiles, each case scaled from 0 to 1")
+    figure.savefig(path, dpi=90)
+
+
+def shape_study(options, network) -> tuple[list[dict], str]:
+    rows, curves = [], [{name: [] for name in MEASURES} for _ in AXES]
+    cases = source(options, options.shape_target)
+    for case in tqdm(in_order(cases, options.cases), total=options.cases, desc="shape"):
+        for axis, values in enumerate(profiles(case, network)):
+            for name, one in values.items():
+                curves[axis][name].append(one)
+                rows.append(
+                    dict(zip(SHAPE_COLUMNS, (case.number, AXES[axis], name, *shape(axis, one)), strict=True))
+                )
+    if options.out:
+        draw_profiles(curves, options.out / "ifr_shape.png")
+    heads = ("axis", *(f"{name}: minima" for name in MEASURES), *(f"{name}: radius" for name in MEASURES))
+    lines = [f"Target {options.shape_target}; means, 95 % intervals of the radius.", ""]
+    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for axis in AXES:
+        cells = [axis]
+        chosen = {
+            name: [row for row in rows if row["axis"] == axis and row["measure"] == name] for name in MEASURES
+        }
+        cells += [f"{np.mean([row['local_minima'] for row in own]):.1f}" for own in chosen.values()]
+        for own in chosen.values():
+            radii = np.array([row["capture_radius"] for row in own])
+            low, high = mean_interval(radii)
+            cells.append(f"{radii.mean():.1f} ({low:.1f} to {high:.1f})")
+        lines.append(f"| {' | '.join(cells)} |")
+    return rows, "\n".join(lines)
+
+
+def pose_study(options, network) -> tuple[list[dict], str]:
+    rows = []
+    for target in options.targets:
+        cases = source(options, target)
+        for case in tqdm(in_order(cases, options.cases), total=options.cases, desc=target):
+            add_pose(rows, target, "start", case, case.T_start, 0.0)
+            for inference in options.inference:
+                network.config = replace(network.config, inference=inference)
+                began = time.perf_counter()
+                objective = objective_of(case, network, case.T_start[None])
+                T, _, _ = refined(network, objective, case.T_start[None], case.frame.centre_lps_mm)
+                add_pose(rows, target, inference, case, T[0], time.perf_counter() - began)
+    heads = ("target", "method", "cases", "failures (95 % interval)", "rotation, deg: median (mean)")
+    heads += (
+        "translation, mm: median (mean)",
+        "in plane, mm",
+        "depth, mm",
+        "times better than the start",
+        "s",
+    )
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for target in options.targets:
+        for method in ("start", *options.inference):
+            own = [row for row in rows if row["target"] == target and row["method"] == method]
+            column = {key: np.array([row[key] for row in own], dtype=float) for key in POSE_COLUMNS[3:]}
+            if method == "start":
+                start = column
+            failures = int(column["failed"].sum())
+            low, high = wilson_interval(failures, len(own))
+            cells = [target, method, str(len(own)), f"{failures / len(own):.0%} ({low:.0%} to {high:.0%})"]
+            for key in ("rotation_deg", "translation_mm"):
+                low, high = median_interval(column[key])
+                median, mean = np.median(column[key]), column[key].mean()
+                cells.append(f"{median:.2f} [{low:.2f} to {high:.2f}] ({mean:.2f})")
+            cells += [f"{np.median(column[key]):.2f}" for key in ("in_plane_mm", "depth_mm")]
+            better = [
+                np.median(start[key]) / np.median(column[key]) for key in ("rotation_deg", "translation_mm")
+            ]
+            cells += ["{:.1f} (rotation), {:.1f}".format(*better), f"{np.median(column['seconds']):.2f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return rows, "\n".join(lines)
+
+
+def add_pose(rows: list[dict], target: str, method: str, case: EvaluationCase, T, seconds: float) -> None:
+    points, centre = case.ct.surface_points_lps_mm, case.frame.centre_lps_mm
+    error = pose_error(T, case.T_true, points, centre, case.radiographs[0].camera)
+    values = (
+        *(target, method, case.number, error.rotation_deg, np.hypot(error.in_plane_mm, error.depth_mm)),
+        *(error.in_plane_mm, error.depth_mm, error.mtre_mm, int(error.failed), seconds),
+    )
+    rows.append(dict(zip(POSE_COLUMNS, values, strict=True)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--ct", type=Path, nargs="+", default=[], help="CTs; phantoms if none are given")
+    parser.add_argument("--parts", nargs="+", choices=("shape", "poses"), default=("shape", "poses"))
+    parser.add_argument("--cases", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--view", default="AP")
+    parser.add_argument("--content", choices=("body", "bone"), default="body")
+    parser.add_argument("--shape-target", default="rtk", help="kind of X-ray for the shape")
+    parser.add_argument("--targets", nargs="+", default=("ours", "rtk", "rtk-degraded"))
+    parser.add_argument("--inference", nargs="+", default=("least squares", "descent"))
+    parser.add_argument("--weights", type=Path, help="other weights than those installed")
+    parser.add_argument("--out", type=Path, help="folder for ifr_*.csv, .md and .png")
+    options = parser.parse_args()
+    network = load_network(options.weights)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+    names = ", ".join(path.name for path in options.ct) or "phantoms"
+    text = [
+        f"Protocol `paper`, seed {options.seed}, {names}, {options.content}, view {options.view}, "
+        f"{processor()}, {date.today()}"
+    ]
+    for part, study in (("shape", shape_study), ("poses", pose_study)):
+        if part not in options.parts:
+            continue
+        rows, table = study(options, network)
+        text += ["", table]
+        if options.out:
+            with (options.out / f"ifr_{part}.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+    print("\n".join(text))
+    if options.out:
+        (options.out / "ifr.md").write_text("\n".join(text) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Learned fine registration: its descents, and its place in the pipeline.
+
+The network is untrained: its encoders begin alike, and so it is a similarity already, with a small basin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from SOPIRegistrationLib import installed
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.evaluation.metrics import pose_error
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.ct_preparation import prepare_ct
+from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.networks.comparing import ComparingRTPI
+from SOPIRegistrationLib.networks.composite import CONFIGURATIONS, CompositeSimilarity
+from SOPIRegistrationLib.networks.embedding import SCALE
+from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
+from SOPIRegistrationLib.optimise.momentum import momentum_descent
+from SOPIRegistrationLib.refine.network import load_network, refined
+from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
+from SOPIRegistrationLib.registration.learned import STAGE, LearnedObjective
+from SOPIRegistrationLib.registration.stages import Case
+from SOPIRegistrationLib.simulation.demo import demo_case
+from support.networks import COMPARING
+
+CARD = dict.fromkeys(("name", *CARD_HEADINGS), "x")
+CENTRE = np.array([20.0, -40.0, 10.0])
+NEAR = np.array([0.01, -0.015, 0.01, 1.0, -1.0, 8.0])
+
+
+class Scene:
+    """The demo case, prepared; the weights of an untrained network."""
+
+    def __init__(self, folder):
+        self.case = demo_case(1)
+        self.ct = prepare_ct(self.case.ct)
+        self.frame = PoseFrame(self.ct.rotation_centre_lps_mm, 700.0)
+        self.xray = prepare_radiograph(self.case.radiograph, self.case.camera, "bone-dark")
+        torch.manual_seed(0)
+        self.network = CompositeSimilarity(CONFIGURATIONS["light"]).eval()
+        self.weights = {"ifr": folder / "ifr.safetensors"}
+        save_weights(self.weights["ifr"], self.network, CARD)
+
+    def start(self, twist) -> np.ndarray:
+        return se3.move_about(self.case.T_true, np.asarray(twist), self.frame.centre_lps_mm)
+
+    def register(self, init, refine, callback=None, **settings):
+        settings = RegistrationSettings(init, refine, weights=self.weights, **settings)
+        return register(self.ct, [self.xray], self.frame, settings, callback)
+
+    def error(self, T):
+        points, centre = self.ct.surface_points_lps_mm, self.frame.centre_lps_mm
+        return pose_error(T, self.case.T_true, points, centre, self.case.camera)
+
+    def objective(self, T, views=None) -> LearnedObjective:
+        case = Case(tuple(views or [self.xray]), self.frame)
+        return LearnedObjective(self.network, case, *moving_volumes(self.ct).values(), T)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return Scene(tmp_path_factory.mktemp("weights"))
+
+
+class Bowl:
+    """Distance to a pose, in the units of ``SCALE``; remembers what was asked."""
+
+    def __init__(self):
+        self.T = se3.exp_se3(np.array([0.3, -0.2, 0.1, 20, -30, 650]))
+        self.asked = []
+
+    def starts(self, count: int) -> np.ndarray:
+        offsets = np.random.default_rng(0).normal(size=(count, 6)) * SCALE.twist * 5
+        return se3.move_about(np.repeat(self.T[None], count, axis=0), offsets, CENTRE)
+
+    def __call__(self, T, starts):
+        self.asked.append(T)
+        x = se3.twist_about(np.repeat(self.T[None], len(T), axis=0), T, CENTRE) / SCALE.twist
+        error = np.linalg.norm(x, axis=1)
+        return error, x / error[:, None] / SCALE.twist
+
+
+def test_momentum_descends_from_every_start():
+    bowl, reports = Bowl(), []
+    starts = bowl.starts(5)
+    T, error, result = momentum_descent(bowl, starts, CENTRE, SCALE, callback=reports.append, stage="bowl")
+    assert (error < 0.1).all()
+    np.testing.assert_allclose(bowl(T, None)[0], error)
+    assert result.reason == "step"
+    assert result.iterations == len(reports) < 500
+    assert -result.value == error.min()
+    assert reports[-1].stage == "bowl"
+    values = [report.value for report in reports]
+    assert values == sorted(values)
+
+
+def test_the_rotation_is_frozen_and_the_translation_goes_on():
+    bowl = Bowl()
+    momentum_descent(
+        bowl, bowl.starts(1), CENTRE, SCALE, rotation_tolerance=0.06, translation_tolerance=0.005
+    )
+    asked = np.concatenate(bowl.asked)
+    turned = np.linalg.norm(np.diff(asked[:, :3, :3], axis=0), axis=(1, 2)) > 1e-9
+    moved = np.linalg.norm(np.diff(asked[:, :3, 3], axis=0), axis=1) > 1e-9
+    last_turn = np.flatnonzero(turned)[-1]
+    assert 10 < last_turn < len(asked) - 10
+    assert moved[last_turn + 1 :].sum() > 5
+
+
+def test_momentum_stops_when_asked_and_where_nothing_is_defined():
+    bowl = Bowl()
+    starts = bowl.starts(3)
+    _, error, result = momentum_descent(
+        bowl, starts, CENTRE, SCALE, callback=lambda report: report.iteration == 3
+    )
+    assert result.stopped
+    assert (result.iterations, result.reason) == (3, "stopped")
+    assert (error <= bowl(starts, None)[0]).all()
+
+    def broken(T, starts):
+        error, gradient = bowl(T, starts)
+        return np.where(starts == 1, np.nan, error), gradient
+
+    T, error, _ = momentum_descent(broken, starts, CENTRE, SCALE)
+    assert np.isinf(error[1])
+    assert error[[0, 2]].max() < 0.1
+    np.testing.assert_array_equal(T[1], starts[1])
+
+
+def test_both_derivatives_of_an_objective_agree(scene):
+    """In the world of two C-arms, neither at its origin."""
+    turned = se3.rigid(se3.exp_so3(np.array([0.2, 0.9, -0.3])), np.array([30.0, -50.0, 80.0]))
+    side = np.eye(4)
+    side[:3, :3] = se3.exp_so3(np.array([0.0, 0.2, 0.0]))
+    side[:3, 3] = [-120.0, 0, 20]
+    # Two views of one world, of the same X-ray: what they show need not fit.
+    views = [
+        replace(scene.xray, camera=replace(scene.xray.camera, T_world_to_camera=T, name=name))
+        for T, name in ((turned, "a"), (side @ turned, "b"))
+    ]
+    T = np.linalg.inv(turned) @ np.stack([scene.start(NEAR), scene.start(-NEAR)])
+    objective = scene.objective(T, views)
+    model = objective.equations(T, np.arange(2))
+    error, gradient = objective.error_and_gradient(T, np.arange(2))
+    np.testing.assert_allclose(model.cost, error, rtol=1e-5)
+    unit = SCALE.twist
+    found, expected = 2 * model.gradient * unit, gradient * unit
+    # One by differences of features, the other by backpropagation; an untrained network is much curved.
+    np.testing.assert_allclose(found, expected, atol=0.2 * np.abs(expected).max())
+    cosine = (found * expected).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+    assert (cosine > 0.95).all()
+    assert np.linalg.eigvalsh(model.hessian).min() > 0
+    # And with it the error falls.
+    step = -1e-3 * unit**2 * gradient / np.linalg.norm(unit * gradient, axis=1, keepdims=True)
+    moved = se3.move_about(T, 300 * step, scene.frame.centre_lps_mm)
+    assert (objective.equations(moved, np.arange(2)).cost < error).all()
+
+
+@pytest.mark.parametrize("inference", ["least squares", "descent"])
+def test_poses_are_found_the_way_the_network_was_trained_for(scene, inference):
+    network = CompositeSimilarity(replace(scene.network.config, inference=inference)).eval()
+    network.load_state_dict(scene.network.state_dict())
+    T = np.stack([scene.start(NEAR), scene.start(-0.5 * NEAR)])
+    objective = scene.objective(T)
+    before = objective.equations(T, np.arange(2)).cost
+    found, error, stopped = refined(network, objective, T, scene.frame.centre_lps_mm, max_iterations=12)
+    assert not stopped
+    assert (error < before).all()
+    np.testing.assert_allclose(objective.equations(found, np.arange(2)).cost, error, rtol=1e-5)
+
+
+def test_registration_by_the_learned_similarity(scene):
+    reports = []
+    result = scene.register(scene.start(NEAR), "sopi", reports.append)
+    assert result.method == "given pose + sopi"
+    assert [stage.name for stage in result.stages] == [STAGE]
+    np.testing.assert_array_equal(result.T_lps_to_world, result.stages[0].T)
+    before, after = scene.error(result.initial_T), scene.error(result.T_lps_to_world)
+    assert after.in_plane_mm < 0.5 * before.in_plane_mm
+    assert after.rotation_deg < before.rotation_deg
+    assert np.isfinite(result.verdict.predicted_error_mm).all()
+    assert {report.stage for report in reports} == {STAGE}
+    fractions = [report.fraction for report in reports]
+    assert fractions == sorted(fractions)
+
+
+def test_then_the_optimiser(scene):
+    result = scene.register(scene.start(3 * NEAR), "sopi+opt")
+    assert result.method == "given pose + sopi+opt"
+    assert result.stages[0].name == STAGE
+    assert result.stages[1].name.startswith("32 px")
+    assert result.verdict.status == "accept"
+    assert scene.error(result.T_lps_to_world).mtre_mm < 0.5
+
+
+def test_the_network_refines_what_an_initialiser_found(scene, tmp_path):
+    torch.manual_seed(0)
+    rtpi = tmp_path / "rtpi.safetensors"
+    save_weights(rtpi, ComparingRTPI(COMPARING), CARD)
+    settings = RegistrationSettings("rtpi", "sopi", weights={**scene.weights, "rtpi": rtpi})
+    result = register(scene.ct, [scene.xray], scene.frame, settings)
+    assert result.method == "rtpi + sopi"
+    assert [stage.name for stage in result.stages] == ["pose network", STAGE]
+    np.testing.assert_array_equal(result.initial_T, result.stages[0].T)
+
+
+def test_it_stops_within_the_learned_refinement(scene):
+    seen = []
+    result = scene.register(
+        scene.start(NEAR), "sopi+opt", lambda state: seen.append(state.stage) or len(seen) == 3
+    )
+    assert result.stopped
+    assert seen == [STAGE] * 3
+    assert result.verdict.reasons == ["stopped early: not verified"]
+
+
+def test_without_weights(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(installed, "WEIGHTS_FOLDER", tmp_path)
+    settings = RegistrationSettings(scene.start(NEAR), "sopi")
+    with pytest.raises(InputError, match=r"no weights 'ifr' are installed .*--weights ifr=FILE"):
+        register(scene.ct, [scene.xray], scene.frame, settings)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_weights(tmp_path / "w.safetensors", ComparingRTPI(COMPARING), CARD)
+    with pytest.raises(InputError, match="another network than the fine registration"):
+        load_network(tmp_path / "w.safetensors")
