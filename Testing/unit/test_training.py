@@ -100,7 +100,7 @@ def test_pairs_show_the_patient_at_the_true_pose(anatomy):
         shown = project(patients[number].body, pairs.cameras[number], pairs.T_true[where].numpy())
         moved = project(patients[number].body, pairs.cameras[number], pairs.T_true[where].numpy()[::-1])
         image, valid = pairs.image[where].numpy(), pairs.valid[where].numpy()
-        assert (ncc(shown, image, valid) > 0.85).all()
+        assert (ncc(shown, image, valid) > 0.8).all()
         assert ncc(shown, image, valid).mean() > ncc(moved, image, valid).mean() + 0.1
         np.testing.assert_array_equal(pairs.K[where][0], pairs.cameras[number].K)
 

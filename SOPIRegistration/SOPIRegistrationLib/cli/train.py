@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     patient = networks.add_parser(
         "patient",
         help="a pose network for one patient, from the CT alone, within minutes",
-        description="Train a pose network for one CT and C-arm, before the X-rays are taken. Ctrl-C keeps the "
-        "best so far; goes on from the checkpoint in the folder if there is one.",
+        description="Train a pose network for one CT and C-arm, before the X-rays are taken. Ctrl-C keeps "
+        "the best so far; goes on from the checkpoint in the folder if there is one.",
     )
     train_patient.add_arguments(patient)
 
@@ -339,14 +339,13 @@ def _print_progress(fraction: float, line: str) -> None:
 
 def _facts(args: argparse.Namespace, trained) -> dict:
     """Entries of the model card that all networks have."""
-    last = trained.log[-1]
-    best = min(trained.log, key=lambda row: row["rotation_deg"] + row["in_plane_mm"] + 0.2 * row["depth_mm"])
+    best = trained.best
     figures = {
         "validation phantoms, median": "{rotation_deg:.2f} deg, {in_plane_mm:.2f} mm in plane, "
         "{depth_mm:.1f} mm in depth".format(**best),
         "90th percentile": "{rotation_p90_deg:.2f} deg, {in_plane_p90_mm:.2f} mm, "
         "{depth_p90_mm:.1f} mm".format(**best),
-        "at step": f"{best['step']} of {last['step']}",
+        "at step": f"{best['step']} of {trained.steps}",
     }
     names = ", ".join(path.name for path in args.ct)
     return {

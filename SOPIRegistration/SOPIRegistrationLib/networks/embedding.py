@@ -24,8 +24,6 @@ from SOPIRegistrationLib.projector import ProjectorVolume, project_with_jacobian
 MOVING_CHANNELS = 3
 # Channels that mean the same of X-ray and DRR: the whole image standardised, and locally.
 _SHARED = [0, 2]
-# Sampling steps along the ray, voxels: finer ones are not seen in images this small.
-_BODY_STEP, _BONE_STEP = 2.0, 1.5
 # A line integral through the bones of a trunk; brings their DRRs to the order of one.
 _THICK_BONE = 2.0
 # Line integral from which a ray is in the projected bone mask: half a millimetre of bone.
@@ -72,15 +70,11 @@ def moving_images(
 ) -> MovingImages:
     """DRRs at (B, 4, 4) poses of a CT with its rotation centre (3,), LPS mm."""
     centre = T_lps_to_camera[:, :3, :3] @ centre_lps_mm + T_lps_to_camera[:, :3, 3]
-    bone_drr, bone_jacobian = _about(centre, camera, *_rendered(bone, camera, T_lps_to_camera, _BONE_STEP))
+    bone_drr, bone_jacobian = _about(centre, camera, *project_with_jacobian(bone, camera, T_lps_to_camera))
     if body is bone:
         return MovingImages(bone_drr, bone_drr, bone_jacobian, bone_jacobian)
-    body_drr, body_jacobian = _about(centre, camera, *_rendered(body, camera, T_lps_to_camera, _BODY_STEP))
+    body_drr, body_jacobian = _about(centre, camera, *project_with_jacobian(body, camera, T_lps_to_camera))
     return MovingImages(body_drr, bone_drr, body_jacobian, bone_jacobian)
-
-
-def _rendered(volume, camera, T_lps_to_camera, step):
-    return project_with_jacobian(volume, camera, T_lps_to_camera, step_mm=step * volume.default_step_mm)
 
 
 def _about(centre, camera, image, jacobian):

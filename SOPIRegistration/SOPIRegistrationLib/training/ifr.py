@@ -48,6 +48,7 @@ class IFRLossWeights:
 
     direction: float = 0.2
     step: float = 1.0
+    contrast: float = 0.0
     plain_mm: bool = False
 
 
@@ -106,6 +107,11 @@ class EmbeddingTask:
                 step = error_model(embedded).step()
                 target = se3.twist_about(T, pairs.T_true, pairs.centre_lps_mm) / unit
                 loss = loss + weights.step * step_loss(step, target.float())
+            if weights.contrast and number == 0:
+                with rendering.running():
+                    there = rendered(pairs, pairs.T_true)
+                agreeing = embedding_error(network(fixed, pairs.valid, there))
+                loss = loss + weights.contrast * torch.log(agreeing / embedding_error(embedded)).mean()
             yield loss
             if step is not None:
                 T = se3.move_about(T, _limited(step.detach()).double() * unit, pairs.centre_lps_mm)

@@ -110,6 +110,7 @@ class Trained:
         hours: of training, without those of validation and start.
         pairs: X-rays seen.
         log: rows of ``LOG_COLUMNS``.
+        best: the row of ``network``.
     """
 
     network: nn.Module
@@ -117,6 +118,7 @@ class Trained:
     hours: float
     pairs: int
     log: list[dict[str, float]]
+    best: dict[str, float]
 
 
 class Trainer:
@@ -160,7 +162,7 @@ class Trainer:
         optimizer = Muon(network, settings.learning_rate, weight_decay=settings.weight_decay)
         self._network, self._optimizer = fabric.setup(network, optimizer)
         self._cts = cts
-        self._state = {"step": 0, "seconds": 0.0, "pairs": 0, "best": float("inf")}
+        self._state = {"step": 0, "seconds": 0.0, "pairs": 0, "best": float("inf"), "best_step": 0}
         self._rows: list[dict[str, float]] = []
 
     def run(self) -> Trained:
@@ -177,7 +179,9 @@ class Trainer:
             self._loop(validation)
         network = self._task.network()
         network.load_state_dict(torch.load(self._out / BEST, map_location="cpu", weights_only=True))
-        return Trained(network.eval(), state["step"], state["seconds"] / 3600, state["pairs"], self._rows)
+        best = next(row for row in self._rows if row["step"] == state["best_step"])
+        hours = state["seconds"] / 3600
+        return Trained(network.eval(), state["step"], hours, state["pairs"], self._rows, best)
 
     def _loop(self, validation: list[Pairs]) -> None:
         settings, state = self._settings, self._state
@@ -243,7 +247,7 @@ class Trainer:
             # A millimetre of depth is worth less than one in the plane to what follows.
             score = figures[0] + figures[1] + 0.2 * figures[2]
             if score < state["best"]:
-                state["best"] = float(score)
+                state["best"], state["best_step"] = float(score), state["step"]
                 _write_aside(self._out / BEST, network.state_dict())
             text = "{:.2f} deg, {:.2f} mm in plane, {:.1f} mm in depth".format(*figures[:3])
             self._say(f"step {state['step']} of {self._settings.steps}, validation medians {text}")
