@@ -4,8 +4,8 @@
     python Testing/studies/evaluate_ifr.py --ct CT.nii.gz --cases 50 --out DIR
 
 *Shape*: L_N, NCC and GC along each of six axes through the true pose (turns about the rotation centre and
-shifts, camera axes), over +-30 degrees and +-60 mm. Counted are the local minima (of L_N, 1 - NCC, 1 - GC) and the
-capture radius: how far from the truth a descent along the axis still ends near it, mean of both sides.
+shifts, camera axes), over +-30 degrees and +-60 mm. Counted are the local minima (of L_N, 1 - NCC, 1 - GC),
+and the capture radius: how far from the truth a descent along the axis still ends near it, both sides.
 *Poses*: protocol ``paper``, L_N minimised from the protocol's start, by least squares and by the published
 descent, for targets of rising distance from what the network was trained on. Neither sees the truth.
 Phantoms have seeds below those of training and validation, and are X-rayed on finer voxels.
