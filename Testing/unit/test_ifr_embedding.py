@@ -176,9 +176,11 @@ def test_gradient_to_the_pose_against_differences_of_renderings(scene, network):
                 moved = scene.embedded(network, scene.images(T))._replace(weights=weights)
                 values.append(embedding_error(moved).numpy())
         expected[:, axis] = (values[0] - values[1]) / 0.04
-    scale = np.abs(expected).max()
-    assert scale > 1e-3
-    np.testing.assert_allclose(found[:, :5], expected, atol=0.08 * scale)
+    # The sum of samples is noisy from pose to pose, and so are its differences.
+    assert np.abs(expected).max() > 1e-3
+    sizes = np.linalg.norm(found[:, :5], axis=1), np.linalg.norm(expected, axis=1)
+    assert ((found[:, :5] * expected).sum(axis=1) / (sizes[0] * sizes[1]) > 0.97).all()
+    np.testing.assert_allclose(*sizes, rtol=0.2)
 
 
 def test_the_gradient_is_differentiable_by_the_weights(scene, network):

@@ -96,6 +96,12 @@ def add_ifr_arguments(parser: argparse.ArgumentParser) -> None:
         help="weight of the loss of a least-squares step (light 1, others 0)",
     )
     parser.add_argument(
+        "--contrast",
+        type=float,
+        metavar="X",
+        help="weight of the loss that deepens the similarity's basin (light 0.2, others 0)",
+    )
+    parser.add_argument(
         "--plain-mm",
         action="store_true",
         help="translations of the direction in mm on all axes, as published, instead of depth at a tenth",
@@ -236,9 +242,12 @@ def train_ifr(args: argparse.Namespace) -> int:
         InputError: an option or a CT is unusable.
     """
     light = args.network == "light"
-    direction = (0.2 if light else 1.0) if args.direction is None else args.direction
-    step = (1.0 if light else 0.0) if args.step is None else args.step
-    for name, value in (("direction", direction), ("step", step)):
+    defaults = (0.2, 1.0, 0.2) if light else (1.0, 0.0, 0.0)
+    chosen = (args.direction, args.step, args.contrast)
+    direction, step, contrast = (
+        value if given is None else given for value, given in zip(defaults, chosen, strict=True)
+    )
+    for name, value in (("direction", direction), ("step", step), ("contrast", contrast)):
         if value < 0:
             raise InputError(f"--{name} is {value:g}: give 0 or more")
     if not direction + step:
@@ -256,7 +265,7 @@ def train_ifr(args: argparse.Namespace) -> int:
     config = replace(config, inference="least squares" if step else "descent")
     if args.unmasked:
         config = replace(config, masked=False)
-    weights = IFRLossWeights(direction, step, args.plain_mm)
+    weights = IFRLossWeights(direction, step, contrast, args.plain_mm)
     task = EmbeddingTask(make, config, weights, args.corrections)
     args.start_deviation = START_DEVIATION
     card = {

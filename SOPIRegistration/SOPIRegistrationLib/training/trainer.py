@@ -179,7 +179,8 @@ class Trainer:
             self._loop(validation)
         network = self._task.network()
         network.load_state_dict(torch.load(self._out / BEST, map_location="cpu", weights_only=True))
-        best = next(row for row in self._rows if row["step"] == state["best_step"])
+        # Only the first process validates, and has rows.
+        best = next((row for row in self._rows if row["step"] == state["best_step"]), {})
         hours = state["seconds"] / 3600
         return Trained(network.eval(), state["step"], hours, state["pairs"], self._rows, best)
 
