@@ -14,6 +14,7 @@ import SimpleITK as sitk
 import torch
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.cli.main import COMMANDS, main
 
 SPACING_MM = (2.0, 2.0, 2.0)
@@ -419,6 +420,14 @@ def test_weights_that_are_none(case, tmp_path, refused):
     text.write_text("no weights")
     refused("absent.safetensors", "--weights", options=("--init", "rtpi", "--weights", str(absent)))
     refused("text.safetensors", "--weights", options=("--init", "rtpi", "--weights", str(text)))
+    for refine in ("sopi", "sopi+opt"):
+        refused("absent.safetensors", "--weights", options=("--refine", refine, "--weights", f"ifr={absent}"))
+    refused("ifr2=", "rtpi", options=("--weights", f"ifr2={absent}"))
+
+
+def test_a_learned_refinement_without_weights(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(installed, "WEIGHTS_FOLDER", tmp_path)
+    refused("no weights 'ifr' are installed", "--weights ifr=FILE", options=("--refine", "sopi"))
 
 
 @pytest.mark.parametrize(

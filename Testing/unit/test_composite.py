@@ -146,7 +146,7 @@ def test_the_encoders_begin_alike_and_share_nothing():
     ("make", "shape"),
     [
         (lambda: FocalBlock(2, 2), (1, 2, 3, 3)),
-        (lambda: CascadeFusionBlock((4, 4, 2), 1, layer_norm), (1, 4, 6, 6)),
+        (lambda: CascadeFusionBlock((4, 4, 2), 1, layer_norm), (1, 4, 4, 4)),
     ],
     ids=["focal", "cascade"],
 )

@@ -18,8 +18,8 @@ from SOPIRegistrationLib.training.ifr import (
     START_DEVIATION,
     EmbeddingTask,
     IFRLossWeights,
-    contrast_loss,
     direction_loss,
+    distance_loss,
     geodesic_direction,
     step_loss,
 )
@@ -40,7 +40,7 @@ def phantoms(tmp_path_factory):
     return folder
 
 
-def pairs_of(phantoms, task, count: int = 8, deviation=NEAR):
+def pairs_of(phantoms, task, count: int = 6, deviation=NEAR):
     pool = PatientPool(1, 1, bones=1.0, folder=phantoms)
     pool.fill()
     options = PairOptions(task.pixels, ("AP",), 0.0, 0.0, start_deviation=deviation)
@@ -129,10 +129,13 @@ def test_step_loss_grows_with_the_miss_and_sees_shares():
     assert losses[-1] < wild < 10
 
 
-def test_contrast_loss_is_a_share():
-    error, least = torch.tensor([2.0, 8.0]), torch.tensor([1.0, 2.0])
-    assert contrast_loss(error, least) == pytest.approx((np.log(0.5) + np.log(0.25)) / 2)
-    assert contrast_loss(10 * error, 10 * least) == pytest.approx(contrast_loss(error, least))
+def test_distance_loss_is_least_where_the_error_is_the_distance():
+    distance = torch.tensor([3.0, 10.0])
+    assert distance_loss(distance, distance) < 0.01
+    assert distance_loss(2 * distance, distance) == pytest.approx(np.log(2), abs=0.01)
+    assert distance_loss(distance / 2, distance) == pytest.approx(np.log(2), abs=0.01)
+    near = torch.tensor([0.5])
+    assert distance_loss(near, torch.zeros(1)) == 0
 
 
 def test_starts_lie_about_the_true_pose_at_all_distances(phantoms):
@@ -141,7 +144,7 @@ def test_starts_lie_about_the_true_pose_at_all_distances(phantoms):
     twists = se3.twist_about(pairs.T_start, pairs.T_true, pairs.centre_lps_mm).numpy()
     angle = np.rad2deg(np.linalg.norm(twists[:, :3], axis=1))
     depth, in_plane = np.abs(twists[:, 5]), np.linalg.norm(twists[:, 3:5], axis=1)
-    for values, typical in ((angle, 20), (in_plane, 28), (depth, 50)):
+    for values, typical in ((angle, 26), (in_plane, 42), (depth, 60)):
         low, high = np.percentile(values, [10, 90])
         assert low < 0.1 * typical
         assert 0.25 * typical < high < 1.5 * typical
@@ -168,7 +171,7 @@ def test_training_learns_from_its_pairs(phantoms, make, config, weights):
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-    assert np.mean(losses[-3:]) < 0.75 * np.mean(losses[:2])
+    assert np.mean(losses[-3:]) < 0.85 * np.mean(losses[:2])
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
     assert rendering.seconds > 0
     T = task.poses(network.eval(), pairs)
@@ -234,7 +237,7 @@ def test_what_is_trained_says_how_it_is_used(tmp_path, monkeypatch, words, name,
     ("words", "expected"),
     [
         (("--direction", "-1"), "--direction is -1: give 0 or more"),
-        (("--contrast", "-0.5"), "--contrast is -0.5: give 0 or more"),
+        (("--distance", "-0.5"), "--distance is -0.5: give 0 or more"),
         (("--direction", "0", "--step", "0"), "both 0: give one of them a weight"),
         (("--corrections", "0"), "--corrections is 0: give 1 or more"),
         (("--bones", "2"), "--bones is 2: give 0 to 1"),

@@ -87,7 +87,7 @@ def add_ifr_arguments(parser: argparse.ArgumentParser) -> None:
         "--direction",
         type=float,
         metavar="X",
-        help="weight of the published loss, the direction of the gradient (light 0.2, others 1)",
+        help="weight of the published loss, the direction of the gradient (light 0.3, others 1)",
     )
     parser.add_argument(
         "--step",
@@ -96,10 +96,10 @@ def add_ifr_arguments(parser: argparse.ArgumentParser) -> None:
         help="weight of the loss of a least-squares step (light 1, others 0)",
     )
     parser.add_argument(
-        "--contrast",
+        "--distance",
         type=float,
         metavar="X",
-        help="weight of the loss that deepens the similarity's basin (light 0.2, others 0)",
+        help="weight of the loss of the similarity as a distance between poses (light 0.4, others 0)",
     )
     parser.add_argument(
         "--plain-mm",
@@ -242,12 +242,12 @@ def train_ifr(args: argparse.Namespace) -> int:
         InputError: an option or a CT is unusable.
     """
     light = args.network == "light"
-    defaults = (0.2, 1.0, 0.2) if light else (1.0, 0.0, 0.0)
-    chosen = (args.direction, args.step, args.contrast)
-    direction, step, contrast = (
+    defaults = (0.3, 1.0, 0.4) if light else (1.0, 0.0, 0.0)
+    chosen = (args.direction, args.step, args.distance)
+    direction, step, distance = (
         value if given is None else given for value, given in zip(defaults, chosen, strict=True)
     )
-    for name, value in (("direction", direction), ("step", step), ("contrast", contrast)):
+    for name, value in (("direction", direction), ("step", step), ("distance", distance)):
         if value < 0:
             raise InputError(f"--{name} is {value:g}: give 0 or more")
     if not direction + step:
@@ -255,7 +255,12 @@ def train_ifr(args: argparse.Namespace) -> int:
     _check(args)
     from SOPIRegistrationLib.networks.composite import CONFIGURATIONS, CompositeSimilarity
     from SOPIRegistrationLib.networks.prost import ProstConfig, ProstSimilarity
-    from SOPIRegistrationLib.training.ifr import START_DEVIATION, EmbeddingTask, IFRLossWeights
+    from SOPIRegistrationLib.training.ifr import (
+        MISJUDGED,
+        START_DEVIATION,
+        EmbeddingTask,
+        IFRLossWeights,
+    )
 
     if args.network == "deep-reg":
         make, config = ProstSimilarity, ProstConfig()
@@ -265,9 +270,9 @@ def train_ifr(args: argparse.Namespace) -> int:
     config = replace(config, inference="least squares" if step else "descent")
     if args.unmasked:
         config = replace(config, masked=False)
-    weights = IFRLossWeights(direction, step, contrast, args.plain_mm)
+    weights = IFRLossWeights(direction, step, distance, args.plain_mm)
     task = EmbeddingTask(make, config, weights, args.corrections)
-    args.start_deviation = START_DEVIATION
+    args.start_deviation, args.misjudged = START_DEVIATION, MISJUDGED
     card = {
         "name": f"IFR learned similarity ({args.network})",
         "intended_use": "Refinement of poses some 10 degrees and 20 mm off, as `sopi register --refine sopi` "

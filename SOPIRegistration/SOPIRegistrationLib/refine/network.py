@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenber
 from SOPIRegistrationLib.optimise.momentum import momentum_descent
 from SOPIRegistrationLib.optimise.progress import IterationCallback
 from SOPIRegistrationLib.projector import ProjectorVolume
+
+# Starts from which a descent is tried besides, its iterations, and the rate at which it ends.
+_SECOND_TRIES, _SHORT_DESCENT, _COARSE = 2, 80, 0.05
 
 
 def load_network(path: str | Path | None = None) -> EmbeddingNetwork:
@@ -134,49 +137,112 @@ class Objective(Protocol):
         """L_N (P,) and its gradient (P, 6) there."""
 
 
+class Refined(NamedTuple):
+    """Where a minimisation of L_N ended.
+
+    Attributes:
+        T: (S, 4, 4) the pose that each start led to.
+        error: (S,) its L_N.
+        stopped: whether the callback asked for the end.
+    """
+
+    T: np.ndarray
+    error: np.ndarray
+    stopped: bool
+
+
 def refined(
     network: EmbeddingNetwork,
     objective: Objective,
     T_start: np.ndarray,
     centre_lps_mm: np.ndarray,
-    max_iterations: int | None = None,
     callback: IterationCallback | None = None,
     stage: str = "",
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Poses of least L_N from every start, found the way that the network was trained for.
+) -> Refined:
+    """Poses of least L_N from several starts.
+
+    A network trained for its steps is followed by least squares; and, since a gradient leads home from some
+    places where steps do not, from the first starts also by a descent with least squares at its end: the
+    lesser L_N of both counts. Others are followed by the published descent.
 
     Args:
-        network: whose ``config.inference`` says which way.
+        network: whose ``config.inference`` says for what it was trained.
         objective: L_N and its derivatives by twists about the rotation centre.
-        T_start: (S, 4, 4) start poses.
+        T_start: (S, 4, 4) start poses, the best ones first.
         centre_lps_mm: (3,) rotation centre.
-        max_iterations: at most so many; 20 of least squares and 500 of descent unless given.
         callback: told every iteration; a true answer stops at once.
         stage: label in the reports.
-
-    Returns:
-        Poses (S, 4, 4), their L_N (S,), and whether the callback asked for the end.
     """
+    report = {"callback": callback, "stage": stage}
     if network.config.inference == "descent":
-        T, error, result = momentum_descent(
-            objective.error_and_gradient,
-            T_start,
-            centre_lps_mm,
-            SCALE,
-            max_iterations=max_iterations or 500,
-            callback=callback,
-            stage=stage,
-        )
-        return T, error, result.stopped
+        return descended(objective, T_start, centre_lps_mm, **report)
+    first = stepped(objective, T_start, centre_lps_mm, **report)
+    if first.stopped:
+        return first
+    again = descended(
+        objective, T_start[:_SECOND_TRIES], centre_lps_mm, _SHORT_DESCENT, tolerance=_COARSE, **report
+    )
+    if not again.stopped:
+        again = stepped(objective, again.T, centre_lps_mm, **report)
+    better = np.zeros(len(T_start), dtype=bool)
+    better[: len(again.T)] = again.error < first.error[: len(again.T)]
+    T, error = first.T.copy(), first.error.copy()
+    chosen = better[: len(again.T)]
+    T[better], error[better] = again.T[chosen], again.error[chosen]
+    return Refined(T, error, again.stopped)
+
+
+def stepped(
+    objective: Objective,
+    T_start: np.ndarray,
+    centre_lps_mm: np.ndarray,
+    max_iterations: int = 60,
+    callback: IterationCallback | None = None,
+    stage: str = "",
+) -> Refined:
+    """Levenberg-Marquardt on the features' differences; arguments as for :func:`refined`."""
     solution = levenberg_marquardt(
         objective.equations,
         T_start,
         centre_lps_mm,
-        max_iterations or 20,
+        max_iterations,
         step_tolerance_mm=0.05,
-        # Much of L_N may be the same at every pose.
         gain_tolerance=1e-6,
         callback=callback,
         stage=stage,
     )
-    return solution.T, solution.equations.cost, solution.stopped
+    return Refined(solution.T, solution.equations.cost, solution.stopped)
+
+
+def descended(
+    objective: Objective,
+    T_start: np.ndarray,
+    centre_lps_mm: np.ndarray,
+    max_iterations: int = 500,
+    tolerance: float = 0.005,
+    callback: IterationCallback | None = None,
+    stage: str = "",
+) -> Refined:
+    """The published descent; arguments as for :func:`refined`.
+
+    Args:
+        objective: L_N and its gradient.
+        T_start: (S, 4, 4) start poses.
+        centre_lps_mm: (3,) rotation centre.
+        max_iterations: at most so many.
+        tolerance: rate, units of ``SCALE``, at which a start has converged.
+        callback: told every iteration.
+        stage: label in the reports.
+    """
+    T, error, result = momentum_descent(
+        objective.error_and_gradient,
+        T_start,
+        centre_lps_mm,
+        SCALE,
+        rotation_tolerance=max(0.02, tolerance),
+        translation_tolerance=tolerance,
+        max_iterations=max_iterations,
+        callback=callback,
+        stage=stage,
+    )
+    return Refined(T, error, result.stopped)

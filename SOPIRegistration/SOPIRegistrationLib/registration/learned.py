@@ -24,12 +24,12 @@ class LearnedPlan:
 
     Attributes:
         weights: file of its weights; the installed ones if None.
-        most: at most so many hypotheses are refined, the first ones.
+        most: at most so many hypotheses are refined, those of least L_N.
         keep: at most so many different poses go on.
     """
 
     weights: str | Path | None = None
-    most: int = 16
+    most: int = 4
     keep: int = 3
 
 
@@ -108,20 +108,20 @@ def refine_learned(
 
     network = load_network(plan.weights)
     began = time.perf_counter()
-    T = start.T[: plan.most]
-    objective = LearnedObjective(network, case, body, bone, T)
-    T, error, stopped = refined(
+    objective = LearnedObjective(network, case, body, bone, start.T)
+    first = np.argsort(objective.errors(start.T, np.arange(len(start.T))), kind="stable")[: plan.most]
+    found = refined(
         network,
         objective,
-        T,
+        start.T[first],
         case.centre_lps_mm,
         callback=lambda report: callback(STAGE, report.T, None),
         stage=STAGE,
     )
-    order = np.lexsort((error, ~case.is_plausible(T)))
-    T = T[order][distinct_poses(T[order], case.centre_lps_mm, np.deg2rad(2), 2.0, 15.0, plan.keep)]
+    T = found.T[np.lexsort((found.error, ~case.is_plausible(found.T)))]
+    T = T[distinct_poses(T, case.centre_lps_mm, np.deg2rad(2), 2.0, 15.0, plan.keep)]
     record = StageRecord(STAGE, time.perf_counter() - began, None, T[0])
-    return Hypotheses(T, np.full(len(T), np.inf), (*start.records, record), stopped)
+    return Hypotheses(T, np.full(len(T), np.inf), (*start.records, record), found.stopped)
 
 
 def _axes(T_world_to_camera: np.ndarray) -> np.ndarray:

@@ -88,6 +88,7 @@ class PairOptions:
             pose.
         start_deviation: standard deviations of starts that lie about the true pose instead, as a twist about
             the rotation centre in camera axes (deg, mm), times a factor log-uniform from 0.03 to 1.
+        misjudged: how far the cameras are not what the registration is told (see :func:`misjudged`).
     """
 
     pixels: int
@@ -96,6 +97,7 @@ class PairOptions:
     c_arms: float = 0.5
     nominal_starts: float = 0.7
     start_deviation: tuple[float, ...] | None = None
+    misjudged: float = 1.0
 
 
 def draw_pairs(
@@ -117,7 +119,7 @@ def draw_pairs(
         camera, frame = _random_geometry(patient, options, rng)
         theta = _random_theta(frame, group, rng)
         T_true = frame.T_from_theta(theta)
-        line_integrals = _line_integrals(patient, misjudged(camera, rng), T_true, rng)
+        line_integrals = _line_integrals(patient, misjudged(camera, rng, options.misjudged), T_true, rng)
         for image in line_integrals:
             xray, valid = seen(image, rng, options.strength * rng.uniform(0, 1) ** 1.5)
             columns["image"].append(xray)
@@ -179,11 +181,11 @@ def _random_starts(frame: PoseFrame, theta: np.ndarray, options: PairOptions, rn
     return se3.move_about(frame.T_from_theta(theta), twist, frame.centre_lps_mm)
 
 
-def misjudged(camera: Camera, rng) -> Camera:
+def misjudged(camera: Camera, rng, degree: float = 1.0) -> Camera:
     """The camera as it really was: distances and centre are never known exactly."""
     K = camera.K.copy()
-    K[:2, :2] *= np.exp(rng.normal(0, 0.006))
-    K[:2, 2] += rng.normal(0, 0.004 * camera.width, 2)
+    K[:2, :2] *= np.exp(rng.normal(0, 0.006 * degree))
+    K[:2, 2] += rng.normal(0, 0.004 * degree * camera.width, 2)
     return replace(camera, K=K)
 
 

@@ -61,6 +61,7 @@ class TrainingSettings:
         c_arms: share of patients X-rayed with random C-arms.
         nominal_starts: share of starts at the nominal view.
         start_deviation: of starts about the true pose (see :class:`PairOptions`); None for others.
+        misjudged: how far the cameras are not what the network is told.
         bones: share of patients of whom both CT and X-ray show bones alone.
         learning_rate: of :class:`Muon`, the highest, reached after ``warm_up`` steps; falls to a hundredth
             along a cosine.
@@ -85,6 +86,7 @@ class TrainingSettings:
     c_arms: float = 0.5
     nominal_starts: float = 0.7
     start_deviation: tuple[float, ...] | None = None
+    misjudged: float = 1.0
     bones: float = BONES
     learning_rate: float = 0.02
     warm_up: int = 100
@@ -153,6 +155,7 @@ class Trainer:
             settings.c_arms,
             settings.nominal_starts,
             settings.start_deviation,
+            settings.misjudged,
         )
         rank = fabric.global_rank
         self._rng = np.random.default_rng([settings.seed, rank])
