@@ -163,15 +163,15 @@ def test_training_learns_from_its_pairs(phantoms, make, config, weights):
     pairs = pairs_of(phantoms, task)
     torch.manual_seed(0)
     network = task.network().train()
-    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     rendering, losses = Stopwatch(), []
-    for _ in range(45):
+    for _ in range(30):
         for loss in task.losses(network, pairs, rendering):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-    assert np.mean(losses[-3:]) < 0.85 * np.mean(losses[:2])
+    assert np.mean(losses[-3:]) < 0.75 * np.mean(losses[:2])
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
     assert rendering.seconds > 0
     T = task.poses(network.eval(), pairs)
