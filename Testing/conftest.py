@@ -34,6 +34,17 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """A folder with the phantoms that networks are trained and validated on here, made once."""
+    from SOPIRegistrationLib.training.patients import TRAINING_SEEDS, VALIDATION_SEEDS, Anatomy
+
+    folder = tmp_path_factory.mktemp("training") / "phantoms"
+    for seed in (TRAINING_SEEDS, VALIDATION_SEEDS):
+        Anatomy.from_phantom(seed, folder)
+    return folder
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240610)

@@ -162,25 +162,21 @@ def test_gradient_to_the_pose_against_differences_of_renderings(scene, network):
     error = embedding_error(scene.embedded(network, leaves)).sum()
     by_image = torch.autograd.grad(error, (leaves.body, leaves.bone))
     found = leaves.pose_gradient(*by_image).numpy() * SCALE.twist
-    weights = scene.embedded(network, images).weights
     # Not along the depth, where differences so close have more noise of the samples than signal.
     expected = np.zeros((2, 5))
     for axis, unit in enumerate(SCALE.twist[:5]):
         twist = np.zeros((2, 6))
         twist[:, axis] = 0.02 * unit
-        values = []
-        for sign in (1, -1):
-            T = se3.move_about(scene.T, sign * twist, scene.centre)
-            with torch.no_grad():
-                # M' of Eq. 6 is held where it was: only the features are differentiated.
-                moved = scene.embedded(network, scene.images(T))._replace(weights=weights)
-                values.append(embedding_error(moved).numpy())
-        expected[:, axis] = (values[0] - values[1]) / 0.04
-    # The sum of samples is noisy from pose to pose, and so are its differences.
-    assert np.abs(expected).max() > 1e-3
-    sizes = np.linalg.norm(found[:, :5], axis=1), np.linalg.norm(expected, axis=1)
-    assert ((found[:, :5] * expected).sum(axis=1) / (sizes[0] * sizes[1]) > 0.97).all()
-    np.testing.assert_allclose(*sizes, rtol=0.2)
+        ahead, behind = (
+            scene.images(se3.move_about(scene.T, sign * twist, scene.centre)) for sign in (1, -1)
+        )
+        # Through the images' change alone: L_N itself bends within steps that the renderings can tell apart.
+        changes = ahead.body - behind.body, ahead.bone - behind.bone
+        change = sum((by * moved).sum(dim=(1, 2)) for by, moved in zip(by_image, changes, strict=True))
+        expected[:, axis] = change.numpy() / 0.04
+    scale = np.abs(expected).max()
+    assert scale > 1e-3
+    np.testing.assert_allclose(found[:, :5], expected, atol=0.08 * scale)
 
 
 def test_the_gradient_is_differentiable_by_the_weights(scene, network):

@@ -24,20 +24,11 @@ from SOPIRegistrationLib.training.ifr import (
     step_loss,
 )
 from SOPIRegistrationLib.training.pairs import PairOptions, draw_pairs
-from SOPIRegistrationLib.training.patients import TRAINING_SEEDS, VALIDATION_SEEDS, Anatomy, PatientPool
+from SOPIRegistrationLib.training.patients import PatientPool
 from SOPIRegistrationLib.training.rtpi import Stopwatch
 from support.networks import COMPOSITE
 
 NEAR = (4.0, 4.0, 4.0, 6.0, 6.0, 20.0)
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    """A folder with the phantoms that the tests train and validate on, made once."""
-    folder = tmp_path_factory.mktemp("training") / "phantoms"
-    for seed in (TRAINING_SEEDS, VALIDATION_SEEDS):
-        Anatomy.from_phantom(seed, folder)
-    return folder
 
 
 def pairs_of(phantoms, task, count: int = 6, deviation=NEAR):

@@ -19,7 +19,6 @@ from SOPIRegistrationLib.similarity import ncc
 from SOPIRegistrationLib.training.pairs import PairOptions, draw_pairs
 from SOPIRegistrationLib.training.patients import (
     TRAINING_SEEDS,
-    VALIDATION_SEEDS,
     Anatomy,
     PatientPool,
     varied,
@@ -32,15 +31,6 @@ PIXELS = 24
 SETTINGS = TrainingSettings(
     steps=4, patients=2, group=2, pool=2, phantoms=1, validate_every=2, validation_patients=1, warm_up=1
 )
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    """A folder with the phantoms that the tests train and validate on, made once."""
-    folder = tmp_path_factory.mktemp("training") / "phantoms"
-    for seed in (TRAINING_SEEDS, VALIDATION_SEEDS):
-        Anatomy.from_phantom(seed, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +84,13 @@ def test_a_shorter_ct_lies_where_it_was_cut_from(anatomy):
 def test_pairs_show_the_patient_at_the_true_pose(anatomy):
     rng = np.random.default_rng(2)
     patients = [varied(anatomy, rng) for _ in range(3)]
-    pairs = draw_pairs(patients, 4, PairOptions(48, strength=0.0), rng)
+    pairs = draw_pairs(patients, 4, PairOptions(48, strength=0.0, misjudged=0.0), rng)
     assert pairs.image.shape == (12, 48, 48)
     for number, where in enumerate(pairs.slices):
         shown = project(patients[number].body, pairs.cameras[number], pairs.T_true[where].numpy())
         moved = project(patients[number].body, pairs.cameras[number], pairs.T_true[where].numpy()[::-1])
         image, valid = pairs.image[where].numpy(), pairs.valid[where].numpy()
-        assert (ncc(shown, image, valid) > 0.8).all()
+        assert (ncc(shown, image, valid) > 0.85).all()
         assert ncc(shown, image, valid).mean() > ncc(moved, image, valid).mean() + 0.1
         np.testing.assert_array_equal(pairs.K[where][0], pairs.cameras[number].K)
 
@@ -194,6 +184,20 @@ def test_training_goes_on_where_it_stopped(out):
     assert all(float(row["pairs_per_second"]) > 0 and 0 < float(row["rendering_share"]) < 1 for row in rows)
     with pytest.raises(InputError, match="of another network"):
         trainer(out, TwoBranchTask(TWO_BRANCH)).run()
+
+
+def test_the_best_weights_stay_the_best_until_the_x_rays_are_others(out):
+    def bests(**changes):
+        lines = []
+        report = lambda fraction, line: lines.append(line)  # noqa: E731
+        settings = replace(SETTINGS, learning_rate=0.0, validate_every=1, **changes)
+        trainer(out, ComparingTask(COMPARING), settings, report).run()
+        return (out / "best.pt").stat().st_mtime_ns
+
+    # Nothing is learned, so that no later weights are better.
+    first = bests(steps=1)
+    assert bests(steps=2) == first
+    assert bests(steps=3, strength=0.5) > first
 
 
 def test_the_command_line_trains_and_leaves_weights(out, capsys):

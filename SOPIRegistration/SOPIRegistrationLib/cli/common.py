@@ -74,6 +74,23 @@ def read_ct(path: Path, mask: Path | None, bone_threshold_hu: float | None) -> P
         return prepare_ct(volume, labels, bone_threshold_hu, progress=update)
 
 
+def has_cuda(device: str) -> bool:
+    """Whether to train on a GPU; needs torch.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        InputError: a GPU was asked for, and none is usable.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise InputError("--device cuda: no usable GPU here: use cpu, or install a CUDA build of torch")
+    return available and device != "cpu"
+
+
 @contextlib.contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
     """A bar on stderr, on a terminal only, gone when done; call with the fraction done and what is done."""

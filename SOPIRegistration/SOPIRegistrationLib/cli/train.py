@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from SOPIRegistrationLib.cli import train_patient
+from SOPIRegistrationLib.cli.common import has_cuda
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
@@ -313,9 +314,7 @@ def _train(args: argparse.Namespace, task, name: str, card: dict[str, str], prec
     from SOPIRegistrationLib.networks.weights import load_weights, model_card, save_weights
     from SOPIRegistrationLib.training.trainer import Trainer, TrainingSettings
 
-    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
-        raise InputError("--device cuda: no usable GPU here: use cpu, or install a CUDA build of torch")
+    cuda = has_cuda(args.device)
     torch.manual_seed(args.seed)
     several = args.devices * args.machines > 1
     fabric = Fabric(
@@ -363,7 +362,6 @@ def _facts(args: argparse.Namespace, trained) -> dict:
     }
     names = ", ".join(path.name for path in args.ct)
     return {
-        "views": list(args.views),
         "limits": [
             "Trained on simulated X-rays of trunks; other anatomy is outside what it saw.",
             "Not a medical device. Its poses are to be verified.",

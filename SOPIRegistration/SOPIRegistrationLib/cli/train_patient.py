@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from SOPIRegistrationLib.cli.common import add_view_argument, read_ct
+from SOPIRegistrationLib.cli.common import add_view_argument, has_cuda, read_ct
 from SOPIRegistrationLib.cli.register import one_camera, pose_frame
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
@@ -203,10 +203,7 @@ def _train(args: argparse.Namespace, watched: _Watched, began: float) -> int:
         configured,
     )
 
-    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
-        raise InputError("--device cuda: no usable GPU here: use cpu, or install a CUDA build of torch")
-    device = torch.device("cuda" if cuda else "cpu")
+    device = torch.device("cuda" if has_cuda(args.device) else "cpu")
     budget_minutes = _BUDGET_MINUTES[device.type] if args.budget is None else args.budget
     growing = {field.name: field.default for field in fields(PatientTrainingSettings)}
     settings = PatientTrainingSettings(

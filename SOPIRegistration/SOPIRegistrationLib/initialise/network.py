@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -12,11 +11,10 @@ import numpy as np
 import torch
 
 from SOPIRegistrationLib.errors import Cancelled, InputError
-from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, PoseFrame
+from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.pyramid import radiograph_in_camera, square_radiograph
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.installed import RTPI, installed_weights
+from SOPIRegistrationLib.installed import RTPI
 from SOPIRegistrationLib.networks.comparing import (
     ComparingRTPI,
     camera_features,
@@ -28,7 +26,7 @@ from SOPIRegistrationLib.networks.comparing import (
 from SOPIRegistrationLib.networks.image_channels import fixed_channels
 from SOPIRegistrationLib.networks.patient import PatientNetwork
 from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI, camera_parameters, filled, nominal_cube
-from SOPIRegistrationLib.networks.weights import load_weights
+from SOPIRegistrationLib.networks.weights import network_of
 from SOPIRegistrationLib.projector import ProjectorVolume
 
 PoseNetwork = ComparingRTPI | TwoBranchRTPI | PatientNetwork
@@ -36,8 +34,6 @@ PoseNetwork = ComparingRTPI | TwoBranchRTPI | PatientNetwork
 _FEATURES: WeakKeyDictionary[ProjectorVolume, dict] = WeakKeyDictionary()
 
 _CORRECTIONS = 5
-# Nominal views further than this from those that a network was trained on are new to it.
-_KNOWN_WITHIN_DEG = 45.0
 # Of the images that a patient's network was trained on, an X-ray must show so much.
 _LEAST_IN_VIEW = 0.25
 # Starts besides the nominal pose: turned about each axis, nearer and further.
@@ -63,24 +59,7 @@ def load_network(path: str | Path | None = None) -> PoseNetwork:
     Raises:
         InputError: no such weights, damaged, or those of something else.
     """
-    path = Path(path) if path is not None else installed_weights(RTPI)
-    return _load(path, path.stat().st_mtime_ns if path.exists() else 0)
-
-
-@lru_cache(maxsize=2)
-def _load(path: Path, modified: int) -> PoseNetwork:
-    network, card = load_weights(path)
-    if not isinstance(network, PoseNetwork):
-        raise InputError(f"{path} holds weights of another network than the pose initialiser: give others")
-    network.views = tuple(card.get("views", NOMINAL_VIEWS))
-    return network
-
-
-def knows_view(network: PoseNetwork, frame: PoseFrame) -> bool:
-    """Whether a network was trained on nominal views like that of the frame."""
-    known = np.stack([NOMINAL_VIEWS[name] for name in network.views])
-    angles = se3.rotation_distance(known, np.broadcast_to(frame.rotation, known.shape))
-    return bool(np.rad2deg(angles.min()) < _KNOWN_WITHIN_DEG)
+    return network_of(path, RTPI, PoseNetwork, "pose initialiser")
 
 
 @torch.inference_mode()

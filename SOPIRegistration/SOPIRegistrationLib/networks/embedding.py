@@ -19,7 +19,7 @@ from torch import nn
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.networks.image_channels import FIXED_CHANNELS, locally_standardised, standardised
 from SOPIRegistrationLib.optimise.pose_chart import PoseScale
-from SOPIRegistrationLib.projector import ProjectorVolume, project_with_jacobian
+from SOPIRegistrationLib.projector import ProjectorVolume, project_with_jacobian, remove_shift_along_rays
 
 MOVING_CHANNELS = 3
 # Channels that mean the same of X-ray and DRR: the whole image standardised, and locally.
@@ -79,13 +79,10 @@ def moving_images(
 
 def _about(centre, camera, image, jacobian):
     """Image and Jacobian as tensors, the twist about the source turned into one about the centre."""
-    rays = camera.unit_rays().astype(np.float32)
-    turn, shift = jacobian[..., :3], jacobian[..., 3:]
-    # A shift along a pixel's own ray changes no line integral, only, at random, the sum of its samples.
-    shift = shift - (shift * rays).sum(axis=-1, keepdims=True) * rays
-    turn = turn + np.cross(shift, centre[:, None, None].astype(np.float32))
-    both = np.concatenate([np.moveaxis(turn, -1, 1), np.moveaxis(shift, -1, 1)], axis=1)
-    return torch.from_numpy(image), torch.from_numpy(np.ascontiguousarray(both))
+    jacobian = np.ascontiguousarray(np.moveaxis(jacobian, -1, 1))
+    remove_shift_along_rays(jacobian, np.moveaxis(camera.unit_rays(), -1, 0).astype(np.float32))
+    jacobian[:, :3] += np.cross(jacobian[:, 3:], centre[:, :, None, None].astype(np.float32), axis=1)
+    return torch.from_numpy(image), torch.from_numpy(jacobian)
 
 
 def moving_channels(body: torch.Tensor, bone: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

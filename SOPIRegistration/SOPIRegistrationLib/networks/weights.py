@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.installed import installed_weights
 
 FORMAT_VERSION = 1
 # What a model card must say, in this order, and under which heading.
@@ -126,6 +128,30 @@ def load_weights(path: str | Path) -> Weights:
             "another file with --weights"
         ) from None
     return Weights(network.eval(), json.loads(metadata["card"]))
+
+
+def network_of(path: str | Path | None, name: str, kind: type, what: str) -> nn.Module:
+    """The network of a file of weights, or the installed one; read once.
+
+    Args:
+        path: the file; None for the installed weights.
+        name: of the installed weights (``installed``).
+        kind: class, or union of classes, that it must be of.
+        what: those, in words.
+
+    Raises:
+        InputError: no such weights, damaged, or those of something else.
+    """
+    path = Path(path) if path is not None else installed_weights(name)
+    network = _network(path, path.stat().st_mtime_ns if path.exists() else 0)
+    if not isinstance(network, kind):
+        raise InputError(f"{path} holds weights of another network than the {what}: give others")
+    return network
+
+
+@lru_cache(maxsize=4)
+def _network(path: Path, modified: int) -> nn.Module:
+    return load_weights(path).network.requires_grad_(False)
 
 
 def model_card(card: Mapping[str, Any]) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.installed import IFR, installed_weights
+from SOPIRegistrationLib.installed import IFR
 from SOPIRegistrationLib.networks.embedding import (
     SCALE,
     EmbeddingNetwork,
@@ -20,7 +18,7 @@ from SOPIRegistrationLib.networks.embedding import (
     moving_images,
 )
 from SOPIRegistrationLib.networks.image_channels import fixed_channels
-from SOPIRegistrationLib.networks.weights import load_weights
+from SOPIRegistrationLib.networks.weights import network_of
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
 from SOPIRegistrationLib.optimise.momentum import momentum_descent
 from SOPIRegistrationLib.optimise.progress import IterationCallback
@@ -36,16 +34,7 @@ def load_network(path: str | Path | None = None) -> EmbeddingNetwork:
     Raises:
         InputError: no such weights, damaged, or those of something else.
     """
-    path = Path(path) if path is not None else installed_weights(IFR)
-    return _load(path, path.stat().st_mtime_ns if path.exists() else 0)
-
-
-@lru_cache(maxsize=2)
-def _load(path: Path, modified: int) -> EmbeddingNetwork:
-    network = load_weights(path).network
-    if not isinstance(network, EmbeddingNetwork):
-        raise InputError(f"{path} holds weights of another network than the fine registration: give others")
-    return network.requires_grad_(False)
+    return network_of(path, IFR, EmbeddingNetwork, "fine registration")
 
 
 class EmbeddedView:

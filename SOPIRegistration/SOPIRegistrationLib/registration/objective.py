@@ -12,7 +12,7 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.images.pyramid import resampled_radiograph
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations
-from SOPIRegistrationLib.projector import project, project_with_jacobian
+from SOPIRegistrationLib.projector import project, project_with_jacobian, remove_shift_along_rays
 from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.similarity.residuals import LocalResidual, WholeImageResidual
 
@@ -103,7 +103,7 @@ class LevelObjective:
             T = camera.T_world_to_camera @ T_lps_to_world
             image, jacobian = project_with_jacobian(volume, camera, T)
             jacobian = np.moveaxis(jacobian, -1, 1)
-            _remove_shift_along_ray(jacobian, rays)
+            remove_shift_along_rays(jacobian, rays)
             r, J = residual(image, jacobian, starts)
             r = r.reshape(poses, -1, 1)
             J = J.reshape(poses, 6, -1)
@@ -134,17 +134,6 @@ class LevelObjective:
         pivot = np.tile(np.eye(4), (len(T_lps_to_world), 1, 1))
         pivot[:, :3, 3] = T_lps_to_world[:, :3, :3] @ self._centre + T_lps_to_world[:, :3, 3]
         return pivot
-
-
-def _remove_shift_along_ray(jacobian: np.ndarray, rays: np.ndarray) -> None:
-    """Take out, in place, what the Jacobian says of moving the object along each pixel's own ray.
-
-    The line integral does not change with that shift; the sum over samples does, a little and at random from
-    pixel to pixel. Depth has a weak signal: this noise would dominate its curvature and shorten its steps
-    tenfold.
-    """
-    along = np.einsum("pkvu,kvu->pvu", jacobian[:, 3:], rays)
-    jacobian[:, 3:] -= along[:, None] * rays
 
 
 def around_object(

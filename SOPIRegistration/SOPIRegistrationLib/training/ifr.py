@@ -71,7 +71,7 @@ class EmbeddingTask:
         weights: IFRLossWeights | None = None,
         corrections: int = 2,
     ):
-        self.config, self.pixels = config, config.pixels
+        self.config, self.pixels, self.options = config, config.pixels, ()
         self._make = make
         self._weights = weights or IFRLossWeights()
         self._corrections = corrections if self._weights.step else 1

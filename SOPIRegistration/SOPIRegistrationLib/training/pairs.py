@@ -194,7 +194,17 @@ def _line_integrals(patient: Patient, camera: Camera, T_lps_to_camera, rng) -> n
     if patient.body is patient.bone:
         return bone
     body = project(patient.body, camera, T_lps_to_camera, step_mm=2 * patient.body.default_step_mm)
-    # Softer beams than that of the CT's scale show more of the bones.
+    return through_tissue(body, bone, rng)
+
+
+def through_tissue(body: np.ndarray, bone: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Line integrals of a body with bones, by a random beam: softer ones show more of the bones.
+
+    Args:
+        body: line integrals through everything, at the energy of the CT's scale.
+        bone: line integrals through the bones.
+        rng: source of the beam.
+    """
     return body + np.float32(rng.uniform(-0.1, 0.6)) * bone
 
 

@@ -8,11 +8,10 @@ none is learned by heart.
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +31,9 @@ from SOPIRegistrationLib.networks.patient import PatientConfig, PatientNetwork, 
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration import moving_volumes
 from SOPIRegistrationLib.training.muon import Muon
-from SOPIRegistrationLib.training.pairs import misjudged, seen
+from SOPIRegistrationLib.training.pairs import misjudged, seen, through_tissue
 from SOPIRegistrationLib.training.pose_loss import geodesic_pose_loss, pose_errors
+from SOPIRegistrationLib.training.records import ERROR_COLUMNS, Records, cosine_rate, error_figures, score
 
 # "body": X-rays show all of the CT. "bone": its bones alone. "part": its bones among others that it does not
 # show, as of a segmented bone. "auto": "part" for a segmented bone, else "body".
@@ -42,11 +42,7 @@ CONTENTS = ("auto", "body", "bone", "part")
 # parameter weighted by how much it moves the projected bones at that pose, after Grimm et al., IEEE TMI
 # 40(9), 2021.
 LOSSES = ("correction", "geodesic", "pose-dependent")
-LOG_COLUMNS = (
-    *("step", "seconds", "drrs", "loss", "learning_rate"),
-    *("rotation_deg", "in_plane_mm", "depth_mm", "rotation_p90_deg", "in_plane_p90_mm", "depth_p90_mm"),
-)
-CHECKPOINT, BEST, LOG = "last.pt", "best.pt", "log.csv"
+LOG_COLUMNS = ("step", "seconds", "drrs", "loss", "learning_rate", *ERROR_COLUMNS)
 
 # Standard deviations of rx, ry, rz (deg), of tx and ty as shares of the field of view's width at the rotation
 # centre, and of tz as a share of its distance from the source: somewhat beyond the ``wide`` protocol.
@@ -258,8 +254,7 @@ class PatientXrays:
         """Line integrals of what an X-ray shows."""
         rng = self._rng
         if len(drrs) > 1:
-            # Softer beams than that of the CT's scale show more of the bones.
-            return drrs[0] + np.float32(rng.uniform(-0.1, 0.6)) * drrs[1]
+            return through_tissue(*drrs, rng)
         return drrs[0] + self._surroundings() if self._is_part else drrs[0]
 
     def _surroundings(self) -> np.ndarray:
@@ -391,7 +386,7 @@ class PatientTrainer:
         report: Callable[[Progress], bool | None],
     ):
         torch.manual_seed(settings.seed)
-        self._ct, self._config, self._settings, self._out = ct, config, settings, out
+        self._ct, self._config, self._settings = ct, config, settings
         self._device, self._report = device, report
         self._network = PatientNetwork(config).to(device, memory_format=torch.channels_last)
         average = _moving_average(settings.averaging)
@@ -399,7 +394,8 @@ class PatientTrainer:
         self._optimizer = Muon(self._network, settings.learning_rate, weight_decay=_WEIGHT_DECAY)
         self._loss = PatientLoss(config, ct.surface_points_lps_mm, settings.loss)
         self._state = {"step": 0, "seconds": 0.0, "drrs": 0, "best": float("inf")}
-        self._rows: list[dict[str, float]] = []
+        parts = {"network": self._network, "average": self._average, "optimizer": self._optimizer}
+        self._records = Records(out, LOG_COLUMNS, parts, config)
         self._resume()
 
     def run(self) -> TrainedPatient:
@@ -421,13 +417,10 @@ class PatientTrainer:
             except KeyboardInterrupt:
                 stopped = True
         network = PatientNetwork(self._config)
-        if (self._out / BEST).exists():
-            best = torch.load(self._out / BEST, map_location="cpu", weights_only=True)
-        else:
-            best = {name: tensor.cpu() for name, tensor in self._average.module.state_dict().items()}
-        network.load_state_dict(best)
-        figures = min(self._rows, key=_score, default={})
-        return TrainedPatient(network.eval(), figures, self._rows, stopped)
+        best = self._records.best()
+        network.load_state_dict(self._average.module.state_dict() if best is None else best)
+        rows = self._records.rows
+        return TrainedPatient(network.eval(), min(rows, key=score, default={}), rows, stopped)
 
     @property
     def _fraction(self) -> float:
@@ -466,7 +459,7 @@ class PatientTrainer:
                     validated, losses = time.monotonic(), []
                     state["seconds"] = validated - began
                 if over or stopped or now - saved > settings.checkpoint_seconds:
-                    self._save()
+                    self._records.save(state)
                     saved = time.monotonic()
                 if over or stopped:
                     return stopped and not self._is_done
@@ -494,13 +487,12 @@ class PatientTrainer:
         values = torch.cat([network(fixed_channels(*part)).values for part in parts])
         centre = network.centre_lps_mm.expand(len(values), 3)
         errors = pose_errors(network.poses(values), held_out.T_true, centre).cpu().numpy()
-        figures = [*np.median(errors, axis=0), *np.percentile(errors, 90, axis=0)]
         known = (state["step"], state["seconds"], state["drrs"], loss, self._learning_rate())
-        row = dict(zip(LOG_COLUMNS, (*known, *map(float, figures)), strict=True))
-        self._rows.append(row)
-        if _score(row) < state["best"]:
-            state["best"] = _score(row)
-            _write_aside(self._out / BEST, network.state_dict())
+        row = dict(zip(LOG_COLUMNS, (*known, *error_figures(errors).values()), strict=True))
+        self._records.rows.append(row)
+        if score(row) < state["best"]:
+            state["best"] = score(row)
+            self._records.save_best(network)
         return row
 
     def _tell(self, row: dict[str, float] | None) -> bool | None:
@@ -508,42 +500,14 @@ class PatientTrainer:
         return self._report(Progress(self._fraction, self._state["step"], left, row))
 
     def _learning_rate(self) -> float:
-        warm = min(1.0, (self._state["step"] + 1) / _WARM_UP_STEPS)
-        fall = 0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * self._fraction)))
-        return self._settings.learning_rate * warm * fall
-
-    def _save(self) -> None:
-        checkpoint = {
-            "network": self._network.state_dict(),
-            "average": self._average.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "state": self._state,
-            "rows": self._rows,
-            "config": asdict(self._config),
-        }
-        _write_aside(self._out / CHECKPOINT, checkpoint)
-        aside = self._out / f"{LOG}.part"
-        with aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, LOG_COLUMNS)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        aside.replace(self._out / LOG)
+        return cosine_rate(self._settings.learning_rate, self._state["step"], _WARM_UP_STEPS, self._fraction)
 
     def _resume(self) -> None:
-        path = self._out / CHECKPOINT
-        if not path.exists():
-            return
-        checkpoint = torch.load(path, map_location=self._device, weights_only=True)
-        known, config = checkpoint["config"], asdict(self._config)
-        different = [name for name in config if known.get(name) != config[name]]
-        if different:
+        def refusal(different):
             what = "CT" if "ct_identity" in different else "C-arm, view or network"
-            raise InputError(f"{path} is the training of another {what}: give another --out")
-        self._network.load_state_dict(checkpoint["network"])
-        self._average.load_state_dict(checkpoint["average"])
-        self._optimizer.load_state_dict(checkpoint["optimizer"])
-        self._state.update(checkpoint["state"])
-        self._rows = checkpoint["rows"]
+            return f"the training of another {what}: give another --out"
+
+        self._state.update(self._records.restore(self._device, refusal) or {})
 
 
 def _moving_average(decay: float) -> Callable:
@@ -560,18 +524,7 @@ def _moving_average(decay: float) -> Callable:
     return update
 
 
-def _score(row: dict[str, float]) -> float:
-    # A millimetre of depth is worth less than one in the plane to what follows.
-    return row["rotation_deg"] + row["in_plane_mm"] + 0.2 * row["depth_mm"]
-
-
 def _reference_depth(config: PatientConfig) -> float:
     """Distance of the rotation centre from the source along the central ray at the reference pose, mm."""
     T = torch.tensor(config.T_reference, dtype=torch.float64).reshape(1, 4, 4)
     return float(centre_in_camera(T, torch.tensor(config.centre_lps_mm, dtype=torch.float64)[None])[0, 2])
-
-
-def _write_aside(path: Path, content) -> None:
-    aside = path.with_suffix(".part")
-    torch.save(content, aside)
-    aside.replace(path)

@@ -57,7 +57,7 @@ class ComparingTask:
 
     def __init__(self, config: ComparingConfig, corrections: int = 3):
         self.config, self.pixels = config, config.pixels
-        self._corrections = corrections
+        self._corrections, self.options = corrections, (corrections,)
 
     def network(self) -> ComparingRTPI:
         """A network to be trained."""
@@ -98,7 +98,7 @@ class TwoBranchTask:
     """
 
     def __init__(self, config: TwoBranchConfig):
-        self.config, self.pixels = config, config.xray_size
+        self.config, self.pixels, self.options = config, config.xray_size, ()
 
     def network(self) -> TwoBranchRTPI:
         """A network to be trained."""

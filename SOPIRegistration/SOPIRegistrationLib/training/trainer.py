@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,19 +14,18 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.training.muon import Muon
 from SOPIRegistrationLib.training.pairs import PairOptions, Pairs, draw_pairs
 from SOPIRegistrationLib.training.patients import BONES, TRAINING_SEEDS, VALIDATION_SEEDS, PatientPool
 from SOPIRegistrationLib.training.pose_loss import pose_errors
+from SOPIRegistrationLib.training.records import ERROR_COLUMNS, Records, cosine_rate, error_figures, score
 from SOPIRegistrationLib.training.rtpi import Stopwatch
 
 LOG_COLUMNS = (
     *("step", "seconds", "pairs", "pairs_per_second", "rendering_share", "learning_rate", "loss"),
-    *("rotation_deg", "in_plane_mm", "depth_mm", "rotation_p90_deg", "in_plane_p90_mm", "depth_p90_mm"),
+    *ERROR_COLUMNS,
 )
-CHECKPOINT, BEST, LOG = "last.pt", "best.pt", "log.csv"
 _VALIDATION_GROUP = 16
 _REPORT_EVERY = 50
 
@@ -37,6 +35,8 @@ class Task(Protocol):
 
     config: object
     pixels: int
+    # What its poses depend on besides the network.
+    options: tuple
 
     def network(self) -> nn.Module:
         """A network to be trained."""
@@ -165,8 +165,14 @@ class Trainer:
         optimizer = Muon(network, settings.learning_rate, weight_decay=settings.weight_decay)
         self._network, self._optimizer = fabric.setup(network, optimizer)
         self._cts = cts
-        self._state = {"step": 0, "seconds": 0.0, "pairs": 0, "best": float("inf"), "best_step": 0}
-        self._rows: list[dict[str, float]] = []
+        # What the errors of the validation depend on, besides the weights.
+        measured_on = asdict(self._options) | {"bones": settings.bones, "task": task.options}
+        self._state = {
+            **{"step": 0, "seconds": 0.0, "pairs": 0, "best": float("inf"), "best_step": 0},
+            "measured_on": measured_on,
+        }
+        parts = {"network": self._network.module, "average": self._average, "optimizer": self._optimizer}
+        self._records = Records(out, LOG_COLUMNS, parts, task.config)
 
     def run(self) -> Trained:
         """Train to the last step, from the checkpoint in the folder if there is one.
@@ -181,11 +187,12 @@ class Trainer:
             validation = self._validation_pairs()
             self._loop(validation)
         network = self._task.network()
-        network.load_state_dict(torch.load(self._out / BEST, map_location="cpu", weights_only=True))
+        network.load_state_dict(self._records.best())
         # Only the first process validates, and has rows.
-        best = next((row for row in self._rows if row["step"] == state["best_step"]), {})
+        rows = self._records.rows
+        best = next((row for row in rows if row["step"] == state["best_step"]), {})
         hours = state["seconds"] / 3600
-        return Trained(network.eval(), state["step"], hours, state["pairs"], self._rows, best)
+        return Trained(network.eval(), state["step"], hours, state["pairs"], rows, best)
 
     def _loop(self, validation: list[Pairs]) -> None:
         settings, state = self._settings, self._state
@@ -243,17 +250,16 @@ class Trainer:
             for pairs in validation:
                 T = self._task.poses(network, pairs)
                 errors.append(pose_errors(T, pairs.T_true, pairs.centre_lps_mm).cpu().numpy())
-            errors = np.concatenate(errors)
-            figures = [*np.median(errors, axis=0), *np.percentile(errors, 90, axis=0)]
-            state = self._state
-            row = (state["step"], state["seconds"], state["pairs"], rate, rendering, self._learning_rate())
-            self._rows.append(dict(zip(LOG_COLUMNS, (*row, loss, *map(float, figures)), strict=True)))
-            # A millimetre of depth is worth less than one in the plane to what follows.
-            score = figures[0] + figures[1] + 0.2 * figures[2]
-            if score < state["best"]:
-                state["best"], state["best_step"] = float(score), state["step"]
-                _write_aside(self._out / BEST, network.state_dict())
-            text = "{:.2f} deg, {:.2f} mm in plane, {:.1f} mm in depth".format(*figures[:3])
+            state, figures = self._state, error_figures(np.concatenate(errors))
+            known = (state["step"], state["seconds"], state["pairs"], rate, rendering, self._learning_rate())
+            row = dict(zip(LOG_COLUMNS, (*known, loss, *figures.values()), strict=True))
+            self._records.rows.append(row)
+            if score(row) < state["best"]:
+                state["best"], state["best_step"] = score(row), state["step"]
+                self._records.save_best(network)
+            text = "{rotation_deg:.2f} deg, {in_plane_mm:.2f} mm in plane, {depth_mm:.1f} mm in depth".format(
+                **figures
+            )
             self._say(f"step {state['step']} of {self._settings.steps}, validation medians {text}")
         self._fabric.barrier()
 
@@ -292,45 +298,22 @@ class Trainer:
 
     def _learning_rate(self) -> float:
         settings, step = self._settings, self._state["step"]
-        warm = min(1.0, (step + 1) / settings.warm_up)
-        share = min(1.0, step / settings.steps)
-        return settings.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * share))))
+        return cosine_rate(settings.learning_rate, step, settings.warm_up, step / settings.steps)
 
     def _save(self) -> None:
-        if not self._fabric.is_global_zero:
-            return
-        checkpoint = {
-            "network": self._network.module.state_dict(),
-            "average": self._average.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "state": self._state,
-            "rows": self._rows,
-            "config": asdict(self._task.config),
-            "settings": asdict(self._settings),
-        }
-        _write_aside(self._out / CHECKPOINT, checkpoint)
-        aside = self._out / f"{LOG}.part"
-        with aside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, LOG_COLUMNS)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        aside.replace(self._out / LOG)
+        if self._fabric.is_global_zero:
+            self._records.save(self._state)
 
     def _resume(self) -> None:
-        path = self._out / CHECKPOINT
-        if not path.exists():
+        refusal = "of another network: give another --out, or the same --network"
+        restored = self._records.restore(self._fabric.device, lambda different: refusal)
+        if restored is None:
             return
-        checkpoint = torch.load(path, map_location=self._fabric.device, weights_only=True)
-        if checkpoint["config"] != asdict(self._task.config):
-            raise InputError(f"{path} is of another network: give another --out, or the same --network")
-        self._network.module.load_state_dict(checkpoint["network"])
-        self._average.load_state_dict(checkpoint["average"])
-        self._optimizer.load_state_dict(checkpoint["optimizer"])
-        self._state.update(checkpoint["state"])
-        self._rows = checkpoint["rows"]
-        if checkpoint["settings"] != asdict(self._settings):
+        measured_on = self._state["measured_on"]
+        if restored["measured_on"] != measured_on:
             # Harder X-rays have larger errors: the best so far is no measure for them.
-            self._state["best"] = float("inf")
+            restored |= {"best": float("inf"), "measured_on": measured_on}
+        self._state.update(restored)
         # What was drawn before does not come again.
         self._rng = np.random.default_rng(
             [self._settings.seed, self._fabric.global_rank, self._state["step"]]
@@ -340,9 +323,3 @@ class Trainer:
     def _say(self, line: str) -> None:
         if self._fabric.is_global_zero:
             self._report(self._state["step"] / self._settings.steps, line)
-
-
-def _write_aside(path: Path, content) -> None:
-    aside = path.with_suffix(".part")
-    torch.save(content, aside)
-    aside.replace(path)
