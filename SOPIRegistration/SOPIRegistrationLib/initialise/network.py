@@ -45,7 +45,8 @@ class NetworkPoses:
     """What the network makes of an X-ray.
 
     Attributes:
-        T_lps_to_camera: (n, 4, 4) one pose from each start, the most certain first.
+        T_lps_to_camera: (n, 4, 4) one pose from each start: that from the nominal view, then the others, the
+            most certain ones first.
         expected_error: (n, 3) rotation (deg), in plane and in depth (mm), as the network expects them.
     """
 
@@ -167,7 +168,8 @@ def _corrected(network: ComparingRTPI, view: PreparedRadiograph, body, bone, fra
         ],
         dim=1,
     ).numpy()
-    order = np.argsort(deviation.sum(dim=1).numpy(), kind="stable")
+    # What it is trained most for goes first: from elsewhere it is often certain and wrong.
+    order = np.argsort(np.append(-np.inf, deviation[1:].sum(dim=1).numpy()), kind="stable")
     return NetworkPoses(T.numpy()[order], expected[order])
 
 
