@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from SOPIRegistrationLib import installed
-from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.metrics import pose_error
+from SOPIRegistrationLib.geometry.se3 import exp_so3, rotation_distance
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.pyramid import square_radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.initialise.comparison import views_around
 from SOPIRegistrationLib.initialise.network import load_network, network_poses
-from SOPIRegistrationLib.networks.comparing import ComparingConfig, ComparingRTPI
+from SOPIRegistrationLib.networks.comparing import ComparingConfig, ComparingRTPI, Correction
 from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, registered, save_weights
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
@@ -52,18 +54,65 @@ def weights(tmp_path):
     return path
 
 
-def test_the_network_is_asked_from_several_starts(scene, weights):
-    volumes = [moving.level(2) for moving in moving_volumes(scene.ct).values()]
-    found = network_poses(load_network(weights), scene.xray, *volumes, scene.frame)
-    theta = scene.frame.theta_from_T(found.T_lps_to_camera)
-    assert len(theta) == 9
-    # The untrained network corrects nothing: these are the starts, the nominal view and others well apart.
-    assert np.abs(theta[0]).sum() < 1e-6
-    assert np.abs(theta[1:]).sum(axis=1).min() > 0.1
-    assert np.abs(np.rad2deg(theta[:, :3])).max() == pytest.approx(28)
-    assert np.abs(theta[:, 5]).max() == pytest.approx(110)
-    assert found.expected_error.shape == (9, 3)
+def coarse_volumes(scene):
+    return [moving.level(2) for moving in moving_volumes(scene.ct).values()]
+
+
+def test_the_network_is_asked_from_views_all_around(scene, weights):
+    found = network_poses(load_network(weights), scene.xray, *coarse_volumes(scene), scene.frame)
+    # The untrained network corrects nothing, and is as sure of one view as of another.
+    views = views_around(scene.frame)
+    apart = np.abs(found.T_lps_to_camera[:, None] - views).max(axis=(2, 3))
+    assert (apart.min(axis=1) < 1e-9).all()
+    assert sorted(apart.argmin(axis=1)) == list(range(len(views)))
+    assert found.expected_error.shape == (len(views), 3)
     assert (found.expected_error > 0).all()
+
+
+def test_views_reach_all_around_the_nominal_one(scene):
+    T = views_around(scene.frame)
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(200, 3))
+    w *= np.deg2rad(55) * rng.random((200, 1)) ** (1 / 3) / np.linalg.norm(w, axis=1, keepdims=True)
+    R = exp_so3(w) @ scene.frame.rotation
+    nearest = rotation_distance(R[:, None], T[None, :, :3, :3]).min(axis=1)
+    assert np.rad2deg(nearest).max() < 24
+    assert len(T) < 100
+    np.testing.assert_allclose(T[0], scene.frame.T_nominal, atol=1e-9)
+    centre = T[:, :3, :3] @ scene.frame.centre_lps_mm + T[:, :3, 3]
+    np.testing.assert_allclose(centre, [[0, 0, 700]] * len(T), atol=1e-9)
+
+
+def test_the_surest_pose_comes_first(scene, weights, monkeypatch):
+    """A network that corrects nothing and doubts a view the more, the further it is from one of them."""
+    network = load_network(weights)
+    wanted = views_around(scene.frame)[30]
+
+    def doubting(fixed, moving, camera):
+        axes = torch.from_numpy(wanted[:3, 1:3]).T.reshape(1, 6).float()
+        doubt = (camera[:, 3:] - axes).norm(dim=1, keepdim=True)
+        return Correction(torch.zeros(len(camera), 6), doubt.expand(-1, 6) + 1e-3)
+
+    monkeypatch.setattr(network, "compare", doubting)
+    found = network_poses(network, scene.xray, *coarse_volumes(scene), scene.frame)
+    np.testing.assert_allclose(found.T_lps_to_camera[0], wanted, atol=1e-9)
+    assert (np.diff(found.expected_error[:, 0]) >= 0).all()
+
+
+def test_views_are_rendered_once_for_a_ct(scene, weights, monkeypatch):
+    network = load_network(weights)
+    seen = []
+    encode = network.encode_moving
+    monkeypatch.setattr(network, "encode_moving", lambda x: seen.append(len(x)) or encode(x))
+    volumes = coarse_volumes(scene)
+    first = network_poses(network, scene.xray, *volumes, scene.frame)
+    assert sum(seen) == len(views_around(scene.frame))
+    second = network_poses(network, scene.xray, *volumes, scene.frame)
+    np.testing.assert_array_equal(first.T_lps_to_camera, second.T_lps_to_camera)
+    assert sum(seen) == len(views_around(scene.frame))
+    # Another nominal view is another set of views.
+    network_poses(network, scene.xray, *volumes, PoseFrame(scene.frame.centre_lps_mm, 650.0))
+    assert sum(seen) == 2 * len(views_around(scene.frame))
 
 
 def test_registration_goes_on_from_the_network(scene, weights):
@@ -81,11 +130,15 @@ def test_registration_goes_on_from_the_network(scene, weights):
     assert error.mtre_mm < 0.5
 
 
-def test_without_refinement_the_pose_is_the_networks(scene, weights):
+def test_without_refinement_the_pose_is_a_networks_brought_onto_the_x_ray(scene, weights):
     result = scene.register(RegistrationSettings("rtpi", "none", weights={"rtpi": weights}))
     assert [stage.name for stage in result.stages] == ["pose network"]
     np.testing.assert_array_equal(result.T_lps_to_world, result.stages[0].T)
-    assert result.verdict.status != "accept"
+    # None of the views is as near to the pose as this.
+    views = views_around(scene.frame)
+    turned = rotation_distance(views[:, :3, :3], scene.case.T_true[:3, :3]).min()
+    error = rotation_distance(result.T_lps_to_world[:3, :3], scene.case.T_true[:3, :3])
+    assert error < 0.5 * turned
 
 
 def test_auto_asks_the_network_where_there_is_one(scene, weights, monkeypatch, tmp_path):
@@ -102,9 +155,7 @@ def test_it_stops_while_the_network_is_asked(scene, weights):
         RegistrationSettings("rtpi", weights={"rtpi": weights}), lambda state: state.stage == "pose network"
     )
     assert result.stopped
-    volumes = [moving.level(2) for moving in moving_volumes(scene.ct).values()]
-    with pytest.raises(Cancelled):
-        network_poses(load_network(weights), scene.xray, *volumes, scene.frame, lambda fraction: True)
+    assert [stage.name for stage in result.stages] == ["pose network"]
 
 
 def test_the_published_network_runs_and_sees_a_ct_once(scene, tmp_path, monkeypatch):

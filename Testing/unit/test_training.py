@@ -105,6 +105,44 @@ def test_pairs_are_drawn_anew_but_the_same_for_a_seed(anatomy):
     assert not torch.allclose(a.T_true, c.T_true)
 
 
+def test_an_x_ray_with_several_starts_comes_as_often(anatomy):
+    patients = [varied(anatomy, np.random.default_rng(seed)) for seed in (0, 1)]
+    pairs = draw_pairs(patients, 3, PairOptions(PIXELS, starts=2), np.random.default_rng(0))
+    assert pairs.group == 6
+    assert pairs.image.shape[0] == len(pairs.T_start) == 12
+    for same in (pairs.image, pairs.valid, pairs.T_true, pairs.K):
+        torch.testing.assert_close(same[::2], same[1::2])
+    assert (pairs.T_start[::2] - pairs.T_start[1::2]).abs().amax(dim=(1, 2)).max() > 1
+    # The network sees an X-ray once and compares it with all its starts.
+    network = ComparingTask(replace(COMPARING, pixels=PIXELS)).network().eval()
+    moving, camera = torch.rand(12, 7, PIXELS, PIXELS), torch.rand(12, 9)
+    fixed = fixed_channels(pairs.image, pairs.valid)
+    torch.testing.assert_close(
+        network(fixed[::2], moving, camera).deviation, network(fixed, moving, camera).deviation
+    )
+
+
+def test_starts_are_nominal_or_turned_views(anatomy):
+    patient = varied(anatomy, np.random.default_rng(0))
+    options = PairOptions(PIXELS, ("AP",), 0.0, 0.0, nominal_starts=0.4)
+    pairs = draw_pairs([patient], 600, options, np.random.default_rng(1))
+    nominal = (pairs.T_start == pairs.T_nominal).all(dim=2).all(dim=1)
+    assert 0.3 < nominal.double().mean() < 0.5
+    from_nominal = pose_errors(pairs.T_start, pairs.T_nominal, pairs.centre_lps_mm)
+    assert from_nominal[:, 1:].max() < 1e-6
+    turned = pose_errors(pairs.T_start, pairs.T_true, pairs.centre_lps_mm)[~nominal, 0]
+    # By 11 degrees about each axis: a chi distribution of three.
+    assert turned.median() == pytest.approx(11 * 1.538, rel=0.1)
+
+
+def test_patients_of_random_structures_lie_in_any_orientation():
+    pool = PatientPool(6, 1, structures=1.0)
+    pool.fill()
+    axes = [p.body.volume.index_to_lps[:3, 2] / p.body.volume.spacing_mm[2] for p in pool.patients]
+    assert np.abs(np.array(axes) @ [0, 0, 1]).min() < 0.8
+    assert len({p.bone.volume.array.sum() for p in pool.patients}) == 6
+
+
 def test_the_pool_renews_its_oldest(phantoms):
     pool = PatientPool(2, 1, folder=phantoms)
     pool.fill()

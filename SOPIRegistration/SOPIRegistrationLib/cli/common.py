@@ -104,6 +104,13 @@ def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
         yield update
 
 
+def has_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16; without them it is slower than float32."""
+    import torch
+
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """A temporary folder whose files are moved to ``folder`` if all goes well, and vanish if not.

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from SOPIRegistrationLib.cli import train_patient
-from SOPIRegistrationLib.cli.common import has_cuda
+from SOPIRegistrationLib.cli.common import has_bfloat16, has_cuda
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
@@ -17,7 +17,7 @@ from SOPIRegistrationLib.images.itk_reading import require_file
 RTPI_NETWORKS = ("comparing", "published", "light")
 IFR_NETWORKS = ("light", "published", "deep-reg")
 _COUNTS = (
-    *("steps", "patients", "group", "corrections", "phantoms", "pool", "validate_every"),
+    *("steps", "patients", "group", "starts", "corrections", "phantoms", "pool", "validate_every"),
     *("validation_patients", "devices", "machines"),
 )
 
@@ -60,16 +60,16 @@ def add_rtpi_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nominal-starts",
         type=float,
-        default=0.7,
+        default=0.2,
         metavar="SHARE",
-        help="starts at the nominal view, 0 to 1 (0.7), the others anywhere between it and the pose",
+        help="starts at the nominal view, 0 to 1 (0.2), the others some 20 degrees from the true one",
     )
     parser.add_argument(
         "--corrections",
         type=int,
-        default=3,
+        default=1,
         metavar="N",
-        help="times that a pose is corrected in a row, network comparing (3); fewer at first learn faster",
+        help="times that a pose is corrected in a row, network comparing (1, as in use)",
     )
     parser.set_defaults(train=train_rtpi)
 
@@ -172,6 +172,16 @@ def _add_common_arguments(parser: argparse.ArgumentParser, learning_rate: float)
         "--patients", type=int, default=8, metavar="N", help="patients in a batch of a process (8)"
     )
     parser.add_argument("--group", type=int, default=4, metavar="N", help="X-rays of each patient (4)")
+    parser.add_argument(
+        "--starts", type=int, default=3, metavar="N", help="poses from which an X-ray is approached (3)"
+    )
+    parser.add_argument(
+        "--structures",
+        type=float,
+        default=0.4,
+        metavar="SHARE",
+        help="patients made of random structures instead of an anatomy, in any orientation, 0 to 1 (0.4)",
+    )
     parser.add_argument(
         "--learning-rate",
         type=float,
@@ -288,7 +298,7 @@ def _check(args: argparse.Namespace) -> None:
     for name in _COUNTS:
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
-    for name in ("strength", "bones", "c_arms"):
+    for name in ("strength", "bones", "c_arms", "structures"):
         _require_share(args, name)
     if args.patients > args.pool:
         raise InputError(f"--patients {args.patients} of --pool {args.pool}: give a larger pool")
@@ -322,8 +332,7 @@ def _train(args: argparse.Namespace, task, name: str, card: dict[str, str], prec
         devices=args.devices,
         num_nodes=args.machines,
         strategy="ddp" if several else "auto",
-        # On CPUs without matrix units bfloat16 is slower than float32.
-        precision=precision if cuda else "32-true",
+        precision=precision if cuda or has_bfloat16() else "32-true",
     )
     fabric.launch()
     names = {field.name for field in fields(TrainingSettings)}
@@ -369,6 +378,7 @@ def _facts(args: argparse.Namespace, trained) -> dict:
         "data": [
             f"views: {', '.join(args.views)}; degradations up to {args.strength:g}",
             f"{args.phantoms} procedural lumbar phantoms, bent, scaled and of other density for each patient",
+            f"random structures, each seen once, in any orientation: {args.structures:.0%} of the patients",
             f"real CTs, varied likewise: {names or 'none'}",
             f"{trained.pairs} simulated X-rays with random geometry, intensity curve, noise, scatter, blur, "
             "collimation and metal",

@@ -24,6 +24,8 @@ from SOPIRegistrationLib.networks.weights import registered
 from SOPIRegistrationLib.projector import ProjectorVolume, project, project_with_jacobian
 
 MOVING_CHANNELS, CAMERA_FEATURES = 7, 9
+# Learned combinations of a DRR's changes with the pose.
+_CHANGES = 8
 # Sampling steps along the ray, voxels: finer ones are not seen in images this small.
 _BODY_STEP, _BONE_STEP = 2.0, 1.5
 # A correction is never larger, in its own units: keeps wild guesses in view of the camera.
@@ -45,6 +47,7 @@ class ComparingConfig:
         blocks: residual blocks of each stage.
         hidden: width of the layer that the heads share.
         split_attention: whether the residual blocks have split attention.
+        residual_channels: kinds of difference between X-ray and DRR that are multiplied with its changes.
     """
 
     pixels: int = 48
@@ -54,6 +57,7 @@ class ComparingConfig:
     blocks: tuple[int, ...] = (1, 2, 1)
     hidden: int = 256
     split_attention: bool = False
+    residual_channels: int = 8
 
     def __post_init__(self):
         if self.pixels % 4:
@@ -84,12 +88,41 @@ class Correction(NamedTuple):
     deviation: torch.Tensor
 
 
+class EncodedFixed(NamedTuple):
+    """What of X-rays is compared.
+
+    Attributes:
+        features: (B, features, cells, cells).
+        pixels: (B, cells^2, residuals, pixels of a cell).
+    """
+
+    features: torch.Tensor
+    pixels: torch.Tensor
+
+
+class EncodedMoving(NamedTuple):
+    """What of DRRs is compared.
+
+    Attributes:
+        features: (B, features, cells, cells).
+        pixels: (B, cells^2, residuals, pixels of a cell).
+        changes: (B, cells^2, changes, pixels of a cell).
+    """
+
+    features: torch.Tensor
+    pixels: torch.Tensor
+    changes: torch.Tensor
+
+
 @registered("comparing", ComparingConfig)
 class ComparingRTPI(nn.Module):
     """Encoders of X-ray and DRRs, the correlation of their features, a residual network, six heads.
 
     Each place of the X-ray is correlated with all places of the DRRs around it (as in FlowNet, Fischer et
-    al., ICCV 2015): shift, roll and size of the difference need not be learned from pixels.
+    al., ICCV 2015): shift, roll and size of the difference need not be learned from pixels. Tilts move hardly
+    anything: they show in what remains between images that lie on each other, times how the DRR changes
+    with a tilt, the ``J^T r`` of a Gauss-Newton step. These products are made of learned differences and
+    learned combinations of the changes, and summed over each cell.
     """
 
     def __init__(self, config: ComparingConfig | None = None):
@@ -97,10 +130,16 @@ class ComparingRTPI(nn.Module):
         self.config = config = config or ComparingConfig()
         self.fixed_encoder = _encoder(FIXED_CHANNELS, config)
         self.moving_encoder = _encoder(MOVING_CHANNELS, config)
+        self.fixed_pixels = nn.Conv2d(FIXED_CHANNELS, config.residual_channels, 3, padding=1)
+        self.moving_pixels = nn.Conv2d(MOVING_CHANNELS, config.residual_channels, 3, padding=1)
+        self.changing_pixels = nn.Conv2d(MOVING_CHANNELS, _CHANGES, 3, padding=1)
+        products = (config.residual_channels + _CHANGES) * _CHANGES
+        self.products_norm = nn.BatchNorm2d(products)
         shifts = (2 * config.reach + 1) ** 2
         width = config.widths[0]
+        merged = shifts + 2 * config.feature_channels + products + CAMERA_FEATURES
         layers: list[nn.Module] = [
-            nn.Conv2d(shifts + 2 * config.feature_channels + CAMERA_FEATURES, width, 1, bias=False),
+            nn.Conv2d(merged, width, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
         ]
@@ -127,21 +166,50 @@ class ComparingRTPI(nn.Module):
         self.register_buffer("neighbours", _neighbours(config.cells, config.reach), persistent=False)
 
     def forward(self, fixed: torch.Tensor, moving: torch.Tensor, camera: torch.Tensor) -> Correction:
-        """Compare.
+        """Encode and compare.
 
         Args:
-            fixed: (B, 4, N, N) of :func:`~.image_channels.fixed_channels`.
+            fixed: (B / n, 4, N, N) of :func:`~.image_channels.fixed_channels`; each X-ray is compared with n
+                DRRs in a row.
             moving: (B, 7, N, N) of :func:`moving_channels`.
             camera: (B, 9) of :func:`camera_features`.
         """
-        a, b = self.fixed_encoder(fixed), self.moving_encoder(moving)
+        return self.compare(self.encode_fixed(fixed), self.encode_moving(moving), camera)
+
+    def encode_fixed(self, fixed: torch.Tensor) -> EncodedFixed:
+        """What of X-rays is compared; ``fixed`` as in :meth:`forward`."""
+        return EncodedFixed(self.fixed_encoder(fixed), self._in_cells(self.fixed_pixels(fixed)))
+
+    def encode_moving(self, moving: torch.Tensor) -> EncodedMoving:
+        """What of DRRs is compared; ``moving`` as in :meth:`forward`."""
+        pixels, changes = self.moving_pixels(moving), self.changing_pixels(moving)
+        return EncodedMoving(self.moving_encoder(moving), self._in_cells(pixels), self._in_cells(changes))
+
+    def compare(self, fixed: EncodedFixed, moving: EncodedMoving, camera: torch.Tensor) -> Correction:
+        """Compare what is encoded already; numbers of X-rays and DRRs as in :meth:`forward`."""
+        count = len(moving.features) // len(fixed.features)
+        a, a_pixels = (x.repeat_interleave(count, dim=0) for x in fixed)
+        b = moving.features
         everywhere = camera[:, :, None, None].expand(-1, -1, *a.shape[2:])
-        merged = torch.cat([self._correlation(a, b), a, b, everywhere.to(a)], dim=1)
+        products = self._products(a_pixels - moving.pixels, moving.changes)
+        merged = torch.cat([self._correlation(a, b), a, b, products, everywhere.to(a)], dim=1)
         features = self.body(merged)
         shared = self.shared(torch.cat([features, camera], dim=1))
         out = torch.stack([head(shared) for head in self.heads], dim=1).float()
         # Expected errors begin near the size that errors have.
         return Correction(out[..., 0], nn.functional.softplus(out[..., 1] - 2) + 1e-4)
+
+    def _in_cells(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, N, N) to (B, cells^2, C, pixels of a cell)."""
+        cells = self.config.cells
+        parts = x.unflatten(3, (cells, -1)).unflatten(2, (cells, -1))
+        return parts.permute(0, 2, 4, 1, 3, 5).flatten(4).flatten(1, 2)
+
+    def _products(self, residual: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
+        """(B, products, cells, cells) sums over each cell of what remains, and of changes, times changes."""
+        sums = torch.cat([residual, changes], dim=2) @ changes.mT / changes.shape[3]
+        sums = sums.flatten(2).mT.unflatten(2, (self.config.cells,) * 2)
+        return self.products_norm(sums)
 
     def _correlation(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """(B, shifts, cells, cells) cosines of the features of a with those of b so many cells away."""

@@ -42,6 +42,8 @@ _PART_FAN, _WIDE_PART_FAN = FanPlan(5.0), FanPlan(8.0, 6.0)
 # Coarse refinements, the next one tried where the one before ends in no agreement.
 _BODY_WAYS = (stages.BODY_COARSE, stages.BODY_COARSE_IN_WINDOWS)
 _PART_WAYS = (stages.PART_COARSE,)
+# Poses of a network to go on with where the first dozen ended in no agreement.
+_MANY = 36
 _ORDER = {"accept": 0, "review": 1, "reject": 2}
 _LEARNED = (LEARNED_REFINEMENT, "sopi+opt")
 _PHYSICS = ("physics", "physics+opt")
@@ -273,7 +275,7 @@ class _Registration:
             ]
         elif init in (RTPI, PATIENT):
             weights = self._settings.weights.get(init)
-            plans = [(init, NetworkPlan(weights)), (init, NetworkPlan(weights, _WIDE_FAN))]
+            plans = [(init, NetworkPlan(weights)), (init, NetworkPlan(weights, _WIDE_FAN, keep=_MANY))]
         else:
             plans = [(init, _FAN), (init, _WIDE_FAN)]
         if self._settings.refine == LEARNED_REFINEMENT:
@@ -441,7 +443,9 @@ class _Registration:
                 return
         for content, moving in self._volumes.items():
             if asked is not None:
-                yield content, moving, stages.around(asked, self._case, plan.around, plan.with_nominal)
+                several = len(asked.T) > 1
+                starts = stages.around(asked, self._case, plan.around, plan.with_nominal)
+                yield content, moving, asked if several else starts
                 continue
             if isinstance(plan, FanPlan):
                 for_part = {_FAN: _PART_FAN, _WIDE_FAN: _WIDE_PART_FAN}
@@ -462,17 +466,14 @@ class _Registration:
     def _ask_network(self, plan: NetworkPlan, share: float) -> Hypotheses | None:
         if plan.weights is not None:
             _require_own_network(self._ct, plan.weights)
-        before = self._done
-
-        def report(fraction: float) -> bool:
-            self._done = before + share * fraction
-            return self._report("pose network", None, None)
-
-        try:
-            return stages.ask_network(self._case, self._body, self._bone, plan, report)
-        except Cancelled:
-            self._stopped = True
+        asked = stages.ask_network(self._case, self._body, self._bone, plan, self._report)
+        self._done += share
+        self._best = asked.T[0]
+        self._stopped |= asked.stopped
+        if asked.stopped:
+            self._records += asked.records
             return None
+        return asked
 
     def _search(self, moving: MovingVolume, plan: SearchPlan, share: float) -> Hypotheses | None:
         before = self._done

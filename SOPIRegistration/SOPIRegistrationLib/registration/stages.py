@@ -197,23 +197,41 @@ def search(
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """Ask the pose network, and start from its poses and from views around the one it is surest of.
+    """Ask the pose network.
 
     Attributes:
         weights: file of its weights; the installed ones if None.
-        around: how far around.
-        with_nominal: start about the nominal view as well.
+        around: of a network that gives one pose only, how far around it to start.
+        with_nominal: then start about the nominal view as well.
+        keep: of a network that gives many poses, at most so many go on.
     """
 
     weights: str | Path | None = None
     around: FanPlan = FanPlan(8.0)
     with_nominal: bool = False
+    keep: int = 12
+
+
+NETWORK_STAGE = "pose network"
+# What brings a network's poses onto the X-ray, and how they are ranked before and after.
+_NETWORK_ALIGNMENT = Level(32, None, 12, 0.5, depth_prior_mm=60.0)
+_NETWORK_RANKING = Level(32, 9)
 
 
 def ask_network(
-    case: Case, body: MovingVolume, bone: MovingVolume, plan: NetworkPlan, progress: Callable[[float], bool]
+    case: Case, body: MovingVolume, bone: MovingVolume, plan: NetworkPlan, callback: StageCallback
 ) -> Hypotheses:
-    """Poses from the RTPI network in the first view; ``progress`` as for ``network_poses``.
+    """Poses from the RTPI network in the first view.
+
+    Of a network that mends the poses of many views, those go on of which it is sure and in which the images
+    agree; they are aligned with the X-ray on its coarsest level, for tilts are hard to tell in one look.
+
+    Args:
+        case: what is registered.
+        body: the CT.
+        bone: its bones.
+        plan: what network, and how many poses.
+        callback: told every iteration; a true answer stops at once.
 
     Raises:
         InputError: no weights, or unusable ones.
@@ -229,10 +247,25 @@ def ask_network(
     scale = pixels_of(network) / max(camera.shape)
     coarse = camera.resampled(round(camera.width * scale), round(camera.height * scale))
     volumes = [moving.for_camera(coarse, case.frame.T_nominal) for moving in (body, bone)]
-    found = network_poses(network, radiograph, *volumes, case.frame, progress)
+    found = network_poses(network, radiograph, *volumes, case.frame)
     T = np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
-    record = StageRecord("pose network", time.perf_counter() - began, None, T[0])
-    return Hypotheses(T, np.full(len(T), np.inf), (record,))
+    hypotheses = Hypotheses(T, np.full(len(T), np.inf), (), bool(callback(NETWORK_STAGE, None, None)))
+    if len(T) > 1 and not hypotheses.stopped:
+        T = T[_promising(case, body, T)[: plan.keep]]
+        chosen = Hypotheses(T, np.full(len(T), np.inf))
+        alignment = Step(_NETWORK_ALIGNMENT, plan.keep, _NETWORK_RANKING)
+        hypotheses = refine(
+            case, body, chosen, (alignment,), lambda _, *state: callback(NETWORK_STAGE, *state)
+        )
+    record = StageRecord(NETWORK_STAGE, time.perf_counter() - began, None, hypotheses.T[0])
+    return replace(hypotheses, records=(record,))
+
+
+def _promising(case: Case, body: MovingVolume, T: np.ndarray) -> np.ndarray:
+    """Order of poses (n, 4, 4), the most certain first, by their place in it and by how the images agree."""
+    objective = LevelObjective(case.radiographs, body, _NETWORK_RANKING, T, case.centre_lps_mm)
+    places = np.argsort(np.argsort(objective(T, np.arange(len(T))).cost, kind="stable"))
+    return np.lexsort((places + np.arange(len(T)), ~case.is_plausible(T)))
 
 
 def around(hypotheses: Hypotheses, case: Case, plan: FanPlan, with_nominal: bool = False) -> Hypotheses:

@@ -26,6 +26,7 @@ class Muon(torch.optim.Optimizer):
         momentum: of kernels and matrices.
         weight_decay: decoupled, of kernels and matrices.
         adam_share: learning rate of AdamW as a share of ``lr``.
+        precision: in which matrices are made orthogonal; half the digits are enough.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.01,
         adam_share: float = 0.075,
+        precision: torch.dtype = torch.float32,
     ):
+        self._precision = precision
         # The last layer's rows are six separate answers, and tiny ones: Adam suits them better.
         last = {id(p) for p in _last_layers(network)}
         matrices = [p for p in network.parameters() if p.ndim > 1 and id(p) not in last]
@@ -65,7 +68,8 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(p)
             momentum = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
             # Nesterov: the gradient once more on top of what has been gathered.
-            update = orthogonalised(p.grad.lerp(momentum, group["momentum"]).flatten(1))
+            gradient = p.grad.lerp(momentum, group["momentum"]).flatten(1)
+            update = orthogonalised(gradient.to(self._precision)).to(p)
             rows, columns = update.shape
             p.mul_(1 - rate * group["weight_decay"])
             p.add_(update.view(p.shape), alpha=-rate * max(1.0, rows / columns) ** 0.5)

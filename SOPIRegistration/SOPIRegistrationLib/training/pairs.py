@@ -19,6 +19,8 @@ from SOPIRegistrationLib.training.patients import Patient
 
 # Standard deviations of theta (rx, ry, rz deg; tx, ty, tz mm), somewhat beyond the ``wide`` protocol.
 POSE_DEVIATION = np.array([22.0, 22.0, 22.0, 32.0, 24.0, 105.0])
+# Of starts that are not at the nominal view: standard deviation about each axis, deg.
+_START_TURN_DEG = 11.0
 # Nearer than this share of the source-object distance the patient would be in the source's housing.
 _NEAREST = 0.55
 
@@ -26,6 +28,8 @@ _NEAREST = 0.55
 @dataclass(frozen=True)
 class Pairs:
     """X-rays with their patients and poses; consecutive ones share patient and camera.
+
+    An X-ray with several starts comes as often, one after the other.
 
     Attributes:
         image: (B, N, N) float32, bone bright, any curve.
@@ -38,7 +42,8 @@ class Pairs:
         patients: of each group.
         cameras: of each group.
         frames: of each group.
-        group: how many X-rays a group has.
+        group: how many X-rays a group has, each counted as often as it comes.
+        starts: how often an X-ray comes.
     """
 
     image: torch.Tensor
@@ -52,6 +57,7 @@ class Pairs:
     cameras: Sequence[Camera]
     frames: Sequence[PoseFrame]
     group: int
+    starts: int = 1
 
     @property
     def slices(self) -> list[slice]:
@@ -84,11 +90,12 @@ class PairOptions:
         views: names of the nominal views.
         strength: largest of the degradations (see ``random_degradation``).
         c_arms: share of patients X-rayed with random C-arms; the others with a Perlove PLX118F.
-        nominal_starts: share of starts at the nominal view; the others lie anywhere between it and the true
-            pose.
+        nominal_starts: share of starts at the nominal view; the others are views turned some 20 degrees away
+            from the true one, with the patient nominally placed.
         start_deviation: standard deviations of starts that lie about the true pose instead, as a twist about
             the rotation centre in camera axes (deg, mm), times a factor log-uniform from 0.03 to 1.
         misjudged: how far the cameras are not what the registration is told (see :func:`misjudged`).
+        starts: of each X-ray.
     """
 
     pixels: int
@@ -98,6 +105,7 @@ class PairOptions:
     nominal_starts: float = 0.7
     start_deviation: tuple[float, ...] | None = None
     misjudged: float = 1.0
+    starts: int = 1
 
 
 def draw_pairs(
@@ -107,7 +115,7 @@ def draw_pairs(
 
     Args:
         patients: who.
-        group: X-rays of each.
+        group: different X-rays of each.
         options: what X-rays.
         rng: source of everything random.
     """
@@ -122,13 +130,14 @@ def draw_pairs(
         line_integrals = _line_integrals(patient, misjudged(camera, rng, options.misjudged), T_true, rng)
         for image in line_integrals:
             xray, valid = seen(image, rng, options.strength * rng.uniform(0, 1) ** 1.5)
-            columns["image"].append(xray)
-            columns["valid"].append(valid)
-        columns["K"].append(np.repeat(camera.K[None], group, axis=0))
+            columns["image"] += [xray] * options.starts
+            columns["valid"] += [valid] * options.starts
+        theta, T_true = (np.repeat(array, options.starts, axis=0) for array in (theta, T_true))
+        columns["K"].append(np.repeat(camera.K[None], len(theta), axis=0))
         columns["T_true"].append(T_true)
         columns["T_start"].append(_random_starts(frame, theta, options, rng))
-        columns["T_nominal"].append(np.repeat(frame.T_nominal[None], group, axis=0))
-        centres.append(np.repeat(patient.centre_lps_mm[None], group, axis=0))
+        columns["T_nominal"].append(np.repeat(frame.T_nominal[None], len(theta), axis=0))
+        centres.append(np.repeat(patient.centre_lps_mm[None], len(theta), axis=0))
         cameras.append(camera)
         frames.append(frame)
     tensors = {name: torch.from_numpy(np.stack(columns.pop(name))) for name in ("image", "valid")}
@@ -139,7 +148,8 @@ def draw_pairs(
         patients=patients,
         cameras=cameras,
         frames=frames,
-        group=group,
+        group=group * options.starts,
+        starts=options.starts,
     )
 
 
@@ -172,13 +182,20 @@ def _random_theta(frame: PoseFrame, count: int, rng) -> np.ndarray:
 
 def _random_starts(frame: PoseFrame, theta: np.ndarray, options: PairOptions, rng) -> np.ndarray:
     if options.start_deviation is None:
-        nominal = rng.random(len(theta)) < options.nominal_starts
-        share = np.where(nominal, 1.0, 10 ** rng.uniform(-1.3, 0, len(theta)))
-        return frame.T_from_theta(theta * (1 - share[:, None]))
+        return _starts_as_in_use(frame, theta, options.nominal_starts, rng)
     twist = rng.normal(size=(len(theta), 6)) * options.start_deviation
     twist[:, :3] = np.deg2rad(twist[:, :3])
     twist *= 10 ** rng.uniform(-1.5, 0, (len(theta), 1))
     return se3.move_about(frame.T_from_theta(theta), twist, frame.centre_lps_mm)
+
+
+def _starts_as_in_use(frame: PoseFrame, theta: np.ndarray, nominal: float, rng) -> np.ndarray:
+    """Views turned away from the true one, or the nominal view, the patient always nominally placed."""
+    count = len(theta)
+    w = np.deg2rad(rng.normal(0, _START_TURN_DEG, (count, 3)))
+    R = se3.exp_so3(w) @ frame.T_from_theta(theta)[:, :3, :3]
+    turned = se3.rigid(R, np.array([0, 0, frame.sod_mm]) - R @ frame.centre_lps_mm)
+    return np.where(rng.random((count, 1, 1)) < nominal, frame.T_nominal, turned)
 
 
 def misjudged(camera: Camera, rng, degree: float = 1.0) -> Camera:

@@ -1,4 +1,4 @@
-"""Patients to train on: phantoms and real CTs, each bent, scaled and made denser or thinner anew."""
+"""Patients to train on: phantoms, random structures and real CTs, each bent, scaled and turned anew."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
-from SOPIRegistrationLib.images.ct_preparation import prepare_ct
+from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu, prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import ProjectorVolume
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
+from SOPIRegistrationLib.simulation.structures import random_structures
 
 # Voxels of the anatomies: as large as the pixels of small images at the patient's place allow.
 SPACING_MM = 3.0
@@ -65,6 +67,13 @@ class Anatomy:
             aside.replace(path)
         return anatomy
 
+    @classmethod
+    def from_structures(cls, seed: int) -> Anatomy:
+        """Random structures of a seed, which are made as fast as read."""
+        made = random_structures(seed, SPACING_MM)
+        attenuation = attenuation_of_hu(made.ct.array).astype(np.float32)
+        return cls(made.ct.same_grid(attenuation), made.bone)
+
 
 @dataclass(frozen=True, eq=False)
 class Patient:
@@ -83,7 +92,7 @@ class Patient:
     centre_lps_mm: np.ndarray
 
 
-def varied(anatomy: Anatomy, rng: np.random.Generator, bones: float = BONES) -> Patient:
+def varied(anatomy: Anatomy, rng: np.random.Generator, bones: float = BONES, turned: bool = False) -> Patient:
     """A new patient of an anatomy.
 
     Smooth random bending by some millimetres, other proportions, other bone and tissue densities; the CT is
@@ -93,8 +102,13 @@ def varied(anatomy: Anatomy, rng: np.random.Generator, bones: float = BONES) -> 
         anatomy: of whom.
         rng: source of everything random.
         bones: share of patients of whom both CT and X-ray show bones alone.
+        turned: lie in any orientation, so that a nominal view is one from anywhere.
     """
     attenuation, bone, affine = _deformed(anatomy, rng)
+    if turned:
+        turn = np.eye(4)
+        turn[:3, :3] = Rotation.random(random_state=rng).as_matrix()
+        affine = turn @ affine
     attenuation = attenuation * np.where(bone, rng.uniform(0.75, 1.3), rng.uniform(0.93, 1.07))
     xray_bones, ct_bones = _bones_alone(bones, rng)
     skeleton = attenuation * bone
@@ -167,6 +181,7 @@ class PatientPool:
         phantoms: how many different phantoms they are made from.
         cts: paths of real CTs that they are made from besides.
         ct_share: share of patients made from real CTs.
+        structures: share of patients made of random structures, each another, who lie in any orientation.
         bones: share of patients of whom both CT and X-ray show bones alone.
         first_seed: of the phantoms.
         folder: where phantoms are kept between runs.
@@ -179,6 +194,7 @@ class PatientPool:
         phantoms: int,
         cts: Sequence[str | Path] = (),
         ct_share: float = 0.2,
+        structures: float = 0.0,
         bones: float = BONES,
         first_seed: int = TRAINING_SEEDS,
         folder: Path | None = None,
@@ -187,7 +203,7 @@ class PatientPool:
         self._phantoms, self._first_seed, self._folder = phantoms, first_seed, folder
         self._real = [Anatomy.from_ct(read_volume(path)) for path in cts]
         self._ct_share = ct_share if self._real else 0.0
-        self._bones = bones
+        self._structures, self._bones = structures, bones
         self._rng = np.random.default_rng(seed)
         self._size = size
         self.patients: list[Patient] = []
@@ -206,6 +222,9 @@ class PatientPool:
 
     def _new(self) -> Patient:
         rng = self._rng
+        if rng.random() < self._structures:
+            anatomy = Anatomy.from_structures(self._first_seed + int(rng.integers(2**31)))
+            return varied(anatomy, rng, self._bones, turned=True)
         if rng.random() < self._ct_share:
             anatomy = self._real[rng.integers(len(self._real))]
         else:

@@ -29,9 +29,6 @@ from SOPIRegistrationLib.networks.two_branch import (
 from SOPIRegistrationLib.training.pairs import Pairs
 from SOPIRegistrationLib.training.pose_loss import ImageGroup, rtpi_loss
 
-# What is learned of the sizes of the errors must not slow down what is learned of the errors.
-_DEVIATION_WEIGHT = 0.1
-
 
 class Stopwatch:
     """Adds up the seconds spent inside ``with stopwatch.running():``."""
@@ -55,7 +52,7 @@ class ComparingTask:
             the pairs, the further ones where the network itself ended: it learns to mend its own errors.
     """
 
-    def __init__(self, config: ComparingConfig, corrections: int = 3):
+    def __init__(self, config: ComparingConfig, corrections: int = 1):
         self.config, self.pixels = config, config.pixels
         self._corrections, self.options = corrections, (corrections,)
 
@@ -65,27 +62,26 @@ class ComparingTask:
 
     def losses(self, network: nn.Module, pairs: Pairs, rendering: Stopwatch) -> Iterator[torch.Tensor]:
         """One loss for each correction; the weights may change in between."""
-        fixed = fixed_channels(pairs.image, pairs.valid)
         T = pairs.T_start
         for _ in range(self._corrections):
-            with rendering.running():
-                drrs = pairs.project(T)
+            correction = self._correction(network, pairs, T, rendering)
             target = correction_between(T, pairs.T_true, pairs.K, pairs.centre_lps_mm, self.pixels)
-            correction = self._correction(network, fixed, drrs, pairs, T)
             yield correction_loss(correction, target.float())
             T = corrected(T, correction.values.detach(), pairs.K, pairs.centre_lps_mm, self.pixels)
 
     @torch.no_grad()
     def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:
-        """(B, 4, 4) T_lps_to_camera found from the nominal view, by as many corrections as are trained."""
-        fixed = fixed_channels(pairs.image, pairs.valid)
-        T = pairs.T_nominal
+        """(B, 4, 4) T_lps_to_camera found from the pairs' starts, by as many corrections as are trained."""
+        T = pairs.T_start
         for _ in range(self._corrections):
-            correction = self._correction(network, fixed, pairs.project(T), pairs, T)
-            T = corrected(T, correction.values, pairs.K, pairs.centre_lps_mm, self.pixels)
+            values = self._correction(network, pairs, T, Stopwatch()).values
+            T = corrected(T, values, pairs.K, pairs.centre_lps_mm, self.pixels)
         return T
 
-    def _correction(self, network, fixed, drrs, pairs: Pairs, T: torch.Tensor) -> Correction:
+    def _correction(self, network, pairs: Pairs, T: torch.Tensor, rendering: Stopwatch) -> Correction:
+        fixed = fixed_channels(pairs.image[:: pairs.starts], pairs.valid[:: pairs.starts])
+        with rendering.running():
+            drrs = pairs.project(T)
         camera = camera_features(pairs.K, T, pairs.centre_lps_mm, self.pixels)
         return network(fixed, moving_channels(drrs), camera)
 
@@ -148,16 +144,14 @@ class TwoBranchTask:
 
 
 def correction_loss(correction: Correction, target: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error of corrections, and the Laplace likelihood of their expected errors.
+    """Negative logarithm of the Laplace likelihood of corrections with their expected absolute errors.
 
-    Rotation (rad), shift (image widths) and logarithm of depth have errors of similar size over the sampled
-    range, so they need no weights.
+    What cannot be known of a pose, such as tilts of a view far from the true one, is expected to be wrong and
+    then weighs little (Kendall and Gal, NeurIPS 2017).
 
     Args:
         correction: the network's.
         target: (B, 6) true corrections.
     """
-    error = (correction.values - target).abs()
     expected = correction.deviation
-    likelihood = error.detach() / expected + torch.log(expected)
-    return error.mean() + _DEVIATION_WEIGHT * likelihood.mean() * error.detach().mean()
+    return ((correction.values - target).abs() / expected + torch.log(expected)).mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -56,6 +56,7 @@ class TrainingSettings:
         steps: batches of X-rays; several processes have a batch each.
         patients: different patients of a batch.
         group: X-rays of each of them.
+        starts: of each X-ray.
         views: names of the nominal views.
         strength: largest of the X-rays' degradations.
         c_arms: share of patients X-rayed with random C-arms.
@@ -71,6 +72,7 @@ class TrainingSettings:
         pool: patients at hand in each process.
         phantoms: different phantoms they are varied from.
         ct_share: share of them varied from real CTs.
+        structures: share of patients made of random structures, in any orientation.
         renew_every: steps after which one patient is replaced.
         validate_every: steps.
         validation_patients: patients of the validation.
@@ -81,6 +83,7 @@ class TrainingSettings:
     steps: int = 20_000
     patients: int = 8
     group: int = 4
+    starts: int = 1
     views: tuple[str, ...] = tuple(NOMINAL_VIEWS)
     strength: float = 1.0
     c_arms: float = 0.5
@@ -95,7 +98,8 @@ class TrainingSettings:
     pool: int = 48
     phantoms: int = 80
     ct_share: float = 0.2
-    renew_every: int = 10
+    structures: float = 0.0
+    renew_every: int = 5
     validate_every: int = 250
     validation_patients: int = 12
     checkpoint_seconds: float = 120.0
@@ -156,13 +160,17 @@ class Trainer:
             settings.nominal_starts,
             settings.start_deviation,
             settings.misjudged,
+            settings.starts,
         )
         rank = fabric.global_rank
         self._rng = np.random.default_rng([settings.seed, rank])
         self._average = AveragedModel(
             network, fabric.device, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True
         )
-        optimizer = Muon(network, settings.learning_rate, weight_decay=settings.weight_decay)
+        halved = torch.bfloat16 if fabric.strategy.precision.precision == "bf16-mixed" else torch.float32
+        optimizer = Muon(
+            network, settings.learning_rate, weight_decay=settings.weight_decay, precision=halved
+        )
         self._network, self._optimizer = fabric.setup(network, optimizer)
         self._cts = cts
         # What the errors of the validation depend on, besides the weights.
@@ -270,6 +278,7 @@ class Trainer:
             settings.phantoms,
             self._cts,
             settings.ct_share,
+            settings.structures,
             settings.bones,
             first_seed=TRAINING_SEEDS,
             folder=self._out / "phantoms",
@@ -293,7 +302,8 @@ class Trainer:
         )
         pool.fill()
         rng = np.random.default_rng(2)
-        groups = [draw_pairs([patient], _VALIDATION_GROUP, self._options, rng) for patient in pool.patients]
+        options = replace(self._options, starts=1)
+        groups = [draw_pairs([patient], _VALIDATION_GROUP, options, rng) for patient in pool.patients]
         return [pairs.to(self._fabric.device) for pairs in groups]
 
     def _learning_rate(self) -> float:
