@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -63,7 +64,9 @@ def scene() -> Scene:
 @pytest.fixture(scope="module")
 def registered(scene):
     reports = []
-    return register(scene.ct, [scene.front], scene.frame, callback=reports.append), reports
+    return register(
+        scene.ct, [scene.front], scene.frame, RegistrationSettings("nominal"), reports.append
+    ), reports
 
 
 def test_one_view_from_the_nominal_pose(scene, registered):
@@ -107,7 +110,7 @@ def test_result_as_json(scene, registered):
 
 
 def test_the_same_inputs_give_the_same_pose(scene, registered):
-    again = register(scene.ct, [scene.front], scene.frame)
+    again = register(scene.ct, [scene.front], scene.frame, RegistrationSettings("nominal"))
     np.testing.assert_array_equal(again.T_lps_to_world, registered[0].T_lps_to_world)
 
 
@@ -143,7 +146,8 @@ def test_stop_is_obeyed_at_once(scene):
         calls.append(progress)
         return len(calls) == 3
 
-    result = register(scene.ct, [scene.front], scene.frame, callback=stop_at_third)
+    settings = RegistrationSettings("nominal")
+    result = register(scene.ct, [scene.front], scene.frame, settings, callback=stop_at_third)
     assert len(calls) == 3
     assert result.stopped
     assert result.verdict.status != "accept"
@@ -163,6 +167,20 @@ def test_without_refinement_the_start_is_judged(scene):
     result = register(scene.ct, [scene.front], scene.frame, RegistrationSettings(start, refine="none"))
     np.testing.assert_array_equal(result.T_lps_to_world, start)
     assert result.stages == []
+
+
+def test_a_pose_that_was_not_refined_is_not_accepted(scene, registered):
+    """Images a centimetre off in depth still agree in structure; where they agree better is known."""
+    found = registered[0].T_lps_to_world
+    shift = np.array([0, 0, 0, 0, 0, 9.0])
+    off = se3.move_about(found, shift, scene.frame.centre_lps_mm)
+    verdict = register(scene.ct, [scene.front], scene.frame, RegistrationSettings(off, "none")).verdict
+    assert verdict.reasons[0].startswith("the images agree:")
+    assert verdict.status == "review"
+    x, y, z = map(float, re.search(r"about (\S+), (\S+), (\S+) mm from here", verdict.reasons[-1]).groups())
+    assert z == pytest.approx(-9, abs=3)
+    assert abs(x) < 1
+    assert abs(y) < 1
 
 
 def test_a_start_beside_the_image_is_refused(scene):

@@ -59,11 +59,11 @@ def write_case(case: DemoCase, folder: Path) -> Request:
 
 
 def error_table(case: DemoCase, registered: Registered) -> str:
-    """Errors of the start and of the final pose."""
+    """Errors of the nominal view, from which a user would begin, and of the final pose."""
     result, ct, camera = registered.result, registered.ct, case.camera
     start, end = (
         pose_error(T, case.T_true, ct.surface_points_lps_mm, ct.rotation_centre_lps_mm, camera)
-        for T in (result.initial_T, result.T_lps_to_world)
+        for T in (result.frame.T_nominal, result.T_lps_to_world)
     )
     rows = [
         ("rotation", "deg", start.rotation_deg, end.rotation_deg),
@@ -72,6 +72,6 @@ def error_table(case: DemoCase, registered: Registered) -> str:
         ("mTRE", "mm", start.mtre_mm, end.mtre_mm),
         ("mPD", "mm", start.mpd_object_mm, end.mpd_object_mm),
     ]
-    lines = [f"{'':<10}{'start':>8}{'end':>8}"]
+    lines = [f"{'':<10}{'nominal':>8}{'end':>8}"]
     lines += [f"{name:<10}{before:>8.2f}{after:>8.2f} {unit}" for name, unit, before, after in rows]
     return "\n".join(lines)

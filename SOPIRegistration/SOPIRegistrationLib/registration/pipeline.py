@@ -42,8 +42,6 @@ _PART_FAN, _WIDE_PART_FAN = FanPlan(5.0), FanPlan(8.0, 6.0)
 # Coarse refinements, the next one tried where the one before ends in no agreement.
 _BODY_WAYS = (stages.BODY_COARSE, stages.BODY_COARSE_IN_WINDOWS)
 _PART_WAYS = (stages.PART_COARSE,)
-# Poses of a network to go on with where the first dozen ended in no agreement.
-_MANY = 36
 _ORDER = {"accept": 0, "review": 1, "reject": 2}
 _LEARNED = (LEARNED_REFINEMENT, "sopi+opt")
 _PHYSICS = ("physics", "physics+opt")
@@ -275,7 +273,8 @@ class _Registration:
             ]
         elif init in (RTPI, PATIENT):
             weights = self._settings.weights.get(init)
-            plans = [(init, NetworkPlan(weights)), (init, NetworkPlan(weights, _WIDE_FAN, keep=_MANY))]
+            thorough = NetworkPlan(weights, _WIDE_FAN, keep=72, depth_factors=(0.87, 1.0, 1.15))
+            plans = [(init, NetworkPlan(weights)), (init, thorough)]
         else:
             plans = [(init, _FAN), (init, _WIDE_FAN)]
         if self._settings.refine == LEARNED_REFINEMENT:

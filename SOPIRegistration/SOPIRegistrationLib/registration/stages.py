@@ -204,17 +204,19 @@ class NetworkPlan:
         around: of a network that gives one pose only, how far around it to start.
         with_nominal: then start about the nominal view as well.
         keep: of a network that gives many poses, at most so many go on.
+        depth_factors: each of these poses is also tried so many times as far from the source.
     """
 
     weights: str | Path | None = None
     around: FanPlan = FanPlan(8.0)
     with_nominal: bool = False
-    keep: int = 12
+    keep: int = 24
+    depth_factors: tuple[float, ...] = (1.0,)
 
 
 NETWORK_STAGE = "pose network"
 # What brings a network's poses onto the X-ray, and how they are ranked before and after.
-_NETWORK_ALIGNMENT = Level(32, None, 12, 0.5, depth_prior_mm=60.0)
+_NETWORK_ALIGNMENT = Level(32, None, 10, 0.5, depth_prior_mm=60.0)
 _NETWORK_RANKING = Level(32, 9)
 
 
@@ -251,9 +253,9 @@ def ask_network(
     T = np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
     hypotheses = Hypotheses(T, np.full(len(T), np.inf), (), bool(callback(NETWORK_STAGE, None, None)))
     if len(T) > 1 and not hypotheses.stopped:
-        T = T[_promising(case, body, T)[: plan.keep]]
+        T = _promising(case, body, T, plan)
         chosen = Hypotheses(T, np.full(len(T), np.inf))
-        alignment = Step(_NETWORK_ALIGNMENT, plan.keep, _NETWORK_RANKING)
+        alignment = Step(_NETWORK_ALIGNMENT, plan.keep // 2, _NETWORK_RANKING)
         hypotheses = refine(
             case, body, chosen, (alignment,), lambda _, *state: callback(NETWORK_STAGE, *state)
         )
@@ -261,11 +263,19 @@ def ask_network(
     return replace(hypotheses, records=(record,))
 
 
-def _promising(case: Case, body: MovingVolume, T: np.ndarray) -> np.ndarray:
-    """Order of poses (n, 4, 4), the most certain first, by their place in it and by how the images agree."""
+def _promising(case: Case, body: MovingVolume, T: np.ndarray, plan: NetworkPlan) -> np.ndarray:
+    """Of poses (n, 4, 4), the most certain first, the best by their place and by how the images agree."""
+    places = np.tile(np.arange(len(T)), len(plan.depth_factors))
+    source = np.linalg.inv(case.T_world_to_camera)[:3, 3]
+    along = T[:, :3, :3] @ case.centre_lps_mm + T[:, :3, 3] - source
+    moved = [T.copy() for _ in plan.depth_factors]
+    for poses, factor in zip(moved, plan.depth_factors, strict=True):
+        poses[:, :3, 3] += (factor - 1) * along
+    T = np.concatenate(moved)
     objective = LevelObjective(case.radiographs, body, _NETWORK_RANKING, T, case.centre_lps_mm)
-    places = np.argsort(np.argsort(objective(T, np.arange(len(T))).cost, kind="stable"))
-    return np.lexsort((places + np.arange(len(T)), ~case.is_plausible(T)))
+    agreement = np.argsort(np.argsort(objective(T, np.arange(len(T))).cost, kind="stable"))
+    order = np.lexsort((agreement / len(moved) + places, ~case.is_plausible(T)))
+    return T[order[: plan.keep]]
 
 
 def around(hypotheses: Hypotheses, case: Case, plan: FanPlan, with_nominal: bool = False) -> Hypotheses:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -74,30 +75,39 @@ def image_similarity(case: Case, moving: MovingVolume, T_lps_to_world: np.ndarra
     return {"ncc": float(np.mean(ncc_values)), "gradient_correlation": float(np.mean(gradient_values))}
 
 
-def predicted_deviation(
-    case: Case, moving: MovingVolume, level: Level, T_lps_to_world: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Standard deviations of the pose from the curvature of the objective (Gauss-Newton covariance).
+class LocalModel(NamedTuple):
+    """What the objective's slope and curvature at a pose say about it, along the first camera's axes.
+
+    Attributes:
+        rotation_rad: (3,) standard deviations.
+        translation_mm: (3,) the same.
+        to_best_mm: (3,) shift to where the images agree best.
+    """
+
+    rotation_rad: np.ndarray
+    translation_mm: np.ndarray
+    to_best_mm: np.ndarray
+
+
+def local_model(case: Case, moving: MovingVolume, level: Level, T_lps_to_world: np.ndarray) -> LocalModel:
+    """Standard deviations of a pose and the Gauss-Newton step from it.
 
     Args:
         case: what was registered.
         moving: of what volume.
         level: finest level of the refinement.
-        T_lps_to_world: (4, 4) final pose.
-
-    Returns:
-        (3,) rotation, rad, and (3,) translation, mm, along the first camera's axes.
+        T_lps_to_world: (4, 4) pose.
     """
     objective = LevelObjective(case.radiographs, moving, level, T_lps_to_world[None], case.centre_lps_mm)
     equations = objective(T_lps_to_world[None], np.zeros(1, dtype=int))
     variance = equations.cost[0] / objective.pixel_count * _CORRELATED_RESIDUALS**2
-    hessian = equations.hessian[0]
-    covariance = variance * np.linalg.pinv(hessian, rcond=1e-12, hermitian=True)
+    inverse = np.linalg.pinv(equations.hessian[0], rcond=1e-12, hermitian=True)
     to_camera = np.eye(4)
     to_camera[:3, :3] = case.T_world_to_camera[:3, :3]
     A = se3.adjoint(to_camera)
-    deviation = np.sqrt(np.maximum(np.diag(A @ covariance @ A.T), 0))
-    return deviation[:3], deviation[3:]
+    deviation = np.sqrt(np.maximum(np.diag(A @ (variance * inverse) @ A.T), 0))
+    step = -A @ inverse @ equations.gradient[0]
+    return LocalModel(deviation[:3], deviation[3:], step[3:])
 
 
 def judge(
@@ -147,8 +157,16 @@ def judge(
         distance = apart[np.flatnonzero(rival)[0]]
         lower("review", f"another start ended {distance:.0f} mm away with the same agreement")
 
-    rotation, translation = predicted_deviation(case, moving, level, T_lps_to_world)
-    if max(translation[:2]) > _LARGE_IN_PLANE_MM or translation[2] > _LARGE_DEPTH_MM:
+    rotation, translation, to_best = local_model(case, moving, level, T_lps_to_world)
+    if _is_large(translation):
         x, y, z = translation
         lower("review", f"the image hardly fixes the pose: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm")
+    elif _is_large(to_best):
+        x, y, z = to_best
+        lower("review", f"not refined: the images agree better about {x:.1f}, {y:.1f}, {z:.1f} mm from here")
     return Verdict(status, reasons, translation, np.rad2deg(rotation))
+
+
+def _is_large(shift_mm: np.ndarray) -> bool:
+    """Whether a shift (3,) along the first camera's axes is one that matters."""
+    return bool(np.abs(shift_mm[:2]).max() > _LARGE_IN_PLANE_MM or abs(shift_mm[2]) > _LARGE_DEPTH_MM)
