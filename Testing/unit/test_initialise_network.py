@@ -10,7 +10,7 @@ import torch
 from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.metrics import pose_error
-from SOPIRegistrationLib.geometry.se3 import exp_so3, rotation_distance
+from SOPIRegistrationLib.geometry.se3 import exp_so3, move_about, rotation_distance
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.pyramid import square_radiograph
@@ -21,6 +21,7 @@ from SOPIRegistrationLib.networks.comparing import ComparingConfig, ComparingRTP
 from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, registered, save_weights
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
+from SOPIRegistrationLib.registration.stages import Case, NetworkPlan, _promising
 from SOPIRegistrationLib.simulation.demo import demo_case
 from support.networks import COMPARING, TWO_BRANCH
 
@@ -113,6 +114,24 @@ def test_views_are_rendered_once_for_a_ct(scene, weights, monkeypatch):
     # Another nominal view is another set of views.
     network_poses(network, scene.xray, *volumes, PoseFrame(scene.frame.centre_lps_mm, 650.0))
     assert sum(seen) == 2 * len(views_around(scene.frame))
+
+
+def test_promising_poses_are_those_in_which_the_images_agree_at_other_depths_too(scene):
+    case = Case((scene.xray,), scene.frame)
+    body, _ = moving_volumes(scene.ct).values()
+    T_true, centre = scene.case.T_true, scene.frame.centre_lps_mm
+    further = T_true.copy()
+    further[:3, 3] += 0.2 * (T_true[:3, :3] @ centre + T_true[:3, 3])
+    turned = move_about(T_true, np.array([0.3, 0.2, 0.4, 0, 0, 0]), centre)
+    poses = np.stack([further, turned])
+    plan = NetworkPlan(depth_factors=(1.0, 1 / 1.2), keep=3)
+    found = _promising(case, body, poses, plan)
+    assert len(found) == 3
+    np.testing.assert_allclose(found[0], T_true, atol=1e-6)
+    # As certain as the place in the row says: both count.
+    near = move_about(T_true, np.array([0.02, 0, 0, 0, 0, 0]), centre)
+    sure = _promising(case, body, np.stack([turned, near, further]), NetworkPlan(keep=1))
+    np.testing.assert_array_equal(sure[0], near)
 
 
 def test_registration_goes_on_from_the_network(scene, weights):

@@ -224,6 +224,24 @@ def test_training_goes_on_where_it_stopped(out):
         trainer(out, TwoBranchTask(TWO_BRANCH)).run()
 
 
+def test_a_training_cut_off_between_validations_knows_what_it_has_seen(out):
+    class CutOff(ComparingTask):
+        steps = 0
+
+        def losses(self, *inputs):
+            self.steps += 1
+            if self.steps == 3:
+                raise KeyboardInterrupt
+            yield from super().losses(*inputs)
+
+    settings = replace(SETTINGS, validate_every=4, checkpoint_seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(out, CutOff(COMPARING), settings).run()
+    trained = trainer(out, ComparingTask(COMPARING), settings).run()
+    assert trained.pairs == 4 * SETTINGS.patients * SETTINGS.group
+    assert trained.hours > 0
+
+
 def test_the_best_weights_stay_the_best_until_the_x_rays_are_others(out):
     def bests(**changes):
         lines = []

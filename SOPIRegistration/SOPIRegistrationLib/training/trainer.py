@@ -228,7 +228,7 @@ class Trainer:
                     f"rendering {share:.0%} of the time"
                 )
             if time.monotonic() - saved > settings.checkpoint_seconds or step == settings.steps:
-                self._save()
+                self._save(time.monotonic() - began, len(losses) * batch)
                 saved = time.monotonic()
 
     def _step(self, rendering: Stopwatch) -> float:
@@ -310,9 +310,12 @@ class Trainer:
         settings, step = self._settings, self._state["step"]
         return cosine_rate(settings.learning_rate, step, settings.warm_up, step / settings.steps)
 
-    def _save(self) -> None:
+    def _save(self, seconds: float, pairs: int) -> None:
+        """Leave a checkpoint, so many seconds and pairs after the last validation."""
         if self._fabric.is_global_zero:
-            self._records.save(self._state)
+            state = self._state
+            since = {"seconds": state["seconds"] + seconds, "pairs": state["pairs"] + pairs}
+            self._records.save(state | since)
 
     def _resume(self) -> None:
         refusal = "of another network: give another --out, or the same --network"
