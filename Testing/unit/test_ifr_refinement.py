@@ -228,6 +228,17 @@ def test_then_the_optimiser(scene):
     assert scene.error(result.T_lps_to_world).mtre_mm < 0.5
 
 
+@pytest.mark.parametrize("far", [(0.06, 0.06, -0.1, -8.0, 4.0, 10.0), (-0.08, 0.1, 0.08, 6.0, 6.0, -10.0)])
+def test_the_shipped_similarity_leads_back_from_far(scene, far):
+    """From starts as far as those of protocol `paper`, on a patient it never saw."""
+    before = scene.error(scene.start(far))
+    assert before.rotation_deg > 7
+    settings = RegistrationSettings(scene.start(far), "sopi")
+    after = scene.error(register(scene.ct, [scene.xray], scene.frame, settings).T_lps_to_world)
+    assert after.rotation_deg < before.rotation_deg / 3
+    assert after.in_plane_mm < before.in_plane_mm / 3
+
+
 def test_the_network_refines_what_an_initialiser_found(scene, tmp_path):
     torch.manual_seed(0)
     rtpi = tmp_path / "rtpi.safetensors"

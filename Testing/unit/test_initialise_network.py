@@ -160,6 +160,24 @@ def test_without_refinement_the_pose_is_a_networks_brought_onto_the_x_ray(scene,
     assert error < 0.5 * turned
 
 
+@pytest.mark.parametrize("seed", [1, 5])
+def test_the_shipped_network_finds_patients_it_never_saw(seed):
+    """From no start, poses of the demo; then the optimiser ends at the truth."""
+    case = demo_case(seed)
+    ct = prepare_ct(case.ct)
+    frame = PoseFrame(ct.rotation_centre_lps_mm, 700.0)
+    xray = prepare_radiograph(case.radiograph, case.camera, "bone-dark")
+
+    def error(refine):
+        T = register(ct, [xray], frame, RegistrationSettings("rtpi", refine)).T_lps_to_world
+        return pose_error(T, case.T_true, ct.surface_points_lps_mm, frame.centre_lps_mm, case.camera)
+
+    alone, refined = error("none"), error("opt")
+    assert alone.rotation_deg < 4
+    assert alone.in_plane_mm < 4
+    assert refined.mtre_mm < 1.5
+
+
 def test_auto_asks_the_network_where_there_is_one(scene, weights, monkeypatch, tmp_path):
     monkeypatch.setattr(installed, "WEIGHTS_FOLDER", weights.parent)
     assert scene.register(RegistrationSettings("auto")).method == "rtpi + opt"

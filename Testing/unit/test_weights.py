@@ -278,3 +278,14 @@ def test_installed_weights(tmp_path, monkeypatch):
     assert not has_weights("ifr")
     with pytest.raises(InputError, match=r"there are: rtpi"):
         installed_weights("ifr")
+
+
+def test_shipped_weights_are_whole_small_and_described():
+    files = sorted(installed.WEIGHTS_FOLDER.glob("*.safetensors"))
+    assert [path.stem for path in files] == ["ifr", "rtpi"]
+    assert sum(path.stat().st_size for path in files) < 40e6
+    for path in files:
+        card = load_weights(path).card
+        described = path.with_name(f"MODEL_CARD_{path.stem.upper()}.md").read_text(encoding="utf-8")
+        assert described == model_card(card)
+        assert "ct_abdomen" not in str(card["data"]), "the CT that is reported on was trained on"

@@ -388,9 +388,9 @@ class _Registration:
         return _Outcome(self._case, initial, content, moving, final.T[0], verdict, margin)
 
     def _learned(self, start: np.ndarray, plan: Plan, share: float) -> Hypotheses | None:
-        """Poses of the learned refinement, from the very start of a plan; None if stopped before."""
+        """Poses of the learned refinement, from the starts of a plan; None if stopped before."""
         if isinstance(plan, FanPlan):
-            hypotheses = Hypotheses(start[None], np.full(1, np.inf))
+            hypotheses = stages.fan(self._case, start, plan)
         elif isinstance(plan, NetworkPlan):
             hypotheses = self._ask_network(plan, share / 2)
             if hypotheses is not None and plan.with_nominal:
