@@ -44,8 +44,9 @@ _AMBIGUOUS_MARGIN = 0.01
 _AMBIGUOUS_DISTANCE_MM = 5.0
 # Turns an angle between two poses into the distance it moves the object's points.
 _OBJECT_RADIUS_MM = 60.0
-_LARGE_IN_PLANE_MM = 1.0
-_LARGE_DEPTH_MM = 5.0
+# In the plane and in depth: predicted errors that matter; how far a refined pose may be from the best one.
+_LARGE_ERROR_MM = (1.0, 5.0)
+_LARGE_STEP_MM = (0.5, 2.0)
 # Residuals of neighbouring pixels are not independent: deviations are this much larger than white noise would
 # make them (Testing/studies/evaluate_core.py prints the calibration).
 _CORRELATED_RESIDUALS = 4.0
@@ -158,15 +159,16 @@ def judge(
         lower("review", f"another start ended {distance:.0f} mm away with the same agreement")
 
     rotation, translation, to_best = local_model(case, moving, level, T_lps_to_world)
-    if _is_large(translation):
+    if _exceeds(translation, _LARGE_ERROR_MM):
         x, y, z = translation
         lower("review", f"the image hardly fixes the pose: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm")
-    elif _is_large(to_best):
+    elif _exceeds(to_best, _LARGE_STEP_MM):
         x, y, z = to_best
         lower("review", f"not refined: the images agree better about {x:.1f}, {y:.1f}, {z:.1f} mm from here")
     return Verdict(status, reasons, translation, np.rad2deg(rotation))
 
 
-def _is_large(shift_mm: np.ndarray) -> bool:
-    """Whether a shift (3,) along the first camera's axes is one that matters."""
-    return bool(np.abs(shift_mm[:2]).max() > _LARGE_IN_PLANE_MM or abs(shift_mm[2]) > _LARGE_DEPTH_MM)
+def _exceeds(shift_mm: np.ndarray, limits_mm: tuple[float, float]) -> bool:
+    """Whether a shift (3,) along the first camera's axes is longer than limits in the plane or in depth."""
+    in_plane, depth = limits_mm
+    return bool(np.abs(shift_mm[:2]).max() > in_plane or abs(shift_mm[2]) > depth)
