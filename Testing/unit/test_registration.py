@@ -19,7 +19,9 @@ from SOPIRegistrationLib.initialise.search import SearchRange, template_search
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
 from SOPIRegistrationLib.registration.objective import Level, LevelObjective
-from SOPIRegistrationLib.simulation.demo import demo_case, fine_line_integrals
+from SOPIRegistrationLib.simulation.demo import CT_SPACING_MM, demo_case, fine_line_integrals
+from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
+from SOPIRegistrationLib.simulation.spine import VERTEBRA_LABELS
 from SOPIRegistrationLib.simulation.xray import XRayDegradation, simulate_radiograph
 
 SEED = 1
@@ -167,6 +169,25 @@ def test_without_refinement_the_start_is_judged(scene):
     result = register(scene.ct, [scene.front], scene.frame, RegistrationSettings(start, refine="none"))
     np.testing.assert_array_equal(result.T_lps_to_world, start)
     assert result.stages == []
+
+
+def test_a_segmented_bone_that_lies_wholly_in_its_scan(scene):
+    """One vertebra in air, in the X-ray of the whole patient, from a start and views around it."""
+    phantom = lumbar_phantom(SEED, CT_SPACING_MM)
+    hu = np.where(phantom.labels.array == VERTEBRA_LABELS["L3"], phantom.ct.array, -1000)
+    ct = prepare_ct(phantom.ct.same_grid(hu.astype(np.int16)))
+    bone = moving_volumes(ct)["bone"]
+    assert bone.is_part
+    assert bone.truncated is None
+    frame = PoseFrame(ct.rotation_centre_lps_mm, SOD_MM)
+    start = se3.move_about(scene.case.T_true, np.array([0.03, -0.03, 0.03, 2, -2, 5.0]), frame.centre_lps_mm)
+    result = register(ct, [scene.front], frame, RegistrationSettings(start))
+    points = ct.surface_points_lps_mm
+    error = pose_error(
+        result.T_lps_to_world, scene.case.T_true, points, frame.centre_lps_mm, scene.front.camera
+    )
+    assert error.mpd_object_mm < 1
+    assert error.rotation_deg < 1.5
 
 
 def test_a_pose_that_was_not_refined_is_not_accepted(scene, registered):

@@ -86,7 +86,7 @@ class LevelObjective:
             volume = moving.for_camera(view.camera, T_lps_to_camera[0])
             valid = comparable_pixels(view, moving, T_lps_to_camera)
             if level.window_px is not None and moving.is_part:
-                valid &= near_object(volume, view.camera, T_lps_to_camera, level.window_px)
+                valid = valid & near_object(volume, view.camera, T_lps_to_camera, level.window_px)
             if level.window_px is None:
                 residual = WholeImageResidual(view.image, valid)
             else:
