@@ -19,6 +19,13 @@ from SOPIRegistrationLib.initialise.search import SearchRange, template_search
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
 from SOPIRegistrationLib.registration.objective import Level, LevelObjective
+from SOPIRegistrationLib.registration.stages import (
+    BODY_COARSE,
+    LEVELS_STAGE,
+    Case,
+    Hypotheses,
+    with_neighbouring_levels,
+)
 from SOPIRegistrationLib.simulation.demo import CT_SPACING_MM, demo_case, fine_line_integrals
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.simulation.spine import VERTEBRA_LABELS
@@ -169,6 +176,22 @@ def test_without_refinement_the_start_is_judged(scene):
     result = register(scene.ct, [scene.front], scene.frame, RegistrationSettings(start, refine="none"))
     np.testing.assert_array_equal(result.T_lps_to_world, start)
     assert result.stages == []
+
+
+@pytest.mark.parametrize("off_mm", [-29.0, 31.0])
+def test_a_pose_one_vertebra_off_is_corrected(scene, off_mm):
+    case = Case((scene.front,), scene.frame)
+    body = moving_volumes(scene.ct)["body"]
+    wrong = scene.case.T_true.copy()
+    wrong[:3, 3] += off_mm * wrong[:3, 2]
+    found = Hypotheses(wrong[None], np.zeros(1))
+    mended = with_neighbouring_levels(case, body, found, BODY_COARSE, lambda *state: False)
+    error = scene.error(mended.T[0])
+    assert error.in_plane_mm < 2
+    assert error.rotation_deg < 2
+    # The one that was found is left as a rival for the verdict.
+    assert any(np.allclose(T, wrong) for T in mended.T[1:])
+    assert mended.records[-1].name == LEVELS_STAGE
 
 
 def test_a_segmented_bone_that_lies_wholly_in_its_scan(scene):

@@ -368,6 +368,11 @@ class _Registration:
         if best is None:
             return None
         content, moving, found = best
+        if not self._stopped:
+            steps = (_PART_WAYS if moving.is_part else _BODY_WAYS)[0]
+            found = stages.with_neighbouring_levels(self._case, moving, found, steps, self._report)
+            self._best = found.T[0]
+            self._stopped |= found.stopped
         if self._stopped:
             self._records += found.records
             return None

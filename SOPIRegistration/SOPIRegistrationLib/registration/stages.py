@@ -214,7 +214,9 @@ class NetworkPlan:
     depth_factors: tuple[float, ...] = (1.0,)
 
 
-NETWORK_STAGE = "pose network"
+NETWORK_STAGE, LEVELS_STAGE = "pose network", "levels beside"
+# Up and down by about a vertebra: within these and what a refinement catches lie those of chest and loin.
+_LEVELS_MM = (-33.0, -22.0, 22.0, 33.0)
 # What brings a network's poses onto the X-ray, and how they are ranked before and after.
 _NETWORK_ALIGNMENT = Level(32, None, 10, 0.5, depth_prior_mm=60.0)
 _NETWORK_RANKING = Level(32, 9)
@@ -285,6 +287,38 @@ def around(hypotheses: Hypotheses, case: Case, plan: FanPlan, with_nominal: bool
     T = np.concatenate([*fans, hypotheses.T[1:]])
     T = T[distinct_poses(T, case.centre_lps_mm, np.deg2rad(4), 4.0, 25.0, len(T))]
     return replace(hypotheses, T=T, cost=np.full(len(T), np.inf))
+
+
+def with_neighbouring_levels(
+    case: Case, moving: MovingVolume, found: Hypotheses, steps: Sequence[Step], callback: StageCallback
+) -> Hypotheses:
+    """Hypotheses, and where the best of them leads from a vertebra further up and further down.
+
+    A spine one level off looks much like itself: such a pose is a minimum of its own, and to take it for the
+    true one is the error that surgeons fear most.
+
+    Args:
+        case: what is registered.
+        moving: of what volume.
+        found: hypotheses refined by ``steps``.
+        steps: coarse refinement; what ranks the last one's poses decides between them.
+        callback: told every iteration; a true answer stops at once.
+    """
+    superior = found.T[0, :3, :3] @ np.array([0.0, 0.0, 1.0])
+    T = np.repeat(found.T[:1], len(_LEVELS_MM), axis=0)
+    T[:, :3, 3] += np.outer(_LEVELS_MM, superior)
+    began = time.perf_counter()
+    shifted = Hypotheses(T, np.full(len(T), np.inf))
+    beside = refine(case, moving, shifted, steps, lambda _, *state: callback(LEVELS_STAGE, None, None))
+    T = np.concatenate([found.T, beside.T])
+    ranking = steps[-1].ranking or steps[-1].level
+    objective = LevelObjective(case.radiographs, moving, ranking, T, case.centre_lps_mm)
+    cost = objective(T, np.arange(len(T))).cost
+    order = np.lexsort((cost, ~case.is_plausible(T)))
+    kept = distinct_poses(T[order], case.centre_lps_mm, np.deg2rad(2), 2.0, 15.0, len(T))
+    T, cost = T[order][kept], cost[order][kept]
+    record = StageRecord(LEVELS_STAGE, time.perf_counter() - began, float(1 - cost[0] / 2), T[0])
+    return Hypotheses(T, cost, (*found.records, record), beside.stopped)
 
 
 def merged(a: Hypotheses, b: Hypotheses) -> Hypotheses:
