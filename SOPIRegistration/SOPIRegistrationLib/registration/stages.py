@@ -215,6 +215,8 @@ class NetworkPlan:
 
 
 NETWORK_STAGE, LEVELS_STAGE = "pose network", "levels beside"
+# A bone slid along itself, too, ends in minima of its own: of a part only a much better level counts.
+_CLEARLY_LESS = 0.2
 # Up and down by about a vertebra: within these and what a refinement catches lie those of chest and loin.
 _LEVELS_MM = (-33.0, -22.0, 22.0, 33.0)
 # What brings a network's poses onto the X-ray, and how they are ranked before and after.
@@ -314,6 +316,8 @@ def with_neighbouring_levels(
     ranking = steps[-1].ranking or steps[-1].level
     objective = LevelObjective(case.radiographs, moving, ranking, T, case.centre_lps_mm)
     cost = objective(T, np.arange(len(T))).cost
+    if moving.is_part and cost[len(found.T) :].min() > cost[0] - _CLEARLY_LESS:
+        return replace(found, stopped=beside.stopped)
     order = np.lexsort((cost, ~case.is_plausible(T)))
     kept = distinct_poses(T[order], case.centre_lps_mm, np.deg2rad(2), 2.0, 15.0, len(T))
     T, cost = T[order][kept], cost[order][kept]
