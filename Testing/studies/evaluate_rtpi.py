@@ -35,10 +35,9 @@ from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
-from SOPIRegistrationLib.initialise.network import load_network, network_poses, pixels_of
 from SOPIRegistrationLib.installed import RTPI
 from SOPIRegistrationLib.registration import RegistrationSettings, lay_out, moving_volumes, register
-from SOPIRegistrationLib.registration.stages import NETWORK_STAGE
+from SOPIRegistrationLib.registration.stages import NETWORK_STAGE, Case, first_look
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from tqdm import tqdm
 
@@ -118,7 +117,8 @@ def found(method: str, patient, xray, frame, options) -> tuple[np.ndarray, tuple
     """(4, 4) pose of a method; its seconds, those of the pose network, verdict and what was done."""
     if method == LOOK:
         began = time.perf_counter()
-        T = surest(patient, xray, frame, options)
+        case = Case((xray,), frame)
+        T = first_look(case, *moving_volumes(patient).values(), options.weights).T_lps_to_camera[0]
         seconds = time.perf_counter() - began
         return T, (seconds, seconds, "", LOOK)
     init, refine = METHODS[method]
@@ -127,14 +127,6 @@ def found(method: str, patient, xray, frame, options) -> tuple[np.ndarray, tuple
     # The second, more thorough try of those that failed is not what a first look takes.
     network = next((stage.seconds for stage in result.stages if stage.name == NETWORK_STAGE), np.nan)
     return result.T_lps_to_world, (result.seconds, network, result.verdict.status, result.method)
-
-
-def surest(patient, xray, frame, options) -> np.ndarray:
-    """(4, 4) the first of the network's poses, as it gives them."""
-    network = load_network(options.weights)
-    coarse = xray.camera.resampled(*2 * [pixels_of(network)])
-    body, bone = (moving.for_camera(coarse, frame.T_nominal) for moving in moving_volumes(patient).values())
-    return network_poses(network, xray, body, bone, frame).T_lps_to_camera[0]
 
 
 def table(rows: list[dict], options) -> str:

@@ -71,6 +71,9 @@ def add_rtpi_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="times that a pose is corrected in a row, network comparing (1, as in use)",
     )
+    parser.add_argument(
+        "--starts", type=int, default=3, metavar="N", help="poses from which an X-ray is approached (3)"
+    )
     parser.set_defaults(train=train_rtpi)
 
 
@@ -117,7 +120,7 @@ def add_ifr_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="times that a pose is corrected in a row, where steps are trained (2)",
     )
-    parser.set_defaults(train=train_ifr)
+    parser.set_defaults(train=train_ifr, starts=1)
 
 
 def _add_common_arguments(parser: argparse.ArgumentParser, learning_rate: float) -> None:
@@ -172,9 +175,6 @@ def _add_common_arguments(parser: argparse.ArgumentParser, learning_rate: float)
         "--patients", type=int, default=8, metavar="N", help="patients in a batch of a process (8)"
     )
     parser.add_argument("--group", type=int, default=4, metavar="N", help="X-rays of each patient (4)")
-    parser.add_argument(
-        "--starts", type=int, default=3, metavar="N", help="poses from which an X-ray is approached (3)"
-    )
     parser.add_argument(
         "--structures",
         type=float,

@@ -243,17 +243,8 @@ def ask_network(
         InputError: no weights, or unusable ones.
         ModuleNotFoundError: no torch.
     """
-    # Torch is not needed by any other stage, and is slow to import.
-    from SOPIRegistrationLib.initialise.network import load_network, network_poses, pixels_of
-
-    network = load_network(plan.weights)
     began = time.perf_counter()
-    radiograph = case.radiographs[0]
-    camera = radiograph.camera
-    scale = pixels_of(network) / max(camera.shape)
-    coarse = camera.resampled(round(camera.width * scale), round(camera.height * scale))
-    volumes = [moving.for_camera(coarse, case.frame.T_nominal) for moving in (body, bone)]
-    found = network_poses(network, radiograph, *volumes, case.frame)
+    found = first_look(case, body, bone, plan.weights)
     T = np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
     hypotheses = Hypotheses(T, np.full(len(T), np.inf), (), bool(callback(NETWORK_STAGE, None, None)))
     if len(T) > 1 and not hypotheses.stopped:
@@ -265,6 +256,31 @@ def ask_network(
         )
     record = StageRecord(NETWORK_STAGE, time.perf_counter() - began, None, hypotheses.T[0])
     return replace(hypotheses, records=(record,))
+
+
+def first_look(case: Case, body: MovingVolume, bone: MovingVolume, weights: str | Path | None):
+    """What a network makes of the first view (``initialise.network.NetworkPoses``).
+
+    Args:
+        case: what is registered.
+        body: the CT.
+        bone: its bones.
+        weights: file of the network's weights; the installed ones if None.
+
+    Raises:
+        InputError: no weights, or unusable ones.
+        ModuleNotFoundError: no torch.
+    """
+    # Torch is not needed by any other stage, and is slow to import.
+    from SOPIRegistrationLib.initialise.network import load_network, network_poses, pixels_of
+
+    network = load_network(weights)
+    radiograph = case.radiographs[0]
+    camera = radiograph.camera
+    scale = pixels_of(network) / max(camera.shape)
+    coarse = camera.resampled(round(camera.width * scale), round(camera.height * scale))
+    volumes = [moving.for_camera(coarse, case.frame.T_nominal) for moving in (body, bone)]
+    return network_poses(network, radiograph, *volumes, case.frame)
 
 
 def _promising(case: Case, body: MovingVolume, T: np.ndarray, plan: NetworkPlan) -> np.ndarray:
