@@ -215,9 +215,9 @@ class NetworkPlan:
 
 
 NETWORK_STAGE, LEVELS_STAGE = "pose network", "levels beside"
-# A bone slid along itself, too, ends in minima of its own: of a part only a level counts whose cost is so much
-# less. (Correlations rose by 0.33 to 0.42 to the true level of real vertebrae, by up to 0.21 to wrong places of
-# a real radius.)
+# A bone slid along itself, too, ends in minima of its own: of a part only a level counts whose cost is so
+# much less. Correlations rose by 0.33 to 0.42 to the true level of real vertebrae, by up to 0.21 to wrong
+# places of a real radius.
 _CLEARLY_LESS = 0.5
 # Up and down by about a vertebra: within these and what a refinement catches lie those of chest and loin.
 _LEVELS_MM = (-33.0, -22.0, 22.0, 33.0)
