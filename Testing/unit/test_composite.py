@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from SOPIRegistrationLib.networks.blocks import ResidualBottleneck
+from SOPIRegistrationLib.networks.blocks import ResidualBottleneck, layer_norm
 from SOPIRegistrationLib.networks.composite import (
     CONFIGURATIONS,
     CascadeFusionBlock,
@@ -16,7 +16,6 @@ from SOPIRegistrationLib.networks.composite import (
     CompositeEncoder,
     CompositeSimilarity,
     FocalBlock,
-    layer_norm,
 )
 from SOPIRegistrationLib.networks.prost import ProstConfig, ProstEncoder, ProstSimilarity
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, load_weights, save_weights

@@ -104,15 +104,6 @@ def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
         yield update
 
 
-def has_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16; without them it is slower than float32."""
-    import torch
-
-    # Not public, and not in every version.
-    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in questions)
-
-
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """A temporary folder whose files are moved to ``folder`` if all goes well, and vanish if not.

@@ -8,14 +8,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from SOPIRegistrationLib.cli import train_patient
-from SOPIRegistrationLib.cli.common import has_bfloat16, has_cuda
+from SOPIRegistrationLib.cli.common import has_cuda
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.images.itk_reading import require_file
 
 RTPI_NETWORKS = ("comparing", "published", "light")
-IFR_NETWORKS = ("light", "published", "deep-reg")
+IFR_NETWORKS = ("light", "published", "deep-reg", "deep-reg-light")
 _COUNTS = (
     *("steps", "patients", "group", "starts", "corrections", "phantoms", "pool", "validate_every"),
     *("validation_patients", "devices", "machines"),
@@ -85,25 +85,25 @@ def add_ifr_arguments(parser: argparse.ArgumentParser) -> None:
         choices=IFR_NETWORKS,
         default="light",
         help="the paper's composite encoders in small, for CPUs (light), in full (published), or ProST's "
-        "encoders (deep-reg)",
+        "encoders, in full (deep-reg) or in small (deep-reg-light)",
     )
     parser.add_argument(
         "--direction",
         type=float,
         metavar="X",
-        help="weight of the published loss, the direction of the gradient (light 0.3, others 1)",
+        help="weight of the published loss, the direction of the gradient (in small 0.3, else 1)",
     )
     parser.add_argument(
         "--step",
         type=float,
         metavar="X",
-        help="weight of the loss of a least-squares step (light 1, others 0)",
+        help="weight of the loss of a least-squares step (in small 1, else 0)",
     )
     parser.add_argument(
         "--distance",
         type=float,
         metavar="X",
-        help="weight of the loss of the similarity as a distance between poses (light 0.4, others 0)",
+        help="weight of the loss of the similarity as a distance between poses (in small 0.4, else 0)",
     )
     parser.add_argument(
         "--plain-mm",
@@ -252,7 +252,7 @@ def train_ifr(args: argparse.Namespace) -> int:
     Raises:
         InputError: an option or a CT is unusable.
     """
-    light = args.network == "light"
+    light = args.network.endswith("light")
     defaults = (0.3, 1.0, 0.4) if light else (1.0, 0.0, 0.0)
     chosen = (args.direction, args.step, args.distance)
     direction, step, distance = (
@@ -265,7 +265,8 @@ def train_ifr(args: argparse.Namespace) -> int:
         raise InputError("--direction and --step are both 0: give one of them a weight")
     _check(args)
     from SOPIRegistrationLib.networks.composite import CONFIGURATIONS, CompositeSimilarity
-    from SOPIRegistrationLib.networks.prost import ProstConfig, ProstSimilarity
+    from SOPIRegistrationLib.networks.prost import CONFIGURATIONS as PROST_CONFIGURATIONS
+    from SOPIRegistrationLib.networks.prost import ProstSimilarity
     from SOPIRegistrationLib.training.ifr import (
         MISJUDGED,
         START_DEVIATION,
@@ -273,8 +274,8 @@ def train_ifr(args: argparse.Namespace) -> int:
         IFRLossWeights,
     )
 
-    if args.network == "deep-reg":
-        make, config = ProstSimilarity, ProstConfig()
+    if args.network in PROST_CONFIGURATIONS:
+        make, config = ProstSimilarity, PROST_CONFIGURATIONS[args.network]
     else:
         make, config = CompositeSimilarity, CONFIGURATIONS[args.network]
     # What was trained for its steps is used by them.
@@ -289,7 +290,7 @@ def train_ifr(args: argparse.Namespace) -> int:
         "intended_use": "Refinement of poses some 10 degrees and 20 mm off, as `sopi register --refine sopi` "
         "and `sopi+opt` do it; always followed by verification.",
     }
-    name = "deep-reg" if args.network == "deep-reg" else "ifr"
+    name = "deep-reg" if make is ProstSimilarity else "ifr"
     # Differences of features are too small for half the digits.
     return _train(args, task, f"{name}-no-mask" if args.unmasked else name, card, "32-true")
 
@@ -322,6 +323,7 @@ def _train(args: argparse.Namespace, task, name: str, card: dict[str, str], prec
     from lightning_fabric import Fabric
 
     from SOPIRegistrationLib.networks.weights import load_weights, model_card, save_weights
+    from SOPIRegistrationLib.training.precision import has_bfloat16
     from SOPIRegistrationLib.training.trainer import Trainer, TrainingSettings
 
     cuda = has_cuda(args.device)

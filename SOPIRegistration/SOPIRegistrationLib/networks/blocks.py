@@ -19,6 +19,19 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
+def layer_norm(channels: int) -> nn.GroupNorm:
+    """Normalisation over channels and pixels together.
+
+    In smaller groups the few context values of a split attention, often all alike, would be blown up, and
+    features jump with the pose.
+    """
+    return nn.GroupNorm(1, channels)
+
+
+# By the names that configurations have for them; "layer" is the same in training and use.
+NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "layer": layer_norm}
+
+
 class ConvolutionBlock3d(nn.Module):
     """Two 3x3x3 convolutions, each with norm, ReLU and dropout, then average pooling.
 

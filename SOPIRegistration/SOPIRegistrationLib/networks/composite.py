@@ -14,21 +14,9 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from SOPIRegistrationLib.networks.blocks import Norm, SplitAttentionBottleneck
+from SOPIRegistrationLib.networks.blocks import NORMS, Norm, SplitAttentionBottleneck
 from SOPIRegistrationLib.networks.embedding import EmbeddingNetwork
 from SOPIRegistrationLib.networks.weights import registered
-
-
-def layer_norm(channels: int) -> nn.GroupNorm:
-    """Normalisation over channels and pixels together.
-
-    In smaller groups the few context values of a split attention, often all alike, would be blown up, and
-    features jump with the pose.
-    """
-    return nn.GroupNorm(1, channels)
-
-
-_NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "layer": layer_norm}
 
 
 @dataclass(frozen=True)
@@ -66,8 +54,8 @@ class CompositeConfig:
     inference: str = "descent"
 
     def __post_init__(self):
-        if self.norm not in _NORMS:
-            raise ValueError(f"unknown norm '{self.norm}': use {' or '.join(_NORMS)}")
+        if self.norm not in NORMS:
+            raise ValueError(f"unknown norm '{self.norm}': use {' or '.join(NORMS)}")
         if len(self.stem_channels) != len(self.stem_strides):
             raise ValueError("the stem needs as many strides as channels")
         # The deepest maps of a cascade fusion block are four times coarser than its input.
@@ -195,7 +183,7 @@ class CompositeEncoder(nn.Module):
 
     def __init__(self, channels: int, config: CompositeConfig):
         super().__init__()
-        norm = _NORMS[config.norm]
+        norm = NORMS[config.norm]
         stem: list[nn.Module] = []
         for width, stride in zip(config.stem_channels, config.stem_strides, strict=True):
             stem += [nn.Conv2d(channels, width, 3, stride, padding=1), ChannelNorm(width), nn.GELU()]

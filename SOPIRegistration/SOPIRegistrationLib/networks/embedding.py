@@ -136,6 +136,8 @@ class EmbeddingNetwork(nn.Module):
         self.fixed_encoder = encoder(FIXED_CHANNELS)
         self.moving_encoder = encoder(MOVING_CHANNELS)
         self._begin_alike()
+        # Convolutions with few channels are up to a third faster so.
+        self.to(memory_format=torch.channels_last)
 
     def forward(
         self, fixed: torch.Tensor, valid: torch.Tensor, images: MovingImages, with_jacobian: bool = False

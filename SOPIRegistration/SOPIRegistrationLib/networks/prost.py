@@ -12,19 +12,20 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from SOPIRegistrationLib.networks.blocks import ResidualBottleneck
+from SOPIRegistrationLib.networks.blocks import NORMS, ResidualBottleneck
 from SOPIRegistrationLib.networks.embedding import EmbeddingNetwork
 from SOPIRegistrationLib.networks.weights import registered
 
 
 @dataclass(frozen=True)
 class ProstConfig:
-    """Sizes of a :class:`ProstSimilarity`.
+    """Sizes of a :class:`ProstSimilarity`; the published ones unless given.
 
     Attributes:
         pixels: width and height of the compared images, a multiple of eight.
         widths: channels of the stages that halve the resolution.
         out_channels: of the features.
+        norm: "batch" or "layer"; the latter is the same in training and use.
         masked: whether M' of Eq. 6 is the projected bone mask; ProST has none.
         inference: how poses are found: by "least squares" or, as published, "descent".
     """
@@ -32,13 +33,23 @@ class ProstConfig:
     pixels: int = 128
     widths: tuple[int, ...] = (16, 64, 128)
     out_channels: int = 64
+    norm: str = "batch"
     masked: bool = False
     inference: str = "descent"
 
     def __post_init__(self):
+        if self.norm not in NORMS:
+            raise ValueError(f"unknown norm '{self.norm}': use {' or '.join(NORMS)}")
         divisor = 2 ** len(self.widths)
         if self.pixels % divisor:
             raise ValueError(f"pixels must be a multiple of {divisor}, not {self.pixels}")
+
+
+# ProST's own, and one to compare with the light composite encoder on CPUs.
+CONFIGURATIONS = {
+    "deep-reg": ProstConfig(),
+    "deep-reg-light": ProstConfig(64, (8, 32, 64), 32, "layer", True, "least squares"),
+}
 
 
 class ProstEncoder(nn.Module):
@@ -56,7 +67,7 @@ class ProstEncoder(nn.Module):
             layers += [
                 nn.Conv2d(channels, width, 3, padding=1),
                 nn.ReLU(inplace=True),
-                ResidualBottleneck(width),
+                ResidualBottleneck(width, NORMS[config.norm]),
                 nn.MaxPool2d(2),
             ]
             channels = width

@@ -398,9 +398,6 @@ class _Registration:
             hypotheses = stages.fan(self._case, start, plan)
         elif isinstance(plan, NetworkPlan):
             hypotheses = self._ask_network(plan, share / 2)
-            if hypotheses is not None and plan.with_nominal:
-                T = np.concatenate([hypotheses.T[:1], start[None], hypotheses.T[1:]])
-                hypotheses = replace(hypotheses, T=T, cost=np.full(len(T), np.inf))
         else:
             hypotheses = self._search(next(iter(self._volumes.values())), plan, share / 2)
         if hypotheses is None:
@@ -447,9 +444,7 @@ class _Registration:
                 return
         for content, moving in self._volumes.items():
             if asked is not None:
-                several = len(asked.T) > 1
-                starts = stages.around(asked, self._case, plan.around, plan.with_nominal)
-                yield content, moving, asked if several else starts
+                yield content, moving, asked
                 continue
             if isinstance(plan, FanPlan):
                 for_part = {_FAN: _PART_FAN, _WIDE_FAN: _WIDE_PART_FAN}

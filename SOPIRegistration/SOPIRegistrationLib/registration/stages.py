@@ -201,9 +201,9 @@ class NetworkPlan:
 
     Attributes:
         weights: file of its weights; the installed ones if None.
-        around: of a network that gives one pose only, how far around it to start.
-        with_nominal: then start about the nominal view as well.
-        keep: of a network that gives many poses, at most so many go on.
+        around: of a network that gives one pose only, how far around it to look as well.
+        with_nominal: then look about the nominal view, too.
+        keep: of a network that gives many poses, at most so many are aligned; half of them go on.
         depth_factors: each of these poses is also tried so many times as far from the source.
     """
 
@@ -229,10 +229,10 @@ _NETWORK_RANKING = Level(32, 9)
 def ask_network(
     case: Case, body: MovingVolume, bone: MovingVolume, plan: NetworkPlan, callback: StageCallback
 ) -> Hypotheses:
-    """Poses from the RTPI network in the first view.
+    """Poses from a pose network in the first view, aligned with the X-ray on its coarsest level.
 
-    Of a network that mends the poses of many views, those go on of which it is sure and in which the images
-    agree; they are aligned with the X-ray on its coarsest level, for tilts are hard to tell in one look.
+    Tilts are hard to tell in one look. Of a network that mends the poses of many views, those are aligned of
+    which it is sure and in which the images agree; of one that gives a single pose, it and its neighbours.
 
     Args:
         case: what is registered.
@@ -249,12 +249,18 @@ def ask_network(
     found = first_look(case, body, bone, plan.weights)
     T = np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
     hypotheses = Hypotheses(T, np.full(len(T), np.inf), (), bool(callback(NETWORK_STAGE, None, None)))
-    if len(T) > 1 and not hypotheses.stopped:
-        T = _promising(case, body, T, plan)
-        chosen = Hypotheses(T, np.full(len(T), np.inf))
+    if not hypotheses.stopped:
+        if len(T) > 1:
+            T = _promising(case, body, T, plan)
+            hypotheses = Hypotheses(T, np.full(len(T), np.inf))
+        else:
+            hypotheses = around(hypotheses, case, plan.around, plan.with_nominal)
         alignment = Step(_NETWORK_ALIGNMENT, plan.keep // 2, _NETWORK_RANKING)
+        moving = body
+        if bone.is_part:
+            alignment, moving = Step(PART_COARSE[0].level, plan.keep // 2), bone
         hypotheses = refine(
-            case, body, chosen, (alignment,), lambda _, *state: callback(NETWORK_STAGE, *state)
+            case, moving, hypotheses, (alignment,), lambda _, *state: callback(NETWORK_STAGE, *state)
         )
     record = StageRecord(NETWORK_STAGE, time.perf_counter() - began, None, hypotheses.T[0])
     return replace(hypotheses, records=(record,))

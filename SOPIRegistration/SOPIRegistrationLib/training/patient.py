@@ -33,6 +33,7 @@ from SOPIRegistrationLib.registration import moving_volumes
 from SOPIRegistrationLib.training.muon import Muon
 from SOPIRegistrationLib.training.pairs import misjudged, seen, through_tissue
 from SOPIRegistrationLib.training.pose_loss import geodesic_pose_loss, pose_errors
+from SOPIRegistrationLib.training.precision import has_bfloat16
 from SOPIRegistrationLib.training.records import ERROR_COLUMNS, Records, cosine_rate, error_figures, score
 
 # "body": X-rays show all of the CT. "bone": its bones alone. "part": its bones among others that it does not
@@ -388,10 +389,16 @@ class PatientTrainer:
         torch.manual_seed(settings.seed)
         self._ct, self._config, self._settings = ct, config, settings
         self._device, self._report = device, report
+        self._half = device.type == "cuda" or has_bfloat16()
         self._network = PatientNetwork(config).to(device, memory_format=torch.channels_last)
         average = _moving_average(settings.averaging)
         self._average = AveragedModel(self._network, device, multi_avg_fn=average, use_buffers=True)
-        self._optimizer = Muon(self._network, settings.learning_rate, weight_decay=_WEIGHT_DECAY)
+        self._optimizer = Muon(
+            self._network,
+            settings.learning_rate,
+            weight_decay=_WEIGHT_DECAY,
+            precision=torch.bfloat16 if self._half else torch.float32,
+        )
         self._loss = PatientLoss(config, ct.surface_points_lps_mm, settings.loss)
         self._state = {"step": 0, "seconds": 0.0, "drrs": 0, "best": float("inf")}
         parts = {"network": self._network, "average": self._average, "optimizer": self._optimizer}
@@ -468,7 +475,7 @@ class PatientTrainer:
         self._network.train()
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
             channels = fixed_channels(xrays.image, xrays.valid).contiguous(memory_format=torch.channels_last)
             output = self._network(channels)
         loss = self._loss(self._network, output, xrays)
