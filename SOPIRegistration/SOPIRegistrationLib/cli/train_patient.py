@@ -30,7 +30,7 @@ from SOPIRegistrationLib.patient_models import (
 from SOPIRegistrationLib.registration.pose_files import read_start
 
 # Names in networks.patient.CONFIGURATIONS, training.patient.CONTENTS and LOSSES, whose modules need torch.
-NETWORKS = ("light", "A", "A+B", "A+C", "A+B+C")
+NETWORKS = tuple(name + parts for name in ("light", "A") for parts in ("", "+B", "+C", "+B+C"))
 CONTENTS = ("auto", "body", "bone", "part")
 LOSSES = ("correction", "geodesic", "pose-dependent")
 _BUDGET_MINUTES = {"cpu": 10.0, "cuda": 2.0}
@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--network",
         choices=NETWORKS,
         default="light",
-        help="a small one for CPUs (light), or EfficientNet-B0 (A), with autoencoder (B), with attention (C)",
+        help="a small one for CPUs (light), or EfficientNet-B0 (A); with autoencoder (B), with attention (C)",
     )
     parser.add_argument(
         "--loss",

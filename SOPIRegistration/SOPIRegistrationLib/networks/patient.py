@@ -78,13 +78,11 @@ class PatientConfig:
         return Camera(K, self.pixels, self.pixels)
 
 
-# A: backbone, B: autoencoder, C: attention, as in the paper's Table 3; "light" trains on CPUs.
+# A: backbone, B: autoencoder, C: attention, as in the paper's Table 3; "light" in place of A trains on CPUs.
 CONFIGURATIONS = {
-    "light": PatientConfig(),
-    "A": PatientConfig("efficientnet-b0", 128),
-    "A+B": PatientConfig("efficientnet-b0", 128, autoencoder=True),
-    "A+C": PatientConfig("efficientnet-b0", 128, attention=True),
-    "A+B+C": PatientConfig("efficientnet-b0", 128, autoencoder=True, attention=True),
+    name + parts: PatientConfig(backbone, pixels, "B" in parts, "C" in parts)
+    for name, backbone, pixels in (("light", "light", 64), ("A", "efficientnet-b0", 128))
+    for parts in ("", "+B", "+C", "+B+C")
 }
 
 
