@@ -36,6 +36,7 @@ class CompositeConfig:
         fine: whether there is another scale, with the resolution of the convolution block.
         norm: "batch" or "layer"; the latter is the same in training and use.
         masked: whether M' of Eq. 6 is the projected bone mask; otherwise all valid pixels count.
+        image: whether the image itself is one more feature.
         inference: how poses are found: by "least squares" or, as published, "descent".
     """
 
@@ -51,6 +52,7 @@ class CompositeConfig:
     fine: bool = False
     norm: str = "batch"
     masked: bool = True
+    image: bool = False
     inference: str = "descent"
 
     def __post_init__(self):
@@ -79,6 +81,7 @@ CONFIGURATIONS = {
         embedding_channels=16,
         fine=True,
         norm="layer",
+        image=True,
         inference="least squares",
     ),
 }
@@ -246,7 +249,8 @@ class CompositeSimilarity(EmbeddingNetwork):
 
     def __init__(self, config: CompositeConfig | None = None):
         config = config or CompositeConfig()
-        super().__init__(config, lambda channels: CompositeEncoder(channels, config))
+        scales = config.leader_blocks + 1 + config.fine
+        super().__init__(config, lambda channels: CompositeEncoder(channels, config), scales)
 
 
 def _bottleneck(channels: int, norm: Norm) -> SplitAttentionBottleneck:

@@ -8,6 +8,7 @@ with the DRR.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,6 +31,8 @@ _THICK_BONE = 2.0
 _IN_BONE = 0.02
 # Steps of the difference quotients, as shares of the scale's unit: a fiftieth of a pixel.
 _DIFFERENCE = 0.05
+# How much the image itself weighs among its features before training, and the width of its curve's layer.
+_IMAGE_GAIN, _CURVE_WIDTH = 20.0, 16
 # Added, squared, to squared distances of features: the error stays smooth where they agree.
 _SMOOTH = 0.1
 # A millimetre or a hundredth of a radian are of one size in the image; so are ten millimetres of depth.
@@ -119,23 +122,49 @@ class Embedded(NamedTuple):
     weights: tuple[torch.Tensor, ...]
 
 
+class ImageCurve(nn.Module):
+    """The first channel of an image and what a curve of all channels, pixel by pixel, adds: nothing at first.
+
+    Args:
+        channels: of the image.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.added = nn.Sequential(
+            nn.Conv2d(channels, _CURVE_WIDTH, 1), nn.GELU(), nn.Conv2d(_CURVE_WIDTH, 1, 1)
+        )
+        nn.init.zeros_(self.added[-1].weight)
+        nn.init.zeros_(self.added[-1].bias)
+
+    def forward(self, channels: torch.Tensor) -> torch.Tensor:
+        """(B, channels, N, N) to (B, 1, N, N)."""
+        return channels[:, :1] + self.added(channels)
+
+
 class EmbeddingNetwork(nn.Module):
     """Encoders of X-ray and DRR, of the same structure, that share no weights.
 
     Args:
         config: sizes, kept as ``config``; has ``pixels``, width and height of the images, ``masked``, whether
-            M' of Eq. 6 is the projected bone mask or all of the valid X-ray, and ``inference``, how poses are
-            found.
+            M' of Eq. 6 is the projected bone mask or all of the valid X-ray, ``image``, whether the image
+            itself is one more feature at every scale, and ``inference``, how poses are found. Features of
+            structures say where home is from nearby; far from it they are all equally unlike, but
+            the images of bodies go on to differ more the further they are apart.
         encoder: makes the encoder of images with so many channels, a module from (B, channels, N, N) to a
             tuple of maps.
+        scales: number of its maps.
     """
 
-    def __init__(self, config, encoder: Callable[[int], nn.Module]):
+    def __init__(self, config, encoder: Callable[[int], nn.Module], scales: int):
         super().__init__()
         self.config = config
         self.fixed_encoder = encoder(FIXED_CHANNELS)
         self.moving_encoder = encoder(MOVING_CHANNELS)
         self._begin_alike()
+        if config.image:
+            self.fixed_curve, self.moving_curve = ImageCurve(FIXED_CHANNELS), ImageCurve(MOVING_CHANNELS)
+            self.log_image_gain = nn.Parameter(torch.full((scales,), math.log(_IMAGE_GAIN)))
         # Convolutions with few channels are up to a third faster so.
         self.to(memory_format=torch.channels_last)
 
@@ -150,7 +179,17 @@ class EmbeddingNetwork(nn.Module):
             images: the DRRs.
             with_jacobian: also say how their features change with the pose.
         """
-        return self.embed(self.fixed_encoder(fixed), valid, images, with_jacobian)
+        return self.embed(self.fixed_features(fixed), valid, images, with_jacobian)
+
+    def fixed_features(self, channels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Features of X-rays at every scale, from (B, 4, N, N) of :func:`~.image_channels.fixed_channels`."""
+        maps = self.fixed_encoder(channels)
+        return self._with_image(maps, self.fixed_curve(channels)) if self.config.image else maps
+
+    def moving_features(self, channels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Features of DRRs at every scale, from (B, 3, N, N) of :func:`moving_channels`."""
+        maps = self.moving_encoder(channels)
+        return self._with_image(maps, self.moving_curve(channels)) if self.config.image else maps
 
     def embed(
         self,
@@ -165,7 +204,7 @@ class EmbeddingNetwork(nn.Module):
             moving, jacobian = self._with_jacobian(images, valid)
         if moving is None or images.body.requires_grad:
             # Alone, so that a second derivative goes through these images only.
-            moving = self.moving_encoder(moving_channels(images.body, images.bone, valid))
+            moving = self.moving_features(moving_channels(images.body, images.bone, valid))
         return Embedded(fixed, moving, jacobian, self._weights(images.bone, valid, moving))
 
     @torch.no_grad()
@@ -187,6 +226,11 @@ class EmbeddingNetwork(nn.Module):
             first.weight.zero_()
             first.weight[:, _SHARED] = shared
 
+    def _with_image(self, maps: tuple[torch.Tensor, ...], image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        pooled = (nn.functional.adaptive_avg_pool2d(image, m.shape[-2:]) for m in maps)
+        gains = self.log_image_gain.exp()
+        return tuple(torch.cat([m, g * p], dim=1) for m, g, p in zip(maps, gains, pooled, strict=True))
+
     def _with_jacobian(self, images: MovingImages, valid: torch.Tensor):
         """Features, and their difference quotients along the six twists.
 
@@ -204,7 +248,7 @@ class EmbeddingNetwork(nn.Module):
         if images.bone_jacobian is not images.body_jacobian:
             bone = with_moved(images.bone.detach(), images.bone_jacobian)
         channels = moving_channels(body, bone, valid.repeat_interleave(7, dim=0))
-        maps = [m.unflatten(0, (-1, 7)) for m in self.moving_encoder(channels)]
+        maps = [m.unflatten(0, (-1, 7)) for m in self.moving_features(channels)]
         moving = tuple(m[:, 0] for m in maps)
         return moving, tuple((m[:, 1:] - m[:, :1]) / _DIFFERENCE for m in maps)
 

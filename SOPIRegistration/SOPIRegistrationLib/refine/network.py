@@ -70,7 +70,7 @@ class EmbeddedView:
         self._camera, self._body, self._bone = camera, body, bone
         self._centre = np.asarray(centre_lps_mm, dtype=np.float64)
         with torch.no_grad():
-            self._fixed = network.fixed_encoder(fixed_channels(image, valid))
+            self._fixed = network.fixed_features(fixed_channels(image, valid))
 
     def equations(self, T_lps_to_camera: np.ndarray, starts: np.ndarray) -> NormalEquations:
         """L_N and its quadratic model in twists about the rotation centre, camera axes, rad and mm.
