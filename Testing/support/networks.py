@@ -31,5 +31,6 @@ COMPOSITE = CompositeConfig(
     embedding_channels=6,
     fine=True,
     norm="layer",
+    image=True,
     inference="least squares",
 )

@@ -143,6 +143,41 @@ def test_the_mask_is_where_bones_project(scene, network):
         assert 0 < touched.float().mean() < 1
 
 
+def test_the_image_itself_is_the_last_feature(scene):
+    torch.manual_seed(0)
+    network = CompositeSimilarity(COMPOSITE).eval()
+    images = scene.images(scene.T)
+    fixed = fixed_channels(scene.xray, scene.valid)
+    moving = moving_channels(images.body, images.bone, scene.valid)
+    embedded = network(fixed, scene.valid, images)
+    for one, other in zip(embedded.fixed, embedded.moving, strict=True):
+        for features, channels in ((one, fixed), (other, moving)):
+            cells = features.shape[-1]
+            pooled = torch.nn.functional.adaptive_avg_pool2d(channels[:, 0], cells)
+            # A gain of 20 to begin with, and no curve.
+            torch.testing.assert_close(features[:, -1], 20 * pooled, atol=1e-3, rtol=1e-4)
+    without = CompositeSimilarity(replace(COMPOSITE, image=False)).eval()
+    assert without.fixed_features(fixed)[0].shape[1] == embedded.fixed[0].shape[1] - 1
+    curve = network.moving_curve
+    torch.nn.init.ones_(curve.added[-1].weight)
+    assert not torch.allclose(network.moving_features(moving)[0][:, -1], embedded.moving[0][:, -1])
+
+
+def test_with_the_image_the_error_grows_beyond_the_reach_of_structures(scene):
+    """An untrained network: X-ray and DRRs of the body, shifted by up to a third of the field of view."""
+    torch.manual_seed(0)
+    shifts = np.arange(0.0, 31.0, 3.0)
+    twists = np.zeros((len(shifts), 6))
+    twists[:, 3] = shifts
+    T = se3.move_about(np.repeat(scene.T[:1], len(shifts), axis=0), twists, scene.centre)
+    images = scene.images(T)
+    valid = torch.ones_like(images.body, dtype=torch.bool)
+    fixed = fixed_channels(images.body[:1].expand(len(T), -1, -1), valid)
+    network = CompositeSimilarity(replace(COMPOSITE, masked=False)).eval()
+    error = embedding_error(network(fixed, valid, images)).detach().numpy()
+    assert (np.diff(error) > 0).all()
+
+
 def test_without_a_mask_all_valid_pixels_count(scene, network):
     whole = CompositeSimilarity(replace(COMPOSITE, masked=False)).eval()
     images = scene.images(scene.T)
@@ -210,8 +245,8 @@ def test_the_gradient_is_differentiable_by_the_weights(scene, network):
 
 
 def _embedded_in_double(network, scene, images):
-    fixed = network.fixed_encoder(fixed_channels(scene.xray, scene.valid).double())
-    moving = network.moving_encoder(moving_channels(images.body, images.bone, scene.valid).double())
+    fixed = network.fixed_features(fixed_channels(scene.xray, scene.valid).double())
+    moving = network.moving_features(moving_channels(images.body, images.bone, scene.valid).double())
     weights = tuple(torch.full((2, *m.shape[-2:]), 1 / m[0, 0].numel()).double() for m in moving)
     return Embedded(fixed, moving, None, weights)
 
@@ -222,19 +257,19 @@ def test_jacobian_of_the_features_against_backpropagation(scene, network, monkey
     images = scene.images(scene.T)
     embedded = scene.embedded(network, images, with_jacobian=True)
     leaves = images._replace(body=images.body.requires_grad_(), bone=images.bone.requires_grad_())
-    maps = network.moving_encoder(moving_channels(leaves.body, leaves.bone, scene.valid))
+    maps = network.moving_features(moving_channels(leaves.body, leaves.bone, scene.valid))
     for found, own, exact in zip(embedded.jacobian, embedded.moving, maps, strict=True):
         torch.testing.assert_close(own, exact, atol=1e-4, rtol=1e-4)
-        for _ in range(4):
+        seen, expected = [], []
+        for _ in range(8):
             cotangent = torch.randn_like(exact)
             by_image = torch.autograd.grad(
                 (cotangent * exact).sum(), (leaves.body, leaves.bone), retain_graph=True
             )
-            expected = leaves.pose_gradient(*by_image) * torch.from_numpy(SCALE.twist)
-            seen = torch.einsum("bkcvu,bcvu->bk", found, cotangent)
-            torch.testing.assert_close(
-                seen.double(), expected, atol=0.1 * float(expected.abs().max()), rtol=0
-            )
+            expected.append(leaves.pose_gradient(*by_image) * torch.from_numpy(SCALE.twist))
+            seen.append(torch.einsum("bkcvu,bcvu->bk", found, cotangent))
+        seen, expected = torch.stack(seen).double(), torch.stack(expected)
+        assert (seen - expected).norm() < 0.2 * expected.norm()
 
 
 def test_the_model_touches_the_error_from_above():
