@@ -185,8 +185,9 @@ def test_the_pose_is_expected_where_the_network_was_trained(tmp_path):
         pose_error(r.T_lps_to_world, T_true, ct.surface_points_lps_mm, ct.rotation_centre_lps_mm, camera)
         for r in results
     )
-    assert initial.rotation_deg == pytest.approx(np.rad2deg(np.linalg.norm(offset[:3])), abs=0.01)
-    assert refined.mtre_mm < 0.3
+    # The answer, 4 degrees off, was aligned with the X-ray on its coarsest level.
+    assert initial.rotation_deg < 0.1 * np.rad2deg(np.linalg.norm(offset[:3]))
+    assert refined.mtre_mm < 0.3 < initial.mtre_mm
     assert not any("too far from the start" in reason for r in results for reason in r.verdict.reasons)
 
 
