@@ -223,6 +223,7 @@ _CLEARLY_LESS = 0.5
 _LEVELS_MM = (-33.0, -22.0, 22.0, 33.0)
 # What brings a network's poses onto the X-ray, and how they are ranked before and after.
 _NETWORK_ALIGNMENT = Level(32, None, 10, 0.5, depth_prior_mm=60.0)
+_PART_ALIGNMENT = Level(32, 15, 10, 0.5, depth_prior_mm=30.0)
 _NETWORK_RANKING = Level(32, 9)
 
 
@@ -255,10 +256,8 @@ def ask_network(
             hypotheses = Hypotheses(T, np.full(len(T), np.inf))
         else:
             hypotheses = around(hypotheses, case, plan.around, plan.with_nominal)
-        alignment = Step(_NETWORK_ALIGNMENT, plan.keep // 2, _NETWORK_RANKING)
-        moving = body
-        if bone.is_part:
-            alignment, moving = Step(PART_COARSE[0].level, plan.keep // 2), bone
+        moving, level = (bone, _PART_ALIGNMENT) if bone.is_part else (body, _NETWORK_ALIGNMENT)
+        alignment = Step(level, plan.keep // 2, _NETWORK_RANKING)
         hypotheses = refine(
             case, moving, hypotheses, (alignment,), lambda _, *state: callback(NETWORK_STAGE, *state)
         )
