@@ -150,17 +150,13 @@ def test_the_image_itself_is_the_last_feature(scene):
     fixed = fixed_channels(scene.xray, scene.valid)
     moving = moving_channels(images.body, images.bone, scene.valid)
     embedded = network(fixed, scene.valid, images)
-    for one, other in zip(embedded.fixed, embedded.moving, strict=True):
-        for features, channels in ((one, fixed), (other, moving)):
-            cells = features.shape[-1]
-            pooled = torch.nn.functional.adaptive_avg_pool2d(channels[:, 0], cells)
-            # A gain of 20 to begin with, and no curve.
-            torch.testing.assert_close(features[:, -1], 20 * pooled, atol=1e-3, rtol=1e-4)
-    without = CompositeSimilarity(replace(COMPOSITE, image=False)).eval()
-    assert without.fixed_features(fixed)[0].shape[1] == embedded.fixed[0].shape[1] - 1
-    curve = network.moving_curve
-    torch.nn.init.ones_(curve.added[-1].weight)
-    assert not torch.allclose(network.moving_features(moving)[0][:, -1], embedded.moving[0][:, -1])
+    for features, channels in ((embedded.fixed[-1], fixed), (embedded.moving[-1], moving)):
+        pooled = torch.nn.functional.adaptive_avg_pool2d(channels[:, 0], features.shape[-1])
+        # A gain of 40 to begin with, and no curve.
+        torch.testing.assert_close(features[:, -1], 40 * pooled, atol=1e-3, rtol=1e-4)
+    assert [m.shape[1] for m in embedded.moving] == [6, 6, 7]
+    torch.nn.init.ones_(network.moving_curve.added[-1].weight)
+    assert not torch.allclose(network.moving_features(moving)[-1][:, -1], embedded.moving[-1][:, -1])
 
 
 def test_with_the_image_the_error_grows_beyond_the_reach_of_structures(scene):

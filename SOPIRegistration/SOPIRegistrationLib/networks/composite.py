@@ -36,7 +36,7 @@ class CompositeConfig:
         fine: whether there is another scale, with the resolution of the convolution block.
         norm: "batch" or "layer"; the latter is the same in training and use.
         masked: whether M' of Eq. 6 is the projected bone mask; otherwise all valid pixels count.
-        image: whether the image itself is one more feature.
+        image: whether the image itself is one more feature at the coarsest scale.
         inference: how poses are found: by "least squares" or, as published, "descent".
     """
 
@@ -249,8 +249,7 @@ class CompositeSimilarity(EmbeddingNetwork):
 
     def __init__(self, config: CompositeConfig | None = None):
         config = config or CompositeConfig()
-        scales = config.leader_blocks + 1 + config.fine
-        super().__init__(config, lambda channels: CompositeEncoder(channels, config), scales)
+        super().__init__(config, lambda channels: CompositeEncoder(channels, config))
 
 
 def _bottleneck(channels: int, norm: Norm) -> SplitAttentionBottleneck:

@@ -32,7 +32,7 @@ _IN_BONE = 0.02
 # Steps of the difference quotients, as shares of the scale's unit: a fiftieth of a pixel.
 _DIFFERENCE = 0.05
 # How much the image itself weighs among its features before training, and the width of its curve's layer.
-_IMAGE_GAIN, _CURVE_WIDTH = 20.0, 16
+_IMAGE_GAIN, _CURVE_WIDTH = 40.0, 16
 # Added, squared, to squared distances of features: the error stays smooth where they agree.
 _SMOOTH = 0.1
 # A millimetre or a hundredth of a radian are of one size in the image; so are ten millimetres of depth.
@@ -147,16 +147,15 @@ class EmbeddingNetwork(nn.Module):
 
     Args:
         config: sizes, kept as ``config``; has ``pixels``, width and height of the images, ``masked``, whether
-            M' of Eq. 6 is the projected bone mask or all of the valid X-ray, ``image``, whether the image
-            itself is one more feature at every scale, and ``inference``, how poses are found. Features of
-            structures say where home is from nearby; far from it they are all equally unlike, but
-            the images of bodies go on to differ more the further they are apart.
+            M' of Eq. 6 is the projected bone mask or, where the CT has more than bones, all of the valid
+            X-ray, ``image``, whether the image itself is one more feature at the coarsest scale, and
+            ``inference``, how poses are found. Features of structures say where home is from nearby; far from
+            it they are all equally unlike, but the images of bodies go on to differ more.
         encoder: makes the encoder of images with so many channels, a module from (B, channels, N, N) to a
-            tuple of maps.
-        scales: number of its maps.
+            tuple of maps, the coarsest last.
     """
 
-    def __init__(self, config, encoder: Callable[[int], nn.Module], scales: int):
+    def __init__(self, config, encoder: Callable[[int], nn.Module]):
         super().__init__()
         self.config = config
         self.fixed_encoder = encoder(FIXED_CHANNELS)
@@ -164,7 +163,7 @@ class EmbeddingNetwork(nn.Module):
         self._begin_alike()
         if config.image:
             self.fixed_curve, self.moving_curve = ImageCurve(FIXED_CHANNELS), ImageCurve(MOVING_CHANNELS)
-            self.log_image_gain = nn.Parameter(torch.full((scales,), math.log(_IMAGE_GAIN)))
+            self.log_image_gain = nn.Parameter(torch.tensor(math.log(_IMAGE_GAIN)))
         # Convolutions with few channels are up to a third faster so.
         self.to(memory_format=torch.channels_last)
 
@@ -205,7 +204,7 @@ class EmbeddingNetwork(nn.Module):
         if moving is None or images.body.requires_grad:
             # Alone, so that a second derivative goes through these images only.
             moving = self.moving_features(moving_channels(images.body, images.bone, valid))
-        return Embedded(fixed, moving, jacobian, self._weights(images.bone, valid, moving))
+        return Embedded(fixed, moving, jacobian, self._weights(images, valid, moving))
 
     @torch.no_grad()
     def _begin_alike(self) -> None:
@@ -227,9 +226,9 @@ class EmbeddingNetwork(nn.Module):
             first.weight[:, _SHARED] = shared
 
     def _with_image(self, maps: tuple[torch.Tensor, ...], image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        pooled = (nn.functional.adaptive_avg_pool2d(image, m.shape[-2:]) for m in maps)
-        gains = self.log_image_gain.exp()
-        return tuple(torch.cat([m, g * p], dim=1) for m, g, p in zip(maps, gains, pooled, strict=True))
+        *finer, coarsest = maps
+        pooled = nn.functional.adaptive_avg_pool2d(image, coarsest.shape[-2:])
+        return *finer, torch.cat([coarsest, self.log_image_gain.exp() * pooled], dim=1)
 
     def _with_jacobian(self, images: MovingImages, valid: torch.Tensor):
         """Features, and their difference quotients along the six twists.
@@ -252,11 +251,12 @@ class EmbeddingNetwork(nn.Module):
         moving = tuple(m[:, 0] for m in maps)
         return moving, tuple((m[:, 1:] - m[:, :1]) / _DIFFERENCE for m in maps)
 
-    def _weights(self, bone, valid, maps) -> tuple[torch.Tensor, ...]:
+    def _weights(self, images: MovingImages, valid, maps) -> tuple[torch.Tensor, ...]:
         valid = valid.float()
         mask = valid
-        if self.config.masked:
-            inside = valid * (bone.detach() > _IN_BONE)
+        # A segmented bone is compared where it is: the X-ray shows more.
+        if self.config.masked or images.body is images.bone:
+            inside = valid * (images.bone.detach() > _IN_BONE)
             # Without any bone in view there is still something to compare.
             mask = torch.where(inside.sum(dim=(1, 2), keepdim=True) > 0, inside, valid)
         pooled = [nn.functional.adaptive_avg_pool2d(mask, m.shape[-2:]) for m in maps]

@@ -27,7 +27,7 @@ class ProstConfig:
         out_channels: of the features.
         norm: "batch" or "layer"; the latter is the same in training and use.
         masked: whether M' of Eq. 6 is the projected bone mask; ProST has none.
-        image: whether the image itself is one more feature; ProST has none.
+        image: whether the image itself is one more feature at the coarsest scale; ProST has none.
         inference: how poses are found: by "least squares" or, as published, "descent".
     """
 
@@ -50,7 +50,7 @@ class ProstConfig:
 # ProST's own, and one to compare with the light composite encoder on CPUs.
 CONFIGURATIONS = {
     "deep-reg": ProstConfig(),
-    "deep-reg-light": ProstConfig(64, (8, 32, 64), 32, "layer", True, True, "least squares"),
+    "deep-reg-light": ProstConfig(64, (8, 32, 64), 32, "layer", image=True, inference="least squares"),
 }
 
 
@@ -87,4 +87,4 @@ class ProstSimilarity(EmbeddingNetwork):
 
     def __init__(self, config: ProstConfig | None = None):
         config = config or ProstConfig()
-        super().__init__(config, lambda channels: ProstEncoder(channels, config), 1)
+        super().__init__(config, lambda channels: ProstEncoder(channels, config))
