@@ -23,6 +23,7 @@ from SOPIRegistrationLib.networks.composite import CompositeSimilarity
 from SOPIRegistrationLib.networks.embedding import SCALE
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
 from SOPIRegistrationLib.optimise.momentum import momentum_descent
+from SOPIRegistrationLib.projector import project_with_jacobian
 from SOPIRegistrationLib.refine.network import descended, load_network, refined, stepped
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
 from SOPIRegistrationLib.registration.learned import STAGE, LearnedObjective
@@ -187,6 +188,24 @@ def test_poses_are_found_the_way_the_network_was_trained_for(scene, inference):
     assert (found.error <= alone.error + 1e-9).all()
     # A second try is for the first starts only.
     np.testing.assert_array_equal(found.T[2], alone.T[2])
+
+
+def test_a_segmented_bone_is_rendered_once(scene, monkeypatch):
+    array = scene.case.ct.array
+    bones = prepare_ct(scene.case.ct.same_grid(np.where(array > 250, array, -1000).astype(array.dtype)))
+    counted = []
+
+    def render(volume, *args):
+        counted.append(volume)
+        return project_with_jacobian(volume, *args)
+
+    monkeypatch.setattr(embedding, "project_with_jacobian", render)
+    T = scene.start(NEAR)[None]
+    for ct, times in ((scene.ct, 2), (bones, 1)):
+        counted.clear()
+        case = Case((scene.xray,), scene.frame)
+        LearnedObjective(scene.network, case, *moving_volumes(ct).values(), T).errors(T, np.zeros(1, int))
+        assert len(counted) == times
 
 
 @pytest.mark.parametrize("at", [2, 30])

@@ -52,8 +52,10 @@ class LearnedObjective:
             view = square_radiograph(radiograph, network.config.pixels)
             camera = view.camera
             T = camera.T_world_to_camera @ T_start[0]
-            volumes = (moving.for_camera(camera, T) for moving in (body, bone))
-            embedded = EmbeddedView(network, view.image, view.valid, camera, *volumes, case.centre_lps_mm)
+            bones = bone.for_camera(camera, T)
+            # A segmented bone is all there is: rendered once, and compared where it projects.
+            whole = bones if bone.is_part else body.for_camera(camera, T)
+            embedded = EmbeddedView(network, view.image, view.valid, camera, whole, bones, case.centre_lps_mm)
             self._views.append((camera.T_world_to_camera, embedded))
 
     def equations(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> NormalEquations:
