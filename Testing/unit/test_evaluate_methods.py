@@ -113,7 +113,7 @@ def test_comparisons_take_the_place_of_the_learned_similarity(problem, no_weight
         ("sopi", "rtpi", "sopi", "ifr"),
         ("sopi+opt", "rtpi", "sopi+opt", "ifr"),
         ("sopi-no-ce", "rtpi", "sopi", "deep-reg"),
-        ("sopi-no-mask", "rtpi", "sopi", "ifr-no-mask"),
+        ("sopi-masked", "rtpi", "sopi", "ifr-masked"),
         ("patient+physics", "patient", "physics", "ifr"),
     ):
         with pytest.raises(Registered):
@@ -186,5 +186,5 @@ def test_learned_methods_end_in_rows_and_their_tables(ct, untrained, no_weights,
     assert poses(rows[0, "ifr"]) != poses(rows[0, "sopi"])
     text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
     assert "| yes | yes | yes | SOPI (`sopi`) | 1 (0) |" in text
-    assert "| yes | yes | no | SOPI without mask loss (`sopi-no-mask`) | not trained |" in text
+    assert "| yes | yes | yes | SOPI with mask loss (`sopi-masked`) | not trained |" in text
     assert "No result: what choosing by the truth would report" in text

@@ -100,9 +100,9 @@ def test_table_2_says_which_part_each_row_lacks():
     rows = [row("rtpi", away=(3, 0, 0, 0, 4, 0))]
     lines = lines_of(rows, SIMULATED | {weights_setting("rtpi"): "abc"}, "Ablation, as in Table 2")
     found = {line.split("|")[4].split("`")[1]: line.split("|") for line in lines if "`" in line}
-    assert list(found) == ["sopi-no-ce", "ifr", "rtpi", "sopi-no-mask", "sopi"]
+    assert list(found) == ["sopi-no-ce", "ifr", "rtpi", "sopi", "sopi-masked"]
     parts = {name: "".join(cell.strip()[0] for cell in line[1:4]) for name, line in found.items()}
-    assert parts == {"sopi-no-ce": "yny", "ifr": "nyy", "rtpi": "ynn", "sopi-no-mask": "yyn", "sopi": "yyy"}
+    assert parts == {"sopi-no-ce": "yny", "ifr": "nyy", "rtpi": "ynn", "sopi": "yyn", "sopi-masked": "yyy"}
     assert found["rtpi"][5].strip() == "1 (0)"
     assert found["rtpi"][6].strip().startswith("3 ±")
     assert found["rtpi"][8].strip() == "3.42 ± 3.30"

@@ -155,6 +155,11 @@ def test_the_image_itself_is_the_last_feature(scene):
         # A gain of 40 to begin with, and no curve.
         torch.testing.assert_close(features[:, -1], 40 * pooled, atol=1e-3, rtol=1e-4)
     assert [m.shape[1] for m in embedded.moving] == [6, 6, 7]
+    wide = CompositeSimilarity(replace(COMPOSITE, reach=8.0))
+    wide.load_state_dict(network.state_dict())
+    for reach, mode in ((1, True), (8, False)):
+        features = wide.train(mode).moving_features(moving)[-1]
+        torch.testing.assert_close(features[:, -1], reach * embedded.moving[-1][:, -1], rtol=1e-4, atol=1e-3)
     torch.nn.init.ones_(network.moving_curve.added[-1].weight)
     assert not torch.allclose(network.moving_features(moving)[-1][:, -1], embedded.moving[-1][:, -1])
 

@@ -201,7 +201,7 @@ def test_the_command_line_trains_and_leaves_weights(tmp_path, phantoms, capsys, 
     assert network.config == COMPOSITE
     assert card["name"] == "IFR learned similarity (light)"
     assert card["steps"] == 2
-    other = [*words.split(), "--unmasked", "--start", str(tmp_path / "ifr.safetensors")]
+    other = [*words.split(), "--mask", "--start", str(tmp_path / "ifr.safetensors")]
     assert main(["train", "ifr", "--out", str(tmp_path / "other"), *other]) == 2
     assert "another network" in capsys.readouterr().err
 
@@ -209,8 +209,10 @@ def test_the_command_line_trains_and_leaves_weights(tmp_path, phantoms, capsys, 
 @pytest.mark.parametrize(
     ("words", "name", "inference", "masked"),
     [
-        ((), "ifr", "least squares", True),
-        (("--unmasked", "--step", "0"), "ifr-no-mask", "descent", False),
+        ((), "ifr", "least squares", False),
+        (("--mask", "--step", "0"), "ifr-masked", "descent", True),
+        (("--network", "published", "--no-mask"), "ifr-no-mask", "descent", False),
+        (("--network", "deep-reg-light"), "deep-reg", "least squares", False),
         (("--network", "published"), "ifr", "descent", True),
         (("--network", "deep-reg"), "deep-reg", "descent", False),
         (("--network", "deep-reg", "--step", "1"), "deep-reg", "least squares", False),

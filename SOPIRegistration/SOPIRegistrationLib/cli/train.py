@@ -111,7 +111,9 @@ def add_ifr_arguments(parser: argparse.ArgumentParser) -> None:
         help="translations of the direction in mm on all axes, as published, instead of depth at a tenth",
     )
     parser.add_argument(
-        "--unmasked", action="store_true", help="compare whole images, not where the CT's bones project"
+        "--mask",
+        action=argparse.BooleanOptionalAction,
+        help="compare X-ray and DRR where the CT's bones project, or all over (published: where bones are)",
     )
     parser.add_argument(
         "--corrections",
@@ -280,8 +282,8 @@ def train_ifr(args: argparse.Namespace) -> int:
         make, config = CompositeSimilarity, CONFIGURATIONS[args.network]
     # What was trained for its steps is used by them.
     config = replace(config, inference="least squares" if step else "descent")
-    if args.unmasked:
-        config = replace(config, masked=False)
+    if args.mask is not None:
+        config = replace(config, masked=args.mask)
     weights = IFRLossWeights(direction, step, distance, args.plain_mm)
     task = EmbeddingTask(make, config, weights, args.corrections)
     args.start_deviation, args.misjudged = START_DEVIATION, MISJUDGED
@@ -292,7 +294,8 @@ def train_ifr(args: argparse.Namespace) -> int:
     }
     name = "deep-reg" if make is ProstSimilarity else "ifr"
     # Differences of features are too small for half the digits.
-    return _train(args, task, f"{name}-no-mask" if args.unmasked else name, card, "32-true")
+    name += {None: "", True: "-masked", False: "-no-mask"}[args.mask]
+    return _train(args, task, name, card, "32-true")
 
 
 def _check(args: argparse.Namespace) -> None:

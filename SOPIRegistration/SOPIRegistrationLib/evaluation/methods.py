@@ -31,15 +31,15 @@ from SOPIRegistrationLib.similarity import get_similarity
 BASELINE_PIXELS = 256
 _DESCENT_ITERATIONS, _CMAES_GENERATIONS = 300, 150
 
-# Networks that only comparisons need: ProST's encoders; IFR's, trained without the projected mask.
-DEEP_REG, IFR_NO_MASK = "deep-reg", "ifr-no-mask"
+# Networks that only comparisons need: ProST's encoders; IFR's, trained with the projected mask.
+DEEP_REG, IFR_MASKED = "deep-reg", "ifr-masked"
 # Whose weights `--weights NETWORK=FILE` gives, and what trains them.
 NETWORKS = {
     RTPI: "sopi train rtpi",
     PATIENT: "sopi train patient",
     IFR: "sopi train ifr",
-    DEEP_REG: "sopi train ifr --network deep-reg",
-    IFR_NO_MASK: "sopi train ifr --unmasked",
+    DEEP_REG: "sopi train ifr --network deep-reg-light",
+    IFR_MASKED: "sopi train ifr --mask",
 }
 
 # Asked several times a second; a true answer ends a method as soon as possible.
@@ -386,12 +386,12 @@ METHODS: dict[str, EvaluatedMethod] = {
         _LEARNED,
         (RTPI, DEEP_REG),
     ),
-    "sopi-no-mask": EvaluatedMethod(
-        "SOPI without mask loss",
-        f"pose network, then fine registration learned without the projected mask; {_OWN_START}",
-        partial(by_pipeline, init="rtpi", refine="sopi", similarity=IFR_NO_MASK),
+    "sopi-masked": EvaluatedMethod(
+        "SOPI with mask loss",
+        f"pose network, then fine registration learned with the projected bone mask; {_OWN_START}",
+        partial(by_pipeline, init="rtpi", refine="sopi", similarity=IFR_MASKED),
         _LEARNED,
-        (RTPI, IFR_NO_MASK),
+        (RTPI, IFR_MASKED),
     ),
     "patient": EvaluatedMethod(
         "Patient-specific",

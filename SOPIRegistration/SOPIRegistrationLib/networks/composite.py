@@ -37,6 +37,7 @@ class CompositeConfig:
         norm: "batch" or "layer"; the latter is the same in training and use.
         masked: whether M' of Eq. 6 is the projected bone mask; otherwise all valid pixels count.
         image: whether the image itself is one more feature at the coarsest scale.
+        reach: how many times more it weighs in use than in training, which starts nearer.
         inference: how poses are found: by "least squares" or, as published, "descent".
     """
 
@@ -53,6 +54,7 @@ class CompositeConfig:
     norm: str = "batch"
     masked: bool = True
     image: bool = False
+    reach: float = 1.0
     inference: str = "descent"
 
     def __post_init__(self):
@@ -81,7 +83,9 @@ CONFIGURATIONS = {
         embedding_channels=16,
         fine=True,
         norm="layer",
+        masked=False,
         image=True,
+        reach=8.0,
         inference="least squares",
     ),
 }

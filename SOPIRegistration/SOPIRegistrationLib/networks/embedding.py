@@ -148,9 +148,10 @@ class EmbeddingNetwork(nn.Module):
     Args:
         config: sizes, kept as ``config``; has ``pixels``, width and height of the images, ``masked``, whether
             M' of Eq. 6 is the projected bone mask or, where the CT has more than bones, all of the valid
-            X-ray, ``image``, whether the image itself is one more feature at the coarsest scale, and
-            ``inference``, how poses are found. Features of structures say where home is from nearby; far from
-            it they are all equally unlike, but the images of bodies go on to differ more.
+            X-ray, ``image``, whether the image itself is one more feature at the coarsest scale, ``reach``,
+            how many times more that weighs in use than in training, and ``inference``, how poses are found.
+            Features of structures say where home is from nearby; far from it they are all equally unlike, but
+            the images of bodies go on to differ more.
         encoder: makes the encoder of images with so many channels, a module from (B, channels, N, N) to a
             tuple of maps, the coarsest last.
     """
@@ -228,7 +229,8 @@ class EmbeddingNetwork(nn.Module):
     def _with_image(self, maps: tuple[torch.Tensor, ...], image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         *finer, coarsest = maps
         pooled = nn.functional.adaptive_avg_pool2d(image, coarsest.shape[-2:])
-        return *finer, torch.cat([coarsest, self.log_image_gain.exp() * pooled], dim=1)
+        gain = self.log_image_gain.exp() * (1.0 if self.training else self.config.reach)
+        return *finer, torch.cat([coarsest, gain * pooled], dim=1)
 
     def _with_jacobian(self, images: MovingImages, valid: torch.Tensor):
         """Features, and their difference quotients along the six twists.

@@ -28,6 +28,7 @@ class ProstConfig:
         norm: "batch" or "layer"; the latter is the same in training and use.
         masked: whether M' of Eq. 6 is the projected bone mask; ProST has none.
         image: whether the image itself is one more feature at the coarsest scale; ProST has none.
+        reach: how many times more it weighs in use than in training.
         inference: how poses are found: by "least squares" or, as published, "descent".
     """
 
@@ -37,6 +38,7 @@ class ProstConfig:
     norm: str = "batch"
     masked: bool = False
     image: bool = False
+    reach: float = 1.0
     inference: str = "descent"
 
     def __post_init__(self):
@@ -50,7 +52,9 @@ class ProstConfig:
 # ProST's own, and one to compare with the light composite encoder on CPUs.
 CONFIGURATIONS = {
     "deep-reg": ProstConfig(),
-    "deep-reg-light": ProstConfig(64, (8, 32, 64), 32, "layer", image=True, inference="least squares"),
+    "deep-reg-light": ProstConfig(
+        64, (8, 32, 64), 32, "layer", image=True, reach=8.0, inference="least squares"
+    ),
 }
 
 
