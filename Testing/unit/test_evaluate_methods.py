@@ -185,6 +185,6 @@ def test_learned_methods_end_in_rows_and_their_tables(ct, untrained, no_weights,
     assert poses(rows[0, "ifr"]) == poses(rows[0, "deep-reg"])
     assert poses(rows[0, "ifr"]) != poses(rows[0, "sopi"])
     text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
-    assert "| yes | yes | yes | SOPI (`sopi`) | 1 (0) |" in text
+    assert "| yes | yes | no | SOPI (`sopi`) | 1 (0) |" in text
     assert "| yes | yes | yes | SOPI with mask loss (`sopi-masked`) | not trained |" in text
     assert "No result: what choosing by the truth would report" in text

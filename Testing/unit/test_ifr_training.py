@@ -201,7 +201,7 @@ def test_the_command_line_trains_and_leaves_weights(tmp_path, phantoms, capsys, 
     assert network.config == COMPOSITE
     assert card["name"] == "IFR learned similarity (light)"
     assert card["steps"] == 2
-    other = [*words.split(), "--mask", "--start", str(tmp_path / "ifr.safetensors")]
+    other = [*words.split(), "--no-mask", "--start", str(tmp_path / "ifr.safetensors")]
     assert main(["train", "ifr", "--out", str(tmp_path / "other"), *other]) == 2
     assert "another network" in capsys.readouterr().err
 

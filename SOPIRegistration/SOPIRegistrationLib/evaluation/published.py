@@ -65,7 +65,7 @@ class AblationFigures:
     translation_mm: str
 
 
-# The paper gives 4.53 mm for its whole method in Table 1 and 4.41 mm here. Its whole method has the mask, ours
+# The paper gives 4.53 mm for its whole method in Table 1 and 4.41 mm here. Its whole has the mask; ours
 # does without.
 TABLE_2 = {
     "sopi-no-ce": AblationFigures(True, False, True, "5.42 ± 3.71", "12.06 ± 8.89"),
