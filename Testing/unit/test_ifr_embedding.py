@@ -155,13 +155,14 @@ def test_the_image_itself_is_the_last_feature(scene):
         # A gain of 40 to begin with, and no curve.
         torch.testing.assert_close(features[:, -1], 40 * pooled, atol=1e-3, rtol=1e-4)
     assert [m.shape[1] for m in embedded.moving] == [6, 6, 7]
-    wide = CompositeSimilarity(replace(COMPOSITE, reach=8.0))
-    wide.load_state_dict(network.state_dict())
-    for reach, mode in ((1, True), (8, False)):
-        features = wide.train(mode).moving_features(moving)[-1]
-        torch.testing.assert_close(features[:, -1], reach * embedded.moving[-1][:, -1], rtol=1e-4, atol=1e-3)
+    wide = network.embed(network.fixed_features(fixed), scene.valid, images, True, reach=8.0)
+    near = network.embed(network.fixed_features(fixed), scene.valid, images, True)
+    for one, other in ((wide.fixed, near.fixed), (wide.moving, near.moving), (wide.jacobian, near.jacobian)):
+        torch.testing.assert_close(one[0], other[0])
+        torch.testing.assert_close(one[-1][..., -1, :, :], 8 * other[-1][..., -1, :, :])
+        torch.testing.assert_close(one[-1][..., :-1, :, :], other[-1][..., :-1, :, :])
     torch.nn.init.ones_(network.moving_curve.added[-1].weight)
-    assert not torch.allclose(network.moving_features(moving)[-1][:, -1], embedded.moving[-1][:, -1])
+    assert not torch.allclose(40 * network.moving_features(moving)[-1][:, -1], embedded.moving[-1][:, -1])
 
 
 def test_with_the_image_the_error_grows_beyond_the_reach_of_structures(scene):
@@ -258,7 +259,7 @@ def test_jacobian_of_the_features_against_backpropagation(scene, network, monkey
     images = scene.images(scene.T)
     embedded = scene.embedded(network, images, with_jacobian=True)
     leaves = images._replace(body=images.body.requires_grad_(), bone=images.bone.requires_grad_())
-    maps = network.moving_features(moving_channels(leaves.body, leaves.bone, scene.valid))
+    maps = scene.embedded(network, leaves).moving
     for found, own, exact in zip(embedded.jacobian, embedded.moving, maps, strict=True):
         torch.testing.assert_close(own, exact, atol=1e-4, rtol=1e-4)
         seen, expected = [], []

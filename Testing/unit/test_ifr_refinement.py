@@ -22,6 +22,7 @@ from SOPIRegistrationLib.networks.comparing import ComparingRTPI
 from SOPIRegistrationLib.networks.composite import CompositeSimilarity
 from SOPIRegistrationLib.networks.embedding import SCALE
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
+from SOPIRegistrationLib.optimise.least_squares import NormalEquations
 from SOPIRegistrationLib.optimise.momentum import momentum_descent
 from SOPIRegistrationLib.projector import project_with_jacobian
 from SOPIRegistrationLib.refine.network import descended, load_network, refined, stepped
@@ -45,7 +46,8 @@ class Scene:
         self.frame = PoseFrame(self.ct.rotation_centre_lps_mm, 700.0)
         self.xray = prepare_radiograph(self.case.radiograph, self.case.camera, "bone-dark")
         torch.manual_seed(0)
-        self.network = CompositeSimilarity(COMPOSITE).eval()
+        # Untrained, the image alone would decide.
+        self.network = CompositeSimilarity(replace(COMPOSITE, image=False)).eval()
         self.weights = {"ifr": folder / "ifr.safetensors"}
         save_weights(self.weights["ifr"], self.network, CARD)
 
@@ -188,6 +190,35 @@ def test_poses_are_found_the_way_the_network_was_trained_for(scene, inference):
     assert (found.error <= alone.error + 1e-9).all()
     # A second try is for the first starts only.
     np.testing.assert_array_equal(found.T[2], alone.T[2])
+
+
+class TwoBowls(Bowl):
+    """Least squares of the distance to a pose; nearby, of that to another."""
+
+    def __init__(self, offset=0.0):
+        super().__init__()
+        self.T = se3.move_about(self.T[None], offset * SCALE.twist[None], CENTRE)[0]
+
+    def equations(self, T, starts):
+        x = se3.twist_about(np.repeat(self.T[None], len(T), axis=0), T, CENTRE)
+        weight = 1 / SCALE.twist**2
+        hessian = np.repeat(np.diag(weight)[None], len(T), axis=0)
+        return NormalEquations((x**2 * weight).sum(axis=1), x * weight, hessian)
+
+    def error_and_gradient(self, T, starts):
+        return self(T, starts)
+
+    def nearby(self):
+        return TwoBowls(3.0)
+
+
+@pytest.mark.parametrize("reach", [1.0, 8.0])
+def test_what_reaches_far_ends_with_the_weights_of_its_training(scene, reach):
+    network = CompositeSimilarity(replace(COMPOSITE, reach=reach))
+    objective = TwoBowls()
+    found = refined(network, objective, objective.starts(3), CENTRE)
+    wanted = objective.nearby().T if reach > 1 else objective.T
+    np.testing.assert_allclose(found.T, np.repeat(wanted[None], 3, axis=0), atol=0.05)
 
 
 def test_a_segmented_bone_is_rendered_once(scene, monkeypatch):

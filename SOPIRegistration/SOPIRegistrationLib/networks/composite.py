@@ -37,7 +37,7 @@ class CompositeConfig:
         norm: "batch" or "layer"; the latter is the same in training and use.
         masked: whether M' of Eq. 6 is the projected bone mask; otherwise all valid pixels count.
         image: whether the image itself is one more feature at the coarsest scale.
-        reach: how many times more it weighs in use than in training, which starts nearer.
+        reach: how many times more it weighs than in training while home is far.
         inference: how poses are found: by "least squares" or, as published, "descent".
     """
 

@@ -149,9 +149,9 @@ class EmbeddingNetwork(nn.Module):
         config: sizes, kept as ``config``; has ``pixels``, width and height of the images, ``masked``, whether
             M' of Eq. 6 is the projected bone mask or, where the CT has more than bones, all of the valid
             X-ray, ``image``, whether the image itself is one more feature at the coarsest scale, ``reach``,
-            how many times more that weighs in use than in training, and ``inference``, how poses are found.
-            Features of structures say where home is from nearby; far from it they are all equally unlike, but
-            the images of bodies go on to differ more.
+            how many times more that weighs than in training while home is far, and ``inference``, how poses
+            are found. Features of structures say where home is from nearby; far from it they are all equally
+            unlike, but the images of bodies go on to differ more.
         encoder: makes the encoder of images with so many channels, a module from (B, channels, N, N) to a
             tuple of maps, the coarsest last.
     """
@@ -184,12 +184,12 @@ class EmbeddingNetwork(nn.Module):
     def fixed_features(self, channels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Features of X-rays at every scale, from (B, 4, N, N) of :func:`~.image_channels.fixed_channels`."""
         maps = self.fixed_encoder(channels)
-        return self._with_image(maps, self.fixed_curve(channels)) if self.config.image else maps
+        return _with_image(maps, self.fixed_curve(channels)) if self.config.image else maps
 
     def moving_features(self, channels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Features of DRRs at every scale, from (B, 3, N, N) of :func:`moving_channels`."""
         maps = self.moving_encoder(channels)
-        return self._with_image(maps, self.moving_curve(channels)) if self.config.image else maps
+        return _with_image(maps, self.moving_curve(channels)) if self.config.image else maps
 
     def embed(
         self,
@@ -197,15 +197,28 @@ class EmbeddingNetwork(nn.Module):
         valid: torch.Tensor,
         images: MovingImages,
         with_jacobian: bool = False,
+        reach: float = 1.0,
     ) -> Embedded:
-        """Embed DRRs; arguments as for :meth:`forward`, but ``fixed`` are features known already."""
+        """Embed DRRs.
+
+        Args:
+            fixed: features of the X-rays, known already.
+            valid: as for :meth:`forward`.
+            images: the same.
+            with_jacobian: the same.
+            reach: how many times more the image itself weighs among the features than in training.
+        """
         moving = jacobian = None
         if with_jacobian:
             moving, jacobian = self._with_jacobian(images, valid)
         if moving is None or images.body.requires_grad:
             # Alone, so that a second derivative goes through these images only.
             moving = self.moving_features(moving_channels(images.body, images.bone, valid))
-        return Embedded(fixed, moving, jacobian, self._weights(images, valid, moving))
+        weights = self._weights(images, valid, moving)
+        fixed, moving = self._weighed(fixed, reach), self._weighed(moving, reach)
+        if jacobian is not None:
+            jacobian = self._weighed(jacobian, reach)
+        return Embedded(fixed, moving, jacobian, weights)
 
     @torch.no_grad()
     def _begin_alike(self) -> None:
@@ -226,11 +239,13 @@ class EmbeddingNetwork(nn.Module):
             first.weight.zero_()
             first.weight[:, _SHARED] = shared
 
-    def _with_image(self, maps: tuple[torch.Tensor, ...], image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _weighed(self, maps: tuple[torch.Tensor, ...], reach: float) -> tuple[torch.Tensor, ...]:
+        """The maps, (..., C, H, W), with the image's gain."""
+        if not self.config.image:
+            return maps
         *finer, coarsest = maps
-        pooled = nn.functional.adaptive_avg_pool2d(image, coarsest.shape[-2:])
-        gain = self.log_image_gain.exp() * (1.0 if self.training else self.config.reach)
-        return *finer, torch.cat([coarsest, gain * pooled], dim=1)
+        gain = reach * self.log_image_gain.exp()
+        return *finer, torch.cat([coarsest[..., :-1, :, :], gain * coarsest[..., -1:, :, :]], dim=-3)
 
     def _with_jacobian(self, images: MovingImages, valid: torch.Tensor):
         """Features, and their difference quotients along the six twists.
@@ -263,6 +278,12 @@ class EmbeddingNetwork(nn.Module):
             mask = torch.where(inside.sum(dim=(1, 2), keepdim=True) > 0, inside, valid)
         pooled = [nn.functional.adaptive_avg_pool2d(mask, m.shape[-2:]) for m in maps]
         return tuple(w / w.sum(dim=(1, 2), keepdim=True).clamp(min=1e-6) for w in pooled)
+
+
+def _with_image(maps: tuple[torch.Tensor, ...], image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    *finer, coarsest = maps
+    pooled = nn.functional.adaptive_avg_pool2d(image, coarsest.shape[-2:])
+    return *finer, torch.cat([coarsest, pooled], dim=1)
 
 
 def embedding_error(embedded: Embedded) -> torch.Tensor:

@@ -28,7 +28,7 @@ class ProstConfig:
         norm: "batch" or "layer"; the latter is the same in training and use.
         masked: whether M' of Eq. 6 is the projected bone mask; ProST has none.
         image: whether the image itself is one more feature at the coarsest scale; ProST has none.
-        reach: how many times more it weighs in use than in training.
+        reach: how many times more it weighs than in training while home is far.
         inference: how poses are found: by "least squares" or, as published, "descent".
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -61,7 +62,7 @@ class EmbeddedView:
         centre_lps_mm: np.ndarray,
     ):
         pixels = network.config.pixels
-        self._network = network
+        self._network, self._reach = network, network.config.reach
         self._device = next(network.parameters()).device
         image, valid = (
             torch.as_tensor(array).view(-1, pixels, pixels).to(self._device) for array in (image, valid)
@@ -81,7 +82,7 @@ class EmbeddedView:
         """
         with torch.inference_mode():
             fixed, valid, images = self._inputs(T_lps_to_camera, starts)
-            model = error_model(self._network.embed(fixed, valid, images, with_jacobian=True))
+            model = error_model(self._network.embed(fixed, valid, images, True, self._reach))
         per_unit = 1 / SCALE.twist
         return NormalEquations(
             model.error.double().cpu().numpy(),
@@ -97,7 +98,7 @@ class EmbeddedView:
         body, bone = (image.clone().requires_grad_() for image in (images.body, images.bone))
         images = images._replace(body=body, bone=bone)
         with torch.enable_grad():
-            error = embedding_error(self._network.embed(fixed, valid, images))
+            error = embedding_error(self._network.embed(fixed, valid, images, False, self._reach))
             by_body, by_bone = torch.autograd.grad(error.sum(), (body, bone))
         gradient = images.pose_gradient(by_body, by_bone)
         return error.detach().double().cpu().numpy(), gradient.double().cpu().numpy()
@@ -106,7 +107,14 @@ class EmbeddedView:
         """(P,) L_N alone; arguments as for :meth:`equations`."""
         with torch.inference_mode():
             fixed, valid, images = self._inputs(T_lps_to_camera, starts)
-            return embedding_error(self._network.embed(fixed, valid, images)).double().cpu().numpy()
+            embedded = self._network.embed(fixed, valid, images, False, self._reach)
+            return embedding_error(embedded).double().cpu().numpy()
+
+    def nearby(self) -> EmbeddedView:
+        """The same with the weights of the network's training: more exact, but not to be seen from afar."""
+        near = copy(self)
+        near._reach = 1.0
+        return near
 
     def _inputs(self, T_lps_to_camera, starts):
         images = moving_images(self._body, self._bone, self._camera, T_lps_to_camera, self._centre)
@@ -118,6 +126,9 @@ class EmbeddedView:
 
 class Objective(Protocol):
     """What is minimised: of one view, or of several."""
+
+    def nearby(self) -> Objective:
+        """The objective for poses near home (:meth:`EmbeddedView.nearby`)."""
 
     def equations(self, T: np.ndarray, starts: np.ndarray) -> NormalEquations:
         """L_N and its quadratic model at poses (P, 4, 4) of the starts (P,)."""
@@ -152,7 +163,8 @@ def refined(
 
     A network trained for its steps is followed by least squares; and, since a gradient leads home from some
     places where steps do not, from the first starts also by a descent with least squares at its end: the
-    lesser L_N of both counts. Others are followed by the published descent.
+    lesser L_N of both counts. A network that reaches further than it was trained for ends with the weights
+    of its training. Others are followed by the published descent.
 
     Args:
         network: whose ``config.inference`` says for what it was trained.
@@ -178,7 +190,9 @@ def refined(
     T, error = first.T.copy(), first.error.copy()
     chosen = better[: len(again.T)]
     T[better], error[better] = again.T[chosen], again.error[chosen]
-    return Refined(T, error, again.stopped)
+    if again.stopped or network.config.reach == 1:
+        return Refined(T, error, again.stopped)
+    return stepped(objective.nearby(), T, centre_lps_mm, **report)
 
 
 def stepped(

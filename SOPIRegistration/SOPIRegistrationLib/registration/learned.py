@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,12 @@ class LearnedObjective:
             parts.append((error, gradient @ _axes(T_world_to_camera)))
         error, gradient = (np.mean(part, axis=0) for part in zip(*parts, strict=True))
         return error, gradient
+
+    def nearby(self) -> LearnedObjective:
+        """The objective for poses near home (``refine.network.EmbeddedView.nearby``)."""
+        near = copy(self)
+        near._views = [(T, view.nearby()) for T, view in self._views]
+        return near
 
     def errors(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """(P,) L_N alone."""
