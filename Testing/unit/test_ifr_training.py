@@ -156,7 +156,7 @@ def test_training_learns_from_its_pairs(phantoms, make, config, weights):
     network = task.network().train()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     rendering, losses = Stopwatch(), []
-    for _ in range(30):
+    for _ in range(45):
         for loss in task.losses(network, pairs, rendering):
             optimizer.zero_grad()
             loss.backward()
