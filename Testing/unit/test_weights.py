@@ -282,7 +282,7 @@ def test_installed_weights(tmp_path, monkeypatch):
 
 def test_shipped_weights_are_whole_small_and_described():
     files = sorted(installed.WEIGHTS_FOLDER.glob("*.safetensors"))
-    assert [path.stem for path in files] == ["deep-reg", "ifr", "ifr-masked", "rtpi"]
+    assert [path.stem for path in files] == ["deep-reg", "ifr-masked", "ifr", "rtpi"]
     assert sum(path.stat().st_size for path in files) < 40e6
     for path in files:
         card = load_weights(path).card
