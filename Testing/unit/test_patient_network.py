@@ -197,3 +197,12 @@ def test_an_xray_of_something_else_is_refused(weights):
     xray = PreparedRadiograph(np.ones((60, 60), np.float32), np.ones((60, 60), dtype=bool), camera, "a.png")
     with pytest.raises(InputError, match=r"a.png shows \d+% of the field of view"):
         network_poses(network, xray, None, None, None)
+
+
+def test_a_collimated_xray_is_not(weights):
+    network = load_network(weights)
+    camera = network.config.camera.resampled(320, 320)
+    valid = np.zeros((320, 320), dtype=bool)
+    valid[100:220, 120:200] = True
+    xray = PreparedRadiograph(np.ones((320, 320), np.float32), valid, camera, "a.png")
+    assert network_poses(network, xray, None, None, None).T_lps_to_camera.shape == (1, 4, 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -100,9 +100,12 @@ def require_same_ct(network: PoseNetwork, ct_identity: str) -> None:
 def _of_patient(network: PatientNetwork, radiograph: PreparedRadiograph) -> NetworkPoses:
     """The one pose of a patient's network, which says nothing about its errors."""
     view = radiograph_in_camera(radiograph, network.config.camera)
-    if view.valid.mean() < _LEAST_IN_VIEW:
+    # Of the same detector: a collimator may leave little of it, in training too.
+    detector = replace(radiograph, valid=np.ones_like(radiograph.valid))
+    shown = radiograph_in_camera(detector, network.config.camera).valid.mean()
+    if shown < _LEAST_IN_VIEW:
         raise InputError(
-            f"{radiograph.name or 'the X-ray'} shows {view.valid.mean():.0%} of the field of view that these "
+            f"{radiograph.name or 'the X-ray'} shows {shown:.0%} of the field of view that these "
             "weights were trained for: train with the geometry of this X-ray (sopi train patient)"
         )
     image, valid = torch.from_numpy(view.image)[None], torch.from_numpy(view.valid)[None]
