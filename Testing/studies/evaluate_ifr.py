@@ -226,14 +226,18 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=("ours", "rtk", "rtk-degraded"))
     parser.add_argument("--inference", nargs="+", default=("least squares", "descent"))
     parser.add_argument("--weights", type=Path, help="other weights than those installed")
+    parser.add_argument("--reach", type=float, help="another weight of the image than theirs, far from home")
     parser.add_argument("--out", type=Path, help="folder for ifr_*.csv, .md and .png")
     options = parser.parse_args()
     network = load_network(options.weights)
+    if options.reach is not None:
+        network.config = replace(network.config, reach=options.reach)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
     names = ", ".join(path.name for path in options.ct) or "phantoms"
     text = [
-        f"Protocol `paper`, seed {options.seed}, {names}, {options.content}, view {options.view}, "
+        f"Protocol `paper`, seed {options.seed}, {names}, {options.content}, view {options.view}, reach "
+        f"{network.config.reach:g}, {'with' if network.config.masked else 'without'} mask, "
         f"{processor()}, {date.today()}"
     ]
     for part, study in (("shape", shape_study), ("poses", pose_study)):

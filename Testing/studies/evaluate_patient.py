@@ -73,10 +73,9 @@ ROWS = {
     "Grimm": Row("A", loss="pose-dependent", strength=1.0),
     "light Salehi": Row("light", loss="geodesic"),
     "light Grimm": Row("light", loss="pose-dependent", strength=1.0),
+    **{network: Row(network) for network in CONFIGURATIONS},
+    **{f"[{network}]*": Row(network, grows=True) for network in CONFIGURATIONS},
 }
-for network in CONFIGURATIONS:
-    ROWS[network] = Row(network)
-    ROWS[f"[{network}]*"] = Row(network, grows=True)
 # Zhang et al., Tables 1 and 3: mTRE and mPD (mm), |Rx|, |Ry|, |Rz| (deg), |Tx|, |Ty|, |Tz| (mm), each with
 # its standard deviation, success (%). Another patient, other poses, about an hour of training on a GPU.
 POSTER = {
@@ -264,10 +263,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=10.0, help="minutes of training, each")
     parser.add_argument("--configurations", nargs="+", choices=ROWS, default=["[light]*"])
     parser.add_argument(
-        "--refine",
-        nargs="+",
-        choices=_REFINED,
-        default=["look", "none", "opt"],
+        "--refine", nargs="+", choices=_REFINED, default=["look", "none", "opt"], help="what follows it"
     )
     parser.add_argument("--target", default="rtk", help="as for sopi evaluate")
     parser.add_argument("--wrist-network", choices=CONFIGURATIONS, default="light")

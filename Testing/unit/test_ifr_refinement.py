@@ -221,22 +221,31 @@ def test_what_reaches_far_ends_with_the_weights_of_its_training(scene, reach):
     np.testing.assert_allclose(found.T, np.repeat(wanted[None], 3, axis=0), atol=0.05)
 
 
-def test_a_segmented_bone_is_rendered_once(scene, monkeypatch):
+def test_a_segmented_bone_is_rendered_once_and_compared_where_it_is(scene, monkeypatch):
     array = scene.case.ct.array
     bones = prepare_ct(scene.case.ct.same_grid(np.where(array > 250, array, -1000).astype(array.dtype)))
-    counted = []
+    unmasked = CompositeSimilarity(replace(scene.network.config, masked=False)).eval()
+    unmasked.load_state_dict(scene.network.state_dict())
+    counted, T, start = [], scene.start(NEAR)[None], np.zeros(1, int)
 
     def render(volume, *args):
         counted.append(volume)
         return project_with_jacobian(volume, *args)
 
     monkeypatch.setattr(embedding, "project_with_jacobian", render)
-    T = scene.start(NEAR)[None]
     for ct, times in ((scene.ct, 2), (bones, 1)):
-        counted.clear()
         case = Case((scene.xray,), scene.frame)
-        LearnedObjective(scene.network, case, *moving_volumes(ct).values(), T).errors(T, np.zeros(1, int))
+        whole, masked = (
+            LearnedObjective(network, case, *moving_volumes(ct).values(), T)
+            for network in (unmasked, scene.network)
+        )
+        counted.clear()
+        error = whole.errors(T, start)
         assert len(counted) == times
+        assert (error == pytest.approx(masked.errors(T, start), rel=1e-5)) == (ct is bones)
+        # The same function, however it is asked.
+        assert whole.equations(T, start).cost == pytest.approx(error, rel=1e-5)
+        assert whole.error_and_gradient(T, start)[0] == pytest.approx(error, rel=1e-5)
 
 
 @pytest.mark.parametrize("at", [2, 30])

@@ -16,6 +16,8 @@ from SOPIRegistrationLib.images.itk_reading import require_file
 
 RTPI_NETWORKS = ("comparing", "published", "light")
 IFR_NETWORKS = ("light", "published", "deep-reg", "deep-reg-light")
+# Of these, the ones for CPUs, whose losses are not the published ones unless asked for.
+_IN_SMALL = ("light", "deep-reg-light")
 _COUNTS = (
     *("steps", "patients", "group", "starts", "corrections", "phantoms", "pool", "validate_every"),
     *("validation_patients", "devices", "machines"),
@@ -254,8 +256,7 @@ def train_ifr(args: argparse.Namespace) -> int:
     Raises:
         InputError: an option or a CT is unusable.
     """
-    light = args.network.endswith("light")
-    defaults = (0.3, 1.0, 0.4) if light else (1.0, 0.0, 0.0)
+    defaults = (0.3, 1.0, 0.4) if args.network in _IN_SMALL else (1.0, 0.0, 0.0)
     chosen = (args.direction, args.step, args.distance)
     direction, step, distance = (
         value if given is None else given for value, given in zip(defaults, chosen, strict=True)

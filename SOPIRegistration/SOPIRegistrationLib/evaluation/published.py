@@ -65,8 +65,7 @@ class AblationFigures:
     translation_mm: str
 
 
-# The paper gives 4.53 mm for its whole method in Table 1 and 4.41 mm here. Its whole has the mask; ours
-# does without.
+# The paper gives 4.53 mm for its whole method in Table 1 and 4.41 mm here.
 TABLE_2 = {
     "sopi-no-ce": AblationFigures(True, False, True, "5.42 ± 3.71", "12.06 ± 8.89"),
     "ifr": AblationFigures(False, True, True, "5.67 ± 3.72", "11.00 ± 8.17"),

@@ -168,7 +168,13 @@ def _table_2(series: Sequence[Series], settings: dict) -> list[str]:
                 row.translation_mm,
             )
         )
-    return [*lines, "", f"Paper: {published.SOPI}."]
+    return [
+        *lines,
+        "",
+        "Parts are those of the paper's rows; ours compare without the mask unless their name has it.",
+        "",
+        f"Paper: {published.SOPI}.",
+    ]
 
 
 def _table_3(series: Sequence[Series]) -> list[str]:

@@ -147,11 +147,11 @@ class EmbeddingNetwork(nn.Module):
 
     Args:
         config: sizes, kept as ``config``; has ``pixels``, width and height of the images, ``masked``, whether
-            M' of Eq. 6 is the projected bone mask or, where the CT has more than bones, all of the valid
-            X-ray, ``image``, whether the image itself is one more feature at the coarsest scale, ``reach``,
-            how many times more that weighs than in training while home is far, and ``inference``, how poses
-            are found. Features of structures say where home is from nearby; far from it they are all equally
-            unlike, but the images of bodies go on to differ more.
+            M' of Eq. 6 is the projected bone mask or all of the valid X-ray, ``image``, whether the image
+            itself is one more feature at the coarsest scale, ``reach``, how many times more that weighs than
+            in training while home is far, and ``inference``, how poses are found. Features of structures say
+            where home is from nearby; far from it they are all equally unlike, but the images of bodies go on
+            to differ more.
         encoder: makes the encoder of images with so many channels, a module from (B, channels, N, N) to a
             tuple of maps, the coarsest last.
     """
@@ -198,6 +198,7 @@ class EmbeddingNetwork(nn.Module):
         images: MovingImages,
         with_jacobian: bool = False,
         reach: float = 1.0,
+        masked: bool | None = None,
     ) -> Embedded:
         """Embed DRRs.
 
@@ -207,6 +208,7 @@ class EmbeddingNetwork(nn.Module):
             images: the same.
             with_jacobian: the same.
             reach: how many times more the image itself weighs among the features than in training.
+            masked: whether M' of Eq. 6 is the projected bone mask; as configured if None.
         """
         moving = jacobian = None
         if with_jacobian:
@@ -214,7 +216,8 @@ class EmbeddingNetwork(nn.Module):
         if moving is None or images.body.requires_grad:
             # Alone, so that a second derivative goes through these images only.
             moving = self.moving_features(moving_channels(images.body, images.bone, valid))
-        weights = self._weights(images, valid, moving)
+        masked = self.config.masked if masked is None else masked
+        weights = _weights(images.bone, valid, moving, masked)
         fixed, moving = self._weighed(fixed, reach), self._weighed(moving, reach)
         if jacobian is not None:
             jacobian = self._weighed(jacobian, reach)
@@ -268,16 +271,17 @@ class EmbeddingNetwork(nn.Module):
         moving = tuple(m[:, 0] for m in maps)
         return moving, tuple((m[:, 1:] - m[:, :1]) / _DIFFERENCE for m in maps)
 
-    def _weights(self, images: MovingImages, valid, maps) -> tuple[torch.Tensor, ...]:
-        valid = valid.float()
-        mask = valid
-        # A segmented bone is compared where it is: the X-ray shows more.
-        if self.config.masked or images.body is images.bone:
-            inside = valid * (images.bone.detach() > _IN_BONE)
-            # Without any bone in view there is still something to compare.
-            mask = torch.where(inside.sum(dim=(1, 2), keepdim=True) > 0, inside, valid)
-        pooled = [nn.functional.adaptive_avg_pool2d(mask, m.shape[-2:]) for m in maps]
-        return tuple(w / w.sum(dim=(1, 2), keepdim=True).clamp(min=1e-6) for w in pooled)
+
+def _weights(bone, valid, maps, masked: bool) -> tuple[torch.Tensor, ...]:
+    """M' of Eq. 6 at the maps' scales."""
+    valid = valid.float()
+    mask = valid
+    if masked:
+        inside = valid * (bone.detach() > _IN_BONE)
+        # Without any bone in view there is still something to compare.
+        mask = torch.where(inside.sum(dim=(1, 2), keepdim=True) > 0, inside, valid)
+    pooled = [nn.functional.adaptive_avg_pool2d(mask, m.shape[-2:]) for m in maps]
+    return tuple(w / w.sum(dim=(1, 2), keepdim=True).clamp(min=1e-6) for w in pooled)
 
 
 def _with_image(maps: tuple[torch.Tensor, ...], image: torch.Tensor) -> tuple[torch.Tensor, ...]:

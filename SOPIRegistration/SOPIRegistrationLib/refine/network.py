@@ -13,6 +13,7 @@ from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.installed import IFR
 from SOPIRegistrationLib.networks.embedding import (
     SCALE,
+    Embedded,
     EmbeddingNetwork,
     embedding_error,
     error_model,
@@ -47,7 +48,8 @@ class EmbeddedView:
         valid: bool, of the same shape.
         camera: theirs.
         body: attenuation of the CT, as coarse as the pixels allow.
-        bone: the same of its bones alone.
+        bone: the same of its bones alone; ``body`` itself for a segmented bone, which is rendered once, and
+            compared where it projects whatever the network: the X-ray may show more.
         centre_lps_mm: (3,) rotation centre.
     """
 
@@ -63,6 +65,7 @@ class EmbeddedView:
     ):
         pixels = network.config.pixels
         self._network, self._reach = network, network.config.reach
+        self._masked = network.config.masked or body is bone
         self._device = next(network.parameters()).device
         image, valid = (
             torch.as_tensor(array).view(-1, pixels, pixels).to(self._device) for array in (image, valid)
@@ -81,8 +84,7 @@ class EmbeddedView:
             starts: (P,) the X-ray of each, where there are several.
         """
         with torch.inference_mode():
-            fixed, valid, images = self._inputs(T_lps_to_camera, starts)
-            model = error_model(self._network.embed(fixed, valid, images, True, self._reach))
+            model = error_model(self._embedded(*self._inputs(T_lps_to_camera, starts), with_jacobian=True))
         per_unit = 1 / SCALE.twist
         return NormalEquations(
             model.error.double().cpu().numpy(),
@@ -98,7 +100,7 @@ class EmbeddedView:
         body, bone = (image.clone().requires_grad_() for image in (images.body, images.bone))
         images = images._replace(body=body, bone=bone)
         with torch.enable_grad():
-            error = embedding_error(self._network.embed(fixed, valid, images, False, self._reach))
+            error = embedding_error(self._embedded(fixed, valid, images))
             by_body, by_bone = torch.autograd.grad(error.sum(), (body, bone))
         gradient = images.pose_gradient(by_body, by_bone)
         return error.detach().double().cpu().numpy(), gradient.double().cpu().numpy()
@@ -106,15 +108,17 @@ class EmbeddedView:
     def errors(self, T_lps_to_camera: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """(P,) L_N alone; arguments as for :meth:`equations`."""
         with torch.inference_mode():
-            fixed, valid, images = self._inputs(T_lps_to_camera, starts)
-            embedded = self._network.embed(fixed, valid, images, False, self._reach)
-            return embedding_error(embedded).double().cpu().numpy()
+            error = embedding_error(self._embedded(*self._inputs(T_lps_to_camera, starts)))
+            return error.double().cpu().numpy()
 
     def nearby(self) -> EmbeddedView:
         """The same with the weights of the network's training: more exact, but not to be seen from afar."""
         near = copy(self)
         near._reach = 1.0
         return near
+
+    def _embedded(self, fixed, valid, images, with_jacobian: bool = False) -> Embedded:
+        return self._network.embed(fixed, valid, images, with_jacobian, self._reach, self._masked)
 
     def _inputs(self, T_lps_to_camera, starts):
         images = moving_images(self._body, self._bone, self._camera, T_lps_to_camera, self._centre)

@@ -54,7 +54,7 @@ class LearnedObjective:
             camera = view.camera
             T = camera.T_world_to_camera @ T_start[0]
             bones = bone.for_camera(camera, T)
-            # A segmented bone is all there is: rendered once, and compared where it projects.
+            # A segmented bone is all there is.
             whole = bones if bone.is_part else body.for_camera(camera, T)
             embedded = EmbeddedView(network, view.image, view.valid, camera, whole, bones, case.centre_lps_mm)
             self._views.append((camera.T_world_to_camera, embedded))
