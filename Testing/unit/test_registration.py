@@ -14,9 +14,11 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.pyramid import resampled_radiograph
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.initialise.search import SearchRange, template_search
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
+from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
 from SOPIRegistrationLib.registration.objective import Level, LevelObjective
 from SOPIRegistrationLib.registration.stages import (
@@ -194,11 +196,17 @@ def test_a_pose_one_vertebra_off_is_corrected(scene, off_mm):
     assert mended.records[-1].name == LEVELS_STAGE
 
 
-def test_a_segmented_bone_that_lies_wholly_in_its_scan(scene):
-    """One vertebra in air, in the X-ray of the whole patient, from a start and views around it."""
+@pytest.fixture(scope="module")
+def vertebra():
+    """One vertebra in air."""
     phantom = lumbar_phantom(SEED, CT_SPACING_MM)
     hu = np.where(phantom.labels.array == VERTEBRA_LABELS["L3"], phantom.ct.array, -1000)
-    ct = prepare_ct(phantom.ct.same_grid(hu.astype(np.int16)))
+    return prepare_ct(phantom.ct.same_grid(hu.astype(np.int16)))
+
+
+def test_a_segmented_bone_that_lies_wholly_in_its_scan(scene, vertebra):
+    """In the X-ray of the whole patient, from a start and views around it."""
+    ct = vertebra
     bone = moving_volumes(ct)["bone"]
     assert bone.is_part
     assert bone.truncated is None
@@ -211,6 +219,30 @@ def test_a_segmented_bone_that_lies_wholly_in_its_scan(scene):
     )
     assert error.mpd_object_mm < 1
     assert error.rotation_deg < 1.5
+
+
+def test_a_segmented_bone_that_its_network_misses_is_sought_all_around(scene, vertebra, tmp_path):
+    """The bone before a ramp, 45 degrees off where it is expected."""
+    pytest.importorskip("torch")
+    from SOPIRegistrationLib.networks.patient import PatientConfig, PatientNetwork
+    from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
+    from SOPIRegistrationLib.training.patient import configured
+
+    camera, T_true = scene.front.camera, scene.case.T_true
+    centre, points = vertebra.rotation_centre_lps_mm, vertebra.surface_points_lps_mm
+    drr = project(moving_volumes(vertebra)["bone"].level(0), camera, T_true)
+    ramp = np.add.outer(*(np.linspace(0, 0.5 * drr.max(), edge) for edge in camera.shape))
+    xray = PreparedRadiograph((drr + ramp).astype(np.float32), np.ones(camera.shape, dtype=bool), camera)
+    offset = np.array([0.45, -0.45, 0.45, 10, -10, 15.0])
+    T_reference = se3.move_about(T_true, offset, centre)
+    # Untrained: it answers the reference.
+    config = configured(PatientConfig("light", 32), vertebra, camera, T_reference)
+    path = tmp_path / "patient.safetensors"
+    save_weights(path, PatientNetwork(config), dict.fromkeys(("name", *CARD_HEADINGS), "test"))
+    settings = RegistrationSettings("patient", weights={"patient": path})
+    result = register(vertebra, [xray], PoseFrame(centre, SOD_MM), settings)
+    error = pose_error(result.T_lps_to_world, T_true, points, centre, camera)
+    assert error.mpd_object_mm < 0.5
 
 
 def test_a_pose_that_was_not_refined_is_not_accepted(scene, registered):

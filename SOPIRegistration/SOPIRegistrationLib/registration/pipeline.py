@@ -26,7 +26,14 @@ from SOPIRegistrationLib.registration.learned import LearnedPlan, refine_learned
 from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.registration.physics_refinement import refine_with_physics
 from SOPIRegistrationLib.registration.result import Progress, RegistrationResult, StageRecord, Verdict
-from SOPIRegistrationLib.registration.stages import Case, FanPlan, Hypotheses, NetworkPlan, SearchPlan
+from SOPIRegistrationLib.registration.stages import (
+    Case,
+    FanPlan,
+    Hypotheses,
+    NetworkPlan,
+    SearchPlan,
+    SpreadPlan,
+)
 from SOPIRegistrationLib.registration.verdict import (
     image_similarity,
     judge,
@@ -41,7 +48,6 @@ _FAN, _WIDE_FAN = FanPlan(8.0), FanPlan(16.0)
 _PART_FAN, _WIDE_PART_FAN = FanPlan(5.0), FanPlan(8.0, 6.0)
 # Coarse refinements, the next one tried where the one before ends in no agreement.
 _BODY_WAYS = (stages.BODY_COARSE, stages.BODY_COARSE_IN_WINDOWS)
-_PART_WAYS = (stages.PART_COARSE,)
 _ORDER = {"accept": 0, "review": 1, "reject": 2}
 _LEARNED = (LEARNED_REFINEMENT, "sopi+opt")
 _PHYSICS = ("physics", "physics+opt")
@@ -86,8 +92,9 @@ class RegistrationSettings:
             raise InputError(f"unknown content '{self.content}': use auto, body or bone")
 
 
-# How a try starts: about the start pose by so many degrees, from the network, or from a search.
-Plan = FanPlan | NetworkPlan | SearchPlan
+# How a try starts: about the start pose by so many degrees, from all around it, from the network, or from a
+# search.
+Plan = FanPlan | SpreadPlan | NetworkPlan | SearchPlan
 
 
 def network_is_available(weights: str = RTPI) -> bool:
@@ -277,6 +284,9 @@ class _Registration:
             plans = [(init, NetworkPlan(weights)), (init, thorough)]
         else:
             plans = [(init, _FAN), (init, _WIDE_FAN)]
+        if self._looks_around:
+            # It goes further around than the other fallbacks do.
+            plans = [plans[0], (PATIENT, SpreadPlan())]
         if self._settings.refine == LEARNED_REFINEMENT:
             # Its own basin is wide: the same start is not tried again from further around.
             first = dict(reversed(plans))
@@ -308,6 +318,16 @@ class _Registration:
             if name in weights:
                 return name, weights[name]
         return (RTPI, None) if network_is_available() or init == RTPI else None
+
+    @property
+    def _looks_around(self) -> bool:
+        """Whether a segmented bone that its own network missed is sought all around where it is expected.
+
+        Among other bones one look may mislead, and the search, which compares whole images, does not help.
+        """
+        init, refine = self._settings.init, self._settings.refine
+        asks = isinstance(init, str) and init in ("auto", PATIENT) and PATIENT in self._settings.weights
+        return asks and self._bone.is_part and refine not in _LEARNED
 
     def _first_of_auto(self) -> tuple[str, FanPlan | NetworkPlan]:
         """The network, with the nominal view beside it, where there is torch; else the nominal view alone."""
@@ -354,7 +374,7 @@ class _Registration:
                 return self._judged(start, plan, learned)
         best, best_margin = None, -np.inf
         for content, moving, hypotheses in self._starts(start, plan, share / 8, learned):
-            ways = _PART_WAYS if moving.is_part else _BODY_WAYS
+            ways = self._ways(moving, plan)
             for steps in ways:
                 found = self._refine(moving, hypotheses, steps, share * 0.4 / len(ways) / len(self._volumes))
                 margin = self._margin(moving, found.T[0])
@@ -369,14 +389,14 @@ class _Registration:
             return None
         content, moving, found = best
         if not self._stopped:
-            steps = (_PART_WAYS if moving.is_part else _BODY_WAYS)[0]
+            steps = self._ways(moving, plan)[0]
             found = stages.with_neighbouring_levels(self._case, moving, found, steps, self._report)
             self._best = found.T[0]
             self._stopped |= found.stopped
         if self._stopped:
             self._records += found.records
             return None
-        initial = start if isinstance(plan, FanPlan) else found.records[0].T
+        initial = start if isinstance(plan, FanPlan | SpreadPlan) else found.records[0].T
         final, left = found, share * 0.5
         if self._settings.refine in _PHYSICS:
             final = refine_with_physics(self._case, moving, final, self._report)
@@ -446,6 +466,10 @@ class _Registration:
             if asked is not None:
                 yield content, moving, asked
                 continue
+            if isinstance(plan, SpreadPlan):
+                if moving.is_part:
+                    yield content, moving, stages.spread(self._case, plan)
+                continue
             if isinstance(plan, FanPlan):
                 for_part = {_FAN: _PART_FAN, _WIDE_FAN: _WIDE_PART_FAN}
                 chosen = for_part[plan] if moving.is_part else plan
@@ -506,6 +530,13 @@ class _Registration:
             return -1.0
         correlation = structural_correlation(self._case, moving, T_lps_to_world[None])[0]
         return float(correlation) - thresholds_of(moving).accept
+
+    @staticmethod
+    def _ways(moving: MovingVolume, plan: Plan) -> tuple[tuple[stages.Step, ...], ...]:
+        """Coarse refinements to be tried in turn."""
+        if not moving.is_part:
+            return _BODY_WAYS
+        return (stages.PART_COARSE_FROM_AFAR if isinstance(plan, SpreadPlan) else stages.PART_COARSE,)
 
     @staticmethod
     def _finest(moving: MovingVolume):

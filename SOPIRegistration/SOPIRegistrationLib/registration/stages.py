@@ -84,6 +84,11 @@ PART_COARSE = (
     Step(Level(64, 15, 15, 0.2, depth_prior_mm=30.0), 6),
     Step(Level(128, 11, 12, 0.05, depth_prior_mm=30.0), 3),
 )
+# Of starts from all around only a few lead home, and at first these need not look best.
+PART_COARSE_FROM_AFAR = (
+    replace(PART_COARSE[0], keep=24),
+    replace(PART_COARSE[1], keep=6),
+)
 PART_FINE = (Step(Level(256, 9, 15, 0.01, depth_prior_mm=30.0)),)
 
 
@@ -174,6 +179,33 @@ def fan(case: Case, T_start: np.ndarray, plan: FanPlan) -> Hypotheses:
     return Hypotheses(T, np.full(len(T), np.inf))
 
 
+@dataclass(frozen=True)
+class SpreadPlan:
+    """Start from many poses all around the one that is expected.
+
+    Attributes:
+        turn_deg: they are turned up to so far about each axis,
+        shift_mm: shifted up to so far across the first view,
+        depth_mm: and along its central ray.
+        starts: how many.
+    """
+
+    turn_deg: float = 30.0
+    shift_mm: float = 12.0
+    depth_mm: float = 20.0
+    starts: int = 250
+
+
+def spread(case: Case, plan: SpreadPlan) -> Hypotheses:
+    """Poses all around the expected one, random but always the same."""
+    turn = np.deg2rad(plan.turn_deg)
+    furthest = np.array([turn, turn, turn, plan.shift_mm, plan.shift_mm, plan.depth_mm])
+    in_camera = furthest * np.random.default_rng(0).uniform(-1, 1, size=(plan.starts, 6))
+    twists = (in_camera.reshape(-1, 2, 3) @ case.T_world_to_camera[:3, :3]).reshape(-1, 6)
+    T = np.repeat(case.T_start[None], plan.starts, axis=0)
+    return Hypotheses(se3.move_about(T, twists, case.centre_lps_mm), np.full(plan.starts, np.inf))
+
+
 def search(
     case: Case, moving: MovingVolume, plan: SearchPlan, progress: Callable[[float], bool]
 ) -> Hypotheses:
@@ -219,10 +251,14 @@ NETWORK_STAGE, LEVELS_STAGE = "pose network", "levels beside"
 # much less. Correlations rose by 0.33 to 0.42 to the true level of real vertebrae, by up to 0.21 to wrong
 # places of a real radius.
 _CLEARLY_LESS = 0.5
+# After the coarsest step a level is worth going on with if its cost is less than that of the best pose, or
+# this much more: true ones had 0.3 less or better, wrong ones mostly 0.5 more.
+_NEARLY_AS_GOOD = 0.1
 # Up and down by about a vertebra: within these and what a refinement catches lie those of chest and loin.
 _LEVELS_MM = (-33.0, -22.0, 22.0, 33.0)
-# What brings a network's poses onto the X-ray, and how they are ranked before and after.
-_NETWORK_ALIGNMENT = Level(32, None, 10, 0.5, depth_prior_mm=60.0)
+# What brings a network's poses onto the X-ray, and how they are ranked before and after. Whole images would
+# do for clean X-rays, but scatter, collimation and steep curves lead them astray.
+_NETWORK_ALIGNMENT = Level(32, 15, 10, 0.5, depth_prior_mm=60.0)
 _PART_ALIGNMENT = Level(32, 15, 10, 0.5, depth_prior_mm=30.0)
 _NETWORK_RANKING = Level(32, 9)
 
@@ -329,23 +365,41 @@ def with_neighbouring_levels(
         steps: coarse refinement; what ranks the last one's poses decides between them.
         callback: told every iteration; a true answer stops at once.
     """
+    began = time.perf_counter()
     superior = found.T[0, :3, :3] @ np.array([0.0, 0.0, 1.0])
     T = np.repeat(found.T[:1], len(_LEVELS_MM), axis=0)
     T[:, :3, 3] += np.outer(_LEVELS_MM, superior)
-    began = time.perf_counter()
-    shifted = Hypotheses(T, np.full(len(T), np.inf))
-    beside = refine(case, moving, shifted, steps, lambda _, *state: callback(LEVELS_STAGE, None, None))
+    centre = case.centre_lps_mm
+
+    def refined(T: np.ndarray, steps: Sequence[Step]) -> Hypotheses:
+        start = Hypotheses(T, np.full(len(T), np.inf))
+        return refine(case, moving, start, steps, lambda _, *state: callback(LEVELS_STAGE, None, None))
+
+    first = refined(T, steps[:1])
+    # Most come back home or agree with nothing: they are spared the rest of the way.
+    T = np.concatenate([found.T[:1], first.T])
+    cost = _cost(case, moving, steps[0], T)
+    elsewhere = distinct_poses(T, centre, np.deg2rad(5), 5.0, 40.0, len(T))[1:]
+    worth = [k for k in elsewhere if cost[k] < cost[0] + _NEARLY_AS_GOOD]
+    if first.stopped or not worth:
+        record = StageRecord(LEVELS_STAGE, time.perf_counter() - began, None, found.T[0])
+        return replace(found, records=(*found.records, record), stopped=first.stopped)
+    beside = refined(T[worth], steps[1:])
     T = np.concatenate([found.T, beside.T])
-    ranking = steps[-1].ranking or steps[-1].level
-    objective = LevelObjective(case.radiographs, moving, ranking, T, case.centre_lps_mm)
-    cost = objective(T, np.arange(len(T))).cost
+    cost = _cost(case, moving, steps[-1], T)
     if moving.is_part and cost[len(found.T) :].min() > cost[0] - _CLEARLY_LESS:
         return replace(found, stopped=beside.stopped)
     order = np.lexsort((cost, ~case.is_plausible(T)))
-    kept = distinct_poses(T[order], case.centre_lps_mm, np.deg2rad(2), 2.0, 15.0, len(T))
+    kept = distinct_poses(T[order], centre, np.deg2rad(2), 2.0, 15.0, len(T))
     T, cost = T[order][kept], cost[order][kept]
     record = StageRecord(LEVELS_STAGE, time.perf_counter() - began, float(1 - cost[0] / 2), T[0])
     return Hypotheses(T, cost, (*found.records, record), beside.stopped)
+
+
+def _cost(case: Case, moving: MovingVolume, step: Step, T: np.ndarray) -> np.ndarray:
+    """(n,) what ranks poses (n, 4, 4) of a step."""
+    objective = LevelObjective(case.radiographs, moving, step.ranking or step.level, T, case.centre_lps_mm)
+    return objective(T, np.arange(len(T))).cost
 
 
 def merged(a: Hypotheses, b: Hypotheses) -> Hypotheses:
@@ -377,10 +431,7 @@ def refine(
             level.step_tolerance_mm,
             callback=lambda report, name=level.name: callback(name, report.T, 1 + report.value / 2),
         )
-        cost = solution.equations.cost
-        if step.ranking is not None:
-            ranking = LevelObjective(case.radiographs, moving, step.ranking, solution.T, centre)
-            cost = ranking(solution.T, np.arange(len(solution.T))).cost
+        cost = solution.equations.cost if step.ranking is None else _cost(case, moving, step, solution.T)
         order = np.lexsort((cost, ~case.is_plausible(solution.T)))
         kept = distinct_poses(solution.T[order], centre, np.deg2rad(2), 2.0, 15.0, step.keep)
         T, cost = solution.T[order][kept], cost[order][kept]
