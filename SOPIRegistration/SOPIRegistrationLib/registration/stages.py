@@ -256,10 +256,13 @@ _CLEARLY_LESS = 0.5
 _NEARLY_AS_GOOD = 0.1
 # Up and down by about a vertebra: within these and what a refinement catches lie those of chest and loin.
 _LEVELS_MM = (-33.0, -22.0, 22.0, 33.0)
-# What brings a network's poses onto the X-ray, and how they are ranked before and after. Whole images would
-# do for clean X-rays, but scatter, collimation and steep curves lead them astray.
-_NETWORK_ALIGNMENT = Level(32, 15, 10, 0.5, depth_prior_mm=60.0)
-_PART_ALIGNMENT = Level(32, 15, 10, 0.5, depth_prior_mm=30.0)
+# What brings a network's poses onto the X-ray, and how they are ranked before and after. Whole images lead
+# home from further away, windows despite scatter, collimation and steep curves.
+_NETWORK_ALIGNMENT = (
+    Level(32, None, 5, 0.5, depth_prior_mm=60.0),
+    Level(32, 15, 10, 0.5, depth_prior_mm=60.0),
+)
+_PART_ALIGNMENT = (Level(32, 15, 10, 0.5, depth_prior_mm=30.0),)
 _NETWORK_RANKING = Level(32, 9)
 
 
@@ -292,10 +295,11 @@ def ask_network(
             hypotheses = Hypotheses(T, np.full(len(T), np.inf))
         else:
             hypotheses = around(hypotheses, case, plan.around, plan.with_nominal)
-        moving, level = (bone, _PART_ALIGNMENT) if bone.is_part else (body, _NETWORK_ALIGNMENT)
-        alignment = Step(level, plan.keep // 2, _NETWORK_RANKING)
+        moving, levels = (bone, _PART_ALIGNMENT) if bone.is_part else (body, _NETWORK_ALIGNMENT)
+        keeps = (2 * plan.keep // 3, plan.keep // 2)[-len(levels) :]
+        alignment = [Step(*step, _NETWORK_RANKING) for step in zip(levels, keeps, strict=True)]
         hypotheses = refine(
-            case, moving, hypotheses, (alignment,), lambda _, *state: callback(NETWORK_STAGE, *state)
+            case, moving, hypotheses, alignment, lambda _, *state: callback(NETWORK_STAGE, *state)
         )
     record = StageRecord(NETWORK_STAGE, time.perf_counter() - began, None, hypotheses.T[0])
     return replace(hypotheses, records=(record,))
