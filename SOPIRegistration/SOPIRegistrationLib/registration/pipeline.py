@@ -285,8 +285,10 @@ class _Registration:
         else:
             plans = [(init, _FAN), (init, _WIDE_FAN)]
         if self._looks_around:
-            # It goes further around than the other fallbacks do.
-            plans = [plans[0], (PATIENT, SpreadPlan())]
+            if plans[0][0] == PATIENT:
+                # Views all around go further than its other fallbacks do.
+                plans = plans[:1]
+            plans.append((plans[0][0], SpreadPlan()))
         if self._settings.refine == LEARNED_REFINEMENT:
             # Its own basin is wide: the same start is not tried again from further around.
             first = dict(reversed(plans))
@@ -298,6 +300,9 @@ class _Registration:
         tries = [(label, plan, case) for label, plan in plans for case in cases]
         outcomes = []
         for number, (label, plan, case) in enumerate(tries):
+            if isinstance(plan, SpreadPlan) and any(o.verdict.status != "reject" for o in outcomes):
+                # It takes ten times as long: only where nothing was found.
+                break
             self._case = case
             self._done = number / len(tries)
             outcome = self._attempt(start, plan, 1 / len(tries))
@@ -321,13 +326,12 @@ class _Registration:
 
     @property
     def _looks_around(self) -> bool:
-        """Whether a segmented bone that its own network missed is sought all around where it is expected.
+        """Whether what was not found is sought all around where it is expected: a segmented bone is.
 
-        Among other bones one look may mislead, and the search, which compares whole images, does not help.
+        The search, which compares whole images, does not find one bone among others.
         """
-        init, refine = self._settings.init, self._settings.refine
-        asks = isinstance(init, str) and init in ("auto", PATIENT) and PATIENT in self._settings.weights
-        return asks and self._bone.is_part and refine not in _LEARNED
+        expected = not isinstance(self._settings.init, str) or self._settings.init not in (RTPI, "search")
+        return expected and self._bone.is_part and self._settings.refine not in _LEARNED
 
     def _first_of_auto(self) -> tuple[str, FanPlan | NetworkPlan]:
         """The network, with the nominal view beside it, where there is torch; else the nominal view alone."""
