@@ -86,8 +86,8 @@ PART_COARSE = (
 )
 # Of starts from all around only a few lead home, and at first these need not look best.
 PART_COARSE_FROM_AFAR = (
-    replace(PART_COARSE[0], keep=24),
-    replace(PART_COARSE[1], keep=6),
+    replace(PART_COARSE[0], keep=48),
+    replace(PART_COARSE[1], keep=8),
 )
 PART_FINE = (Step(Level(256, 9, 15, 0.01, depth_prior_mm=30.0)),)
 
@@ -191,9 +191,9 @@ class SpreadPlan:
     """
 
     turn_deg: float = 30.0
-    shift_mm: float = 12.0
-    depth_mm: float = 20.0
-    starts: int = 250
+    shift_mm: float = 18.0
+    depth_mm: float = 25.0
+    starts: int = 400
 
 
 def spread(case: Case, plan: SpreadPlan) -> Hypotheses:
