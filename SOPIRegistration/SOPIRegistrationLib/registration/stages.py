@@ -85,10 +85,7 @@ PART_COARSE = (
     Step(Level(128, 11, 12, 0.05, depth_prior_mm=30.0), 3),
 )
 # Of starts from all around only a few lead home, and at first these need not look best.
-PART_COARSE_FROM_AFAR = (
-    replace(PART_COARSE[0], keep=48),
-    replace(PART_COARSE[1], keep=8),
-)
+PART_COARSE_FROM_AFAR = (replace(PART_COARSE[0], keep=48), replace(PART_COARSE[1], keep=8))
 PART_FINE = (Step(Level(256, 9, 15, 0.01, depth_prior_mm=30.0)),)
 
 
@@ -256,13 +253,14 @@ _CLEARLY_LESS = 0.5
 _NEARLY_AS_GOOD = 0.1
 # Up and down by about a vertebra: within these and what a refinement catches lie those of chest and loin.
 _LEVELS_MM = (-33.0, -22.0, 22.0, 33.0)
-# What brings a network's poses onto the X-ray, and how they are ranked before and after. Whole images lead
+# What brings a network's poses onto the X-ray, and the share of them that then goes on. Whole images lead
 # home from further away, windows despite scatter, collimation and steep curves.
 _NETWORK_ALIGNMENT = (
-    Level(32, None, 5, 0.5, depth_prior_mm=60.0),
-    Level(32, 15, 10, 0.5, depth_prior_mm=60.0),
+    (Level(32, None, 5, 0.5, depth_prior_mm=60.0), 2 / 3),
+    (Level(32, 15, 10, 0.5, depth_prior_mm=60.0), 1 / 2),
 )
-_PART_ALIGNMENT = (Level(32, 15, 10, 0.5, depth_prior_mm=30.0),)
+_PART_ALIGNMENT = ((Level(32, 15, 10, 0.5, depth_prior_mm=30.0), 1 / 2),)
+# How they are ranked before and after.
 _NETWORK_RANKING = Level(32, 9)
 
 
@@ -296,8 +294,7 @@ def ask_network(
         else:
             hypotheses = around(hypotheses, case, plan.around, plan.with_nominal)
         moving, levels = (bone, _PART_ALIGNMENT) if bone.is_part else (body, _NETWORK_ALIGNMENT)
-        keeps = (2 * plan.keep // 3, plan.keep // 2)[-len(levels) :]
-        alignment = [Step(*step, _NETWORK_RANKING) for step in zip(levels, keeps, strict=True)]
+        alignment = [Step(level, round(share * plan.keep), _NETWORK_RANKING) for level, share in levels]
         hypotheses = refine(
             case, moving, hypotheses, alignment, lambda _, *state: callback(NETWORK_STAGE, *state)
         )
