@@ -190,6 +190,7 @@ def test_residual_bottleneck_adds_to_its_input():
         ({"norm": "group"}, "unknown norm 'group': use batch or layer"),
         ({"stem_strides": (2,)}, "as many strides as channels"),
         ({"pixels": 40}, "a multiple of 16, not 40"),
+        ({"near_pixels": 72}, "a multiple of 16, not 72"),
     ],
 )
 def test_sizes_that_do_not_fit(wrong, message):
@@ -200,6 +201,8 @@ def test_sizes_that_do_not_fit(wrong, message):
 def test_prost_sizes_that_do_not_fit():
     with pytest.raises(ValueError, match="a multiple of 8, not 100"):
         ProstConfig(pixels=100)
+    with pytest.raises(ValueError, match="a multiple of 8, not 100"):
+        ProstConfig(near_pixels=100)
 
 
 @pytest.mark.parametrize(

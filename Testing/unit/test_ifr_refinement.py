@@ -17,6 +17,7 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.networks import embedding
 from SOPIRegistrationLib.networks.comparing import ComparingRTPI
 from SOPIRegistrationLib.networks.composite import CompositeSimilarity
@@ -24,8 +25,9 @@ from SOPIRegistrationLib.networks.embedding import SCALE
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations
 from SOPIRegistrationLib.optimise.momentum import momentum_descent
-from SOPIRegistrationLib.projector import project_with_jacobian
-from SOPIRegistrationLib.refine.network import descended, load_network, refined, stepped
+from SOPIRegistrationLib.projector import project, project_with_jacobian
+from SOPIRegistrationLib.refine import network as refinement
+from SOPIRegistrationLib.refine.network import EmbeddedView, descended, load_network, refined, stepped
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
 from SOPIRegistrationLib.registration.learned import STAGE, LearnedObjective
 from SOPIRegistrationLib.registration.stages import Case
@@ -193,10 +195,11 @@ def test_poses_are_found_the_way_the_network_was_trained_for(scene, inference):
 
 
 class TwoBowls(Bowl):
-    """Least squares of the distance to a pose; nearby, of that to another."""
+    """Least squares of the distance to a pose; nearby, of that to another. Remembers the starts of that."""
 
     def __init__(self, offset=0.0):
         super().__init__()
+        self.near_starts = []
         self.T = se3.move_about(self.T[None], offset * SCALE.twist[None], CENTRE)[0]
 
     def equations(self, T, starts):
@@ -208,17 +211,81 @@ class TwoBowls(Bowl):
     def error_and_gradient(self, T, starts):
         return self(T, starts)
 
-    def nearby(self):
+    def nearby(self, T):
+        self.near_starts.append(T)
         return TwoBowls(3.0)
 
 
-@pytest.mark.parametrize("reach", [1.0, 8.0])
-def test_what_reaches_far_ends_with_the_weights_of_its_training(scene, reach):
-    network = CompositeSimilarity(replace(COMPOSITE, reach=reach))
+@pytest.mark.parametrize("far", [{"reach": 8.0}, {"near_pixels": 2 * COMPOSITE.pixels}])
+def test_what_sees_far_or_coarsely_ends_nearby(far):
+    """From the different poses only: here one."""
     objective = TwoBowls()
-    found = refined(network, objective, objective.starts(3), CENTRE)
-    wanted = objective.nearby().T if reach > 1 else objective.T
-    np.testing.assert_allclose(found.T, np.repeat(wanted[None], 3, axis=0), atol=0.05)
+    found = refined(CompositeSimilarity(replace(COMPOSITE, **far)), objective, objective.starts(3), CENTRE)
+    np.testing.assert_allclose(found.T, TwoBowls(3.0).T[None], atol=0.05)
+    np.testing.assert_allclose(objective.near_starts, objective.T[None, None], atol=0.05)
+
+
+def test_what_sees_nothing_nearer_ends_at_once():
+    objective = TwoBowls()
+    found = refined(CompositeSimilarity(COMPOSITE), objective, objective.starts(3), CENTRE)
+    np.testing.assert_allclose(found.T, np.repeat(objective.T[None], 3, axis=0), atol=0.05)
+    assert not objective.near_starts
+
+
+def test_nearby_finer_images_are_compared_weighted_as_in_training(scene, monkeypatch):
+    seen = []
+
+    class View(EmbeddedView):
+        def __init__(self, network, image, valid, camera, body, bone, centre_lps_mm, reach=1.0):
+            seen.append((image.shape, valid.shape, camera.shape, reach))
+            super().__init__(network, image, valid, camera, body, bone, centre_lps_mm, reach)
+
+    monkeypatch.setattr(refinement, "EmbeddedView", View)
+    pixels = COMPOSITE.pixels
+    T = np.stack([scene.start(NEAR), scene.start(-NEAR)])
+    config = replace(COMPOSITE, image=True, reach=8.0, near_pixels=2 * pixels)
+    case = Case((scene.xray,), scene.frame)
+    far = LearnedObjective(CompositeSimilarity(config).eval(), case, *moving_volumes(scene.ct).values(), T)
+    near = far.nearby(T[:1])
+    size = (pixels, pixels), (2 * pixels, 2 * pixels)
+    assert seen == [
+        ((2, *size[0]), (2, *size[0]), size[0], 8.0),
+        ((1, *size[1]), (1, *size[1]), size[1], 1.0),
+    ]
+    assert near.errors(T[:1], np.zeros(1, int)) != far.errors(T[:1], np.zeros(1, int))
+
+
+def test_rays_that_leave_the_scan_are_left_out(scene, monkeypatch):
+    """Where they do at each start: what lies behind its end is unknown."""
+    seen = []
+
+    class View(EmbeddedView):
+        def __init__(self, network, image, valid, camera, *others):
+            seen.append((valid, camera))
+            super().__init__(network, image, valid, camera, *others)
+
+    monkeypatch.setattr(refinement, "EmbeddedView", View)
+    whole = scene.case.ct
+    first, last = len(whole.array) // 3, 2 * len(whole.array) // 3
+    origin = whole.index_to_lps.copy()
+    origin[:3, 3] = whole.points_lps([0, 0, first])
+    part = prepare_ct(Volume(whole.array[first:last], origin))
+    # From the front, and from below: there rays go in by the lower end.
+    T = np.stack([scene.case.T_true, scene.start([0.3, 0, 0, 0, 0, 0])])
+    for ct in (scene.ct, part):
+        LearnedObjective(scene.network, Case((scene.xray,), scene.frame), *moving_volumes(ct).values(), T)
+    (all_valid, _), (valid, camera) = seen
+    assert valid.shape == all_valid.shape == (2, *camera.shape)
+    left_out = all_valid & ~valid
+    for rays, pose in zip(left_out, T, strict=True):
+        of_part, of_whole = (
+            project(moving_volumes(ct)["body"].for_camera(camera, pose), camera, pose)
+            for ct in (part, scene.ct)
+        )
+        partial = (of_part > 0.1 * of_whole) & (of_part < 0.9 * of_whole)
+        assert rays.sum() > 10
+        assert (rays & partial).sum() > 0.7 * (all_valid[0] & partial).sum()
+    assert left_out[1].sum() > 1.5 * left_out[0].sum()
 
 
 def test_a_segmented_bone_is_rendered_once_and_compared_where_it_is(scene, monkeypatch):
@@ -263,9 +330,10 @@ def test_a_refinement_stops_when_asked(scene, at):
     assert len(seen) == at
 
 
-def test_registration_by_the_learned_similarity(scene):
+def test_registration_by_the_shipped_similarity(scene):
     reports = []
-    result = scene.register(scene.start(NEAR), "sopi", reports.append)
+    settings = RegistrationSettings(scene.start(NEAR), "sopi")
+    result = register(scene.ct, [scene.xray], scene.frame, settings, reports.append)
     assert result.method == "given pose + sopi"
     assert [stage.name for stage in result.stages] == [STAGE]
     np.testing.assert_array_equal(result.T_lps_to_world, result.stages[0].T)

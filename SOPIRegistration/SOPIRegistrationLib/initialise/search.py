@@ -17,6 +17,7 @@ from scipy import fft, ndimage
 from SOPIRegistrationLib.errors import Cancelled
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.distinct import distinct_poses
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import ProjectorVolume, project
@@ -135,35 +136,6 @@ def template_search(
     )
     kept = distinct_poses(T, frame.centre_lps_mm, _SAME_ANGLE, _SAME_SHIFT_MM, _SAME_DEPTH_MM, max_candidates)
     return SearchResult(T[kept], scores.ravel()[best][kept])
-
-
-def distinct_poses(
-    T: np.ndarray, centre: np.ndarray, angle: float, shift_mm: float, depth_mm: float, limit: int
-) -> list[int]:
-    """Indices of poses, in the given order, that differ from all kept before them.
-
-    Args:
-        T: (n, 4, 4) poses, best first.
-        centre: (3,) point of the object whose translation counts, mm.
-        angle: two poses are the same if they differ by less than this (rad), and
-        shift_mm: by less than this across the central ray, and
-        depth_mm: by less than this along it.
-        limit: at most so many are kept.
-    """
-    centres = T[:, :3, :3] @ centre + T[:, :3, 3]
-    cosine = np.cos(angle)
-    kept: list[int] = []
-    for k in range(len(T)):
-        trace = np.einsum("nij,ij->n", T[kept, :3, :3], T[k, :3, :3])
-        offset = centres[kept] - centres[k]
-        same = (trace - 1) / 2 > cosine
-        same &= np.hypot(offset[:, 0], offset[:, 1]) < shift_mm
-        same &= np.abs(offset[:, 2]) < depth_mm
-        if not same.any():
-            kept.append(k)
-        if len(kept) == limit:
-            break
-    return kept
 
 
 def _symmetric_grid(extent, step):

@@ -38,6 +38,7 @@ class CompositeConfig:
         masked: whether M' of Eq. 6 is the projected bone mask; otherwise all valid pixels count.
         image: whether the image itself is one more feature at the coarsest scale.
         reach: how many times more it weighs than in training while home is far.
+        near_pixels: width and height of the images that are compared at the end; None for the same.
         inference: how poses are found: by "least squares" or, as published, "descent".
     """
 
@@ -55,6 +56,7 @@ class CompositeConfig:
     masked: bool = True
     image: bool = False
     reach: float = 1.0
+    near_pixels: int | None = None
     inference: str = "descent"
 
     def __post_init__(self):
@@ -66,8 +68,9 @@ class CompositeConfig:
         divisor = 8
         for stride in self.stem_strides:
             divisor *= stride
-        if self.pixels % divisor:
-            raise ValueError(f"pixels must be a multiple of {divisor}, not {self.pixels}")
+        for pixels in (self.pixels, self.near_pixels or self.pixels):
+            if pixels % divisor:
+                raise ValueError(f"pixels must be a multiple of {divisor}, not {pixels}")
 
 
 CONFIGURATIONS = {
@@ -86,6 +89,7 @@ CONFIGURATIONS = {
         masked=False,
         image=True,
         reach=8.0,
+        near_pixels=128,
         inference="least squares",
     ),
 }

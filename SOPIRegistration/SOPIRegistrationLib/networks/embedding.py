@@ -149,9 +149,10 @@ class EmbeddingNetwork(nn.Module):
         config: sizes, kept as ``config``; has ``pixels``, width and height of the images, ``masked``, whether
             M' of Eq. 6 is the projected bone mask or all of the valid X-ray, ``image``, whether the image
             itself is one more feature at the coarsest scale, ``reach``, how many times more that weighs than
-            in training while home is far, and ``inference``, how poses are found. Features of structures say
-            where home is from nearby; far from it they are all equally unlike, but the images of bodies go on
-            to differ more.
+            in training while home is far, ``near_pixels``, the size of the images at the end if another, and
+            ``inference``, how poses are found. Features of structures say where home is from nearby; far from
+            it they are all equally unlike, but the images of bodies go on to differ more. The encoders are
+            convolutions, trained on structures of many sizes: on finer images they see finer ones.
         encoder: makes the encoder of images with so many channels, a module from (B, channels, N, N) to a
             tuple of maps, the coarsest last.
     """

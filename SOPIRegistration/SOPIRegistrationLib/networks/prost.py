@@ -29,6 +29,8 @@ class ProstConfig:
         masked: whether M' of Eq. 6 is the projected bone mask; ProST has none.
         image: whether the image itself is one more feature at the coarsest scale; ProST has none.
         reach: how many times more it weighs than in training while home is far.
+        near_pixels: width and height of the images that are compared at the end, such a multiple, too; None
+            for the same.
         inference: how poses are found: by "least squares" or, as published, "descent".
     """
 
@@ -39,14 +41,16 @@ class ProstConfig:
     masked: bool = False
     image: bool = False
     reach: float = 1.0
+    near_pixels: int | None = None
     inference: str = "descent"
 
     def __post_init__(self):
         if self.norm not in NORMS:
             raise ValueError(f"unknown norm '{self.norm}': use {' or '.join(NORMS)}")
         divisor = 2 ** len(self.widths)
-        if self.pixels % divisor:
-            raise ValueError(f"pixels must be a multiple of {divisor}, not {self.pixels}")
+        for pixels in (self.pixels, self.near_pixels or self.pixels):
+            if pixels % divisor:
+                raise ValueError(f"pixels must be a multiple of {divisor}, not {pixels}")
 
 
 # ProST's own, and one to compare with the light composite encoder on CPUs.

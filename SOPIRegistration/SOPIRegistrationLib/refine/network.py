@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.distinct import distinct_poses
 from SOPIRegistrationLib.installed import IFR
 from SOPIRegistrationLib.networks.embedding import (
     SCALE,
@@ -28,6 +28,8 @@ from SOPIRegistrationLib.projector import ProjectorVolume
 
 # Starts from which a descent is tried besides, its iterations, and the rate at which it ends.
 _SECOND_TRIES, _SHORT_DESCENT, _COARSE = 2, 80, 0.05
+# Poses that differ by less (rad; mm across the central ray, along it) are taken for one.
+_SAME = np.deg2rad(2.0), 2.0, 15.0
 
 
 def load_network(path: str | Path | None = None) -> EmbeddingNetwork:
@@ -44,13 +46,14 @@ class EmbeddedView:
 
     Args:
         network: in evaluation mode.
-        image: (N, N) or (S, N, N) float32 X-rays, bone bright; N as the network's ``config.pixels``.
+        image: (N, N) or (S, N, N) float32 X-rays, bone bright.
         valid: bool, of the same shape.
         camera: theirs.
         body: attenuation of the CT, as coarse as the pixels allow.
         bone: the same of its bones alone; ``body`` itself for a segmented bone, which is rendered once, and
             compared where it projects whatever the network: the X-ray may show more.
         centre_lps_mm: (3,) rotation centre.
+        reach: how many times more the image itself weighs among the features than in training.
     """
 
     def __init__(
@@ -62,13 +65,13 @@ class EmbeddedView:
         body: ProjectorVolume,
         bone: ProjectorVolume,
         centre_lps_mm: np.ndarray,
+        reach: float = 1.0,
     ):
-        pixels = network.config.pixels
-        self._network, self._reach = network, network.config.reach
+        self._network, self._reach = network, reach
         self._masked = network.config.masked or body is bone
         self._device = next(network.parameters()).device
         image, valid = (
-            torch.as_tensor(array).view(-1, pixels, pixels).to(self._device) for array in (image, valid)
+            torch.as_tensor(array).reshape(-1, *camera.shape).to(self._device) for array in (image, valid)
         )
         self._valid = valid
         self._camera, self._body, self._bone = camera, body, bone
@@ -111,12 +114,6 @@ class EmbeddedView:
             error = embedding_error(self._embedded(*self._inputs(T_lps_to_camera, starts)))
             return error.double().cpu().numpy()
 
-    def nearby(self) -> EmbeddedView:
-        """The same with the weights of the network's training: more exact, but not to be seen from afar."""
-        near = copy(self)
-        near._reach = 1.0
-        return near
-
     def _embedded(self, fixed, valid, images, with_jacobian: bool = False) -> Embedded:
         return self._network.embed(fixed, valid, images, with_jacobian, self._reach, self._masked)
 
@@ -131,8 +128,8 @@ class EmbeddedView:
 class Objective(Protocol):
     """What is minimised: of one view, or of several."""
 
-    def nearby(self) -> Objective:
-        """The objective for poses near home (:meth:`EmbeddedView.nearby`)."""
+    def nearby(self, T: np.ndarray) -> Objective:
+        """The objective from starts (S, 4, 4) near home: more exact, but not to be seen from afar."""
 
     def equations(self, T: np.ndarray, starts: np.ndarray) -> NormalEquations:
         """L_N and its quadratic model at poses (P, 4, 4) of the starts (P,)."""
@@ -145,8 +142,9 @@ class Refined(NamedTuple):
     """Where a minimisation of L_N ended.
 
     Attributes:
-        T: (S, 4, 4) the pose that each start led to.
-        error: (S,) its L_N.
+        T: (n, 4, 4) the pose that each start led to, or of a network that reaches further than it was trained
+            for, the different ones of these.
+        error: (n,) their L_N.
         stopped: whether the callback asked for the end.
     """
 
@@ -168,7 +166,7 @@ def refined(
     A network trained for its steps is followed by least squares; and, since a gradient leads home from some
     places where steps do not, from the first starts also by a descent with least squares at its end: the
     lesser L_N of both counts. A network that reaches further than it was trained for ends with the weights
-    of its training. Others are followed by the published descent.
+    of its training, on finer images if it has them. Others are followed by the published descent.
 
     Args:
         network: whose ``config.inference`` says for what it was trained.
@@ -194,9 +192,11 @@ def refined(
     T, error = first.T.copy(), first.error.copy()
     chosen = better[: len(again.T)]
     T[better], error[better] = again.T[chosen], again.error[chosen]
-    if again.stopped or network.config.reach == 1:
+    if again.stopped or (network.config.reach == 1 and network.config.near_pixels is None):
         return Refined(T, error, again.stopped)
-    return stepped(objective.nearby(), T, centre_lps_mm, **report)
+    T = T[np.argsort(error, kind="stable")]
+    T = T[distinct_poses(T, centre_lps_mm, *_SAME, len(T))]
+    return stepped(objective.nearby(T), T, centre_lps_mm, **report)
 
 
 def stepped(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from SOPIRegistrationLib.geometry.distinct import distinct_poses
 from SOPIRegistrationLib.images.pyramid import square_radiograph
-from SOPIRegistrationLib.initialise.search import distinct_poses
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations
 from SOPIRegistrationLib.registration.moving import MovingVolume
+from SOPIRegistrationLib.registration.objective import comparable_pixels
 from SOPIRegistrationLib.registration.result import StageRecord
 from SOPIRegistrationLib.registration.stages import Case, Hypotheses, StageCallback
 
@@ -42,21 +42,38 @@ class LearnedObjective:
         case: what is registered.
         body: the CT.
         bone: its bones.
-        T_start: (S, 4, 4) T_lps_to_world of the starts.
+        T_start: (S, 4, 4) T_lps_to_world of the starts: where they stand decides which rays leave the scanned
+            volume and are left out.
+        near: compare as for poses near home: features weighted as in training, images of ``near_pixels``.
     """
 
-    def __init__(self, network, case: Case, body: MovingVolume, bone: MovingVolume, T_start: np.ndarray):
+    def __init__(
+        self,
+        network,
+        case: Case,
+        body: MovingVolume,
+        bone: MovingVolume,
+        T_start: np.ndarray,
+        near: bool = False,
+    ):
         from SOPIRegistrationLib.refine.network import EmbeddedView
 
+        self._compared = network, case, body, bone
+        config = network.config
+        pixels, reach = config.pixels, config.reach
+        if near:
+            pixels, reach = config.near_pixels or pixels, 1.0
+        # A segmented bone is all there is.
+        moving = bone if bone.is_part else body
         self._views = []
         for radiograph in case.radiographs:
-            view = square_radiograph(radiograph, network.config.pixels)
+            view = square_radiograph(radiograph, pixels)
             camera = view.camera
-            T = camera.T_world_to_camera @ T_start[0]
-            bones = bone.for_camera(camera, T)
-            # A segmented bone is all there is.
-            whole = bones if bone.is_part else body.for_camera(camera, T)
-            embedded = EmbeddedView(network, view.image, view.valid, camera, whole, bones, case.centre_lps_mm)
+            T = camera.T_world_to_camera @ T_start
+            whole, bones = (volume.for_camera(camera, T[0]) for volume in (moving, bone))
+            valid = comparable_pixels(view, moving, T)
+            image = np.repeat(view.image[None], len(valid), axis=0)
+            embedded = EmbeddedView(network, image, valid, camera, whole, bones, case.centre_lps_mm, reach)
             self._views.append((camera.T_world_to_camera, embedded))
 
     def equations(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> NormalEquations:
@@ -79,11 +96,9 @@ class LearnedObjective:
         error, gradient = (np.mean(part, axis=0) for part in zip(*parts, strict=True))
         return error, gradient
 
-    def nearby(self) -> LearnedObjective:
-        """The objective for poses near home (``refine.network.EmbeddedView.nearby``)."""
-        near = copy(self)
-        near._views = [(T, view.nearby()) for T, view in self._views]
-        return near
+    def nearby(self, T_lps_to_world: np.ndarray) -> LearnedObjective:
+        """The objective from starts (S, 4, 4) near home: more exact, but not to be seen from afar."""
+        return LearnedObjective(*self._compared, T_lps_to_world, near=True)
 
     def errors(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """(P,) L_N alone."""
@@ -119,10 +134,11 @@ def refine_learned(
     began = time.perf_counter()
     objective = LearnedObjective(network, case, body, bone, start.T)
     first = np.argsort(objective.errors(start.T, np.arange(len(start.T))), kind="stable")[: plan.most]
+    T_first = start.T[first]
     found = refined(
         network,
-        objective,
-        start.T[first],
+        LearnedObjective(network, case, body, bone, T_first),
+        T_first,
         case.centre_lps_mm,
         callback=lambda report: callback(STAGE, report.T, None),
         stage=STAGE,

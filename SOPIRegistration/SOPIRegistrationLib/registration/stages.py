@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.distinct import distinct_poses
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.initialise.search import SearchRange, distinct_poses, template_search
+from SOPIRegistrationLib.initialise.search import SearchRange, template_search
 from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt
 from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.registration.objective import Level, LevelObjective, at_level

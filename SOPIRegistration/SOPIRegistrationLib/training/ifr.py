@@ -127,17 +127,21 @@ class EmbeddingTask:
 
     def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:
         """(B, 4, 4) T_lps_to_camera found from the pairs' starts, as in use but in fewer iterations."""
-        descends = self.config.inference == "descent"
-        minimise, iterations = (descended, 30) if descends else (stepped, 10)
+        reach = self.config.reach
+        if self.config.inference == "descent":
+            ways = [(descended, 30, reach)]
+        else:
+            ways = [(stepped, 10, reach)] if reach == 1 else [(stepped, 8, reach), (stepped, 4, 1.0)]
         found = []
         for patient, camera, frame, images in zip(
             pairs.patients, pairs.cameras, pairs.frames, pairs.slices, strict=True
         ):
-            image, valid = pairs.image[images], pairs.valid[images]
+            shown = pairs.image[images], pairs.valid[images], camera, patient.ct_body, patient.ct_bone
             centre = frame.centre_lps_mm
-            view = EmbeddedView(network, image, valid, camera, patient.ct_body, patient.ct_bone, centre)
-            start = pairs.T_start[images].cpu().numpy()
-            found.append(minimise(view, start, centre, iterations).T)
+            T = pairs.T_start[images].cpu().numpy()
+            for minimise, iterations, weight in ways:
+                T = minimise(EmbeddedView(network, *shown, centre, weight), T, centre, iterations).T
+            found.append(T)
         return torch.from_numpy(np.concatenate(found)).to(pairs.T_start)
 
 
