@@ -18,6 +18,7 @@ from SOPIRegistrationLib.installed import RTPI
 from SOPIRegistrationLib.networks.comparing import ComparingRTPI
 from SOPIRegistrationLib.networks.image_channels import fixed_channels
 from SOPIRegistrationLib.networks.patient import PatientNetwork
+from SOPIRegistrationLib.networks.threads import few_threads
 from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI, camera_parameters, filled, nominal_cube
 from SOPIRegistrationLib.networks.weights import network_of
 from SOPIRegistrationLib.projector import ProjectorVolume
@@ -72,12 +73,13 @@ def network_poses(
     Raises:
         InputError: a patient's network, and an X-ray that shows little of what it was trained to see.
     """
-    if isinstance(network, PatientNetwork):
-        return _of_patient(network, radiograph)
-    view = square_radiograph(radiograph, pixels_of(network))
-    if isinstance(network, TwoBranchRTPI):
-        return _regressed(network, view, body, frame)
-    return _compared(network, view, body, bone, frame)
+    with few_threads(network):
+        if isinstance(network, PatientNetwork):
+            return _of_patient(network, radiograph)
+        view = square_radiograph(radiograph, pixels_of(network))
+        if isinstance(network, TwoBranchRTPI):
+            return _regressed(network, view, body, frame)
+        return _compared(network, view, body, bone, frame)
 
 
 def require_same_ct(network: PoseNetwork, ct_identity: str) -> None:

@@ -20,7 +20,12 @@ from torch import nn
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.networks.image_channels import FIXED_CHANNELS, locally_standardised, standardised
 from SOPIRegistrationLib.optimise.pose_chart import PoseScale
-from SOPIRegistrationLib.projector import ProjectorVolume, project_with_jacobian, remove_shift_along_rays
+from SOPIRegistrationLib.projector import (
+    ProjectorVolume,
+    project,
+    project_with_jacobian,
+    remove_shift_along_rays,
+)
 
 MOVING_CHANNELS = 3
 # Channels that mean the same of X-ray and DRR: the whole image standardised, and locally.
@@ -46,14 +51,18 @@ class MovingImages(NamedTuple):
         body: (B, N, N) line integrals through all of it.
         bone: (B, N, N) line integrals through its bones.
         body_jacobian: (B, 6, N, N) derivative of ``body`` by the twist (w rad, v mm) about the rotation
-            centre, in camera axes.
+            centre, in camera axes; None if not asked for.
         bone_jacobian: (B, 6, N, N) the same of ``bone``.
     """
 
     body: torch.Tensor
     bone: torch.Tensor
-    body_jacobian: torch.Tensor
-    bone_jacobian: torch.Tensor
+    body_jacobian: torch.Tensor | None = None
+    bone_jacobian: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> MovingImages:
+        """The same on a device."""
+        return MovingImages(*(image if image is None else image.to(device) for image in self))
 
     def pose_gradient(self, by_body: torch.Tensor, by_bone: torch.Tensor) -> torch.Tensor:
         """(B, 6) derivative by the twist of what has the derivatives (B, N, N) by ``body`` and ``bone``.
@@ -70,8 +79,14 @@ def moving_images(
     camera: Camera,
     T_lps_to_camera: np.ndarray,
     centre_lps_mm: np.ndarray,
+    with_jacobian: bool = True,
 ) -> MovingImages:
-    """DRRs at (B, 4, 4) poses of a CT with its rotation centre (3,), LPS mm."""
+    """DRRs at (B, 4, 4) poses of a CT with its rotation centre (3,), LPS mm; Jacobians if asked for."""
+    if not with_jacobian:
+        bone_drr = torch.from_numpy(project(bone, camera, T_lps_to_camera))
+        if body is bone:
+            return MovingImages(bone_drr, bone_drr)
+        return MovingImages(torch.from_numpy(project(body, camera, T_lps_to_camera)), bone_drr)
     centre = T_lps_to_camera[:, :3, :3] @ centre_lps_mm + T_lps_to_camera[:, :3, 3]
     bone_drr, bone_jacobian = _about(centre, camera, *project_with_jacobian(bone, camera, T_lps_to_camera))
     if body is bone:

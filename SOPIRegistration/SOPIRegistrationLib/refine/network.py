@@ -111,15 +111,15 @@ class EmbeddedView:
     def errors(self, T_lps_to_camera: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """(P,) L_N alone; arguments as for :meth:`equations`."""
         with torch.inference_mode():
-            error = embedding_error(self._embedded(*self._inputs(T_lps_to_camera, starts)))
+            error = embedding_error(self._embedded(*self._inputs(T_lps_to_camera, starts, False)))
             return error.double().cpu().numpy()
 
     def _embedded(self, fixed, valid, images, with_jacobian: bool = False) -> Embedded:
         return self._network.embed(fixed, valid, images, with_jacobian, self._reach, self._masked)
 
-    def _inputs(self, T_lps_to_camera, starts):
-        images = moving_images(self._body, self._bone, self._camera, T_lps_to_camera, self._centre)
-        images = type(images)(*(image.to(self._device) for image in images))
+    def _inputs(self, T_lps_to_camera, starts, with_jacobian: bool = True):
+        seen = self._body, self._bone, self._camera, T_lps_to_camera, self._centre
+        images = moving_images(*seen, with_jacobian).to(self._device)
         index = torch.as_tensor(starts if len(self._valid) > 1 else np.zeros(len(starts), dtype=int))
         index = index.to(self._device)
         return tuple(m[index] for m in self._fixed), self._valid[index], images

@@ -128,21 +128,23 @@ def refine_learned(
         ModuleNotFoundError: no torch.
     """
     # Torch is not needed by the other stages, and is slow to import.
+    from SOPIRegistrationLib.networks.threads import few_threads
     from SOPIRegistrationLib.refine.network import load_network, refined
 
     network = load_network(plan.weights)
     began = time.perf_counter()
-    objective = LearnedObjective(network, case, body, bone, start.T)
-    first = np.argsort(objective.errors(start.T, np.arange(len(start.T))), kind="stable")[: plan.most]
-    T_first = start.T[first]
-    found = refined(
-        network,
-        LearnedObjective(network, case, body, bone, T_first),
-        T_first,
-        case.centre_lps_mm,
-        callback=lambda report: callback(STAGE, report.T, None),
-        stage=STAGE,
-    )
+    with few_threads(network):
+        objective = LearnedObjective(network, case, body, bone, start.T)
+        errors = objective.errors(start.T, np.arange(len(start.T)))
+        T_first = start.T[np.argsort(errors, kind="stable")[: plan.most]]
+        found = refined(
+            network,
+            LearnedObjective(network, case, body, bone, T_first),
+            T_first,
+            case.centre_lps_mm,
+            callback=lambda report: callback(STAGE, report.T, None),
+            stage=STAGE,
+        )
     T = found.T[np.lexsort((found.error, ~case.is_plausible(found.T)))]
     T = T[distinct_poses(T, case.centre_lps_mm, np.deg2rad(2), 2.0, 15.0, plan.keep)]
     record = StageRecord(STAGE, time.perf_counter() - began, None, T[0])

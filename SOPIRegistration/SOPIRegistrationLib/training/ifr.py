@@ -107,7 +107,7 @@ class EmbeddingTask:
                 loss = loss + weights.distance * distance_loss(error, target.norm(dim=1))
                 if number == 0:
                     with rendering.running():
-                        there = rendered(pairs, pairs.T_true)
+                        there = rendered(pairs, pairs.T_true, with_jacobian=False)
                     least = embedding_error(network(fixed, pairs.valid, there))
                     loss = loss + weights.distance * distance_loss(least, torch.zeros_like(least))
             yield loss
@@ -145,18 +145,19 @@ class EmbeddingTask:
         return torch.from_numpy(np.concatenate(found)).to(pairs.T_start)
 
 
-def rendered(pairs: Pairs, T_lps_to_camera: torch.Tensor) -> MovingImages:
-    """DRRs from the pairs' CTs at poses (B, 4, 4), with their Jacobians, on the poses' device."""
+def rendered(pairs: Pairs, T_lps_to_camera: torch.Tensor, with_jacobian: bool = True) -> MovingImages:
+    """DRRs from the pairs' CTs at poses (B, 4, 4), on the poses' device; their Jacobians if asked for."""
     poses = T_lps_to_camera.cpu().numpy()
     parts = [
-        moving_images(patient.ct_body, patient.ct_bone, camera, poses[images], frame.centre_lps_mm)
+        moving_images(
+            *(patient.ct_body, patient.ct_bone, camera, poses[images], frame.centre_lps_mm, with_jacobian)
+        )
         for patient, camera, frame, images in zip(
             pairs.patients, pairs.cameras, pairs.frames, pairs.slices, strict=True
         )
     ]
-    return MovingImages(
-        *(torch.cat(images).to(T_lps_to_camera.device) for images in zip(*parts, strict=True))
-    )
+    images = MovingImages(*(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True)))
+    return images.to(T_lps_to_camera.device)
 
 
 def geodesic_direction(
