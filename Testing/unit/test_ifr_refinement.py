@@ -28,8 +28,9 @@ from SOPIRegistrationLib.optimise.momentum import momentum_descent
 from SOPIRegistrationLib.projector import project, project_with_jacobian
 from SOPIRegistrationLib.refine import network as refinement
 from SOPIRegistrationLib.refine.network import EmbeddedView, descended, load_network, refined, stepped
-from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
+from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, pipeline, register
 from SOPIRegistrationLib.registration.learned import STAGE, LearnedObjective
+from SOPIRegistrationLib.registration.result import StageRecord
 from SOPIRegistrationLib.registration.stages import Case
 from SOPIRegistrationLib.simulation.demo import demo_case
 from support.networks import COMPARING, COMPOSITE
@@ -386,6 +387,25 @@ def test_it_stops_within_the_learned_refinement(scene):
     assert result.stopped
     assert seen == [STAGE] * 3
     assert result.verdict.reasons == ["stopped early: not verified"]
+
+
+@pytest.mark.parametrize(
+    ("twist", "status", "times"),
+    [((0, 0, 0, 0, 0, 0), "accept", 1), ((0.9, 0.5, -0.7, 40.0, 30.0, 0), "reject", 2)],
+)
+def test_only_what_is_rejected_is_sought_from_further_around(scene, monkeypatch, twist, status, times):
+    tried = []
+
+    def unrefined(case, body, bone, start, plan, callback):
+        R = start.T[:, :3, :3]
+        tried.append(se3.rotation_distance(np.broadcast_to(R[:1], R.shape), R).max())
+        record = StageRecord(STAGE, 0.0, None, start.T[0])
+        return replace(start, T=start.T[:1], cost=start.cost[:1], records=(record,))
+
+    monkeypatch.setattr(pipeline, "refine_learned", unrefined)
+    assert scene.register(scene.start(twist), "sopi").verdict.status == status
+    assert len(tried) == times
+    assert tried == sorted(set(tried))
 
 
 def test_without_weights(scene, tmp_path, monkeypatch):

@@ -289,19 +289,21 @@ class _Registration:
                 # Views all around go further than its other fallbacks do.
                 plans = plans[:1]
             plans.append((plans[0][0], SpreadPlan()))
-        if self._settings.refine == LEARNED_REFINEMENT:
-            # Its own basin is wide: the same start is not tried again from further around.
-            first = dict(reversed(plans))
-            plans = [(label, first[label]) for label in dict(plans)]
         cases = [self._case]
         if any(radiograph.other_polarity for radiograph in self._case.radiographs):
             cases.append(self._case.with_other_polarity())
 
-        tries = [(label, plan, case) for label, plan in plans for case in cases]
+        tries = [(index, case) for index in range(len(plans)) for case in cases]
         outcomes = []
-        for number, (label, plan, case) in enumerate(tries):
-            if isinstance(plan, SpreadPlan) and any(o.verdict.status != "reject" for o in outcomes):
-                # It takes ten times as long: only where nothing was found.
+        for number, (index, case) in enumerate(tries):
+            label, plan = plans[index]
+            # Many starts take ten times as long; and the learned similarity has a wide basin: the same start
+            # tried again from further around hardly betters what it found. Where that is wrong, it may.
+            again = label in [earlier for earlier, _ in plans[:index]]
+            last_resort = isinstance(plan, SpreadPlan) or (
+                again and self._settings.refine == LEARNED_REFINEMENT
+            )
+            if last_resort and any(o.verdict.status != "reject" for o in outcomes):
                 break
             self._case = case
             self._done = number / len(tries)
