@@ -273,9 +273,12 @@ def test_rays_that_leave_the_scan_are_left_out(scene, monkeypatch):
     part = prepare_ct(Volume(whole.array[first:last], origin))
     # From the front, and from below: there rays go in by the lower end.
     T = np.stack([scene.case.T_true, scene.start([0.3, 0, 0, 0, 0, 0])])
+    case = Case((scene.xray,), scene.frame)
     for ct in (scene.ct, part):
-        LearnedObjective(scene.network, Case((scene.xray,), scene.frame), *moving_volumes(ct).values(), T)
-    (all_valid, _), (valid, camera) = seen
+        LearnedObjective(scene.network, case, *moving_volumes(ct).values(), T)
+    LearnedObjective(scene.network, case, *moving_volumes(part).values(), T, all_rays=True)
+    (all_valid, _), (valid, camera), (same_for_all, _) = seen
+    np.testing.assert_array_equal(same_for_all, all_valid[:1])
     assert valid.shape == all_valid.shape == (2, *camera.shape)
     left_out = all_valid & ~valid
     for rays, pose in zip(left_out, T, strict=True):

@@ -45,6 +45,8 @@ class LearnedObjective:
         T_start: (S, 4, 4) T_lps_to_world of the starts: where they stand decides which rays leave the scanned
             volume and are left out.
         near: compare as for poses near home: features weighted as in training, images of ``near_pixels``.
+        all_rays: count them all the same. Only then can errors of different starts be compared: of a steep
+            view most rays leave a scan, and what is left of it is easily alike.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class LearnedObjective:
         bone: MovingVolume,
         T_start: np.ndarray,
         near: bool = False,
+        all_rays: bool = False,
     ):
         from SOPIRegistrationLib.refine.network import EmbeddedView
 
@@ -71,7 +74,7 @@ class LearnedObjective:
             camera = view.camera
             T = camera.T_world_to_camera @ T_start
             whole, bones = (volume.for_camera(camera, T[0]) for volume in (moving, bone))
-            valid = comparable_pixels(view, moving, T)
+            valid = view.valid[None] if all_rays else comparable_pixels(view, moving, T)
             image = np.repeat(view.image[None], len(valid), axis=0)
             embedded = EmbeddedView(network, image, valid, camera, whole, bones, case.centre_lps_mm, reach)
             self._views.append((camera.T_world_to_camera, embedded))
@@ -134,18 +137,21 @@ def refine_learned(
     network = load_network(plan.weights)
     began = time.perf_counter()
     with few_threads(network):
-        objective = LearnedObjective(network, case, body, bone, start.T)
-        errors = objective.errors(start.T, np.arange(len(start.T)))
+        compared = network, case, body, bone
+        everywhere = LearnedObjective(*compared, start.T, all_rays=True)
+        errors = everywhere.errors(start.T, np.zeros(len(start.T), dtype=int))
         T_first = start.T[np.argsort(errors, kind="stable")[: plan.most]]
         found = refined(
             network,
-            LearnedObjective(network, case, body, bone, T_first),
+            LearnedObjective(*compared, T_first),
             T_first,
             case.centre_lps_mm,
             callback=lambda report: callback(STAGE, report.T, None),
             stage=STAGE,
         )
-    T = found.T[np.lexsort((found.error, ~case.is_plausible(found.T)))]
+        everywhere = LearnedObjective(*compared, found.T, near=True, all_rays=True)
+        errors = everywhere.errors(found.T, np.zeros(len(found.T), dtype=int))
+    T = found.T[np.lexsort((errors, ~case.is_plausible(found.T)))]
     T = T[distinct_poses(T, case.centre_lps_mm, np.deg2rad(2), 2.0, 15.0, plan.keep)]
     record = StageRecord(STAGE, time.perf_counter() - began, None, T[0])
     return Hypotheses(T, np.full(len(T), np.inf), (*start.records, record), found.stopped)
