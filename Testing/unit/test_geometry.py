@@ -8,6 +8,7 @@ import torch
 from scipy.linalg import expm
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.distinct import distinct_poses
 from SOPIRegistrationLib.geometry.views import (
     NOMINAL_VIEWS,
     PoseFrame,
@@ -337,3 +338,18 @@ def test_rotation_typed_with_few_digits_becomes_a_rotation(rng):
     R = camera.T_world_to_camera[:3, :3]
     np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-14)
     np.testing.assert_allclose(R, T[:3, :3], atol=1e-4)
+
+
+def test_poses_that_differ_in_turn_shift_or_depth_are_distinct():
+    """As the object's centre sees it, which a turn about the origin of LPS would shift."""
+    centre = np.array([40.0, -200.0, 300.0])
+    twists = np.zeros((7, 6))
+    twists[1:4, [0, 3, 5]] = np.diag([0.03, 1.5, 14.0])  # each within the limits
+    twists[4:, [0, 3, 5]] = np.diag([0.04, 2.5, 16.0])  # each beyond them
+    start = se3.exp_se3(np.array([0.3, -0.2, 0.5, 10.0, 20.0, 700.0]))
+    T = se3.move_about(np.repeat(start[None], 7, axis=0), twists, centre)
+    limits = np.deg2rad(2), 2.0, 15.0
+    assert distinct_poses(T, centre, *limits, limit=7) == [0, 4, 5, 6]
+    assert distinct_poses(T, centre, *limits, limit=2) == [0, 4]
+    # The first of those that are the same is kept.
+    assert distinct_poses(T[3:0:-1], centre, *limits, limit=7)[0] == 0

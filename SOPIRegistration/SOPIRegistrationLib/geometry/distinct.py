@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+# Within so much (rad; mm across the central ray, along it) ends of minimisations are one minimum's.
+SAME_MINIMUM = np.deg2rad(2), 2.0, 15.0
+
 
 def distinct_poses(
     T: np.ndarray, centre: np.ndarray, angle: float, shift_mm: float, depth_mm: float, limit: int

@@ -17,7 +17,7 @@ def few_threads(network: nn.Module) -> Iterator[None]:
     """Torch on one thread while a small network is used.
 
     Its layers are done in less time than it takes threads to meet; and where other programs keep the
-    processors busy they wait for each other, ten times as long as the work takes (measured).
+    processors busy they wait for each other, longer than the work takes.
     """
     before = torch.get_num_threads()
     if sum(parameter.numel() for parameter in network.parameters()) < _SMALL:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.geometry.distinct import distinct_poses
+from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
 from SOPIRegistrationLib.installed import IFR
 from SOPIRegistrationLib.networks.embedding import (
     SCALE,
@@ -28,8 +28,6 @@ from SOPIRegistrationLib.projector import ProjectorVolume
 
 # Starts from which a descent is tried besides, its iterations, and the rate at which it ends.
 _SECOND_TRIES, _SHORT_DESCENT, _COARSE = 2, 80, 0.05
-# Poses that differ by less (rad; mm across the central ray, along it) are taken for one.
-_SAME = np.deg2rad(2.0), 2.0, 15.0
 
 
 def load_network(path: str | Path | None = None) -> EmbeddingNetwork:
@@ -195,7 +193,7 @@ def refined(
     if again.stopped or (network.config.reach == 1 and network.config.near_pixels is None):
         return Refined(T, error, again.stopped)
     T = T[np.argsort(error, kind="stable")]
-    T = T[distinct_poses(T, centre_lps_mm, *_SAME, len(T))]
+    T = T[distinct_poses(T, centre_lps_mm, *SAME_MINIMUM, len(T))]
     return stepped(objective.nearby(T), T, centre_lps_mm, **report)
 
 

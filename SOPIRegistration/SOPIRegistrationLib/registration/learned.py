@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from SOPIRegistrationLib.geometry.distinct import distinct_poses
+from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
 from SOPIRegistrationLib.images.pyramid import square_radiograph
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations
 from SOPIRegistrationLib.registration.moving import MovingVolume
@@ -149,10 +149,12 @@ def refine_learned(
             callback=lambda report: callback(STAGE, report.T, None),
             stage=STAGE,
         )
-        everywhere = LearnedObjective(*compared, found.T, near=True, all_rays=True)
-        errors = everywhere.errors(found.T, np.zeros(len(found.T), dtype=int))
+        errors = found.error
+        if not found.stopped:
+            everywhere = LearnedObjective(*compared, found.T, near=True, all_rays=True)
+            errors = everywhere.errors(found.T, np.zeros(len(found.T), dtype=int))
     T = found.T[np.lexsort((errors, ~case.is_plausible(found.T)))]
-    T = T[distinct_poses(T, case.centre_lps_mm, np.deg2rad(2), 2.0, 15.0, plan.keep)]
+    T = T[distinct_poses(T, case.centre_lps_mm, *SAME_MINIMUM, plan.keep)]
     record = StageRecord(STAGE, time.perf_counter() - began, None, T[0])
     return Hypotheses(T, np.full(len(T), np.inf), (*start.records, record), found.stopped)
 

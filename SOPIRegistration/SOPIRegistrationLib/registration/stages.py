@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.geometry.distinct import distinct_poses
+from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.initialise.search import SearchRange, template_search
@@ -392,7 +392,7 @@ def with_neighbouring_levels(
     if moving.is_part and cost[len(found.T) :].min() > cost[0] - _CLEARLY_LESS:
         return replace(found, stopped=beside.stopped)
     order = np.lexsort((cost, ~case.is_plausible(T)))
-    kept = distinct_poses(T[order], centre, np.deg2rad(2), 2.0, 15.0, len(T))
+    kept = distinct_poses(T[order], centre, *SAME_MINIMUM, len(T))
     T, cost = T[order][kept], cost[order][kept]
     record = StageRecord(LEVELS_STAGE, time.perf_counter() - began, float(1 - cost[0] / 2), T[0])
     return Hypotheses(T, cost, (*found.records, record), beside.stopped)
@@ -435,7 +435,7 @@ def refine(
         )
         cost = solution.equations.cost if step.ranking is None else _cost(case, moving, step, solution.T)
         order = np.lexsort((cost, ~case.is_plausible(solution.T)))
-        kept = distinct_poses(solution.T[order], centre, np.deg2rad(2), 2.0, 15.0, step.keep)
+        kept = distinct_poses(solution.T[order], centre, *SAME_MINIMUM, step.keep)
         T, cost = solution.T[order][kept], cost[order][kept]
         record = StageRecord(level.name, time.perf_counter() - began, float(1 - cost[0] / 2), T[0])
         result = Hypotheses(T, cost, (*result.records, record), solution.stopped)
