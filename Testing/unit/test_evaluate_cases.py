@@ -87,14 +87,15 @@ def test_own_cases_without_any_truth(own, tmp_path):
     assert not list((tmp_path / "out").glob("*.png"))
 
 
-# X-rays from the front and from the side.
+# X-rays from the front and from the side, and the noise in them (line integral, no unit).
+NOISE = 0.2
 JOINT = "ct,xray,geometry,truth,start,case"
 FRONT, SIDE = "ct.nrrd,front.tif,set.json,truth.json,start.json,both", "ct.nrrd,side.tif,set.json,,,both"
 
 
 @pytest.fixture
-def views(own, ct) -> Path:
-    """The same folder with X-rays of a calibrated set of two cameras."""
+def views(own, ct, rng) -> Path:
+    """The same folder with noisy X-rays of a calibrated set of two cameras."""
     case = SimulatedCases("paper", "ours", (ct,), pixels=PIXELS).make(0)
     camera, frame = case.radiographs[0].camera, case.frame
     around = se3.rigid(np.eye(3), np.array([0, 0, frame.sod_mm]))
@@ -102,7 +103,7 @@ def views(own, ct) -> Path:
     cameras = []
     for name, T in (("front", np.eye(4)), ("side", around @ quarter @ se3.invert_rigid(around))):
         image = project(ProjectorVolume(case.ct.attenuation), camera, T @ case.T_true)
-        write_xray(own / f"{name}.tif", image)
+        write_xray(own / f"{name}.tif", np.maximum(image + NOISE * rng.standard_normal(image.shape), 0))
         entry = {"name": name, "K": camera.K.tolist(), "width": PIXELS, "height": PIXELS}
         cameras.append({**entry, "R": T[:3, :3].tolist(), "t": T[:3, 3].tolist()})
     (own / "set.json").write_text(json.dumps({"cameras": cameras, "sod_mm": 700, "view": "AP"}))
@@ -113,15 +114,14 @@ def test_x_rays_of_one_case_are_registered_jointly(views, tmp_path):
     alone = "ct.nrrd,front.tif,set.json,truth.json,start.json,"
     path = write_list(views, alone, FRONT, SIDE, header=JOINT)
     out = tmp_path / "out"
-    assert evaluate_own(path, out, "--methods", "initial,opt-gc,opt") == 0
+    assert evaluate_own(path, out, "--methods", "initial,opt-gc") == 0
     rows = rows_of(out)
-    assert len(rows) == 2 * 3
+    assert len(rows) == 2 * 2
     assert {row["name"] for row in rows.values()} == {"front.tif", "both"}
     assert all(row["error"] == "" for row in rows.values())
-    # The side looks along what the front hardly sees.
-    assert float(rows[1, "opt"]["depth_mm"]) < 0.2
+    # The side looks along what the front hardly sees in noise.
+    assert float(rows[1, "opt-gc"]["depth_mm"]) < 0.3 * float(rows[0, "opt-gc"]["depth_mm"])
     assert float(rows[1, "opt-gc"]["mtre_mm"]) < 0.3 * float(rows[1, "initial"]["mtre_mm"])
-    assert float(rows[1, "opt-gc"]["depth_mm"]) < float(rows[0, "opt-gc"]["depth_mm"])
     one, both = (float(rows[number, "initial"]["mpd_object_mm"]) for number in (0, 1))
     assert one != pytest.approx(both, rel=0.01)
     text = (out / "table.md").read_text(encoding="utf-8")

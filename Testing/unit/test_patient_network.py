@@ -185,9 +185,10 @@ def test_the_pose_is_expected_where_the_network_was_trained(tmp_path):
         pose_error(r.T_lps_to_world, T_true, ct.surface_points_lps_mm, ct.rotation_centre_lps_mm, camera)
         for r in results
     )
-    # The answer, 4 degrees off, was aligned with the X-ray on its coarsest level.
+    # The answer, 4 degrees and 9 mm off, was aligned with the X-ray on its coarsest level, of 9 mm a pixel.
     assert initial.rotation_deg < 0.1 * np.rad2deg(np.linalg.norm(offset[:3]))
-    assert refined.mtre_mm < initial.mtre_mm < 0.3
+    assert initial.mtre_mm < 2
+    assert refined.mtre_mm < 0.05
     assert not any("too far from the start" in reason for r in results for reason in r.verdict.reasons)
 
 

@@ -322,3 +322,33 @@ assert all((image == expected).all() for image in images)
     environment = os.environ | {"NUMBA_THREADING_LAYER": "workqueue"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_kernel_from_the_cache_gives_the_same_images(tmp_path):
+    """The process that compiles it and those after it: the same bits, or no registration could be repeated."""
+    program = """
+import hashlib
+import numpy as np
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.images.volume import Volume
+from SOPIRegistrationLib.projector import ProjectorVolume, project, project_with_jacobian
+
+voxels = np.random.default_rng(0).random((24, 30, 36), dtype=np.float32)
+volume = ProjectorVolume(Volume(voxels, np.diag([1.1, 0.9, 1.3, 1.0])))
+camera = Camera.from_c_arm(1000.0, (1.0, 1.0), 64, 64)
+T = np.eye(4)
+T[:3, 3] = -18, -14, 690
+for array in (project(volume, camera, T), *project_with_jacobian(volume, camera, T)):
+    print(hashlib.sha256(array.tobytes()).hexdigest())
+"""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    compiling, cached = (
+        subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    )
+    assert list(tmp_path.rglob("*.nbc"))
+    assert compiling == cached
+    of_image, with_jacobian, _ = cached.split()
+    assert of_image == with_jacobian

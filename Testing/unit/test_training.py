@@ -86,13 +86,16 @@ def test_pairs_show_the_patient_at_the_true_pose(anatomy):
     patients = [varied(anatomy, rng) for _ in range(3)]
     pairs = draw_pairs(patients, 4, PairOptions(48, strength=0.0, misjudged=0.0), rng)
     assert pairs.image.shape == (12, 48, 48)
+    alike = []
     for number, where in enumerate(pairs.slices):
         shown = project(patients[number].body, pairs.cameras[number], pairs.T_true[where].numpy())
         moved = project(patients[number].body, pairs.cameras[number], pairs.T_true[where].numpy()[::-1])
         image, valid = pairs.image[where].numpy(), pairs.valid[where].numpy()
-        assert (ncc(shown, image, valid) > 0.85).all()
-        assert ncc(shown, image, valid).mean() > ncc(moved, image, valid).mean() + 0.1
+        alike.append(ncc(shown, image, valid))
+        assert (alike[-1] > ncc(moved, image, valid) + 0.05).all()
         np.testing.assert_array_equal(pairs.K[where][0], pairs.cameras[number].K)
+    # Scatter and dose make an image less alike here and there.
+    assert np.median(alike) > 0.9
 
 
 def test_pairs_are_drawn_anew_but_the_same_for_a_seed(anatomy):

@@ -21,18 +21,22 @@ import numpy as np
 from SOPIRegistrationLib.projector.volume import BRICK
 
 _TILE = 8
+# Multiply and add in one instruction, and no other liberty. Free to order sums as well, the compiler does it in
+# one way when it compiles and in another when it links the cached kernel: a process's images would depend on
+# whether it was the first.
+_CONTRACT = {"contract"}
 # Of numba's threading layers the one that is always there ("workqueue") ends the process when two threads
 # use it at once. A projection uses all cores anyway.
 _ONE_AT_A_TIME = threading.Lock()
 
 
-@numba.njit(fastmath=True, inline="always")
+@numba.njit(fastmath=_CONTRACT, inline="always")
 def _exit_parameter(position, inverse_rate, low, high):
     """How far (in steps) until a coordinate leaves [low, high]."""
     return ((high if inverse_rate > 0 else low) - position) * inverse_rate
 
 
-@numba.njit(parallel=True, fastmath=True, error_model="numpy", cache=True)
+@numba.njit(parallel=True, fastmath=_CONTRACT, error_model="numpy", cache=True)
 def _march(
     voxels,
     brick_reach,
