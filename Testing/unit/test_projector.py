@@ -325,7 +325,7 @@ assert all((image == expected).all() for image in images)
 
 
 def test_a_kernel_from_the_cache_gives_the_same_images(tmp_path):
-    """The process that compiles it and those after it: the same bits, or no registration could be repeated."""
+    """The process that compiles it and those after it: the same bits, or nothing could be repeated."""
     program = """
 import hashlib
 import numpy as np

@@ -21,9 +21,9 @@ import numpy as np
 from SOPIRegistrationLib.projector.volume import BRICK
 
 _TILE = 8
-# Multiply and add in one instruction, and no other liberty. Free to order sums as well, the compiler does it in
-# one way when it compiles and in another when it links the cached kernel: a process's images would depend on
-# whether it was the first.
+# Multiply and add in one instruction, and no other liberty. Free to order sums as well, the compiler orders
+# them in one way when it compiles and in another when it links the cached kernel: the images of a process
+# would depend on whether it was the first.
 _CONTRACT = {"contract"}
 # Of numba's threading layers the one that is always there ("workqueue") ends the process when two threads
 # use it at once. A projection uses all cores anyway.
