@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -291,6 +293,20 @@ def test_closing_the_scene_in_mid_run(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
     assert user.ui.registerButton.enabled
+
+
+def test_a_closed_scene_leaves_nothing_in_memory(user, demo_case):
+    """The prepared CT is hundreds of megabytes of a clinical one."""
+    user.take_demo(demo_case)
+    user.show_views()
+    user.click("registerButton")
+    user.wait()
+    prepared = weakref.ref(user.session.case.ct), weakref.ref(user.session.case.moving)
+    user.nodes = None
+    user.host.scene.Clear()
+    user.host.process(0.1)
+    gc.collect()
+    assert [reference() for reference in prepared] == [None, None]
 
 
 def test_a_new_panel_goes_on_with_the_scene(user, demo_case, module):

@@ -56,7 +56,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._job: Job | None = None
         self._job_listens = True
         self._job_moves_ct = self._taken_over = False
-        self._then: Callable = lambda outcome: None
+        self._then: Callable = _nothing
         self._undo = PoseUndo()
         self._shown_pose: np.ndarray | None = None
         self._result_T_lps_to_world: np.ndarray | None = None
@@ -148,9 +148,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             timer.stop()
         if self._job is not None:
             self._job.cancel()
-            self._job = None
-            self._show_stage("")
-            self._unlock_handles()
+            self._end_job()
 
     def close(self) -> None:
         """Leave nothing behind that would be called later."""
@@ -541,16 +539,21 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         if job.running or self._job is not job:
             return
         self._poll.stop()
-        self._job = None
-        self._show_stage("")
-        self._unlock_handles()
+        then = self._then
+        self._end_job()
         try:
-            self._then(job.result())
+            then(job.result())
         except Cancelled:
             self._result.show_note("Stopped.")
         except Exception as error:
             show_error(error)
         self._update()
+
+    def _end_job(self) -> None:
+        # What was to follow holds the prepared CT, hundreds of megabytes: not to be kept beyond its scene.
+        self._job, self._then = None, _nothing
+        self._show_stage("")
+        self._unlock_handles()
 
     def _show_progress(self, live) -> None:
         if self._taken_over:
@@ -669,6 +672,10 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         tip = self._tips.setdefault(button.name, button.toolTip)
         button.enabled = not missing and not busy
         button.toolTip = f"{tip}\nMissing: {missing}." if missing else tip
+
+
+def _nothing(outcome) -> None:
+    """What follows when nothing is to follow."""
 
 
 def _timer(milliseconds: int, action: Callable, repeats: bool = False):
