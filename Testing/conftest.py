@@ -45,6 +45,14 @@ def phantoms(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def demo_case():
+    """The demo case, made once."""
+    from SOPIRegistrationLib.simulation.demo import demo_case
+
+    return demo_case(1)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240610)

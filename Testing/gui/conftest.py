@@ -107,14 +107,6 @@ def reload_panel():
         importlib.reload(importlib.import_module(f"SOPIRegistrationLib.panel.{name}"))
 
 
-@pytest.fixture(scope="session")
-def demo_case():
-    """The demo case, made once."""
-    from SOPIRegistrationLib.simulation.demo import demo_case
-
-    return demo_case(1)
-
-
 @pytest.fixture
 def user(host, widget):
     """Somebody before the panel, with an empty scene."""

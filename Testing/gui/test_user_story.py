@@ -471,6 +471,8 @@ def test_live_drr_follows_a_slider(user, demo_case):
     assert rate > 5, f"{rate:.1f} updates a second"
 
 
-def test_self_test_of_the_module(host, widget, module):
-    module.SOPIRegistrationTest().runTest()
+def test_self_test_of_the_module(host, widget, module, demo_case):
+    test = module.SOPIRegistrationTest()
+    test.case = demo_case
+    test.runTest()
     assert host.messages == []

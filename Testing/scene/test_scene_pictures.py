@@ -31,7 +31,6 @@ from SOPIRegistrationLib.scene import (
     update_drr,
     volume_from_node,
 )
-from SOPIRegistrationLib.simulation.demo import demo_case
 from support.rendering import can_render
 
 slicer = pytest.importorskip("slicer")
@@ -40,8 +39,8 @@ SIZE = 384
 
 
 @pytest.fixture(scope="module")
-def case():
-    return demo_case(1)
+def case(demo_case):
+    return demo_case
 
 
 @pytest.fixture

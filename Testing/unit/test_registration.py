@@ -28,11 +28,12 @@ from SOPIRegistrationLib.registration.stages import (
     Hypotheses,
     with_neighbouring_levels,
 )
-from SOPIRegistrationLib.simulation.demo import CT_SPACING_MM, demo_case, fine_line_integrals
+from SOPIRegistrationLib.simulation.demo import CT_SPACING_MM, fine_line_integrals
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.simulation.spine import VERTEBRA_LABELS
 from SOPIRegistrationLib.simulation.xray import XRayDegradation, simulate_radiograph
 
+# The demo case's.
 SEED = 1
 SOD_MM = 700.0
 
@@ -40,8 +41,8 @@ SOD_MM = 700.0
 class Scene:
     """The demo case, prepared, with a second view of the same patient."""
 
-    def __init__(self):
-        self.case = demo_case(SEED)
+    def __init__(self, case):
+        self.case = case
         self.ct = prepare_ct(self.case.ct)
         self.frame = PoseFrame(self.ct.rotation_centre_lps_mm, SOD_MM)
         self.front = prepare_radiograph(self.case.radiograph, self.case.camera, "bone-dark")
@@ -68,8 +69,8 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene() -> Scene:
-    return Scene()
+def scene(demo_case) -> Scene:
+    return Scene(demo_case)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +210,7 @@ def test_a_segmented_bone_that_lies_wholly_in_its_scan(scene, vertebra):
     ct = vertebra
     bone = moving_volumes(ct)["bone"]
     assert bone.is_part
-    assert bone.truncated is None
+    assert not bone.unscanned
     frame = PoseFrame(ct.rotation_centre_lps_mm, SOD_MM)
     start = se3.move_about(scene.case.T_true, np.array([0.03, -0.03, 0.03, 2, -2, 5.0]), frame.centre_lps_mm)
     result = register(ct, [scene.front], frame, RegistrationSettings(start))
@@ -341,7 +342,7 @@ def test_search_finds_a_far_pose_and_can_be_cancelled(scene):
     turn = se3.exp_so3(np.deg2rad([20.0, -20.0, 10.0]))
     frame = PoseFrame(scene.frame.centre_lps_mm, SOD_MM, "angles", turn @ scene.frame.rotation)
     few = SearchRange(tilt_deg=30, roll_deg=30, depth_factors=(0.85, 1.0, 1.18))
-    found = template_search(view, volume, frame, few, moving_volumes(scene.ct)["body"].truncated, 16)
+    found = template_search(view, volume, frame, few, moving_volumes(scene.ct)["body"].unscanned, 16)
     assert (np.diff(found.scores) <= 0).all()
     errors = [scene.error(T) for T in found.T_lps_to_camera]
     assert scene.error(frame.T_nominal).rotation_deg > 25

@@ -8,7 +8,7 @@ domain (Padfield 2012, Eq. 7 ff., on locally normalised images, whose mean is ze
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +83,7 @@ def template_search(
     volume: ProjectorVolume,
     frame: PoseFrame,
     search_range: SearchRange | None = None,
-    truncated: ProjectorVolume | None = None,
+    unscanned: Sequence[ProjectorVolume] = (),
     max_candidates: int = 64,
     progress: Callable[[float], bool | None] | None = None,
 ) -> SearchResult:
@@ -94,7 +94,7 @@ def template_search(
         volume: attenuation, as coarse as the pixels allow.
         frame: nominal view, source-object distance and rotation centre.
         search_range: the grid; the ``wide`` range about the nominal view unless given.
-        truncated: mask of the border through which the object leaves the scan: rays through it do not count.
+        unscanned: masks of where the object leaves the scan and goes on: rays through them do not count.
         max_candidates: at most so many poses, all different, are returned.
         progress: called with the fraction done; a true answer raises Cancelled.
 
@@ -117,8 +117,8 @@ def template_search(
         T = _poses_on_axis(rotations[chosen], frame)
         templates = project(volume, canvas, T)
         seen = np.ones_like(templates)
-        if truncated is not None:
-            seen -= project(truncated, canvas, T) > 0
+        for mask in unscanned:
+            seen *= project(mask, canvas, T) == 0
         normalised = _local_normalisation(templates, seen)
         for k, (template, weight) in enumerate(zip(normalised, seen, strict=True), start=first):
             scores[k], offsets[k] = variants.best_shifts(template, weight, shifts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 
 import numpy as np
@@ -13,6 +14,8 @@ from SOPIRegistrationLib.projector import ProjectorVolume
 
 # A volume may be this many times coarser than the pixels that look at it (measured: coarser loses starts).
 _VOXELS_PER_PIXEL = 1.4
+# A body goes on beyond its scan at least as far as an X-ray shows it; where exactly matters little.
+_BEYOND_MM, _BEYOND_VOXEL_MM = 300.0, 4.0
 
 
 class MovingVolume:
@@ -23,7 +26,12 @@ class MovingVolume:
         truncated: mask of the border through which the object leaves the scan, or None.
         outline_lps_mm: (n, 3) surface points, where the volume holds only part of what the X-ray shows (a
             segmented bone): comparison then keeps to the surroundings of its projection.
+
+    Attributes:
+        unscanned: masks of where the object leaves the scan and of where it goes on; empty if it ends inside.
     """
+
+    unscanned: Sequence[ProjectorVolume] = ()
 
     def __init__(
         self, attenuation: Volume, truncated: Volume | None = None, outline_lps_mm: np.ndarray | None = None
@@ -31,10 +39,10 @@ class MovingVolume:
         self.attenuation = attenuation
         self.outline_lps_mm = outline_lps_mm
         self._levels = [ProjectorVolume(attenuation)]
-        self.truncated = None
         if truncated is not None and truncated.array.any():
-            mask = Volume(truncated.array.astype(np.float32), truncated.index_to_lps)
-            self.truncated = ProjectorVolume(mask)
+            border = Volume(truncated.array.astype(np.float32), truncated.index_to_lps)
+            masks = border, beyond_border(border)
+            self.unscanned = tuple(ProjectorVolume(mask) for mask in masks if mask is not None)
 
     @property
     def is_part(self) -> bool:
@@ -43,7 +51,7 @@ class MovingVolume:
     def without_truncation(self) -> MovingVolume:
         """The same volume, its rays through the end of the scan compared like any other."""
         other = copy(self)
-        other.truncated = None
+        other.unscanned = ()
         return other
 
     def level(self, halvings: int) -> ProjectorVolume:
@@ -59,3 +67,46 @@ class MovingVolume:
         finest = self.attenuation.spacing_mm.max()
         ratio = _VOXELS_PER_PIXEL * pixel_mm / finest
         return self.level(max(0, int(np.floor(np.log2(max(ratio, 1.0))))))
+
+
+def beyond_border(border: Volume) -> Volume | None:
+    """Where an object goes on that leaves its scan: the ends of the scan continued straight outwards.
+
+    Args:
+        border: float32 mask, 1 in the outermost voxels through which the object leaves.
+
+    Returns:
+        A coarser float32 mask on a larger grid, 0 within the scan; None if the object leaves through none of
+        the grid's faces.
+    """
+    # A face that is marked along its edges alone is a side of the box about the object.
+    faces = {
+        (axis, end): face
+        for axis in range(3)
+        for end in (0, -1)
+        if (face := np.take(border.array, end, axis))[1:-1, 1:-1].any()
+    }
+    if not faces:
+        return None
+    spacing_mm = border.spacing_mm[::-1]
+    factors = np.maximum(1, np.rint(_BEYOND_VOXEL_MM / spacing_mm)).astype(int)
+    shape = -(-np.array(border.array.shape) // factors)
+    margins = np.ceil(_BEYOND_MM / (factors * spacing_mm)).astype(int)
+    margins[[axis not in {axis for axis, _ in faces} for axis in range(3)]] = 0
+    continued = np.zeros(shape + 2 * margins, np.float32)
+    for (axis, end), face in faces.items():
+        where = [slice(margin, margin + n) for margin, n in zip(margins, shape, strict=True)]
+        where[axis] = slice(None, margins[axis]) if end == 0 else slice(-margins[axis], None)
+        continued[tuple(where)] = np.expand_dims(_block_maxima(face, np.delete(factors, axis)), axis)
+    steps, first = factors[::-1], (factors - 1) / 2 - margins * factors
+    index_to_lps = border.index_to_lps.copy()
+    index_to_lps[:3, 3] = border.points_lps(first[::-1])
+    index_to_lps[:3, :3] *= steps
+    return Volume(continued, index_to_lps)
+
+
+def _block_maxima(face: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Maxima of blocks of pixels, of which the last may be incomplete."""
+    filled = np.pad(face, [(0, -n % factor) for n, factor in zip(face.shape, factors, strict=True)])
+    rows, columns = filled.shape // factors
+    return filled.reshape(rows, factors[0], columns, factors[1]).max(axis=(1, 3))

@@ -170,10 +170,11 @@ def near_object(volume, camera, T_lps_to_camera: np.ndarray, window_px: int) -> 
 def comparable_pixels(
     view: PreparedRadiograph, moving: MovingVolume, T_lps_to_camera: np.ndarray
 ) -> np.ndarray:
-    """(S, rows, columns) bool: valid pixels whose rays do not leave the scan through the object."""
-    if moving.truncated is None:
+    """(S, rows, columns) bool: valid pixels whose rays do not meet the object where it was not scanned."""
+    if not moving.unscanned:
         return view.valid[None]
-    incomplete = project(moving.truncated, view.camera, T_lps_to_camera) > 0
-    valid = view.valid & ~incomplete
+    valid = view.valid
+    for mask in moving.unscanned:
+        valid = valid & (project(mask, view.camera, T_lps_to_camera) == 0)
     enough = valid.mean(axis=(1, 2), keepdims=True) >= _LEAST_VALID * view.valid.mean()
     return np.where(enough, valid, view.valid)

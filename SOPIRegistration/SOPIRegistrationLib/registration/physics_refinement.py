@@ -42,7 +42,7 @@ class PolychromaticMovingVolume(MovingVolume):
     def __init__(self, moving: MovingVolume, beam: Beam | None = None, metal: str | None = None):
         self.attenuation = moving.attenuation
         self.outline_lps_mm = moving.outline_lps_mm
-        self.truncated = moving.truncated
+        self.unscanned = moving.unscanned
         _, *others = material_volumes(decompose(moving.attenuation, metal is not None))
         self._parts = [moving, *map(MovingVolume, others)]
         self._response = response_of(beam, metal)

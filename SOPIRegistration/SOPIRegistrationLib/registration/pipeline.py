@@ -485,7 +485,7 @@ class _Registration:
             if hypotheses is None:
                 return
             yield content, moving, hypotheses
-            if moving.truncated is not None and not moving.is_part:
+            if moving.unscanned and not moving.is_part:
                 whole = moving.without_truncation()
                 further = self._search(whole, plan, share)
                 if further is None:

@@ -216,7 +216,7 @@ def search(
         moving.for_camera(first.camera, nominal),
         case.frame,
         plan.grid,
-        truncated=moving.truncated,
+        unscanned=moving.unscanned,
         max_candidates=plan.candidates,
         progress=progress,
     )
