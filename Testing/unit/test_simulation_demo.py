@@ -8,7 +8,6 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu
 from SOPIRegistrationLib.projector import ProjectorVolume, project
 from SOPIRegistrationLib.simulation import demo
-from SOPIRegistrationLib.simulation.demo import random_paper_theta
 from SOPIRegistrationLib.simulation.spine import VERTEBRA_LABELS
 
 
@@ -57,7 +56,7 @@ def test_same_seed_same_case(case):
 
 
 def test_poses_follow_the_paper_protocol():
-    theta = random_paper_theta(np.random.default_rng(0), 4000)
+    theta = demo.random_paper_theta(np.random.default_rng(0), 4000)
     np.testing.assert_allclose(np.rad2deg(theta[:, :3]).var(axis=0), 20, rtol=0.08)
     np.testing.assert_allclose(theta[:, 3:].var(axis=0), [30, 15, 100], rtol=0.08)
     np.testing.assert_allclose(theta.mean(axis=0), 0, atol=0.6)
