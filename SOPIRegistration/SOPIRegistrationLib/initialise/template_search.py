@@ -25,6 +25,8 @@ from SOPIRegistrationLib.projector import ProjectorVolume, project
 STAGE = "template search"
 _WINDOW_PX = 9
 _FLAT_WINDOW = 0.1
+# Where less than this of a template's rays end within the scan there is nothing else to go by: all count.
+_LEAST_SEEN = 0.2
 # A shift counts only if this share of the X-ray's structure meets a template.
 _LEAST_OVERLAP = 0.5
 # Candidates are picked from so many times as many grid points, the best, without neighbours of a better one.
@@ -125,6 +127,9 @@ def template_search(
         seen = np.ones_like(templates)
         for mask in unscanned:
             seen *= project(mask, canvas, T) == 0
+        shown = templates > 0
+        share = (seen * shown).sum(axis=(1, 2)) / np.maximum(shown.sum(axis=(1, 2)), 1)
+        seen[share < _LEAST_SEEN] = 1
         normalised = _local_normalisation(templates, seen)
         for k, (template, weight) in enumerate(zip(normalised, seen, strict=True), start=first):
             scores[k], offsets[k], negative[k] = variants.best_shifts(
