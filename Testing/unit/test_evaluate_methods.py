@@ -12,7 +12,7 @@ from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.cli.common import parse_weights
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation import methods
-from SOPIRegistrationLib.evaluation.cases import SimulatedCases
+from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.evaluation.methods import (
     METHODS,
     NETWORKS,

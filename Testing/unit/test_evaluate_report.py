@@ -8,7 +8,7 @@ from SOPIRegistrationLib.evaluation import published
 from SOPIRegistrationLib.evaluation.figures import COLUMNS, axis_errors
 from SOPIRegistrationLib.evaluation.methods import METHODS, NETWORKS
 from SOPIRegistrationLib.evaluation.plots import plots
-from SOPIRegistrationLib.evaluation.runner import weights_setting
+from SOPIRegistrationLib.evaluation.results import weights_setting
 from SOPIRegistrationLib.evaluation.series import series_of
 from SOPIRegistrationLib.evaluation.tables import table
 from SOPIRegistrationLib.geometry.views import THETA_NAMES

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.evaluation import parts
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
@@ -22,7 +23,12 @@ from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.installed import IFR, PATIENT, RTPI, has_weights, installed_weights
 from SOPIRegistrationLib.optimise.cmaes import maximise_by_cmaes
 from SOPIRegistrationLib.projector import ProjectorVolume, project
-from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
+from SOPIRegistrationLib.registration import (
+    RegistrationResult,
+    RegistrationSettings,
+    moving_volumes,
+    register,
+)
 from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.registration.objective import around_object, at_level, comparable_pixels
 from SOPIRegistrationLib.similarity import get_similarity
@@ -77,11 +83,13 @@ class Estimate:
         T_lps_to_world: (4, 4) pose, mm.
         verdict: "accept", "review" or "reject"; empty for methods that give none.
         device: where it computed.
+        result: all that a registration says, where it was one.
     """
 
     T_lps_to_world: np.ndarray
     verdict: str = ""
     device: str = "cpu"
+    result: RegistrationResult | None = None
 
 
 @dataclass(frozen=True)
@@ -265,7 +273,20 @@ def by_pipeline(
     result = register(
         problem.ct, problem.radiographs, problem.frame, settings, callback=lambda progress: stop()
     )
-    return Estimate(result.T_lps_to_world, result.verdict.status, result.device)
+    return Estimate(result.T_lps_to_world, result.verdict.status, result.device, result)
+
+
+def by_part(problem: Problem, stop: Stop, *, part: Callable, network: str | None = None) -> Estimate:
+    """One of the ``parts`` of a registration by itself.
+
+    Args:
+        problem: what to register.
+        stop: whether to end.
+        part: the part.
+        network: whose weights it is given, if it takes any.
+    """
+    weights = {} if network is None else {"weights": weights_file(network, problem.weights)}
+    return Estimate(part(problem, stop, **weights))
 
 
 def in_turn(problem: Problem, stop: Stop, *, first: Callable, then: Callable) -> Estimate:
@@ -435,6 +456,50 @@ METHODS: dict[str, EvaluatedMethod] = {
         partial(by_pipeline, init="rtpi", refine="sopi+opt"),
         _LEARNED,
         (RTPI, IFR),
+    ),
+    "rtpi-look": EvaluatedMethod(
+        "RTPI, first answer",
+        f"the pose of which the pose network is surest, not brought onto the X-ray; {_OWN_START}",
+        partial(by_part, part=parts.first_answer, network=RTPI),
+        _LEARNED,
+        (RTPI,),
+    ),
+    "patient-look": EvaluatedMethod(
+        "Patient-specific, first answer",
+        f"the same of the network trained on this patient's CT; {_OWN_START}",
+        partial(by_part, part=parts.first_answer, network=PATIENT),
+        _LEARNED,
+        (PATIENT,),
+    ),
+    "ifr-alone": EvaluatedMethod(
+        "IFR alone",
+        "L_N minimised from the start alone, unverified, by what the network was trained for",
+        partial(by_part, part=parts.learned_alone, network=IFR),
+        _LEARNED,
+        (IFR,),
+    ),
+    "ifr-descent": EvaluatedMethod(
+        "IFR alone, descent",
+        "L_N minimised from the start alone, unverified, by the published descent",
+        partial(by_part, part=partial(parts.learned_alone, inference="descent"), network=IFR),
+        _LEARNED,
+        (IFR,),
+    ),
+    "fine": EvaluatedMethod(
+        "fine levels",
+        "the fine levels of opt from the start alone, unverified",
+        partial(by_part, part=partial(parts.fine_levels, physics=False, plain=True)),
+    ),
+    "fine-physics": EvaluatedMethod(
+        "fine levels, physics",
+        f"the fine levels with DRRs of a beam of {parts.BELIEVED_BEAM.tube_voltage_kv:g} kV, from the start "
+        "alone, unverified",
+        partial(by_part, part=partial(parts.fine_levels, physics=True, plain=False)),
+    ),
+    "fine-physics+opt": EvaluatedMethod(
+        "fine levels, physics, then plain",
+        "the same, then the fine levels of opt",
+        partial(by_part, part=partial(parts.fine_levels, physics=True, plain=True)),
     ),
     "auto": EvaluatedMethod(
         "auto (ours)",
