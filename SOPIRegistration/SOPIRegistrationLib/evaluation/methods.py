@@ -39,6 +39,8 @@ _DESCENT_ITERATIONS, _CMAES_GENERATIONS = 300, 150
 
 # Networks that only comparisons need: ProST's encoders; IFR's, trained with the projected mask.
 DEEP_REG, IFR_MASKED = "deep-reg", "ifr-masked"
+# The start pose as it is: takes no time, and nothing to get ready for.
+INITIAL = "initial"
 # Whose weights `--weights NETWORK=FILE` gives, and what trains them.
 NETWORKS = {
     RTPI: "sopi train rtpi",
@@ -335,7 +337,7 @@ _DEEP_REG_SOLVE = partial(by_pipeline, init=None, refine="sopi", similarity=DEEP
 _SOPI_SOLVE = partial(by_pipeline, init="rtpi", refine="sopi")
 
 METHODS: dict[str, EvaluatedMethod] = {
-    "initial": EvaluatedMethod("Initial", "the start pose itself", start_itself),
+    INITIAL: EvaluatedMethod("Initial", "the start pose itself", start_itself),
     "opt-nccl": EvaluatedMethod(
         "Opt-NCCL",
         f"NCC and cosine of Laplacian-of-Gaussian images (Liu 2022); {_FROM_START}",

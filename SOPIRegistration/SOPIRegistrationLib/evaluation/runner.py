@@ -19,6 +19,7 @@ from SOPIRegistrationLib.evaluation.cases import CaseSource, EvaluationCase, dig
 from SOPIRegistrationLib.evaluation.figures import end_figures, judgement_figures, start_figures
 from SOPIRegistrationLib.evaluation.methods import (
     BASELINE_PIXELS,
+    INITIAL,
     METHODS,
     NETWORKS,
     Estimate,
@@ -214,7 +215,7 @@ def solved_row(
             evaluation.weights,
             evaluation.baseline_pixels,
         )
-        if not cold:
+        if not cold and task.method != INITIAL:
             _warm_up(task.method, method, problem)
         tell(SOLVING)
         estimate, seconds = _timed(method, problem, evaluation.timeout_s)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from SOPIRegistrationLib.evaluation.figures import AXES
-from SOPIRegistrationLib.evaluation.methods import METHODS, EvaluatedMethod
+from SOPIRegistrationLib.evaluation.methods import INITIAL, METHODS, EvaluatedMethod
 
 # Smaller figures are shown as less than this.
 SMALLEST_SHOWN = 1e-3
@@ -54,7 +54,7 @@ class Series:
     @property
     def is_timed(self) -> bool:
         """Whether its seconds mean anything: taking the start as it is takes none."""
-        return self.name != "initial" and len(self.values("seconds")) > 0
+        return self.name != INITIAL and len(self.values("seconds")) > 0
 
     def values(self, column: str) -> np.ndarray:
         """(n,) finite figures of a column, of the rows that have one."""

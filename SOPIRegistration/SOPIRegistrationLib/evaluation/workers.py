@@ -8,6 +8,7 @@ patient whose prepared CT it still has.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,8 @@ def rows_of_workers(
     Raises:
         InputError: no scheduler answers there.
     """
+    # What a row says of its case is enough: that a worker has ended is no news.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with _client(min(evaluation.workers, len(tasks)), evaluation.workers, scheduler) as client:
         yield from _Dispatch(evaluation, tasks, client).rows()
 
@@ -61,7 +64,7 @@ def _client(count: int, workers: int, scheduler: str | None) -> Iterator[Client]
     """A connection to a cluster, or to so many processes, each with one ``workers``-th of the cores."""
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
+            client = Client(scheduler, timeout=_CONNECT_S)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"no Dask scheduler answers at {scheduler} ({line_of(error)}): start one with `dask "
@@ -73,7 +76,10 @@ def _client(count: int, workers: int, scheduler: str | None) -> Iterator[Client]
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     settings = {
         # Before the process starts: libraries read these when they are imported.
-        "distributed.nanny.pre-spawn-environ": {f"{name}_THREADS": threads for name in _THREADS},
+        "distributed.nanny.pre-spawn-environ": {
+            **{f"{name}_THREADS": threads for name in _THREADS},
+            "DASK_LOGGING__DISTRIBUTED": "critical",
+        },
         "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
         # Compiled code may keep a worker from answering for long; a hanging one is found by its time limit.
         "distributed.scheduler.worker-ttl": None,
@@ -81,6 +87,7 @@ def _client(count: int, workers: int, scheduler: str | None) -> Iterator[Client]
         "distributed.scheduler.work-stealing": False,
     }
     with (
+        _environment_kept(),
         dask.config.set(settings),
         LocalCluster(
             n_workers=count,
@@ -88,11 +95,21 @@ def _client(count: int, workers: int, scheduler: str | None) -> Iterator[Client]
             processes=True,
             memory_limit=0,
             dashboard_address=None,
-            silence_logs=50,
         ) as cluster,
-        Client(cluster, set_as_default=False) as client,
+        Client(cluster) as client,
     ):
         yield client
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Nannies set what their workers shall inherit in this process, and leave it there."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _evaluated(evaluation: Evaluation, task: Task) -> Row:

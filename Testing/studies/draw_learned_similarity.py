@@ -1,21 +1,19 @@
-"""The learned similarity by itself: the shape of its basin, and the poses it leads to from a given start.
+"""The shape of the learned similarity's basin: L_N, NCC and GC along each of six axes through the true pose.
 
-    python Testing/studies/evaluate_ifr.py --cases 50 --out DIR                        (phantoms)
-    python Testing/studies/evaluate_ifr.py --ct CT.nii.gz --cases 50 --out DIR
+    python Testing/studies/draw_learned_similarity.py --cases 50 --out DIR                        (phantoms)
+    python Testing/studies/draw_learned_similarity.py --ct CT.nii.gz --cases 50 --out DIR
 
-*Shape*: L_N, NCC and GC along each of six axes through the true pose (turns about the rotation centre and
-shifts, camera axes), over +-30 degrees and +-60 mm. Counted are the local minima (of L_N, 1 - NCC, 1 - GC),
-and the capture radius: how far from the truth a descent along the axis still ends near it, both sides.
-*Poses*: protocol ``paper``, L_N minimised from the protocol's start, by least squares and by the published
-descent, for targets of rising distance from what the network was trained on. Neither sees the truth.
-Phantoms have seeds below those of training and validation, and are X-rayed on finer voxels.
+Turns about the rotation centre and shifts, camera axes, over +-30 degrees and +-60 mm. Counted are the local
+minima (of L_N, 1 - NCC, 1 - GC), and the capture radius: how far from the truth a descent along the axis
+still ends near it, both sides. The poses that it leads to are evaluated by the configurations
+``Resources/Evaluation/configs/learned_similarity*.toml``. Phantoms have seeds below those of training and
+validation, and are X-rayed on finer voxels.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -26,11 +24,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from SOPIRegistrationLib.evaluation.benchmark import processor
-from SOPIRegistrationLib.evaluation.cases import EvaluationCase, SimulatedCases
-from SOPIRegistrationLib.evaluation.metrics import mean_interval, median_interval, pose_error, wilson_interval
+from SOPIRegistrationLib.evaluation.cases import EvaluationCase
+from SOPIRegistrationLib.evaluation.metrics import mean_interval
+from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.refine.network import load_network, refined
+from SOPIRegistrationLib.refine.network import load_network
 from SOPIRegistrationLib.registration import moving_volumes
 from SOPIRegistrationLib.registration.learned import LearnedObjective
 from SOPIRegistrationLib.registration.objective import at_level, comparable_pixels
@@ -43,16 +42,7 @@ AXES = ("rx, deg", "ry, deg", "rz, deg", "tx, mm", "ty, mm", "tz (depth), mm")
 RANGES = [(30.0, 1.0, 3.0)] * 3 + [(60.0, 2.0, 4.0)] * 2 + [(60.0, 2.0, 10.0)]
 MEASURES = {"L_N": None, "1 - NCC": "ncc", "1 - GC": "gc"}
 MEASURE_PIXELS = 128
-SHAPE_COLUMNS = ("case", "axis", "measure", "local_minima", "capture_radius")
-POSE_COLUMNS = (
-    *("target", "method", "case", "rotation_deg", "translation_mm", "in_plane_mm", "depth_mm"),
-    *("mtre_mm", "failed", "seconds"),
-)
-
-
-def source(options, target: str) -> SimulatedCases:
-    cts = tuple(options.ct)
-    return SimulatedCases("paper", target, cts, options.seed, options.view, content=options.content)
+COLUMNS = ("case", "axis", "measure", "local_minima", "capture_radius")
 
 
 def in_order(cases: SimulatedCases, count: int):
@@ -136,18 +126,20 @@ def draw_profiles(curves: list[dict[str, list[np.ndarray]]], path: Path) -> None
 
 def shape_study(options, network) -> tuple[list[dict], str]:
     rows, curves = [], [{name: [] for name in MEASURES} for _ in AXES]
-    cases = source(options, options.shape_target)
+    cases = SimulatedCases(
+        "paper", options.target, tuple(options.ct), options.seed, options.view, content=options.content
+    )
     for case in tqdm(in_order(cases, options.cases), total=options.cases, desc="shape"):
         for axis, values in enumerate(profiles(case, network)):
             for name, one in values.items():
                 curves[axis][name].append(one)
                 rows.append(
-                    dict(zip(SHAPE_COLUMNS, (case.number, AXES[axis], name, *shape(axis, one)), strict=True))
+                    dict(zip(COLUMNS, (case.number, AXES[axis], name, *shape(axis, one)), strict=True))
                 )
     if options.out:
         draw_profiles(curves, options.out / "ifr_shape.png")
     heads = ("axis", *(f"{name}: minima" for name in MEASURES), *(f"{name}: radius" for name in MEASURES))
-    lines = [f"Target {options.shape_target}; means, 95 % intervals of the radius.", ""]
+    lines = [f"Target {options.target}; means, 95 % intervals of the radius.", ""]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for axis in AXES:
         cells = [axis]
@@ -163,73 +155,18 @@ def shape_study(options, network) -> tuple[list[dict], str]:
     return rows, "\n".join(lines)
 
 
-def pose_study(options, network) -> tuple[list[dict], str]:
-    rows = []
-    for target in options.targets:
-        cases = source(options, target)
-        for case in tqdm(in_order(cases, options.cases), total=options.cases, desc=target):
-            add_pose(rows, target, "start", case, case.T_start, 0.0)
-            for inference in options.inference:
-                network.config = replace(network.config, inference=inference)
-                began = time.perf_counter()
-                objective = objective_of(case, network, case.T_start[None])
-                T, _, _ = refined(network, objective, case.T_start[None], case.frame.centre_lps_mm)
-                add_pose(rows, target, inference, case, T[0], time.perf_counter() - began)
-    heads = ("target", "method", "cases", "failures (95 % interval)", "rotation, deg: median (mean)")
-    heads += (
-        "translation, mm: median (mean)",
-        "in plane, mm",
-        "depth, mm",
-        "times better than the start",
-        "s",
-    )
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for target in options.targets:
-        for method in ("start", *options.inference):
-            own = [row for row in rows if row["target"] == target and row["method"] == method]
-            column = {key: np.array([row[key] for row in own], dtype=float) for key in POSE_COLUMNS[3:]}
-            if method == "start":
-                start = column
-            failures = int(column["failed"].sum())
-            low, high = wilson_interval(failures, len(own))
-            cells = [target, method, str(len(own)), f"{failures / len(own):.0%} ({low:.0%} to {high:.0%})"]
-            for key in ("rotation_deg", "translation_mm"):
-                low, high = median_interval(column[key])
-                median, mean = np.median(column[key]), column[key].mean()
-                cells.append(f"{median:.2f} [{low:.2f} to {high:.2f}] ({mean:.2f})")
-            cells += [f"{np.median(column[key]):.2f}" for key in ("in_plane_mm", "depth_mm")]
-            better = [
-                np.median(start[key]) / np.median(column[key]) for key in ("rotation_deg", "translation_mm")
-            ]
-            cells += ["{:.1f} (rotation), {:.1f}".format(*better), f"{np.median(column['seconds']):.2f}"]
-            lines.append(f"| {' | '.join(cells)} |")
-    return rows, "\n".join(lines)
-
-
-def add_pose(rows: list[dict], target: str, method: str, case: EvaluationCase, T, seconds: float) -> None:
-    points, centre = case.ct.surface_points_lps_mm, case.frame.centre_lps_mm
-    error = pose_error(T, case.T_true, points, centre, case.radiographs[0].camera)
-    values = (
-        *(target, method, case.number, error.rotation_deg, np.hypot(error.in_plane_mm, error.depth_mm)),
-        *(error.in_plane_mm, error.depth_mm, error.mtre_mm, int(error.failed), seconds),
-    )
-    rows.append(dict(zip(POSE_COLUMNS, values, strict=True)))
-
-
 def main() -> None:
+    """Measure, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ct", type=Path, nargs="+", default=[], help="CTs; phantoms if none are given")
-    parser.add_argument("--parts", nargs="+", choices=("shape", "poses"), default=("shape", "poses"))
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--view", default="AP")
     parser.add_argument("--content", choices=("body", "bone"), default="body")
-    parser.add_argument("--shape-target", default="rtk", help="kind of X-ray for the shape")
-    parser.add_argument("--targets", nargs="+", default=("ours", "rtk", "rtk-degraded"))
-    parser.add_argument("--inference", nargs="+", default=("least squares", "descent"))
+    parser.add_argument("--target", default="rtk", help="kind of X-ray")
     parser.add_argument("--weights", type=Path, help="other weights than those installed")
     parser.add_argument("--reach", type=float, help="another weight of the image than theirs, far from home")
-    parser.add_argument("--out", type=Path, help="folder for ifr_*.csv, .md and .png")
+    parser.add_argument("--out", type=Path, help="folder for ifr_shape.csv, .md and .png")
     options = parser.parse_args()
     network = load_network(options.weights)
     if options.reach is not None:
@@ -237,24 +174,19 @@ def main() -> None:
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
     names = ", ".join(path.name for path in options.ct) or "phantoms"
-    text = [
+    masked = "with" if network.config.masked else "without"
+    rows, table = shape_study(options, network)
+    text = (
         f"Protocol `paper`, seed {options.seed}, {names}, {options.content}, view {options.view}, reach "
-        f"{network.config.reach:g}, {'with' if network.config.masked else 'without'} mask, "
-        f"{processor()}, {date.today()}"
-    ]
-    for part, study in (("shape", shape_study), ("poses", pose_study)):
-        if part not in options.parts:
-            continue
-        rows, table = study(options, network)
-        text += ["", table]
-        if options.out:
-            with (options.out / f"ifr_{part}.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
-    print("\n".join(text))
+        f"{network.config.reach:g}, {masked} mask, {processor()}, {date.today()}\n\n{table}\n"
+    )
+    print(text)
     if options.out:
-        (options.out / "ifr.md").write_text("\n".join(text) + "\n")
+        (options.out / "ifr_shape.md").write_text(text, encoding="utf-8")
+        with (options.out / "ifr_shape.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 if __name__ == "__main__":

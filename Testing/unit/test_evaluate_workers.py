@@ -1,0 +1,165 @@
+"""Evaluations on Dask workers: deaths, hanging cases and ends of the run cost time, not rows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from SOPIRegistrationLib.evaluation.methods import Estimate, EvaluatedMethod
+from SOPIRegistrationLib.evaluation.results import Results
+from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, run
+from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
+from support.evaluation import PIXELS, evaluate, rows_of, write_ct
+
+CASES = 24
+# Of a row, what depends on who was at it when.
+PASSING = ("seconds", "seconds_first", "workers")
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory) -> Path:
+    return write_ct(tmp_path_factory.mktemp("workers"))
+
+
+def lasting(rows: dict) -> dict:
+    return {
+        key: {name: value for name, value in row.items() if name not in PASSING} for key, row in rows.items()
+    }
+
+
+def without_load(table: str) -> list[str]:
+    """The table's lines but for that on the machine, whose load and threads change."""
+    return [line for line in table.splitlines() if "numpy" not in line]
+
+
+def started(out: Path, ct: Path) -> subprocess.Popen:
+    """A run in a process of its own, with two workers."""
+    words = ["evaluate", "--out", out, "--ct", ct, "--pixels", PIXELS, "--target", "ours"]
+    words += ["--methods", "initial", "--cases", CASES, "--workers", 2]
+    return subprocess.Popen(
+        [sys.executable, "-m", "SOPIRegistrationLib", *map(str, words)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if any("spawn_main" in word for word in child.cmdline())
+    ]
+
+
+def wait_for_rows(out: Path, count: int, process: subprocess.Popen) -> None:
+    """Until so many rows are on disk."""
+    path = out / "results.csv"
+    while not path.exists() or path.read_text(encoding="utf-8").count("\n") <= count:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals of POSIX")
+def test_two_workers_killed_and_then_the_run_give_the_table_of_an_undisturbed_one(ct, tmp_path):
+    calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
+    assert evaluate(calm, ct, "--methods", "initial", "--cases", CASES, "--workers", 1) == 0
+    process = started(disturbed, ct)
+    wait_for_rows(disturbed, 2, process)
+    workers = workers_of(process)
+    assert len(workers) == 2
+    for worker in workers:
+        worker.kill()
+    wait_for_rows(disturbed, 8, process)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    kept = (disturbed / "results.csv").read_text(encoding="utf-8")
+    assert 8 <= kept.count("\n") - 1 < CASES
+
+    process = started(disturbed, ct)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    text = (disturbed / "results.csv").read_text(encoding="utf-8")
+    assert text.startswith(kept[: kept.rfind("\n") + 1])
+    assert text.count("\n") == 1 + CASES
+    assert lasting(rows_of(disturbed)) == lasting(rows_of(calm))
+    table = (
+        (disturbed / "table.md").read_text(encoding="utf-8").replace("2 processes at a time", "one at a time")
+    )
+    assert without_load(table) == without_load((calm / "table.md").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Deadly(SimulatedCases):
+    """Cases one of which takes its process with it, whenever it is made."""
+
+    def make(self, number):
+        if number == 1:
+            os._exit(3)
+        return super().make(number)
+
+
+def endless(problem, stop):
+    """Heeds an end that comes at once, and none later."""
+    while not stop():
+        while True:
+            time.sleep(0.1)
+    return Estimate(problem.T_start)
+
+
+def good(problem, stop):
+    return Estimate(problem.T_start)
+
+
+def test_a_deadly_case_and_a_hanging_method_are_rows_with_errors(ct, tmp_path):
+    """The cases beside them are what they are without."""
+    deadly = Deadly(target="ours", cts=(ct,), pixels=PIXELS)
+    peaceful = SimulatedCases(target="ours", cts=(ct,), pixels=PIXELS)
+    evaluation = Evaluation(
+        (Group("deadly", deadly, ("good",), range(3)), Group("slow", peaceful, ("endless",), range(1))),
+        timeout_s=0.5,
+        workers=2,
+        variants={
+            "good": EvaluatedMethod("Good", "ends", good),
+            "endless": EvaluatedMethod("Endless", "never ends", endless),
+        },
+    )
+    before = dict(os.environ)
+    results = Results(tmp_path, evaluation.settings())
+    ticks = []
+    run(evaluation, results, lambda: ticks.append(1))
+    assert dict(os.environ) == before
+    errors = {(row["group"], int(row["case"])): row["error"] for row in results.rows}
+    assert len(errors) == len(ticks) == len(results.rows) == 4
+    assert "the process ended 3 times" in errors["deadly", 1]
+    assert errors["deadly", 0] == errors["deadly", 2] == ""
+    assert "timed out and did not stop" in errors["slow", 0]
+
+
+def test_no_scheduler_is_one_line(ct, tmp_path, capsys):
+    options = ("--methods", "initial", "--cases", 2, "--scheduler", "tcp://127.0.0.1:9")
+    assert evaluate(tmp_path, ct, *options) == 2
+    error = capsys.readouterr().err
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in error
+    assert error.count("\n") == 1
+
+
+def test_one_process_needs_no_dask(ct, tmp_path):
+    code = (
+        "import sys\nfrom SOPIRegistrationLib.cli.main import main\n"
+        "status = main(sys.argv[1:])\nassert not {'dask', 'distributed'} & set(sys.modules)\nsys.exit(status)"
+    )
+    words = ["evaluate", "--out", tmp_path, "--ct", ct, "--pixels", PIXELS, "--target", "ours"]
+    words += ["--methods", "initial", "--cases", 2, "--workers", 1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], env=environment, check=False)
+    assert done.returncode == 0
