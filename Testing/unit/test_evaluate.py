@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.evaluation import targets
-from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.evaluation.figures import end_figures, pose_of_row, start_figures
 from SOPIRegistrationLib.evaluation.methods import METHODS, Estimate, EvaluatedMethod
 from SOPIRegistrationLib.evaluation.metrics import mean_interval
@@ -19,6 +18,7 @@ from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
 from SOPIRegistrationLib.evaluation.report import _page
 from SOPIRegistrationLib.evaluation.runner import default_workers
 from SOPIRegistrationLib.evaluation.series import Series
+from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.evaluation.tables import table
 from SOPIRegistrationLib.geometry.se3 import move_about
 from support.evaluation import PIXELS, evaluate, poses, rows_of, write_ct

@@ -68,6 +68,8 @@ def wait_for_rows(out: Path, count: int, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
+# Eight processes are started for it, each of which imports a second's worth on an idle core.
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals of POSIX")
 def test_two_workers_killed_and_then_the_run_give_the_table_of_an_undisturbed_one(ct, tmp_path):
     calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
@@ -120,6 +122,7 @@ def good(problem, stop):
     return Estimate(problem.T_start)
 
 
+@pytest.mark.timeout(900)
 def test_a_deadly_case_and_a_hanging_method_are_rows_with_errors(ct, tmp_path):
     """The cases beside them are what they are without."""
     deadly = Deadly(target="ours", cts=(ct,), pixels=PIXELS)
