@@ -52,10 +52,11 @@ def started(out: Path, ct: Path) -> subprocess.Popen:
     )
 
 
-def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The workers of a run in the process of that number."""
     return [
         child
-        for child in psutil.Process(process.pid).children(recursive=True)
+        for child in psutil.Process(pid).children(recursive=True)
         if any("spawn_main" in word for word in child.cmdline())
     ]
 
@@ -76,7 +77,7 @@ def test_two_workers_killed_and_then_the_run_give_the_table_of_an_undisturbed_on
     assert evaluate(calm, ct, "--methods", "initial", "--cases", CASES, "--workers", 1) == 0
     process = started(disturbed, ct)
     wait_for_rows(disturbed, 2, process)
-    workers = workers_of(process)
+    workers = workers_of(process.pid)
     assert len(workers) == 2
     for worker in workers:
         worker.kill()
@@ -124,7 +125,7 @@ def good(problem, stop):
 
 @pytest.mark.timeout(900)
 def test_a_deadly_case_and_a_hanging_method_are_rows_with_errors(ct, tmp_path):
-    """The cases beside them are what they are without."""
+    """The cases beside them have their rows, though all workers die at once meanwhile."""
     deadly = Deadly(target="ours", cts=(ct,), pixels=PIXELS)
     peaceful = SimulatedCases(target="ours", cts=(ct,), pixels=PIXELS)
     evaluation = Evaluation(
@@ -139,7 +140,14 @@ def test_a_deadly_case_and_a_hanging_method_are_rows_with_errors(ct, tmp_path):
     before = dict(os.environ)
     results = Results(tmp_path, evaluation.settings())
     ticks = []
-    run(evaluation, results, lambda: ticks.append(1))
+
+    def tick():
+        if not ticks:
+            for worker in workers_of(os.getpid()):
+                worker.kill()
+        ticks.append(1)
+
+    run(evaluation, results, tick)
     assert dict(os.environ) == before
     errors = {(row["group"], int(row["case"])): row["error"] for row in results.rows}
     assert len(errors) == len(ticks) == len(results.rows) == 4

@@ -1,23 +1,24 @@
 """Evaluations on Dask workers: processes of this machine, or a cluster's.
 
-Dask's ``distributed`` keeps the processes: its nannies start a worker that died anew, its scheduler gives the
-task that it was at to another one, and counts how often that happens. What is decided here is only which
-case a free worker gets: one at a time, so that seconds mean something and a death costs one case, and of the
-patient whose prepared CT it still has.
+Dask's ``distributed`` keeps the processes, here or on other machines: its nannies start a worker that died
+anew, and end one that hangs. What is decided here is which case a free worker gets: one at a time, so that
+seconds mean something and a death costs one case, and of the patient whose prepared CT it still has. Dask's
+own scheduling knows neither; and what it binds to a worker waits for ever once that one is gone.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 
 import dask
-from distributed import Client, KilledWorker, LocalCluster, get_worker, wait
+from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, wait
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.results import Row
@@ -51,12 +52,18 @@ def rows_of_workers(
         scheduler: address of a Dask scheduler; processes of this machine without one.
 
     Raises:
-        InputError: no scheduler answers there.
+        InputError: no scheduler answers there, or no longer.
     """
     # What a row says of its case is enough: that a worker has ended is no news.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with _client(min(evaluation.workers, len(tasks)), evaluation.workers, scheduler) as client:
-        yield from _Dispatch(evaluation, tasks, client).rows()
+        try:
+            yield from _Dispatch(evaluation, tasks, client).rows()
+        except (CancelledError, OSError) as error:
+            raise InputError(
+                f"the Dask scheduler was lost ({line_of(error)}): what is done is kept, the same command "
+                "continues"
+            ) from None
 
 
 @contextmanager
@@ -80,11 +87,8 @@ def _client(count: int, workers: int, scheduler: str | None) -> Iterator[Client]
             **{f"{name}_THREADS": threads for name in _THREADS},
             "DASK_LOGGING__DISTRIBUTED": "critical",
         },
-        "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
         # Compiled code may keep a worker from answering for long; a hanging one is found by its time limit.
         "distributed.scheduler.worker-ttl": None,
-        # A task stays where it is put, unless its worker dies.
-        "distributed.scheduler.work-stealing": False,
     }
     with (
         _environment_kept(),
@@ -136,8 +140,9 @@ class _Dispatch:
         self._waiting: dict[tuple[str, int], deque[Task]] = {}
         for task in tasks:
             self._waiting.setdefault(evaluation.patient_of(task), deque()).append(task)
-        self._running: dict = {}
-        # Of whom a worker has the CT prepared; whom it has lost.
+        self._running: dict[Future, _Running] = {}
+        self._deaths: Counter[Task] = Counter()
+        # Of whom a worker has the CT prepared; who could not be ended.
         self._patient: dict[str, tuple[str, int]] = {}
         self._given_up: set[str] = set()
         client.subscribe_topic(_TOPIC, self._hear)
@@ -145,14 +150,20 @@ class _Dispatch:
     def rows(self) -> Iterator[Row]:
         """Rows as they come; one for each task."""
         while self._waiting or self._running:
-            self._employ()
+            alive = set(self._client.nthreads())
+            self._employ(alive)
             if self._running:
                 with suppress(TimeoutError):
                     wait(list(self._running), timeout=_POLL_S, return_when="FIRST_COMPLETED")
-            for future in [future for future in self._running if future.done()]:
-                running = self._running.pop(future)
-                yield self._row(future, running)
-            yield from self._overdue()
+            else:
+                sleep(_POLL_S)
+            for future, running in list(self._running.items()):
+                if future.done():
+                    yield from self._ended(future, running)
+                elif running.address not in alive:
+                    yield from self._died(future, running)
+                elif monotonic() - running.since > self._allowed_s(running):
+                    yield self._overdue(future, running)
 
     def _hear(self, event) -> None:
         """Called by Dask's own thread when a task tells what it is at."""
@@ -161,25 +172,18 @@ class _Dispatch:
             if running.task == tuple(words):
                 running.phase, running.since = phase, monotonic()
 
-    def _employ(self) -> None:
+    def _employ(self, alive: set[str]) -> None:
         """Give each free worker a task."""
-        at_work = {address for address, keys in self._client.processing().items() if keys}
-        at_work |= {running.address for running in self._running.values()} | self._given_up
-        for address in self._client.nthreads():
+        busy = {running.address for running in self._running.values()} | self._given_up
+        for address in sorted(alive - busy):
             if not self._waiting:
                 return
-            if address not in at_work:
-                task = self._next(address)
-                future = self._client.submit(
-                    _evaluated,
-                    self._evaluation,
-                    task,
-                    pure=False,
-                    workers=[address],
-                    # If that one dies, any other.
-                    allow_other_workers=True,
-                )
-                self._running[future] = _Running(task, address, since=monotonic())
+            task = self._next(address)
+            # Bound to that worker: where else it may go when the worker dies is decided here.
+            future = self._client.submit(
+                _evaluated, self._evaluation, task, pure=False, workers=[address], allow_other_workers=False
+            )
+            self._running[future] = _Running(task, address, since=monotonic())
 
     def _next(self, address: str) -> Task:
         """The next task for a worker: of its patient, else of one nobody is at, else of the fullest."""
@@ -194,39 +198,49 @@ class _Dispatch:
             del self._waiting[patient]
         return task
 
-    def _row(self, future, running: _Running) -> Row:
-        if future.status == "finished":
-            return future.result() | {"workers": self._evaluation.workers}
+    def _ended(self, future: Future, running: _Running) -> Iterator[Row]:
+        """The row of a task that has ended; none yet where its worker died with it."""
         try:
-            future.result()
-        except KilledWorker as reason:
-            error = f"the process ended {reason.allowed_failures + 1} times at it: out of memory?"
-        except Exception as reason:
-            error = line_of(reason)
-        return self._error(running.task, error)
+            # The row is still the worker's: it may die before it is fetched.
+            row = future.result(timeout=_CONNECT_S)
+        except (TimeoutError, CancelledError, KilledWorker):
+            yield from self._died(future, running)
+            return
+        except Exception as error:
+            row = self._error(running.task, line_of(error))
+        del self._running[future]
+        yield row | {"workers": self._evaluation.workers}
 
-    def _overdue(self) -> Iterator[Row]:
-        """Rows of the tasks that do not end; their processes are ended."""
+    def _died(self, future: Future, running: _Running) -> Iterator[Row]:
+        """Another worker gets the task of one that died, unless too many did."""
+        del self._running[future]
+        future.cancel()
+        task = running.task
+        self._deaths[task] += 1
+        if self._deaths[task] < ATTEMPTS:
+            self._waiting.setdefault(self._evaluation.patient_of(task), deque()).appendleft(task)
+        else:
+            yield self._error(task, f"the process ended {ATTEMPTS} times at it: out of memory?")
+
+    def _allowed_s(self, running: _Running) -> float:
+        """How long a task may be at what it is at."""
         limit = self._evaluation.timeout_s
-        for future, running in list(self._running.items()):
-            allowed = limit + _LEEWAY_S
-            if running.phase != SOLVING:
-                allowed = _PREPARING_S + (2 * limit + _PREPARING_S if self._evaluation.fresh else 0.0)
-            if monotonic() - running.since <= allowed:
-                continue
-            del self._running[future]
-            at = [address for address, keys in self._client.processing().items() if future.key in keys]
-            future.cancel(force=True)
-            for address in at:
-                self._end(address)
-            yield self._error(running.task, f"timed out and did not stop: ended, limit {limit:g} s")
+        if running.phase == SOLVING:
+            return limit + _LEEWAY_S
+        # A fresh process registers twice, and prepares; its own limit ends it.
+        return _PREPARING_S + (2 * limit + _PREPARING_S if self._evaluation.fresh else 0.0)
 
-    def _end(self, address: str) -> None:
-        """End a worker's process; its nanny starts another. One without a nanny gets no more tasks."""
+    def _overdue(self, future: Future, running: _Running) -> Row:
+        """The row of a task that does not end. Its process does: a nanny starts another in its place."""
+        del self._running[future]
+        future.cancel()
         try:
-            self._client.restart_workers([address], timeout=_CONNECT_S, raise_for_error=False)
+            self._client.restart_workers([running.address], timeout=_CONNECT_S, raise_for_error=False)
         except (ValueError, TimeoutError):
-            self._given_up.add(address)
+            # Without a nanny nobody can: it gets no more tasks.
+            self._given_up.add(running.address)
+        limit = self._evaluation.timeout_s
+        return self._error(running.task, f"timed out and did not stop: ended, limit {limit:g} s")
 
     def _error(self, task: Task, error: str) -> Row:
         return {
