@@ -23,17 +23,16 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from SOPIRegistrationLib.compare import Case, Comparison, compared_target
+from SOPIRegistrationLib.compare.objective import at_level, comparable_pixels
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase
 from SOPIRegistrationLib.evaluation.metrics import mean_interval
 from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.refine.learned import LearnedObjective
 from SOPIRegistrationLib.refine.network import load_network
-from SOPIRegistrationLib.registration import moving_volumes
-from SOPIRegistrationLib.registration.learned import LearnedObjective
-from SOPIRegistrationLib.registration.objective import at_level, comparable_pixels
-from SOPIRegistrationLib.registration.stages import Case
 from SOPIRegistrationLib.similarity import get_similarity
 from tqdm import tqdm
 
@@ -52,8 +51,8 @@ def in_order(cases: SimulatedCases, count: int):
 
 
 def objective_of(case: EvaluationCase, network, T: np.ndarray) -> LearnedObjective:
-    body, bone = moving_volumes(case.ct).values()
-    return LearnedObjective(network, Case(case.radiographs, case.frame), body, bone, T)
+    compared = Case(case.subject, case.radiographs, case.frame)
+    return LearnedObjective(network, Comparison(compared, case.radiographs, compared_target(case.subject)), T)
 
 
 def offsets(axis: int) -> np.ndarray:
@@ -63,17 +62,16 @@ def offsets(axis: int) -> np.ndarray:
 
 def profiles(case: EvaluationCase, network) -> list[dict[str, np.ndarray]]:
     """Of each axis and measure, the values along it."""
-    body, _ = moving_volumes(case.ct).values()
+    body = case.subject.body
     view = at_level(case.radiographs[0], MEASURE_PIXELS)
-    valid = comparable_pixels(view, body, view.camera.T_world_to_camera @ case.T_true[None])[0]
+    valid = comparable_pixels(view, body, case.T_true[None])[0]
     found = []
     for axis in range(6):
         twists = np.zeros((len(offsets(axis)), 6))
         twists[:, axis] = np.deg2rad(offsets(axis)) if axis < 3 else offsets(axis)
         start = np.repeat(case.T_true[None], len(twists), axis=0)
         T = se3.move_about(start, twists, case.frame.centre_lps_mm)
-        T_camera = view.camera.T_world_to_camera @ T
-        drrs = project(body.for_camera(view.camera, T_camera[0]), view.camera, T_camera)
+        drrs = project(body.for_camera(view.camera, T[0]), view.camera, T)
         # Rays that leave the scan are left out as they do at the true pose, of all measures alike.
         objective = objective_of(case, network, case.T_true[None])
         values = {"L_N": objective.errors(T, np.zeros(len(T), dtype=int))}

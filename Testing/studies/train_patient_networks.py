@@ -69,7 +69,13 @@ RECIPES = {
 
 
 def trained(
-    out: Path, recipe: Recipe, ct: PreparedCT, camera: Camera, T_reference: np.ndarray, budget: float, **settings
+    out: Path,
+    recipe: Recipe,
+    ct: PreparedCT,
+    camera: Camera,
+    T_reference: np.ndarray,
+    budget: float,
+    **settings,
 ) -> Path:
     """Weights of a network in a folder, trained on if its budget is not used up."""
     out.mkdir(parents=True, exist_ok=True)

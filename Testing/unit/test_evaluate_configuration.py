@@ -29,7 +29,7 @@ cases = 2
 timeout_s = 100
 
 [variants."from near"]
-init = "start"
+init = "given"
 refine = "opt"
 
 [[groups]]
@@ -146,7 +146,7 @@ def test_options_are_the_configuration_that_says_the_same(folder, tmp_path):
         ("[variants.a]\ninit = 'magic'", ("variant a", "magic", "search")),
         ("[variants.a]\nmethod = 'opt'\nrefine = 'none'", ("variant a", "give one of both")),
         ("[variants.a]\nweights = { ifr = 'absent' }", ("variant a", "absent", "do not exist")),
-        ("[variants.opt]\ninit = 'start'", ("variant opt is called as a method is",)),
+        ("[variants.opt]\ninit = 'given'", ("variant opt is called as a method is",)),
         ("methods = [", ("is no TOML",)),
     ],
 )
@@ -171,7 +171,7 @@ def test_methods_of_a_file_are_what_they_say(folder):
     evaluation = evaluation_of(read_configuration(path), path)
     assert evaluation.method("opt") is METHODS["opt"]
     assert evaluation.method("from near").label == "from near"
-    assert evaluation.settings()["variants"] == {"from near": {"init": "start", "refine": "opt"}}
+    assert evaluation.settings()["variants"] == {"from near": {"init": "given", "refine": "opt"}}
     assert [group.source.scan_height_mm for group in evaluation.groups] == [None, 120]
     assert evaluation.timeout_s == 100
 

@@ -18,6 +18,7 @@ from SOPIRegistrationLib.evaluation.protocols import DrawnPoses
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class EvaluationCase:
     Attributes:
         number: in its source, from 0.
         name: for people.
-        ct: prepared CT.
+        subject: the CT.
         radiographs: prepared X-rays of one world, one or several, as they are stored.
         frame: nominal view, source-object distance and rotation centre, in the first camera.
         T_start: (4, 4) T_lps_to_world of the start, mm.
@@ -39,13 +40,18 @@ class EvaluationCase:
 
     number: int
     name: str
-    ct: PreparedCT
+    subject: Subject
     radiographs: tuple[PreparedRadiograph, ...]
     frame: PoseFrame
     T_start: np.ndarray
     T_true: np.ndarray | None
     drawn: DrawnPoses | None = None
     is_stranger: bool = False
+
+    @property
+    def ct(self) -> PreparedCT:
+        """The prepared CT."""
+        return self.subject.ct
 
     @property
     def T_world_to_camera(self) -> np.ndarray:

@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.cases import CaseSource, digest
 from SOPIRegistrationLib.evaluation.figures import COLUMNS
@@ -36,7 +34,6 @@ from SOPIRegistrationLib.evaluation.methods import (
     Estimate,
     EvaluatedMethod,
     Problem,
-    Stop,
     by_pipeline,
     require_methods,
     runnable_methods,
@@ -53,13 +50,12 @@ from SOPIRegistrationLib.evaluation.simulated import (
 from SOPIRegistrationLib.evaluation.tables import SECTIONS
 from SOPIRegistrationLib.evaluation.targets import TARGETS
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
-from SOPIRegistrationLib.registration import RegistrationSettings
+from SOPIRegistrationLib.progress import Report
+from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 
 CASES_BY_DEFAULT = 20
 METHODS_BY_DEFAULT = ("initial", "opt", "search")
 LEAST_PIXELS = 32
-# The start pose of the case, in place of an initialiser.
-_GIVEN_START = "start"
 
 
 @dataclass(frozen=True)
@@ -279,12 +275,11 @@ class _Reader:
             solve = partial(_with_weights, solve=base.solve, weights=weights)
             return replace(base, label=name, summary=summary, solve=solve, networks=networks), settings
         init, refine = table.get("init", "auto"), table.get("refine", "opt")
-        given = init == _GIVEN_START
         try:
-            RegistrationSettings(np.eye(4) if given else init, refine, weights=weights)
+            RegistrationSettings(init, refine, weights=weights)
         except InputError as error:
             raise InputError(f"{self._where}{of}: {error}") from None
-        solve = partial(by_pipeline, init=None if given else init, refine=refine)
+        solve = partial(by_pipeline, init=None if init == GIVEN else init, refine=refine)
         summary = table.get("summary", f"--init {init} --refine {refine}")
         return EvaluatedMethod(name, summary, partial(_with_weights, solve=solve, weights=weights)), settings
 
@@ -370,7 +365,11 @@ class _Reader:
 
 
 def _with_weights(
-    problem: Problem, stop: Stop, *, solve: Callable[[Problem, Stop], Estimate], weights: Mapping[str, Path]
+    problem: Problem,
+    report: Report,
+    *,
+    solve: Callable[[Problem, Report], Estimate],
+    weights: Mapping[str, Path],
 ) -> Estimate:
     """A method with weights of its own."""
-    return solve(replace(problem, weights={**problem.weights, **weights}), stop)
+    return solve(replace(problem, weights={**problem.weights, **weights}), report)

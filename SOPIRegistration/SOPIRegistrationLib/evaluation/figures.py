@@ -6,17 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from SOPIRegistrationLib.compare import Case, Comparison, compared_target
+from SOPIRegistrationLib.compare.objective import around_object, at_level, comparable_pixels
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase
-from SOPIRegistrationLib.evaluation.methods import Estimate, compared_volume
+from SOPIRegistrationLib.evaluation.methods import Estimate
 from SOPIRegistrationLib.evaluation.metrics import PoseError, pose_error, structural_similarity
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import THETA_NAMES, theta_as_dict, theta_from_dict
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.registration import moving_volumes
-from SOPIRegistrationLib.registration.objective import around_object, at_level, comparable_pixels
-from SOPIRegistrationLib.registration.stages import Case
-from SOPIRegistrationLib.registration.verdict import structural_correlation
 from SOPIRegistrationLib.similarity import gradient_correlation, ncc
 
 _MEASURE_PIXELS = 256
@@ -100,9 +98,10 @@ def judgement_figures(case: EvaluationCase, estimate: Estimate) -> dict:
         if all(part is not None for part in parts):
             row |= _axis_entries(prefix, *parts)
     poses = [estimate.T_lps_to_world] + ([] if case.T_true is None else [case.T_true])
-    compared = Case(result.radiographs, case.frame, case.T_start)
-    moving = moving_volumes(case.ct)[result.content]
-    correlations = structural_correlation(compared, moving, np.stack(poses))
+    compared = Case(case.subject, case.radiographs, case.frame)
+    target = next(target for target in compared.targets if target.content == result.content)
+    comparison = Comparison(compared, result.radiographs, target)
+    correlations = comparison.structural_correlation(np.stack(poses))
     names = ("correlation", "correlation_at_truth")
     return row | {name: float(value) for name, value in zip(names, correlations, strict=False)}
 
@@ -127,9 +126,9 @@ def image_figures(case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict[str,
 def _view_figures(
     case: EvaluationCase, radiograph: PreparedRadiograph, T_lps_to_world: np.ndarray
 ) -> dict[str, float]:
-    moving = compared_volume(case.ct)
-    T = radiograph.camera.T_world_to_camera @ T_lps_to_world[None]
-    view = at_level(around_object(radiograph, moving, T), _MEASURE_PIXELS)
+    target = compared_target(case.subject)
+    moving, T = target.moving, T_lps_to_world[None]
+    view = at_level(around_object(radiograph, target, T), _MEASURE_PIXELS)
     drr = project(moving.for_camera(view.camera, T[0]), view.camera, T[0])
     valid = comparable_pixels(view, moving, T)[0]
     slope, offset = _line(drr[valid], view.image[valid])

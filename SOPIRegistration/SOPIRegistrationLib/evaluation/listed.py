@@ -23,10 +23,10 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import open_radiograph, read_volume
 from SOPIRegistrationLib.images.itk_reading import require_file
-from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.registration.pose_files import read_start
+from SOPIRegistrationLib.subject import Subject
 
 _REQUIRED = ("ct", "xray", "geometry")
 _OPTIONAL = ("truth", "start", "mask", "camera", "case", "truth_key")
@@ -216,7 +216,7 @@ class ListedCases:
     def _make_listed(self, index: int) -> EvaluationCase:
         """A case with its listed start."""
         listed = self.listed[index]
-        ct = _prepared_ct(listed.ct, listed.mask)
+        subject = _subject(listed.ct, listed.mask)
         opened = [self._open(view) for view in listed.views]
         geometry, known = opened[0][1:]
         cameras = tuple(camera for _, one, _ in opened for camera in one.cameras)
@@ -225,7 +225,7 @@ class ListedCases:
             # Where the central rays meet is a better guess of the distance than any for one camera.
             geometry = replace(known, cameras=cameras)
         try:
-            frame = geometry.pose_frame(ct.rotation_centre_lps_mm)
+            frame = geometry.pose_frame(subject.ct.rotation_centre_lps_mm)
         except InputError as error:
             raise InputError(f"{listed.views[0].geometry or listed.views[0].xray}: {error}") from None
         xrays = tuple(
@@ -240,7 +240,7 @@ class ListedCases:
             T_true = _pose_named(listed.truth, listed.truth_key)
         elif listed.truth is not None:
             T_true = read_start(listed.truth, frame, known.cameras, first)
-        return EvaluationCase(index, listed.name, ct, xrays, frame, T_start, T_true)
+        return EvaluationCase(index, listed.name, subject, xrays, frame, T_start, T_true)
 
     def _open(self, view: ListedView) -> tuple[Radiograph, CArmGeometry, CArmGeometry]:
         """X-ray, geometry of its camera, and of all cameras that were calibrated with it."""
@@ -296,8 +296,8 @@ def _pose_named(path: Path, key: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _prepared_ct(ct: Path, mask: Path | None) -> PreparedCT:
-    return prepare_ct(read_volume(ct), None if mask is None else read_volume(mask, "mask"))
+def _subject(ct: Path, mask: Path | None) -> Subject:
+    return Subject(prepare_ct(read_volume(ct), None if mask is None else read_volume(mask, "mask")))
 
 
 def read_cases_file(path: Path, starts: Starts | None = None) -> ListedCases:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from weakref import WeakSet
 
 from SOPIRegistrationLib import __version__
-from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.evaluation.cases import CaseSource, EvaluationCase, digest
 from SOPIRegistrationLib.evaluation.figures import end_figures, judgement_figures, start_figures
@@ -28,8 +28,8 @@ from SOPIRegistrationLib.evaluation.methods import (
     weights_file,
 )
 from SOPIRegistrationLib.evaluation.results import Results, Row, weights_setting
-from SOPIRegistrationLib.images.prepared_ct import PreparedCT
-from SOPIRegistrationLib.registration import lay_out
+from SOPIRegistrationLib.progress import Progress
+from SOPIRegistrationLib.subject import Subject
 
 # What a task is at, as its process tells it.
 PREPARING, SOLVING = "preparing", "solving"
@@ -207,7 +207,7 @@ def solved_row(
         row |= start_figures(case)
         method = evaluation.method(task.method)
         problem = Problem(
-            case.ct,
+            case.subject,
             case.radiographs,
             case.frame,
             case.T_start,
@@ -245,9 +245,17 @@ def _timed(method: EvaluatedMethod, problem: Problem, limit_s: float) -> tuple[E
         _TimedOut: it took longer than the limit.
     """
     began = perf_counter()
-    estimate = method.solve(problem, lambda: perf_counter() - began > limit_s)
+
+    def watch(progress: Progress) -> None:
+        if perf_counter() - began > limit_s:
+            raise Cancelled("timed out")
+
+    estimate = None
+    with suppress(Cancelled):
+        estimate = method.solve(problem, watch)
     seconds = perf_counter() - began
-    if seconds > limit_s:
+    # A registration that is cancelled still says where it was.
+    if estimate is None or seconds > limit_s:
         raise _TimedOut(seconds, limit_s)
     return estimate, seconds
 
@@ -259,20 +267,24 @@ def _case(source: CaseSource, number: int) -> EvaluationCase:
 
 
 _WARM: set[str] = set()
-_LAID_OUT: WeakSet[PreparedCT] = WeakSet()
+_WARM_SUBJECTS: WeakSet[Subject] = WeakSet()
 
 
 def _warm_up(name: str, method: EvaluatedMethod, problem: Problem) -> None:
     """Lay out a CT, and begin a method once and stop it: imports and compilation count for no case."""
-    if problem.ct not in _LAID_OUT:
-        lay_out(problem.ct)
-        _LAID_OUT.add(problem.ct)
+    if problem.subject not in _WARM_SUBJECTS:
+        problem.subject.warm_up()
+        _WARM_SUBJECTS.add(problem.subject)
     if name in _WARM:
         return
     _WARM.add(name)
     # If it cannot even begin, the timed call says why.
     with suppress(Exception):
-        method.solve(problem, lambda: True)
+        method.solve(problem, _stop_at_once)
+
+
+def _stop_at_once(progress: Progress) -> None:
+    raise Cancelled("only begun")
 
 
 def line_of(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
+from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.training.patients import VALIDATION_SEEDS
 
 # Phantoms are registered on the coarse voxels and X-rayed on the fine ones.
@@ -160,15 +161,15 @@ class SimulatedCases:
         stored = shot.radiograph
         if drawn.mirrored:
             stored = replace(stored, pixels=np.ascontiguousarray(stored.pixels[:, ::-1]))
-        ct = patient.ct
+        subject = patient.subject
         if self.scan_height_mm is not None:
-            ct = _short_scan(self, self.patient_of(number))
+            subject = _short_scan(self, self.patient_of(number))
         return EvaluationCase(
             number,
             patient.name,
-            ct,
+            subject,
             (prepare_radiograph(stored, patient.camera),),
-            self._frame(ct),
+            self._frame(subject.ct),
             drawn.T_start,
             None if self.stranger else drawn.T_true,
             drawn,
@@ -178,13 +179,14 @@ class SimulatedCases:
     def shot(self, number: int, pose_rng: np.random.Generator, image_rng: np.random.Generator) -> _Shot:
         """The X-ray of a case, not yet stored, from the generators' present state."""
         patient = _patient(self, self.patient_of(number))
-        frame = self._frame(patient.ct)
+        ct = patient.subject.ct
+        frame = self._frame(ct)
         if not self.stranger:
-            drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, frame, patient.ct, patient.camera)
+            drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, frame, ct, patient.camera)
             return _Shot(patient, drawn, patient.photograph(drawn.T_true, image_rng))
         stranger = self._stranger(patient, number)
-        theirs = self._frame(stranger.ct)
-        drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, theirs, stranger.ct, stranger.camera)
+        theirs = self._frame(stranger.subject.ct)
+        drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, theirs, stranger.subject.ct, stranger.camera)
         radiograph = stranger.photograph(drawn.T_true, image_rng)
         # The start is as far from the nominal view of the CT that is registered.
         T_start = frame.T_from_theta(theirs.theta_from_T(drawn.T_start))
@@ -204,7 +206,7 @@ class SimulatedCases:
 
 class _Patient(NamedTuple):
     name: str
-    ct: PreparedCT
+    subject: Subject
     volume: Volume
     camera: Camera
     photograph: Photographer
@@ -230,9 +232,10 @@ def _other_patient(source: SimulatedCases, index: int) -> _Patient:
 
 
 @lru_cache(maxsize=1)
-def _short_scan(source: SimulatedCases, index: int) -> PreparedCT:
+def _short_scan(source: SimulatedCases, index: int) -> Subject:
     patient = _patient(source, index)
-    return prepare_ct(slices_about(patient.volume, patient.ct.rotation_centre_lps_mm, source.scan_height_mm))
+    middle = patient.subject.ct.rotation_centre_lps_mm
+    return Subject(prepare_ct(slices_about(patient.volume, middle, source.scan_height_mm)))
 
 
 def _volumes(source: SimulatedCases, index: int) -> tuple[Volume, Volume]:
@@ -255,7 +258,7 @@ def _made_patient(source: SimulatedCases, ct: Volume, patient: Volume | None = N
     prepared = prepare_ct(ct)
     camera = source.detector.camera(source.pixels)
     made = photographer(source.target, prepared, ct if patient is None else patient, camera)
-    return _Patient(ct.name, prepared, ct, camera, made)
+    return _Patient(ct.name, Subject(prepared), ct, camera, made)
 
 
 class _Sequence:
