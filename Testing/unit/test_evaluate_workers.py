@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from distributed import LocalCluster
 from SOPIRegistrationLib.evaluation.methods import Estimate, EvaluatedMethod
 from SOPIRegistrationLib.evaluation.results import Results
 from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, run
@@ -162,6 +163,17 @@ def test_no_scheduler_is_one_line(ct, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in error
     assert error.count("\n") == 1
+
+
+def test_the_workers_of_a_scheduler_are_used(ct, tmp_path):
+    options = ("--methods", "initial", "--cases", 3)
+    assert evaluate(tmp_path / "here", ct, *options, "--workers", 1) == 0
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None
+    ) as cluster:
+        there = ("--scheduler", cluster.scheduler_address)
+        assert evaluate(tmp_path / "there", ct, *options, *there) == 0
+    assert lasting(rows_of(tmp_path / "there")) == lasting(rows_of(tmp_path / "here"))
 
 
 def test_one_process_needs_no_dask(ct, tmp_path):

@@ -36,7 +36,7 @@ from SOPIRegistrationLib.evaluation.runner import (
 ATTEMPTS = 3
 # A task that does not heed its time limit is ended so much later; one that prepares its case has this long.
 _LEEWAY_S, _PREPARING_S = 5.0, 300.0
-_POLL_S, _CONNECT_S = 0.2, 20.0
+_POLL_S, _CONNECT_S = 0.2, 10.0
 _TOPIC = "sopi-evaluate"
 _THREADS = ("NUMBA_NUM", "OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "ITK_GLOBAL_DEFAULT_NUMBER_OF")
 
