@@ -15,7 +15,7 @@ import pytest
 from distributed import LocalCluster
 from SOPIRegistrationLib.evaluation.methods import Estimate, EvaluatedMethod
 from SOPIRegistrationLib.evaluation.results import Results
-from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, run
+from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, evaluate_one, run
 from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.progress import Progress
 from support.evaluation import PIXELS, evaluate, rows_of, write_ct
@@ -155,6 +155,14 @@ def test_a_deadly_case_and_a_hanging_method_are_rows_with_errors(ct, tmp_path):
     assert "the process ended 3 times" in errors["deadly", 1]
     assert errors["deadly", 0] == errors["deadly", 2] == ""
     assert "timed out and did not stop" in errors["slow", 0]
+
+
+def test_a_method_that_hangs_in_a_fresh_process_is_ended_with_it(ct):
+    group = Group("", SimulatedCases(target="ours", cts=(ct,), pixels=PIXELS), ("endless",), range(1))
+    variants = {"endless": EvaluatedMethod("Endless", "never ends", endless)}
+    evaluation = Evaluation((group,), timeout_s=0.5, fresh=True, variants=variants)
+    row = evaluate_one(evaluation, evaluation.tasks[0])
+    assert "timed out and did not stop" in row["error"]
 
 
 def test_no_scheduler_is_one_line(ct, tmp_path, capsys):

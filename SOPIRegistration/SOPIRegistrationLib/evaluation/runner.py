@@ -33,6 +33,11 @@ from SOPIRegistrationLib.subject import Subject
 
 # What a task is at, as its process tells it.
 PREPARING, SOLVING = "preparing", "solving"
+# Reading and preparing the inputs, imports and compiling are not limited as a registration is: cases that are
+# drawn in sequence make all those before them.
+PREPARING_S = 1800.0
+# A method that does not heed its time limit is ended so much later, where it can be: with its process.
+LEEWAY_S = 5.0
 
 
 class Task(NamedTuple):

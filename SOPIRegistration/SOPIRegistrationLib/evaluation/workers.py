@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic, sleep
 
 import dask
@@ -23,7 +23,9 @@ from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.results import Row
 from SOPIRegistrationLib.evaluation.runner import (
+    LEEWAY_S,
     PREPARING,
+    PREPARING_S,
     SOLVING,
     Evaluation,
     Task,
@@ -34,8 +36,6 @@ from SOPIRegistrationLib.evaluation.runner import (
 # A case that has taken so many workers with it is not tried again. Two deaths are nobody's case's fault: two
 # workers may be killed while they are at it.
 ATTEMPTS = 3
-# A task that does not heed its time limit is ended so much later; one that prepares its case has this long.
-_LEEWAY_S, _PREPARING_S = 5.0, 300.0
 _POLL_S, _CONNECT_S = 0.2, 10.0
 _TOPIC = "sopi-evaluate"
 _THREADS = ("NUMBA_NUM", "OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "ITK_GLOBAL_DEFAULT_NUMBER_OF")
@@ -58,6 +58,8 @@ def rows_of_workers(
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with _client(min(evaluation.workers, len(tasks)), evaluation.workers, scheduler) as client:
         try:
+            if scheduler is not None:
+                evaluation = replace(evaluation, workers=max(1, len(client.nthreads())))
             yield from _Dispatch(evaluation, tasks, client).rows()
         except (CancelledError, OSError) as error:
             raise InputError(
@@ -209,7 +211,7 @@ class _Dispatch:
         except Exception as error:
             row = self._error(running.task, line_of(error))
         del self._running[future]
-        yield row | {"workers": self._evaluation.workers}
+        yield row
 
     def _died(self, future: Future, running: _Running) -> Iterator[Row]:
         """Another worker gets the task of one that died, unless too many did."""
@@ -226,9 +228,9 @@ class _Dispatch:
         """How long a task may be at what it is at."""
         limit = self._evaluation.timeout_s
         if running.phase == SOLVING:
-            return limit + _LEEWAY_S
+            return limit + LEEWAY_S
         # A fresh process registers twice, and prepares; its own limit ends it.
-        return _PREPARING_S + (2 * limit + _PREPARING_S if self._evaluation.fresh else 0.0)
+        return PREPARING_S + (2 * limit + PREPARING_S if self._evaluation.fresh else 0.0)
 
     def _overdue(self, future: Future, running: _Running) -> Row:
         """The row of a task that does not end. Its process does: a nanny starts another in its place."""
