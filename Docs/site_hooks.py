@@ -1,4 +1,4 @@
-"""What MkDocs needs to know of this repository: pictures outside Docs/, links to code, the options of ``sopi``.
+"""What MkDocs needs to know of this repository: pictures outside Docs/, links to code, options of ``sopi``.
 
 The pages are written to be read on GitHub as well, so their links to pictures and code are plain relative
 paths that leave Docs/. On the site pictures are copied along and everything else leads to the repository.

@@ -1,4 +1,4 @@
-"""Registration of a CT to X-rays (2D/3D): the numerical core of SOPIRegistration. Imports neither slicer nor qt.
+"""Registration of a CT to X-rays (2D/3D): the numerical core of SOPIRegistration, without slicer and qt.
 
 The names below are what a script may rely on; Docs/python.md shows them at work. Each is imported from its
 home when it is first asked for: importing the package costs nothing.
