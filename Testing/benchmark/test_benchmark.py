@@ -31,6 +31,7 @@ PEERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("peer", "tolerance"), PEERS)
 def test_peers_render_our_geometry(peer, tolerance):
     """Oblique anisotropic grid, non-square pixels, principal point off centre: image and gradient."""

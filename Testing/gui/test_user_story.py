@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 
+@pytest.mark.slow
 def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, monkeypatch):
     monkeypatch.setattr("SOPIRegistrationLib.panel.registration_panel.demo_case", lambda seed: demo_case)
     import slicer
@@ -71,6 +72,7 @@ def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, 
     assert np.abs(user.picture().astype(int) - picture).max() <= 2
 
 
+@pytest.mark.slow
 def test_cancel_stops_within_half_a_second_and_keeps_the_pose(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
@@ -88,6 +90,7 @@ def test_cancel_stops_within_half_a_second_and_keeps_the_pose(user, demo_case):
     assert user.ui.registerButton.enabled
 
 
+@pytest.mark.slow
 def test_the_window_stays_alive_while_registering(user, demo_case):
     """A user's event never waits for 100 ms; Testing/studies/measure_panel.py prints the figures."""
     user.take_demo(demo_case)
@@ -109,6 +112,7 @@ def test_the_window_stays_alive_while_registering(user, demo_case):
     assert np.percentile(gaps, 95) < 0.1
 
 
+@pytest.mark.slow
 def test_undo_redo_and_reset_of_adjustments_by_hand(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
@@ -132,6 +136,7 @@ def test_undo_redo_and_reset_of_adjustments_by_hand(user, demo_case):
     assert not user.ui.resetButton.enabled
 
 
+@pytest.mark.slow
 def test_reset_goes_back_to_the_registration_and_one_slider_moves_one_value(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
@@ -202,6 +207,7 @@ def test_landmarks_give_the_pose(user, demo_case):
     assert layouts.layout == LAYOUT_ID
 
 
+@pytest.mark.slow
 def test_copying_a_pose_and_initialising_from_nominal(user, demo_case):
     import slicer
 
@@ -247,6 +253,7 @@ def test_exports(user, demo_case, tmp_path):
     user.click("exportResultButton")
 
 
+@pytest.mark.slow
 def test_ct_under_a_transform_of_its_own(user, demo_case):
     import slicer
 
@@ -268,6 +275,7 @@ def test_ct_under_a_transform_of_its_own(user, demo_case):
     assert user.error_mm(demo_case, mirror @ matrix @ mirror) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["ct", "xray", "transform"])
 def test_deleting_a_node_in_mid_run(user, demo_case, what):
     user.take_demo(demo_case)
@@ -280,6 +288,7 @@ def test_deleting_a_node_in_mid_run(user, demo_case, what):
     assert user.ui.registerButton.enabled == (what == "transform")
 
 
+@pytest.mark.slow
 def test_closing_the_scene_in_mid_run(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
@@ -295,6 +304,7 @@ def test_closing_the_scene_in_mid_run(user, demo_case):
     assert user.ui.registerButton.enabled
 
 
+@pytest.mark.slow
 def test_a_closed_scene_leaves_nothing_in_memory(user, demo_case):
     """The prepared CT is hundreds of megabytes of a clinical one."""
     user.take_demo(demo_case)
@@ -309,6 +319,7 @@ def test_a_closed_scene_leaves_nothing_in_memory(user, demo_case):
     assert [reference() for reference in prepared] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_new_panel_goes_on_with_the_scene(user, demo_case, module):
     """As when a saved scene is opened before the module, or the module is reloaded."""
     user.take_demo(demo_case)
@@ -334,6 +345,7 @@ def test_a_new_panel_goes_on_with_the_scene(user, demo_case, module):
         reopened.widget.cleanup()
 
 
+@pytest.mark.slow
 def test_the_result_tells_when_the_pose_has_left_it_and_the_history_brings_both_back(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
@@ -364,6 +376,7 @@ def test_the_result_tells_when_the_pose_has_left_it_and_the_history_brings_both_
     assert restored["method"] != second["method"]
 
 
+@pytest.mark.slow
 def test_moving_the_ct_by_hand_stops_a_registration_and_keeps_the_hand_s_pose(user, demo_case):
     """As by the Transforms module; handles in the views are taken away meanwhile, sliders are locked."""
     import slicer
@@ -396,6 +409,7 @@ def test_moving_the_ct_by_hand_stops_a_registration_and_keeps_the_hand_s_pose(us
     assert display.GetEditorVisibility()
 
 
+@pytest.mark.slow
 def test_hardening_the_registration_into_the_ct_does_not_move_it_twice(user, demo_case):
     import slicer
 
@@ -432,6 +446,7 @@ def _ijk_to_ras(node):
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["picture", "drr"])
 def test_a_removed_overlay_comes_back(user, demo_case, what):
     user.take_demo(demo_case)
@@ -448,6 +463,7 @@ def test_a_removed_overlay_comes_back(user, demo_case, what):
     assert user.host.messages == []
 
 
+@pytest.mark.slow
 def test_live_drr_follows_a_slider(user, demo_case):
     """Fifteen times a second and more: by the processor's time, whatever else the machine does.
 
@@ -471,6 +487,7 @@ def test_live_drr_follows_a_slider(user, demo_case):
     assert rate > 5, f"{rate:.1f} updates a second"
 
 
+@pytest.mark.slow
 def test_self_test_of_the_module(host, widget, module, demo_case):
     test = module.SOPIRegistrationTest()
     test.case = demo_case

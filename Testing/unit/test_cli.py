@@ -73,6 +73,7 @@ def test_demo_writes_the_projection_and_a_picture_of_it(demo):
     assert pixels(folder / "overlay.png").shape == (*xray.shape, 3)
 
 
+@pytest.mark.slow
 def test_register_repeats_the_demo(demo, inputs, tmp_path, capsys):
     """The demo goes the way of ``register``: same files, same pose, but for the polarity it tells."""
     out = tmp_path / "new" / "results"
@@ -85,6 +86,7 @@ def test_register_repeats_the_demo(demo, inputs, tmp_path, capsys):
     assert f"rx {expected['theta']['rx_deg']:.2f}" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["result.json", "ct_to_carm.tfm"])
 def test_a_result_starts_the_next_registration(demo, inputs, tmp_path, name):
     start = str(demo[0] / name)
@@ -225,6 +227,7 @@ def test_start_poses_are_read_from_every_form(tmp_path, suffix):
     np.testing.assert_allclose(camera.T_world_to_camera @ start, T, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_two_real_views_jointly(shared_data, tmp_path):
     """The wrist, from 3 degrees and 4 mm off: views in any order, told apart by their names."""
     wrist = shared_data / "wrist"
@@ -326,6 +329,7 @@ def test_help_does_not_load_the_numerics():
     assert done.stdout.split() == ["sopi", __version__, "[]"]
 
 
+@pytest.mark.slow
 def test_core_runs_without_torch(inputs, tmp_path):
     """The classical way needs no PyTorch: the same registration where it cannot be imported."""
     code = (

@@ -70,6 +70,7 @@ def test_rows_report_and_pictures(finished):
     assert "http" not in page
 
 
+@pytest.mark.slow
 def test_same_seed_same_poses(finished, ct, tmp_path):
     again, other = tmp_path / "again", tmp_path / "other"
     assert evaluate(again, ct, "--methods", "initial", "opt", "--cases", 2) == 0
@@ -79,6 +80,7 @@ def test_same_seed_same_poses(finished, ct, tmp_path):
     assert poses(rows_of(other)[0, "initial"]) != poses(first[0, "initial"])
 
 
+@pytest.mark.slow
 def test_what_is_random_in_a_method_comes_from_the_seed(ct, tmp_path):
     found = []
     for name in ("one", "two"):
@@ -102,6 +104,7 @@ def test_a_stopped_run_continues(copied, finished, ct, monkeypatch):
     assert all(poses(before[key]) == poses(after[key]) for key in before)
 
 
+@pytest.mark.slow
 def test_more_cases_and_methods_join(copied, finished, ct):
     before = (finished / "results.csv").read_bytes()
     assert evaluate(copied, ct, "--methods", "initial,opt-gc", "--cases", 3, "--timeout", 300) == 0
@@ -161,6 +164,7 @@ def endless(problem, stop):
     return Estimate(problem.T_start)
 
 
+@pytest.mark.slow
 def test_what_raises_or_never_ends_is_a_row_with_its_error(ct, tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, "opt", EvaluatedMethod("Raising", "raises", raising))
     monkeypatch.setitem(METHODS, "search", EvaluatedMethod("Endless", "never ends", endless))
@@ -205,6 +209,7 @@ class Deadly(SimulatedCases):
         return super().make(number)
 
 
+@pytest.mark.slow
 def test_several_processes_and_one_that_dies(ct, tmp_path, finished):
     source = Deadly(target="ours", cts=(ct,), pixels=PIXELS)
     evaluation = Evaluation(source, ("initial", "opt"), 3, workers=2)

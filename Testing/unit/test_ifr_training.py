@@ -141,6 +141,7 @@ def test_starts_lie_about_the_true_pose_at_all_distances(phantoms):
         assert 0.25 * typical < high < 1.5 * typical
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "config", "weights"),
     [
