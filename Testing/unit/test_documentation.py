@@ -151,14 +151,28 @@ def run_in(folder: Path, commands: list[str]) -> None:
 
 
 def test_the_python_example_registers_the_demo(demo, monkeypatch, capsys):
-    text = (ROOT / "Docs" / "python.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    monkeypatch.chdir(demo)
-    names: dict = {}
-    exec(compile(example, "Docs/python.md", "exec"), names)
+    names = run_python("python.md", demo, monkeypatch)
     assert names["result"].verdict.status == "accept"
     assert names["drr"].shape == names["geometry"].camera.shape
     assert capsys.readouterr().out.startswith("accept")
+
+
+@pytest.mark.slow
+def test_the_examples_of_extending_it_work(demo, monkeypatch):
+    names = run_python("extending.md", demo, monkeypatch)
+    assert names["found"].value > names["objective"](names["T_start"][None])[0]
+    assert names["result"].verdict.status == "accept"
+    assert names["network"].config.width == 4
+
+
+def run_python(page: str, folder: Path, monkeypatch) -> dict:
+    """Run the Python blocks of a page of Docs/ in a folder, as one program; its names at the end."""
+    text = (ROOT / "Docs" / page).read_text(encoding="utf-8")
+    program = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    monkeypatch.chdir(folder)
+    names: dict = {"__name__": "__main__"}
+    exec(compile(program, page, "exec", dont_inherit=True), names)
+    return names
 
 
 def test_importing_the_package_loads_nothing_and_every_public_name_is_there():
