@@ -19,11 +19,12 @@ _HOMES = {
     "PoseFrame": "geometry",
     "PreparedCT": "images",
     "PreparedRadiograph": "images",
-    "Progress": "registration",
+    "Progress": "progress",
     "ProjectorVolume": "projector",
     "Radiograph": "images",
     "RegistrationResult": "registration",
-    "RegistrationSettings": "registration",
+    "RegistrationSettings": "settings",
+    "Subject": "subject",
     "Verdict": "registration",
     "Volume": "images",
     "load_geometry": "geometry",
@@ -35,6 +36,7 @@ _HOMES = {
     "read_radiograph": "images",
     "read_volume": "images",
     "register": "registration",
+    "warm_up": "registration",
     "write_geometry": "geometry",
 }
 __all__ = ["__version__", *_HOMES]
