@@ -73,6 +73,7 @@ def arguments(*words: str) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+@pytest.mark.slow
 def test_command_writes_table_and_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "_SECONDS_A_MEASUREMENT", 0.0)
     for module in ("diffdrr.drr", "itk"):

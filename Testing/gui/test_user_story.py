@@ -158,6 +158,7 @@ def test_reset_goes_back_to_the_registration_and_one_slider_moves_one_value(user
     assert np.allclose(user.session.pose, start, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_handles_dragged_in_a_view_move_sliders_and_drr(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
@@ -175,6 +176,7 @@ def test_handles_dragged_in_a_view_move_sliders_and_drr(user, demo_case):
     assert np.abs(user.drr() - before).max() > 0.1
 
 
+@pytest.mark.slow
 def test_landmarks_give_the_pose(user, demo_case):
     import slicer
     from SOPIRegistrationLib.scene import LANDMARK_LAYOUT_ID, LAYOUT_ID, ras_from_pixels
@@ -228,6 +230,7 @@ def test_copying_a_pose_and_initialising_from_nominal(user, demo_case):
     assert np.allclose(user.session.pose, user.session.case.frame.T_nominal)
 
 
+@pytest.mark.slow
 def test_exports(user, demo_case, tmp_path):
     user.take_demo(demo_case)
     user.show_views()

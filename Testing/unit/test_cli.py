@@ -26,17 +26,10 @@ from SOPIRegistrationLib.registration import outputs, pose_files
 FILES = {"result.json", "ct_to_carm.tfm", "drr.nrrd", "overlay.png"}
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> tuple[Path, str]:
+@pytest.fixture
+def demo(demo_run) -> tuple[Path, str]:
     """Folder and printed text of ``sopi demo``."""
-    folder = tmp_path_factory.mktemp("cli") / "demo"
-    done = subprocess.run(
-        [sys.executable, "-m", "SOPIRegistrationLib", "demo", "--out", str(folder)],
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return folder, done.stdout
+    return demo_run
 
 
 @pytest.fixture

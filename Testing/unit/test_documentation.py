@@ -68,12 +68,11 @@ def inline_calls(page: Path) -> list[list[str]]:
 with_commands = functools.partial(pytest.mark.parametrize, "page", ids=name_of)
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    """A folder with the files of ``sopi demo`` in ``demo/``."""
-    folder = tmp_path_factory.mktemp("documentation")
-    assert main(["demo", "--out", str(folder / "demo")]) == 0
-    return folder
+@pytest.fixture
+def folder(demo_run, tmp_path) -> Path:
+    """A folder of its own with the files of ``sopi demo`` in ``demo/``."""
+    shutil.copytree(demo_run.folder, tmp_path / "demo")
+    return tmp_path
 
 
 @with_commands([page for page in PAGES if blocks(page)])
@@ -113,9 +112,8 @@ def options_of(*command: str) -> set[str]:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @with_commands([page for page in PAGES if any(block.marker == "run" for block in blocks(page))])
-def test_commands_run(page, demo, tmp_path):
-    shutil.copytree(demo / "demo", tmp_path / "demo")
-    run_in(tmp_path, [block.commands for block in blocks(page) if block.marker == "run"])
+def test_commands_run(page, folder):
+    run_in(folder, [block.commands for block in blocks(page) if block.marker == "run"])
 
 
 @pytest.mark.slow
@@ -150,18 +148,20 @@ def run_in(folder: Path, commands: list[str]) -> None:
         assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
 
 
-def test_the_python_example_registers_the_demo(demo, monkeypatch, capsys):
-    names = run_python("python.md", demo, monkeypatch)
+def test_the_python_example_registers_the_demo(folder, monkeypatch, capsys):
+    names = run_python("python.md", folder, monkeypatch)
     assert names["result"].verdict.status == "accept"
     assert names["drr"].shape == names["geometry"].camera.shape
     assert capsys.readouterr().out.startswith("accept")
 
 
 @pytest.mark.slow
-def test_the_examples_of_extending_it_work(demo, monkeypatch):
-    names = run_python("extending.md", demo, monkeypatch)
+def test_the_examples_of_extending_it_work(folder, monkeypatch):
+    names = run_python("extending.md", folder, monkeypatch)
     assert names["found"].value > names["objective"](names["T_start"][None])[0]
     assert names["result"].verdict.status == "accept"
+    assert names["verdict"].status == "accept"
+    assert names["verdict_twice"].status == "accept"
     assert names["network"].config.width == 4
 
 

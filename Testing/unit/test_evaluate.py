@@ -90,6 +90,7 @@ def test_what_is_random_in_a_method_comes_from_the_seed(ct, tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues(copied, finished, ct, monkeypatch):
     """Half a line at the end, as a killed process leaves it, is done again; nothing else is."""
     path = copied / "results.csv"
@@ -118,6 +119,7 @@ def test_more_cases_and_methods_join(copied, finished, ct):
         assert float(row["gradient_correlation"]) > float(rows[number, "initial"]["gradient_correlation"])
 
 
+@pytest.mark.slow
 def test_a_network_trained_later_joins_but_for_the_pose_network(ct, tmp_path, monkeypatch, capsys):
     """No row can come from a network that was not there; only auto runs with the pose network or without."""
     folder = tmp_path / "weights"
@@ -255,6 +257,7 @@ def test_protocols_draw_what_they_say():
             assert not drawn[:, 1].any()
 
 
+@pytest.mark.slow
 def test_a_case_depends_on_seed_and_number_alone(ct):
     few, many = (SimulatedCases("wide", "ours", (ct,), pixels=PIXELS, phantoms=n) for n in (2, 9))
     np.testing.assert_array_equal(few.make(4).T_true, many.make(4).T_true)

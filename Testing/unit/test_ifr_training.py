@@ -189,6 +189,7 @@ def test_a_pose_is_corrected_by_the_networks_own_step(phantoms, monkeypatch):
         assert (moved.abs().amax(dim=1) < 500).all()
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_and_leaves_weights(tmp_path, phantoms, capsys, monkeypatch):
     monkeypatch.setitem(CONFIGURATIONS, "light", COMPOSITE)
     (tmp_path / "phantoms").symlink_to(phantoms)

@@ -245,6 +245,7 @@ def test_a_training_cut_off_between_validations_knows_what_it_has_seen(out):
     assert trained.hours > 0
 
 
+@pytest.mark.slow
 def test_the_best_weights_stay_the_best_until_the_x_rays_are_others(out):
     def bests(**changes):
         lines = []
