@@ -155,16 +155,6 @@ def test_the_python_example_registers_the_demo(folder, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("accept")
 
 
-@pytest.mark.slow
-def test_the_examples_of_extending_it_work(folder, monkeypatch):
-    names = run_python("extending.md", folder, monkeypatch)
-    assert names["found"].value > names["objective"](names["T_start"][None])[0]
-    assert names["result"].verdict.status == "accept"
-    assert names["verdict"].status == "accept"
-    assert names["verdict_twice"].status == "accept"
-    assert names["network"].config.width == 4
-
-
 def run_python(page: str, folder: Path, monkeypatch) -> dict:
     """Run the Python blocks of a page of Docs/ in a folder, as one program; its names at the end."""
     text = (ROOT / "Docs" / page).read_text(encoding="utf-8")

@@ -107,7 +107,7 @@ class LevelObjective:
     def _pivot(self, T_lps_to_world):
         """(P, 4, 4) translations to the centre's place in the world."""
         pivot = np.tile(np.eye(4), (len(T_lps_to_world), 1, 1))
-        pivot[:, :3, 3] = T_lps_to_world[:, :3, :3] @ self._centre + T_lps_to_world[:, :3, 3]
+        pivot[:, :3, 3] = se3.transform_points(T_lps_to_world, self._centre)
         return pivot
 
 
@@ -122,8 +122,7 @@ def around_object(
         return radiograph
     camera = radiograph.camera
     T_lps_to_camera = camera.T_world_to_camera @ T_lps_to_world
-    points = T_lps_to_camera[:, None, :3, :3] @ target.outline_lps_mm[..., None]
-    points = points[..., 0] + T_lps_to_camera[:, None, :3, 3]
+    points = se3.transform_points(T_lps_to_camera[:, None], target.outline_lps_mm)
     pixels = camera.project(points[points[..., 2] > 0])
     if len(pixels) == 0:
         return radiograph

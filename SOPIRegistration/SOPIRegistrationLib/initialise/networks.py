@@ -13,6 +13,7 @@ from SOPIRegistrationLib.compare.case import Reading
 from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.compare.starts import with_starts_around
 from SOPIRegistrationLib.compare.target import WHOLE_BODY
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.initialise.initialiser import InTurn, Source
 from SOPIRegistrationLib.initialise.starts import AllAround
 from SOPIRegistrationLib.installed import PATIENT, RTPI
@@ -98,7 +99,7 @@ class PoseNetwork:
         case = comparison.case
         places = np.tile(np.arange(len(T)), len(self.depth_factors))
         source = np.linalg.inv(case.T_world_to_camera)[:3, 3]
-        along = T[:, :3, :3] @ case.centre_lps_mm + T[:, :3, 3] - source
+        along = se3.transform_points(T, case.centre_lps_mm) - source
         moved = [T.copy() for _ in self.depth_factors]
         for poses, factor in zip(moved, self.depth_factors, strict=True):
             poses[:, :3, 3] += (factor - 1) * along

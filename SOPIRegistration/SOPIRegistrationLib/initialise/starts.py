@@ -11,6 +11,7 @@ from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Proposal, 
 from SOPIRegistrationLib.compare.case import Reading
 from SOPIRegistrationLib.compare.starts import multi_start, random_starts
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.initialise.initialiser import InTurn
 
 
@@ -93,8 +94,7 @@ def _require_in_view(case: Case) -> None:
     """Refuse an expected pose at which the object lies outside an X-ray."""
     for radiograph in case.radiographs:
         camera = radiograph.camera
-        T_lps_to_camera = camera.T_world_to_camera @ case.T_expected
-        x = T_lps_to_camera[:3, :3] @ case.centre_lps_mm + T_lps_to_camera[:3, 3]
+        x = se3.transform_points(camera.T_world_to_camera @ case.T_expected, case.centre_lps_mm)
         u, v = camera.project(x) if x[2] > 0 else (np.inf, np.inf)
         # Half an image beyond the edge a large object still shows.
         if abs(u - camera.width / 2) > camera.width or abs(v - camera.height / 2) > camera.height:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.networks.image_channels import FIXED_CHANNELS, locally_standardised, standardised
 from SOPIRegistrationLib.optimise.pose_chart import PoseScale
@@ -88,7 +89,7 @@ def moving_images(
             return MovingImages(bone_drr, bone_drr)
         return MovingImages(torch.from_numpy(project(body, camera, T_lps_to_world)), bone_drr)
     T_lps_to_camera = camera.T_world_to_camera @ T_lps_to_world
-    centre = T_lps_to_camera[:, :3, :3] @ centre_lps_mm + T_lps_to_camera[:, :3, 3]
+    centre = se3.transform_points(T_lps_to_camera, centre_lps_mm)
     bone_drr, bone_jacobian = _about(centre, camera, *project_with_jacobian(bone, camera, T_lps_to_world))
     if body is bone:
         return MovingImages(bone_drr, bone_drr, bone_jacobian, bone_jacobian)

@@ -93,7 +93,7 @@ def _plausibility(case: Case, T_lps_to_world: np.ndarray) -> Finding:
 
 def _rivals(case: Case, poses: np.ndarray, correlations: np.ndarray) -> Finding:
     """Whether a pose elsewhere agrees as well."""
-    centres = poses[:, :3, :3] @ case.centre_lps_mm + poses[:, :3, 3]
+    centres = se3.transform_points(poses, case.centre_lps_mm)
     angles = se3.rotation_distance(np.repeat(poses[:1, :3, :3], len(poses) - 1, axis=0), poses[1:, :3, :3])
     apart = np.linalg.norm(centres[1:] - centres[0], axis=1) + _OBJECT_RADIUS_MM * angles
     rival = (apart > _AMBIGUOUS_DISTANCE_MM) & (correlations[1:] > correlations[0] - _AMBIGUOUS_MARGIN)
