@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 
-@pytest.mark.slow
 def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, monkeypatch):
     monkeypatch.setattr("SOPIRegistrationLib.panel.registration_panel.demo_case", lambda seed: demo_case)
     import slicer
@@ -72,7 +71,6 @@ def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, 
     assert np.abs(user.picture().astype(int) - picture).max() <= 2
 
 
-@pytest.mark.slow
 def test_cancel_stops_within_half_a_second_and_keeps_the_pose(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
@@ -90,7 +88,6 @@ def test_cancel_stops_within_half_a_second_and_keeps_the_pose(user, demo_case):
     assert user.ui.registerButton.enabled
 
 
-@pytest.mark.slow
 def test_the_window_stays_alive_while_registering(user, demo_case):
     """A user's event never waits for 100 ms; Testing/studies/measure_panel.py prints the figures."""
     user.take_demo(demo_case)
@@ -112,7 +109,6 @@ def test_the_window_stays_alive_while_registering(user, demo_case):
     assert np.percentile(gaps, 95) < 0.1
 
 
-@pytest.mark.slow
 def test_undo_redo_and_reset_of_adjustments_by_hand(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
@@ -136,7 +132,6 @@ def test_undo_redo_and_reset_of_adjustments_by_hand(user, demo_case):
     assert not user.ui.resetButton.enabled
 
 
-@pytest.mark.slow
 def test_reset_goes_back_to_the_registration_and_one_slider_moves_one_value(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
@@ -158,7 +153,6 @@ def test_reset_goes_back_to_the_registration_and_one_slider_moves_one_value(user
     assert np.allclose(user.session.pose, start, atol=1e-9)
 
 
-@pytest.mark.slow
 def test_handles_dragged_in_a_view_move_sliders_and_drr(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
@@ -176,7 +170,6 @@ def test_handles_dragged_in_a_view_move_sliders_and_drr(user, demo_case):
     assert np.abs(user.drr() - before).max() > 0.1
 
 
-@pytest.mark.slow
 def test_landmarks_give_the_pose(user, demo_case):
     import slicer
     from SOPIRegistrationLib.scene import LANDMARK_LAYOUT_ID, LAYOUT_ID, ras_from_pixels
@@ -209,7 +202,6 @@ def test_landmarks_give_the_pose(user, demo_case):
     assert layouts.layout == LAYOUT_ID
 
 
-@pytest.mark.slow
 def test_copying_a_pose_and_initialising_from_nominal(user, demo_case):
     import slicer
 
@@ -230,7 +222,6 @@ def test_copying_a_pose_and_initialising_from_nominal(user, demo_case):
     assert np.allclose(user.session.pose, user.session.case.frame.T_nominal)
 
 
-@pytest.mark.slow
 def test_exports(user, demo_case, tmp_path):
     user.take_demo(demo_case)
     user.show_views()
@@ -256,7 +247,6 @@ def test_exports(user, demo_case, tmp_path):
     user.click("exportResultButton")
 
 
-@pytest.mark.slow
 def test_ct_under_a_transform_of_its_own(user, demo_case):
     import slicer
 
@@ -278,7 +268,6 @@ def test_ct_under_a_transform_of_its_own(user, demo_case):
     assert user.error_mm(demo_case, mirror @ matrix @ mirror) < 0.5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", ["ct", "xray", "transform"])
 def test_deleting_a_node_in_mid_run(user, demo_case, what):
     user.take_demo(demo_case)
@@ -291,7 +280,6 @@ def test_deleting_a_node_in_mid_run(user, demo_case, what):
     assert user.ui.registerButton.enabled == (what == "transform")
 
 
-@pytest.mark.slow
 def test_closing_the_scene_in_mid_run(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
@@ -307,7 +295,6 @@ def test_closing_the_scene_in_mid_run(user, demo_case):
     assert user.ui.registerButton.enabled
 
 
-@pytest.mark.slow
 def test_a_closed_scene_leaves_nothing_in_memory(user, demo_case):
     """The prepared CT is hundreds of megabytes of a clinical one."""
     user.take_demo(demo_case)
@@ -322,7 +309,6 @@ def test_a_closed_scene_leaves_nothing_in_memory(user, demo_case):
     assert [reference() for reference in prepared] == [None, None]
 
 
-@pytest.mark.slow
 def test_a_new_panel_goes_on_with_the_scene(user, demo_case, module):
     """As when a saved scene is opened before the module, or the module is reloaded."""
     user.take_demo(demo_case)
@@ -348,7 +334,6 @@ def test_a_new_panel_goes_on_with_the_scene(user, demo_case, module):
         reopened.widget.cleanup()
 
 
-@pytest.mark.slow
 def test_the_result_tells_when_the_pose_has_left_it_and_the_history_brings_both_back(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
@@ -379,7 +364,6 @@ def test_the_result_tells_when_the_pose_has_left_it_and_the_history_brings_both_
     assert restored["method"] != second["method"]
 
 
-@pytest.mark.slow
 def test_moving_the_ct_by_hand_stops_a_registration_and_keeps_the_hand_s_pose(user, demo_case):
     """As by the Transforms module; handles in the views are taken away meanwhile, sliders are locked."""
     import slicer
@@ -412,7 +396,6 @@ def test_moving_the_ct_by_hand_stops_a_registration_and_keeps_the_hand_s_pose(us
     assert display.GetEditorVisibility()
 
 
-@pytest.mark.slow
 def test_hardening_the_registration_into_the_ct_does_not_move_it_twice(user, demo_case):
     import slicer
 
@@ -449,7 +432,6 @@ def _ijk_to_ras(node):
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", ["picture", "drr"])
 def test_a_removed_overlay_comes_back(user, demo_case, what):
     user.take_demo(demo_case)
@@ -466,7 +448,6 @@ def test_a_removed_overlay_comes_back(user, demo_case, what):
     assert user.host.messages == []
 
 
-@pytest.mark.slow
 def test_live_drr_follows_a_slider(user, demo_case):
     """Fifteen times a second and more: by the processor's time, whatever else the machine does.
 
@@ -490,7 +471,6 @@ def test_live_drr_follows_a_slider(user, demo_case):
     assert rate > 5, f"{rate:.1f} updates a second"
 
 
-@pytest.mark.slow
 def test_self_test_of_the_module(host, widget, module, demo_case):
     test = module.SOPIRegistrationTest()
     test.case = demo_case
