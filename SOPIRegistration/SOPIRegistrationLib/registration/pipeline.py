@@ -258,7 +258,7 @@ class _Registration:
 
     def _expected(self) -> np.ndarray:
         """(4, 4) T_lps_to_world about where the pose lies: as a patient's network learned it, or nominal."""
-        T_lps_to_camera = self._case.frame.T_nominal
+        T_lps_to_camera = self._case.frame.T_expected(self._case.radiographs[0].camera)
         name, weights = self._pose_network() or (None, None)
         if name == PATIENT and self._settings.init in ("auto", PATIENT):
             from SOPIRegistrationLib.initialise.network import load_network
