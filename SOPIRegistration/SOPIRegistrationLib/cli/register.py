@@ -174,6 +174,8 @@ def register_files(request: Request, folder: Path) -> Registered:
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
     ct = read_ct(request.ct, request.mask, request.bone_threshold)
+    if start_file is not None:
+        geometry = with_depth_of_start(geometry, ct, start_file, all_cameras)
     frame = pose_frame(geometry, ct, request.geometry)
     init = request.init
     if start_file is not None:
@@ -204,6 +206,34 @@ def pose_frame(geometry: CArmGeometry, ct: PreparedCT, origin: str | None) -> Po
         return geometry.pose_frame(ct.rotation_centre_lps_mm)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from None
+
+
+def with_depth_of_start(
+    geometry: CArmGeometry, ct: PreparedCT, start: Path, cameras: Sequence[Camera]
+) -> CArmGeometry:
+    """The geometry; one that knows no source-object distance takes it from a start pose that has one.
+
+    A result.json holds a pose of the CT in the camera, a transform file one from the nominal place, which the
+    distance is needed for.
+
+    Args:
+        geometry: with the X-ray's camera first.
+        ct: whose rotation centre's depth is taken.
+        start: result.json or transform file.
+        cameras: all cameras of the set.
+
+    Raises:
+        InputError: the file has no usable pose.
+    """
+    if start.suffix.lower() != ".json" or geometry.with_default_sod().sod_mm is not None:
+        return geometry
+    camera, centre = geometry.camera, ct.rotation_centre_lps_mm
+    # A result's pose does not depend on what theta is measured from.
+    T = camera.T_world_to_camera @ read_start(start, PoseFrame(centre, 1.0), cameras, camera)
+    try:
+        return geometry.with_sod_of(T, centre)
+    except InputError as error:
+        raise InputError(f"start pose {start}: {error}") from None
 
 
 def one_camera(geometry: CArmGeometry, name: str, origin) -> CArmGeometry:

@@ -73,8 +73,8 @@ class CArmGeometry:
     def with_default_sod(self) -> CArmGeometry:
         """The same with a source-object distance wherever one can be had, its source recorded.
 
-        In this order: the given one; in a calibrated set, where the central rays meet; the origin of a camera
-        calibrated in a world of its own, for the calibration object stands where the patient does; 0.7 of the
+        In this order: the given one; in a calibrated set, where the central rays meet; the world's origin in a
+        camera calibrated alone, for the calibration object stands where the patient does; 0.7 of the
         source-detector distance. A single camera known by K alone has no scale to take one from: None stays.
         """
         if self.sod_mm is not None:
@@ -101,7 +101,7 @@ class CArmGeometry:
             return self
         depth = float((T_lps_to_camera @ [*centre_lps_mm, 1.0])[2])
         if depth <= 0:
-            raise InputError("the start pose has the CT behind the X-ray source: check it")
+            raise InputError("it has the CT behind the X-ray source: give another")
         return replace(self, sod_mm=depth, sources={**self.sources, "sod_mm": _START_POSE})
 
     def pose_frame(self, centre_lps_mm) -> PoseFrame:
@@ -112,7 +112,10 @@ class CArmGeometry:
         """
         known = self.with_default_sod()
         if known.sod_mm is None:
-            raise InputError("the geometry has no source-object distance: add sod_mm to the geometry file")
+            raise InputError(
+                "the geometry has no source-object distance: add sod_mm to the geometry file, or start from a "
+                "result.json"
+            )
         return PoseFrame(centre_lps_mm, known.sod_mm, self.view, self.rotation)
 
 

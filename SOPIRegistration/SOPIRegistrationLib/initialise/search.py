@@ -89,8 +89,8 @@ def template_search(
 ) -> SearchResult:
     """Find the poses whose templates look most like the X-ray.
 
-    The X-ray is turned and scaled about its principal point. Where that is far from its middle, as in a crop of
-    a larger detector, the search is that of a camera at the same place which looks at the middle.
+    The X-ray is turned and scaled about its principal point. Where that is far from its middle, as in a crop
+    of a larger detector, the search is that of a camera at the same place which looks at the middle.
 
     Args:
         radiograph: prepared X-ray at the resolution of the search (about 32 pixels).
