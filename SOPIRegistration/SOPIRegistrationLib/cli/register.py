@@ -27,6 +27,7 @@ from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import POLARITIES, prepare_radiograph
+from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.installed import IFR, PATIENT, RTPI
 from SOPIRegistrationLib.registration import (
     RegistrationResult,
@@ -259,7 +260,7 @@ def open_views(request: Request) -> tuple[list[Radiograph], CArmGeometry, tuple[
     if len(request.xray) > 1:
         return _open_several(request)
     [path] = request.xray
-    radiograph, known = open_radiograph(path, request.geometry, request.view, request.frame)
+    radiograph, known = open_radiograph(path, request.geometry, request.view, request.frame, request.camera)
     names = [camera.name for camera in known.cameras]
     name = request.camera or (known.camera_named_in(path.name) if len(names) > 1 else names[0])
     if name is None:
@@ -279,7 +280,9 @@ def _open_several(request: Request):
             f"{request.xray[1]}: --camera is for one X-ray, several are matched by name or order"
         )
     radiographs = [read_radiograph(path, request.frame) for path in request.xray]
-    known = load_geometry(request.geometry, view=request.view)
+    shapes = {radiograph.pixels.shape for radiograph in radiographs}
+    shape = shapes.pop() if len(shapes) == 1 else None
+    known = load_geometry(request.geometry, shape, view=request.view, image_name=str(request.xray[0]))
     names = [camera.name for camera in known.cameras]
     chosen = [known.camera_named_in(path.name) for path in request.xray]
     if not any(chosen) and len(names) == len(chosen):
@@ -290,6 +293,10 @@ def _open_several(request: Request):
             "let each file's name hold its camera's, or give as many X-rays as cameras in their order"
         )
     cameras = tuple(known.cameras[names.index(name)] for name in chosen)
+    radiographs = [
+        as_seen_from_the_source(radiograph, known.mirrored, camera)
+        for radiograph, camera in zip(radiographs, cameras, strict=True)
+    ]
     return radiographs, replace(known, cameras=cameras), known.cameras
 
 

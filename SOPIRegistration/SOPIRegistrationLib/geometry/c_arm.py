@@ -28,7 +28,7 @@ class CArmGeometry:
         sod_mm: nominal source-object distance in the first camera, mm; None where nothing gives it.
         view: name of the nominal view, or "angles" where it comes from positioner angles.
         rotation: (3, 3) nominal rotation LPS -> camera where it is not simply that of ``view``.
-        mirrored: the stored image runs against the camera's x; the cameras are those of the image flipped
+        mirrored: the stored images run against the camera's x; the cameras are those of the images flipped
             left-right.
         sources: for each value, where it came from, for messages and reports.
         tolerances: how far the intrinsics are to be trusted, of each camera.
@@ -73,9 +73,10 @@ class CArmGeometry:
     def with_default_sod(self) -> CArmGeometry:
         """The same with a source-object distance wherever one can be had, its source recorded.
 
-        In this order: the given one; in a calibrated set, where the central rays meet; the world's origin in a
-        camera calibrated alone, for the calibration object stands where the patient does; 0.7 of the
-        source-detector distance. A single camera known by K alone has no scale to take one from: None stays.
+        In this order: the given one; in a calibrated set, where the central rays meet; the world's origin in
+        a camera calibrated alone, for the calibration object stands where the patient does; 0.7 of the
+        source- detector distance. A single camera known by K alone has no scale to take one from: None
+        stays.
         """
         if self.sod_mm is not None:
             return self
@@ -113,8 +114,8 @@ class CArmGeometry:
         known = self.with_default_sod()
         if known.sod_mm is None:
             raise InputError(
-                "the geometry has no source-object distance: add sod_mm to the geometry file, or start from a "
-                "result.json"
+                "the geometry has no source-object distance: add sod_mm to the geometry file, or start from "
+                "a result.json"
             )
         return PoseFrame(centre_lps_mm, known.sod_mm, self.view, self.rotation)
 

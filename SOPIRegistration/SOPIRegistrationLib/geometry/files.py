@@ -1,4 +1,4 @@
-"""Geometry from JSON files, DICOM tags and presets, and what overrides what.
+"""Geometry from files, DICOM tags and presets, and what overrides what.
 
 One C-arm view is described by a few values; each may come from the user's choice of a view, the
 geometry file, the image's DICOM tags or a preset, in this order. Nothing that decides a projection is
@@ -19,6 +19,12 @@ import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.calibrations import (
+    FORMATS,
+    camera_names,
+    read_calibration,
+    written_calibration,
+)
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.dicom_values import (
     SDD_TAG,
@@ -40,6 +46,7 @@ _TOLERANCE_KEYS = {
 }
 _VIEW_KEYS = {"K", "sdd_mm", "pixel_spacing_mm", "principal_point_px", "width", "height", "distortion"}
 _CAMERA_KEYS = _VIEW_KEYS | {"name", "R", "t"}
+_CALIBRATION_KEYS = {"projection_origin_mm"}
 _SHARED_KEYS = {"sod_mm", "view", "nominal_rotation", "sources", "comment", *_TOLERANCE_KEYS.values()}
 _FORMS = (
     '{"sdd_mm", "pixel_spacing_mm": [row, column], "principal_point_px", "sod_mm", "view"}, {"K": 3x3} or '
@@ -57,14 +64,17 @@ def load_geometry(
     """The geometry of an X-ray from all that is known of it.
 
     Args:
-        geometry: path of a geometry JSON, or the name of a preset.
+        geometry: path of a geometry JSON, of a calibration of another program (or of a folder with one for
+        each
+            camera), or the name of a preset.
         image_shape: (rows, columns) of the image as stored; a file with "cameras" does not need it.
         metadata: the image's DICOM tags by keyword (``Radiograph.metadata``).
         view: AP, PA, LLAT or RLAT, over whatever the files say.
         image_name: the image's name, for messages.
 
     Returns:
-        The geometry. With DICOM Patient Orientation it may be ``mirrored``: flip the pixels left-right.
+        The geometry. It may be ``mirrored``, or its cameras have ``distortion``: see
+        :func:`SOPIRegistrationLib.images.stored.as_seen_from_the_source`.
 
     Raises:
         InputError: a file or value is unusable, another image size is meant, or something needed is missing.
@@ -87,10 +97,9 @@ def load_geometry(
             name: PRESET_TOLERANCES if source == origin else of_tags for name, (_, source) in values.items()
         }
     else:
-        entry = _read_json(geometry)
+        entry, origin = _read_entry(Path(geometry), image_shape, tags)
         if "cameras" in entry:
-            return _calibrated_set(entry, geometry, image_shape, view, image_name)
-        origin = str(geometry)
+            return _calibrated_set(entry, origin, image_shape, view, image_name)
         given = _values_from_entry(entry, origin, _VIEW_KEYS | _SHARED_KEYS)
         values = {**_readable({**tags, **given}, image_name), **given}
         reliability = {name: of_tags for name in tags.keys() - given.keys()}
@@ -242,8 +251,11 @@ def _calibrated_set(entry: dict, path, shape, view, image_name) -> CArmGeometry:
     cameras, origin = entry["cameras"], str(path)
     if not isinstance(cameras, list) or not cameras or not all(isinstance(one, dict) for one in cameras):
         raise InputError(f"{path}: 'cameras' must be a list of {{name, K, R, t, width, height}}")
-    shared = {key: value for key, value in entry.items() if key != "cameras"}
+    shared = {key: value for key, value in entry.items() if key not in ("cameras", "mirrored")}
     values = _values_from_entry(shared, path, _SHARED_KEYS)
+    mirrored = entry.get("mirrored", False)
+    if not isinstance(mirrored, bool):
+        raise InputError(f"{path}: mirrored must be true or false, not {mirrored}")
     if view is not None:
         values["view"] = (view, "chosen by the user")
     sources = {name: source for name, (_, source) in values.items()} | {"cameras": origin}
@@ -265,7 +277,8 @@ def _calibrated_set(entry: dict, path, shape, view, image_name) -> CArmGeometry:
     if len({camera.name for camera in built}) < len(built):
         raise InputError(f"{path}: two cameras have the same name, give each its own")
     tolerances = _tolerances(values, built[0], {})
-    return CArmGeometry(tuple(built), _positive(values, "sod_mm"), name, rotation, False, sources, tolerances)
+    sod = _positive(values, "sod_mm")
+    return CArmGeometry(tuple(built), sod, name, rotation, mirrored, sources, tolerances)
 
 
 def geometry_as_dict(geometry: CArmGeometry) -> dict:
@@ -280,6 +293,8 @@ def geometry_as_dict(geometry: CArmGeometry) -> dict:
         T = camera.T_world_to_camera
         cameras.append({**entry, "R": T[:3, :3].tolist(), "t": T[:3, 3].tolist()})
     result: dict[str, Any] = {"cameras": cameras}
+    if geometry.mirrored:
+        result["mirrored"] = True
     if geometry.sod_mm is not None:
         result["sod_mm"] = geometry.sod_mm
     if geometry.rotation is None:
@@ -310,24 +325,117 @@ def geometry_from_dict(entry: dict, origin: str) -> CArmGeometry:
     return replace(geometry, sources=entry.get("sources", geometry.sources))
 
 
-def write_geometry(geometry: CArmGeometry, path) -> None:
-    """Write a geometry JSON (aside, then renamed).
+def write_geometry(geometry: CArmGeometry, path, form: str = "json") -> list[Path]:
+    """Write a geometry (aside, then renamed).
+
+    Args:
+        geometry: what to write.
+        path: the file; of several cameras in a format that holds one, their names are added to it.
+        form: "json", or the name of another program's format.
+
+    Returns:
+        The files written.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the folder cannot be written to, or the format cannot hold this geometry.
     """
     path = Path(path)
-    aside = path.with_name(path.name + ".part")
-    try:
-        aside.write_text(json.dumps(geometry_as_dict(geometry), indent=1) + "\n", encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    if form == "json":
+        texts = {path: json.dumps(geometry_as_dict(geometry), indent=1) + "\n"}
+    else:
+        texts = written_calibration(geometry, form, path)
+    for file, text in texts.items():
+        aside = file.with_name(file.name + ".part")
+        try:
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(file)
+        except OSError as error:
+            raise InputError(f"cannot write {file}: {error.strerror or error}") from None
+    return [*texts]
 
 
-def _read_json(path) -> dict:
+def _read_entry(path: Path, image_shape, tags: Values) -> tuple[dict, str]:
+    """(Entry of a geometry JSON, where it came from) of a JSON, a calibration, or a folder of them."""
+    if path.is_dir():
+        return _read_folder(path, image_shape, tags), str(path)
+    text = _read_text(path)
+    if not text.lstrip("\ufeff \r\n\t").startswith(("{", "[")):
+        given = _given(image_shape, tags)
+        found = read_calibration(text, path, given)
+        if found is not None:
+            return _filled(found[0], given), found[1]
+    entry = _json_object(text, path)
+    if "calibration" not in entry:
+        return entry, str(path)
+    beside = entry.pop("calibration")
+    if not isinstance(beside, str):
+        raise InputError(f"{path}: 'calibration' must be the name of a file")
+    given = _given(image_shape, tags) | _own(entry, path)
+    calibration = path.parent / beside
+    found = read_calibration(_read_text(calibration), calibration, given)
+    if found is None:
+        raise InputError(f"{path}: its calibration {calibration} is of no known format ({_format_names()})")
+    read, origin = found
+    alone = {key: entry.pop(key) for key in [*entry] if key in _VIEW_KEYS or key in _CALIBRATION_KEYS}
+    if "distortion" in alone:
+        for camera in read.get("cameras", [read]):
+            camera["distortion"] = alone["distortion"]
+    return _filled(read, given) | entry, f"{path}, {origin}"
+
+
+def _read_folder(folder: Path, image_shape, tags: Values) -> dict:
+    """The set of cameras whose calibrations a folder holds, in the order of their names."""
+    given = _given(image_shape, tags)
+    found = {}
+    for path in sorted(file for file in folder.iterdir() if file.is_file()):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            continue
+        calibration = read_calibration(text, path, given)
+        if calibration is not None and len(calibration[0].get("cameras", ())) == 1:
+            found[path.stem] = _filled(calibration[0], given)["cameras"][0]
+    if not found:
+        raise InputError(f"geometry folder {folder} holds no camera's calibration ({_format_names()})")
+    names = camera_names([*found]) if len(found) > 1 else [*found]
+    return {"cameras": [camera | {"name": name} for name, camera in zip(names, found.values(), strict=True)]}
+
+
+def _given(image_shape, tags: Values) -> dict:
+    """What the image tells of a calibration that lacks it."""
+    given: dict[str, Any] = {}
+    if image_shape is not None:
+        given["height"], given["width"] = image_shape
+    spacing = tags.get("pixel_spacing_mm", (None,))[0]
+    if spacing is not None and not isinstance(spacing, InputError):
+        given["pixel_spacing_mm"] = spacing
+    return given
+
+
+def _own(entry: dict, origin) -> dict:
+    """What a JSON tells of the calibration it names."""
+    values = _values_from_entry(entry, origin, _VIEW_KEYS | _SHARED_KEYS | _CALIBRATION_KEYS)
+    given = {}
+    for key, shape in (("width", ()), ("height", ()), ("pixel_spacing_mm", (2,))):
+        if key in values:
+            given[key] = _positive(values, key, shape)
+    if "projection_origin_mm" in values:
+        given["projection_origin_mm"] = _array(values, "projection_origin_mm", (2,))
+    return given
+
+
+def _filled(entry: dict, given: dict) -> dict:
+    """An entry of several cameras with the image's size where it tells none."""
+    cameras = entry.get("cameras", ())
+    if len(cameras) > 1:
+        size = {key: given[key] for key in ("width", "height") if key in given}
+        return entry | {"cameras": [size | camera for camera in cameras]}
+    return entry
+
+
+def _read_text(path: Path) -> str:
     try:
-        entry = json.loads(Path(path).read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(
             f"geometry file {path} does not exist, nor is it a preset ({_preset_names()})"
@@ -335,10 +443,23 @@ def _read_json(path) -> dict:
     except OSError as error:
         raise InputError(f"geometry file {path} cannot be read: {error.strerror or error}") from None
     except ValueError:
-        raise InputError(f"geometry file {path} is not JSON: use {_FORMS}") from None
+        raise InputError(f"geometry file {path} is not text: use {_FORMS} or {_format_names()}") from None
+
+
+def _json_object(text: str, path: Path) -> dict:
+    try:
+        entry = json.loads(text.lstrip("\ufeff"))
+    except (ValueError, RecursionError):
+        raise InputError(
+            f"geometry file {path} is not JSON, nor of another known format ({_format_names()}): use {_FORMS}"
+        ) from None
     if not isinstance(entry, dict):
         raise InputError(f"geometry file {path} is not a JSON object: use {_FORMS}")
     return entry
+
+
+def _format_names() -> str:
+    return ", ".join(known.title for known in FORMATS.values())
 
 
 def _values_from_entry(entry: dict, origin, allowed: set[str]) -> Values:

@@ -69,7 +69,7 @@ def nominal_view_from_angles(primary_deg: float, secondary_deg: float) -> np.nda
 
 
 # An image plane's normal this much along the central ray is that of the view.
-_LEAST_FACING = 0.3
+LEAST_FACING = 0.3
 _DIRECTIONS_LPS = {
     "L": (1, 0, 0),
     "R": (-1, 0, 0),
@@ -91,12 +91,13 @@ def view_of_orientation(patient_orientation) -> str | None:
     Images in the frontal plane are AP unless something says PA: they are shown alike. A lateral image does
     not tell on which side the source was.
     """
-    along_columns, along_rows = (_direction_lps(value) for value in patient_orientation)
+    along_columns, along_rows = (direction_lps(value) for value in patient_orientation)
     frontal = NOMINAL_VIEWS["AP"][2] @ np.cross(along_columns, along_rows)
-    return "AP" if abs(frontal) >= _LEAST_FACING else None
+    return "AP" if abs(frontal) >= LEAST_FACING else None
 
 
-def _direction_lps(value: str) -> np.ndarray:
+def direction_lps(value: str) -> np.ndarray:
+    """(3,) direction in LPS, not of unit length, of a value of Patient Orientation."""
     # The first letter is the dominant direction (PS3.3 C.7.6.1.1.1).
     return sum(np.array(_DIRECTIONS_LPS[letter]) / 2**rank for rank, letter in enumerate(value))
 
@@ -120,9 +121,9 @@ def view_of_stored_image(rotation, patient_orientation) -> tuple[np.ndarray, boo
     rotation = np.asarray(rotation, dtype=np.float64)
     if len(patient_orientation) != 2 or not all(is_direction(value) for value in patient_orientation):
         return rotation, False
-    along_columns, along_rows = (_direction_lps(value) for value in patient_orientation)
+    along_columns, along_rows = (direction_lps(value) for value in patient_orientation)
     facing = rotation[2] @ np.cross(along_columns, along_rows)
-    if abs(facing) < _LEAST_FACING:
+    if abs(facing) < LEAST_FACING:
         return rotation, False
     mirrored = bool(facing < 0)
     x = -along_columns if mirrored else along_columns

@@ -22,6 +22,7 @@ class Radiograph:
         metadata: geometry tags of the file, by keyword; empty where the file has none.
         bone_dark_expected: the same where the file only says how the image is displayed: tried first, the
             other polarity after it; None where nothing is to be expected.
+        seen: (rows, columns) bool, where the stored picture has something; None for everywhere.
     """
 
     pixels: np.ndarray
@@ -29,6 +30,7 @@ class Radiograph:
     bone_dark: bool | None = None
     metadata: dict | None = None
     bone_dark_expected: bool | None = None
+    seen: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

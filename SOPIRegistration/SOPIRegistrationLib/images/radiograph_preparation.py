@@ -78,6 +78,8 @@ def prepare_radiograph(
         fields[surround] = None if found is None else found.shifted(*corner)
     bone_dark = _bone_dark(radiograph, pixels, frame, fields, polarity)
     valid = _exposed(pixels.shape, fields, bone_dark) & ~_bars(pixels, frame, bone_dark)
+    if radiograph.seen is not None:
+        valid &= radiograph.seen
     valid &= ~_clipped(pixels, valid, bone_dark) & ~_burnt_in(pixels)
     if valid.mean() < 0.01:
         raise InputError(f"X-ray {radiograph.name} has no exposed field: check the image and its --polarity")
