@@ -11,9 +11,13 @@ from SOPIRegistrationLib.geometry.dicom_values import values_from_dicom
 from SOPIRegistrationLib.geometry.views import LEAST_FACING, NOMINAL_VIEWS, direction_lps, nominal_view
 
 # The largest flat detectors and films are 43 cm wide, stitched long-leg images longer; the smallest show a
-# finger. _LARGEST_FIELD_MM, _SMALLEST_FIELD_MM = 450.0, 20.0 _DETECTOR_DISTANCES_MM = 250.0, 3000.0 Cone
-# angle of the widest X-ray systems, between opposite sides of the image. _WIDEST_CONE_DEG = 45.0 _SQUARE,
-# _SAME_SIZE = 1.05, 1.1 _NEARLY_SAME_VIEW_DEG = 30.0
+# finger.
+_LARGEST_FIELD_MM, _SMALLEST_FIELD_MM = 450.0, 20.0
+_DETECTOR_DISTANCES_MM = 250.0, 3000.0
+# Cone angle of the widest X-ray systems, between opposite sides of the image.
+_WIDEST_CONE_DEG = 45.0
+_SQUARE, _SAME_SIZE = 1.05, 1.1
+_NEARLY_SAME_VIEW_DEG = 30.0
 
 
 def contradictions(
@@ -49,14 +53,14 @@ def _of_size(camera: Camera, image_shape) -> list[str]:
     ratio = float(camera.K[0, 0] / camera.K[1, 1])
     if not 1 / _SQUARE < ratio < _SQUARE:
         found.append(
-            f"the pixels are {ratio:.2f} times as high as wide, those of detectors are square: rows and columns of "
-            "the spacing exchanged, or the image stretched?"
+            f"the pixels are {ratio:.2f} times as high as wide, those of detectors are square: rows and "
+            "columns of the spacing exchanged, or the image stretched?"
         )
     u, v = camera.K[:2, 2]
     if not (-0.5 <= u <= camera.width - 0.5 and -0.5 <= v <= camera.height - 0.5):
         found.append(
-            f"the principal point ({u:.1f}, {v:.1f}) lies outside the image: right for a crop of a larger detector "
-            "only"
+            f"the principal point ({u:.1f}, {v:.1f}) lies outside the image: right for a crop of a larger "
+            "detector only"
         )
     return found
 
@@ -98,7 +102,7 @@ def _of_distances(geometry: CArmGeometry, camera: Camera) -> list[str]:
 
 
 def _of_tags(geometry: CArmGeometry, camera: Camera, metadata: dict) -> list[str]:
-    """What the DICOM tags say against the geometry, which may have come from elsewhere, and against each other."""
+    """What the DICOM tags say against the geometry, which may have come from elsewhere."""
     found = []
     field_only = {
         key: metadata[key]
@@ -117,16 +121,16 @@ def _of_tags(geometry: CArmGeometry, camera: Camera, metadata: dict) -> list[str
         if not ((ratios > 1 / _SAME_SIZE) & (ratios < _SAME_SIZE)).all():
             tag = "the field of view or intensifier size in the DICOM tags"
             found.append(
-                f"pixel spacing times pixels is {ratios[1]:.2f} times {tag}: binned, or cropped, after the tags were "
-                "written?"
+                f"pixel spacing times pixels is {ratios[1]:.2f} times {tag}: binned, or cropped, after the "
+                "tags were written?"
             )
     factor = metadata.get("EstimatedRadiographicMagnificationFactor")
     if isinstance(factor, float) and factor > 1 and geometry.sod_mm and camera.sdd_mm:
         ratio = camera.sdd_mm / geometry.sod_mm / factor
         if not 1 / _SAME_SIZE < ratio < _SAME_SIZE:
             found.append(
-                f"the distances give a magnification of {camera.sdd_mm / geometry.sod_mm:.2f}, the DICOM tags say "
-                f"{factor:g}"
+                f"the distances give a magnification of {camera.sdd_mm / geometry.sod_mm:.2f}, the DICOM "
+                f"tags say {factor:g}"
             )
     return found + _of_views(geometry, metadata)
 
@@ -147,11 +151,8 @@ def _of_views(geometry: CArmGeometry, metadata: dict) -> list[str]:
         apart = float(np.rad2deg(np.arccos(np.clip(taken[2] @ said[2], -1, 1))))
         if apart > _NEARLY_SAME_VIEW_DEG:
             found.append(f"the view is {apart:.0f} deg off what {what} in the DICOM tags say")
-    orientation = values_from_dicom(
-        {"PatientOrientation": metadata["PatientOrientation"]} if "PatientOrientation" in metadata else {},
-        None,
-        "",
-    )[0].get("patient_orientation", (None,))[0]
+    stored = {key: metadata[key] for key in ("PatientOrientation",) if key in metadata}
+    orientation = values_from_dicom(stored, None, "")[0].get("patient_orientation", (None,))[0]
     if orientation is not None:
         across = np.cross(*(direction_lps(one) for one in orientation))
         if abs(float(taken[2] @ across)) < LEAST_FACING:
