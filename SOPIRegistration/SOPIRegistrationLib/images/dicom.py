@@ -6,8 +6,10 @@ functional groups, per frame before shared.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -128,12 +130,29 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
     Raises:
         InputError: damaged, another modality, colour, or a frame must be chosen.
     """
-    import pydicom
+    with _quiet_pydicom():
+        return _read_radiograph(path, frame)
 
+
+@contextlib.contextmanager
+def _quiet_pydicom() -> Iterator[None]:
+    """Keep away from the user what pydicom says of every value that is not as the standard wants it."""
+    parser = logging.getLogger("pydicom")
+    level = parser.level
+    parser.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(path)
+            yield
+    finally:
+        parser.setLevel(level)
+
+
+def _read_radiograph(path: Path, frame: int | None) -> Radiograph:
+    import pydicom
+
+    try:
+        dataset = pydicom.dcmread(path)
         modality = str(dataset.get("Modality", ""))
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         photometric = str(dataset.get("PhotometricInterpretation", ""))
