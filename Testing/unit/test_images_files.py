@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -586,3 +587,38 @@ def test_geometry_of_another_image(tmp_path, pixels):
     message = refusal(open_radiograph, tmp_path / "xray.png", geometry)
     assert "is for an image of 512 x 512 pixels" in message
     assert "has 9 x 6" in message
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT", "US", "SEG", "RTDOSE", "OPT"])
+def test_dicom_that_is_no_projection(tmp_path, pixels, modality):
+    path = write_dicom(tmp_path / "x.dcm", pixels, Modality=modality)
+    assert f"is a {modality} image: give a projection" in refusal(read_radiograph, path)
+
+
+@pytest.mark.parametrize("modality", ["XA", "RF", "DX", "CR", "RTIMAGE", "OT", ""])
+def test_dicom_that_may_be_a_projection(tmp_path, pixels, modality):
+    path = write_dicom(tmp_path / "x.dcm", pixels, Modality=modality)
+    np.testing.assert_array_equal(read_radiograph(path).pixels, pixels)
+
+
+def test_the_files_that_pydicom_ships(capfd):
+    """Whatever they are: an X-ray with what its tags say, or one line; and quietly."""
+    root = Path(pydicom.__file__).parent / "data"
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix != ".py"]
+    assert len(files) > 100
+    opened, refused = [], []
+    for path in files:
+        try:
+            opened.append((path, read_radiograph(path, 1)))
+        except InputError as error:
+            refused.append((path, str(error)))
+    assert len(opened) > 3
+    for path, said in refused:
+        assert "\n" not in said
+        assert str(path) in said
+    for path, radiograph in opened:
+        if {"DistanceSourceToDetector", "ImagerPixelSpacing"} <= radiograph.metadata.keys():
+            assert open_radiograph(path, frame=1)[1].camera.sdd_mm > 0
+        else:
+            assert "--geometry" in refusal(open_radiograph, path, frame=1)
+    assert capfd.readouterr().err == ""

@@ -30,6 +30,7 @@ from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.images.volume import Volume
 
 _TEXTS = (".json", ".txt", ".csv", ".yml", ".yaml", ".xml", ".toml")
+_VOLUMES = ("CT", "MR", "PT")
 _DIRECTIONS = "LR", "PA", "SI"
 _ASSUMED_DISTANCE_MM = 1000.0
 
@@ -159,18 +160,13 @@ def _describe(path: Path, geometry, view, frame) -> FileInfo:
     if path.suffix.lower() in _TEXTS and not dicom.is_dicom(path):
         return _of_text(path, view)
     is_dicom = dicom.is_dicom(path)
-    if is_dicom and _modality(path) in ("CT", "MR", "PT", "NM", "US"):
+    if is_dicom and dicom.modality_of(path) in _VOLUMES:
         return _of_volume(path, read_volume(path))
     if not is_dicom:
         size = image_reader(path, "file", "a CT, an X-ray, a geometry or a result file").GetSize()
         if len(size) > 2 and min(size[:3]) > 1 and frame is None:
             return _of_volume(path, read_volume(path))
     return _of_radiograph(path, geometry, view, frame)
-
-
-def _modality(path: Path) -> str:
-    reader = image_reader(path, "file", "DICOM")
-    return reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else ""
 
 
 def _of_volume(path: Path, volume: Volume) -> FileInfo:

@@ -46,7 +46,8 @@ _GEOMETRY_KEYWORDS = (
     "PixelIntensityRelationship",
     "PresentationIntentType",
 )
-_VOLUME_MODALITIES = ("CT", "MR", "PT", "NM", "US")
+# What may hold a projection: X-ray modalities, and those of pictures of unknown origin.
+_PROJECTIONS = ("XA", "RF", "DX", "CR", "DR", "RG", "DF", "MG", "IO", "PX", "RTIMAGE", "OT", "SC", "")
 # Slices may be placed to a hundredth of a millimetre; more is a missing slice or a tilted gantry.
 _STEP_TOLERANCE = 0.02
 _TILT_TOLERANCE = 0.005
@@ -56,6 +57,18 @@ def is_dicom(path: Path) -> bool:
     """Whether a file has the DICOM preamble."""
     with path.open("rb") as stream:
         return stream.read(132)[128:] == b"DICM"
+
+
+def modality_of(path: Path) -> str:
+    """Modality (0008,0060) of a DICOM file; empty where it has none or cannot be read."""
+    import pydicom
+
+    with _quiet_pydicom():
+        try:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+            return str(plain_value(dataset, "Modality") or "")
+        except Exception:  # pydicom raises whatever its parser trips over
+            return ""
 
 
 def read_series(folder: Path, member: Path | None, what: str) -> sitk.Image:
@@ -137,7 +150,10 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
 @contextlib.contextmanager
 def _quiet_pydicom() -> Iterator[None]:
     """Keep away from the user what pydicom says of every value that is not as the standard wants it."""
-    parser = logging.getLogger("pydicom")
+    import pydicom
+
+    # Importing it sets its logger's level.
+    parser = pydicom.config.logger
     level = parser.level
     parser.setLevel(logging.CRITICAL)
     try:
@@ -153,7 +169,7 @@ def _read_radiograph(path: Path, frame: int | None) -> Radiograph:
 
     try:
         dataset = pydicom.dcmread(path)
-        modality = str(dataset.get("Modality", ""))
+        modality = str(plain_value(dataset, "Modality") or "")
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         photometric = str(dataset.get("PhotometricInterpretation", ""))
         complete = "PixelData" in dataset
@@ -161,7 +177,7 @@ def _read_radiograph(path: Path, frame: int | None) -> Radiograph:
         complete = False
     if not complete:
         raise InputError(f"X-ray {path} is not a readable DICOM image: copy or export it again")
-    if modality in _VOLUME_MODALITIES:
+    if modality not in _PROJECTIONS:
         raise InputError(f"X-ray {path} is a {modality} image: give a projection (XA, RF, DX or CR)")
     if not photometric.startswith("MONOCHROME"):
         raise InputError(f"X-ray {path} is a colour image ({photometric}): give the grayscale original")
