@@ -10,8 +10,10 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
-from SOPIRegistrationLib.registration import RegistrationSettings, register
+from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.simulation.demo import fine_line_integrals
+from SOPIRegistrationLib.subject import Subject
 
 OUTSIDE = Camera.from_c_arm(1011.7, (1.2, 1.2), 170, 160, (-40.0, 79.5))
 
@@ -34,20 +36,20 @@ def test_an_object_is_expected_in_the_picture():
 
 @pytest.fixture(scope="module")
 def case(demo_case):
-    """(prepared CT, frame, X-ray, true pose) of the demo's patient in the middle of an off-centre image."""
+    """(subject, frame, X-ray, true pose) of the demo's patient in the middle of an off-centre image."""
     frame = demo_case.pose_frame
     theta = demo_case.theta_true.copy()
     theta[3] += frame.sod_mm * OUTSIDE.middle_ray[0]
     T = frame.T_from_theta(theta)
     counts = np.random.default_rng(4).poisson(1e5 * np.exp(-fine_line_integrals(1, OUTSIDE, T)))
     xray = prepare_radiograph(Radiograph(counts.astype(np.float32), "crop", bone_dark=True), OUTSIDE)
-    return prepare_ct(demo_case.ct, demo_case.labels), frame, xray, T
+    return Subject(prepare_ct(demo_case.ct, demo_case.labels)), frame, xray, T
 
 
 @pytest.mark.parametrize("init", ["nominal", "search"])
 def test_a_crop_whose_principal_point_is_outside_is_registered(case, init):
-    ct, frame, xray, T = case
-    result = register(ct, [xray], frame, RegistrationSettings(init, "opt"))
+    subject, frame, xray, T = case
+    result = register(subject, [xray], frame, RegistrationSettings(init=init))
     assert result.verdict.status == "accept"
     # As usual: the first attempt, not the searches after it.
     assert [stage.name for stage in result.stages].count("template search") <= 1

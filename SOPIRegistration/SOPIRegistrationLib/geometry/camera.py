@@ -144,6 +144,10 @@ class Camera:
         distortion = None if self.distortion is None else self.distortion * [1, 1, 1, -1, 1]
         return replace(self, K=K, distortion=distortion)
 
+    def as_world(self) -> Camera:
+        """The same camera where its own frame is the world."""
+        return replace(self, T_world_to_camera=np.eye(4))
+
     def cropped(self, column: int, row: int, width: int, height: int) -> Camera:
         """The camera of the sub-image that starts at (column, row)."""
         shift = np.array([[1.0, 0, -column], [0, 1, -row], [0, 0, 1]])
