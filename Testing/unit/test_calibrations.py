@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
+from SOPIRegistrationLib.cli.register import Request, open_views
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
@@ -397,6 +399,43 @@ def test_a_mirrored_picture_has_mirrored_distortion(rng):
     straight = as_seen_from_the_source(Radiograph(stored), False, one).pixels
     turned = as_seen_from_the_source(Radiograph(stored), True, one.flipped()).pixels
     np.testing.assert_allclose(turned, straight[:, ::-1], atol=1e-4)
+
+
+def test_two_xrays_and_a_folder_of_calibrations(tmp_path, rng):
+    """As from a lab: a file for each camera, one of them with a lens; each X-ray finds its own."""
+    folder = tmp_path / "calibration"
+    folder.mkdir()
+    bent = replace(camera(2), distortion=np.array([-0.8, 0, 0, 0, 0]))
+    write_geometry(CArmGeometry((camera(1), bent)), folder / "knee.yml", "opencv")
+    pictures = rng.integers(100, 4000, (2, HEIGHT, WIDTH)).astype(np.uint16)
+    paths = [tmp_path / "frame_0007_cam02.png", tmp_path / "frame_0007_cam01.png"]
+    for path, picture in zip(paths, pictures, strict=True):
+        sitk.WriteImage(sitk.GetImageFromArray(picture), path)
+    radiographs, geometry, cameras = open_views(Request(tmp_path / "ct.nii", paths, str(folder)))
+    assert [one.name for one in geometry.cameras] == ["cam02", "cam01"]
+    assert [one.name for one in cameras] == ["cam01", "cam02"]
+    straight = as_seen_from_the_source(Radiograph(pictures[0]), False, bent)
+    np.testing.assert_array_equal(radiographs[0].pixels, straight.pixels)
+    assert not np.array_equal(radiographs[0].pixels, pictures[0])
+    np.testing.assert_array_equal(radiographs[1].pixels, pictures[1])
+    # One of them alone, too.
+    [alone], geometry, _ = open_views(Request(tmp_path / "ct.nii", paths[:1], str(folder)))
+    np.testing.assert_array_equal(alone.pixels, straight.pixels)
+    assert geometry.camera.name == "cam02"
+
+
+def test_xrays_of_rtk_are_turned_over_together(tmp_path, rtk, rng):
+    write_rtk(rtk, tmp_path / "geometry.xml")
+    beside = tmp_path / "geometry.json"
+    beside.write_text(json.dumps({"calibration": "geometry.xml", "pixel_spacing_mm": [1.9, 2.1]}))
+    pictures = rng.integers(100, 4000, (3, HEIGHT, WIDTH)).astype(np.uint16)
+    paths = [tmp_path / f"projection{number}.mha" for number in range(3)]
+    for path, picture in zip(paths, pictures, strict=True):
+        sitk.WriteImage(sitk.GetImageFromArray(picture), path)
+    radiographs, geometry, _ = open_views(Request(tmp_path / "ct.nii", paths, str(beside)))
+    assert len(geometry.cameras) == 3
+    for radiograph, picture in zip(radiographs, pictures, strict=True):
+        np.testing.assert_array_equal(radiograph.pixels, picture[:, ::-1])
 
 
 # Refusals

@@ -60,7 +60,6 @@ KEYWORDS = [
     "ImagerPixelSpacing",
     "DetectorElementSpacing",
     "DetectorBinning",
-    "FieldOfViewShape",
     "FieldOfViewDimensions",
     "FieldOfViewRotation",
     "IntensifierSize",

@@ -31,7 +31,6 @@ _GEOMETRY_KEYWORDS = (
     "ImagerPixelSpacing",
     "DetectorElementSpacing",
     "DetectorBinning",
-    "FieldOfViewShape",
     "FieldOfViewDimensions",
     "FieldOfViewDimensionsInFloat",
     "FieldOfViewRotation",
@@ -44,7 +43,6 @@ _GEOMETRY_KEYWORDS = (
     "ViewPosition",
     "PatientOrientation",
     "PixelIntensityRelationship",
-    "PresentationIntentType",
 )
 # What may hold a projection: X-ray modalities, and those of pictures of unknown origin.
 _PROJECTIONS = ("XA", "RF", "DX", "CR", "DR", "RG", "DF", "MG", "IO", "PX", "RTIMAGE", "OT", "SC", "")
