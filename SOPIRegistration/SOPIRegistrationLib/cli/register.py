@@ -94,8 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--geometry",
         metavar="FILE",
-        help="geometry JSON (mm, pixels), calibration of XMALab, JointTrack, OpenCV or RTK, projection matrices, "
-        "a folder of such, or the name of a C-arm preset; without it the X-ray's DICOM tags",
+        help="geometry JSON (mm, pixels), calibration of XMALab, JointTrack, OpenCV or RTK, projection "
+        "matrices, a folder of such, or the name of a C-arm preset; without it the DICOM tags",
     )
     parser.add_argument(
         "--camera", metavar="NAME", help="camera of the X-ray, where the geometry has several"
