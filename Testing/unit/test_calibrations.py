@@ -96,6 +96,7 @@ def test_several_cameras_are_a_file_each_and_a_folder_together(tmp_path, form):
     (tmp_path / "frame.png").write_bytes(bytes(range(256)))
     read = load_geometry(tmp_path)
     assert [one.name for one in read.cameras] == ["cam01", "cam02", "cam03"]
+    assert "lengths taken as mm" in read.sources["cameras"]
     for ours, theirs in zip(read.cameras, cameras, strict=True):
         np.testing.assert_allclose(ours.K, theirs.K, rtol=1e-12)
         np.testing.assert_allclose(ours.T_world_to_camera, theirs.T_world_to_camera, atol=1e-9)

@@ -14,10 +14,8 @@ import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.tolerances import DICOM_TOLERANCES, SourceTolerances
+from SOPIRegistrationLib.geometry.values import Values
 from SOPIRegistrationLib.geometry.views import is_direction, nominal_view_from_angles, view_of_orientation
-
-# name of a value -> (the value, or the InputError that using it raises; where it came from)
-Values = dict[str, tuple[Any, str]]
 
 SDD_TAG = "Distance Source to Detector (0018,1110)"
 SPACING_TAG = "Imager Pixel Spacing (0018,1164)"

@@ -20,9 +20,6 @@ import numpy as np
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.calibrations import (
-    FORMATS,
-    camera_names,
-    read_calibration,
     written_calibration,
 )
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -30,28 +27,24 @@ from SOPIRegistrationLib.geometry.dicom_values import (
     SDD_TAG,
     SPACING_TAG,
     UNREADABLE_ANGLES,
-    Values,
     values_from_dicom,
 )
 from SOPIRegistrationLib.geometry.presets import PRESETS, Preset, find_preset
+from SOPIRegistrationLib.geometry.reading import preset_names, read_entry
 from SOPIRegistrationLib.geometry.tolerances import EXACT, PRESET_TOLERANCES, SourceTolerances, Tolerances
+from SOPIRegistrationLib.geometry.values import (
+    CAMERA_KEYS,
+    SHARED_KEYS,
+    TOLERANCE_KEYS,
+    VIEW_KEYS,
+    Values,
+    array_of,
+    positive,
+    values_from_entry,
+)
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, nominal_view, view_of_stored_image
 
 log = logging.getLogger(__name__)
-
-_TOLERANCE_KEYS = {
-    "sdd_mm": "sdd_tolerance_mm",
-    "principal_point_px": "principal_point_tolerance_px",
-    "pixel_spacing_mm": "pixel_spacing_tolerance_percent",
-}
-_VIEW_KEYS = {"K", "sdd_mm", "pixel_spacing_mm", "principal_point_px", "width", "height", "distortion"}
-_CAMERA_KEYS = _VIEW_KEYS | {"name", "R", "t"}
-_CALIBRATION_KEYS = {"projection_origin_mm"}
-_SHARED_KEYS = {"sod_mm", "view", "nominal_rotation", "sources", "comment", *_TOLERANCE_KEYS.values()}
-_FORMS = (
-    '{"sdd_mm", "pixel_spacing_mm": [row, column], "principal_point_px", "sod_mm", "view"}, {"K": 3x3} or '
-    '{"cameras": [{"name", "K", "R", "t", "width", "height"}]}'
-)
 
 
 def load_geometry(
@@ -97,10 +90,10 @@ def load_geometry(
             name: PRESET_TOLERANCES if source == origin else of_tags for name, (_, source) in values.items()
         }
     else:
-        entry, origin = _read_entry(Path(geometry), image_shape, tags)
+        entry, origin = read_entry(Path(geometry), image_shape, tags)
         if "cameras" in entry:
             return _calibrated_set(entry, origin, image_shape, view, image_name)
-        given = _values_from_entry(entry, origin, _VIEW_KEYS | _SHARED_KEYS)
+        given = values_from_entry(entry, origin, VIEW_KEYS | SHARED_KEYS)
         values = {**_readable({**tags, **given}, image_name), **given}
         reliability = {name: of_tags for name in tags.keys() - given.keys()}
     if view is not None:
@@ -128,14 +121,18 @@ def _single_view(
     is_dicom: bool,
     reliability: dict[str, SourceTolerances],
 ) -> CArmGeometry:
-    sources = {name: source for name, (_, source) in values.items() if name not in _TOLERANCE_KEYS.values()}
+    sources = _sources(values)
     view, rotation, mirrored = _nominal(values, sources, origin)
     camera = _camera(values, sources, shape, origin, image_name, is_dicom)
     tolerances = _tolerances(values, camera, reliability)
     if mirrored:
         camera = camera.flipped()
-    sod = _positive(values, "sod_mm")
+    sod = positive(values, "sod_mm")
     return CArmGeometry((camera,), sod, view, rotation, mirrored, sources, tolerances)
+
+
+def _sources(values: Values) -> dict[str, str]:
+    return {name: source for name, (_, source) in values.items() if name not in TOLERANCE_KEYS.values()}
 
 
 def _tolerances(values: Values, camera: Camera, reliability: dict[str, SourceTolerances]) -> Tolerances:
@@ -150,8 +147,8 @@ def _tolerances(values: Values, camera: Camera, reliability: dict[str, SourceTol
         "principal_point_px": of_point.principal_point_px,
         "pixel_spacing_mm": of_spacing.pixel_spacing_percent,
     }
-    given = {name: _tolerance(values, key) for name, key in _TOLERANCE_KEYS.items()}
-    chosen = (expected[name] if given[name] is None else given[name] for name in _TOLERANCE_KEYS)
+    given = {name: _tolerance(values, key) for name, key in TOLERANCE_KEYS.items()}
+    chosen = (expected[name] if given[name] is None else given[name] for name in TOLERANCE_KEYS)
     return Tolerances(*chosen)
 
 
@@ -172,7 +169,7 @@ def _nominal(values: Values, sources: dict, origin: str):
     sources.setdefault("view", "default: AP")
     rotation = None
     if not isinstance(value, str):
-        name, rotation = "angles", _array(values, "view", (3, 3))
+        name, rotation = "angles", array_of(values, "view", (3, 3))
         if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
             raise InputError(f"{source}: nominal_rotation must be a rotation (orthonormal, determinant +1)")
     elif (name := value.upper()) not in NOMINAL_VIEWS:
@@ -187,14 +184,14 @@ def _nominal(values: Values, sources: dict, origin: str):
 
 def _camera(values: Values, sources: dict, shape, origin: str, image_name: str, is_dicom: bool) -> Camera:
     size = _image_size(values, shape, origin, image_name)
-    distortion = _array(values, "distortion", (5,)) if "distortion" in values else None
+    distortion = array_of(values, "distortion", (5,)) if "distortion" in values else None
     if "K" in values:
-        K = _array(values, "K", (3, 3))
+        K = array_of(values, "K", (3, 3))
         # K says it all: a tag that cannot be read is no loss.
         sdd, spacing = (
             None
             if name in values and isinstance(values[name][0], InputError)
-            else _positive(values, name, size)
+            else positive(values, name, size)
             for name, size in (("sdd_mm", ()), ("pixel_spacing_mm", (2,)))
         )
         if sdd is None and spacing is not None:
@@ -203,7 +200,7 @@ def _camera(values: Values, sources: dict, shape, origin: str, image_name: str, 
         for name in ("pixel_spacing_mm", "principal_point_px"):
             sources.pop(name, None)
         return _checked_camera(values["K"][1], K, *size, sdd, distortion=distortion)
-    sdd, spacing = _positive(values, "sdd_mm"), _positive(values, "pixel_spacing_mm", (2,))
+    sdd, spacing = positive(values, "sdd_mm"), positive(values, "pixel_spacing_mm", (2,))
     missing = [
         (name, tag)
         for name, tag, value in (("sdd_mm", SDD_TAG, sdd), ("pixel_spacing_mm", SPACING_TAG, spacing))
@@ -216,12 +213,12 @@ def _camera(values: Values, sources: dict, shape, origin: str, image_name: str, 
         if origin == image_name:
             raise InputError(
                 f"{image_name} carries no geometry: give {keys} in a geometry file, or a preset "
-                f"({_preset_names()}), with --geometry"
+                f"({preset_names()}), with --geometry"
             )
         raise InputError(f"{origin} lacks {keys} (or K): add them")
     centre = (size[0] - 1) / 2, (size[1] - 1) / 2
     if "principal_point_px" in values:
-        centre = _array(values, "principal_point_px", (2,))
+        centre = array_of(values, "principal_point_px", (2,))
     else:
         sources["principal_point_px"] = "default: detector centre"
     K = np.array([[sdd / spacing[1], 0, centre[0]], [0, sdd / spacing[0], centre[1]], [0, 0, 1]])
@@ -230,7 +227,7 @@ def _camera(values: Values, sources: dict, shape, origin: str, image_name: str, 
 
 def _image_size(values: Values, shape, origin: str, image_name: str) -> tuple[int, int]:
     """(width, height) of the image, checked against the file's."""
-    given = [_positive(values, name) for name in ("width", "height")]
+    given = [positive(values, name) for name in ("width", "height")]
     if any(size is not None and size != int(size) for size in given):
         raise InputError(f"{origin}: width and height must be whole numbers of pixels")
     if shape is None:
@@ -252,24 +249,24 @@ def _calibrated_set(entry: dict, path, shape, view, image_name) -> CArmGeometry:
     if not isinstance(cameras, list) or not cameras or not all(isinstance(one, dict) for one in cameras):
         raise InputError(f"{path}: 'cameras' must be a list of {{name, K, R, t, width, height}}")
     shared = {key: value for key, value in entry.items() if key not in ("cameras", "mirrored")}
-    values = _values_from_entry(shared, path, _SHARED_KEYS)
+    values = values_from_entry(shared, path, SHARED_KEYS)
     mirrored = entry.get("mirrored", False)
     if not isinstance(mirrored, bool):
         raise InputError(f"{path}: mirrored must be true or false, not {mirrored}")
     if view is not None:
         values["view"] = (view, "chosen by the user")
-    sources = {name: source for name, (_, source) in values.items()} | {"cameras": origin}
+    sources = _sources(values) | {"cameras": origin}
     name, rotation, _ = _nominal(values, sources, origin)
     built = []
     for number, one in enumerate(cameras, start=1):
         label = str(one.get("name", f"cam{number:02d}"))
         where = f"{path}, camera '{label}'"
-        one_values = _values_from_entry(one, where, _CAMERA_KEYS)
+        one_values = values_from_entry(one, where, CAMERA_KEYS)
         T = np.eye(4)
         if "R" in one_values:
-            T[:3, :3] = _array(one_values, "R", (3, 3))
+            T[:3, :3] = array_of(one_values, "R", (3, 3))
         if "t" in one_values:
-            T[:3, 3] = _array(one_values, "t", (3,))
+            T[:3, 3] = array_of(one_values, "t", (3,))
         if len(cameras) > 1 and not {"R", "t"} <= one_values.keys():
             raise InputError(f"{where} lacks R and t, its place in the world the cameras share")
         alone = _camera(one_values, {}, shape if len(cameras) == 1 else None, where, image_name, False)
@@ -277,7 +274,7 @@ def _calibrated_set(entry: dict, path, shape, view, image_name) -> CArmGeometry:
     if len({camera.name for camera in built}) < len(built):
         raise InputError(f"{path}: two cameras have the same name, give each its own")
     tolerances = _tolerances(values, built[0], {})
-    sod = _positive(values, "sod_mm")
+    sod = positive(values, "sod_mm")
     return CArmGeometry(tuple(built), sod, name, rotation, mirrored, sources, tolerances)
 
 
@@ -303,7 +300,7 @@ def geometry_as_dict(geometry: CArmGeometry) -> dict:
         result["nominal_rotation"] = np.asarray(geometry.rotation).tolist()
     tolerances = geometry.tolerances
     written = zip(
-        _TOLERANCE_KEYS.values(),
+        TOLERANCE_KEYS.values(),
         (tolerances.sdd_mm, tolerances.principal_point_px, tolerances.pixel_spacing_percent),
         strict=True,
     )
@@ -354,125 +351,6 @@ def write_geometry(geometry: CArmGeometry, path, form: str = "json") -> list[Pat
     return [*texts]
 
 
-def _read_entry(path: Path, image_shape, tags: Values) -> tuple[dict, str]:
-    """(Entry of a geometry JSON, where it came from) of a JSON, a calibration, or a folder of them."""
-    if path.is_dir():
-        return _read_folder(path, image_shape, tags), str(path)
-    text = _read_text(path)
-    if not text.lstrip("\ufeff \r\n\t").startswith(("{", "[")):
-        given = _given(image_shape, tags)
-        found = read_calibration(text, path, given)
-        if found is not None:
-            return _filled(found[0], given), found[1]
-    entry = _json_object(text, path)
-    if "calibration" not in entry:
-        return entry, str(path)
-    beside = entry.pop("calibration")
-    if not isinstance(beside, str):
-        raise InputError(f"{path}: 'calibration' must be the name of a file")
-    given = _given(image_shape, tags) | _own(entry, path)
-    calibration = path.parent / beside
-    found = read_calibration(_read_text(calibration), calibration, given)
-    if found is None:
-        raise InputError(f"{path}: its calibration {calibration} is of no known format ({_format_names()})")
-    read, origin = found
-    alone = {key: entry.pop(key) for key in [*entry] if key in _VIEW_KEYS or key in _CALIBRATION_KEYS}
-    if "distortion" in alone:
-        for camera in read.get("cameras", [read]):
-            camera["distortion"] = alone["distortion"]
-    return _filled(read, given) | entry, f"{path}, {origin}"
-
-
-def _read_folder(folder: Path, image_shape, tags: Values) -> dict:
-    """The set of cameras whose calibrations a folder holds, in the order of their names."""
-    given = _given(image_shape, tags)
-    found = {}
-    for path in sorted(file for file in folder.iterdir() if file.is_file()):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            continue
-        calibration = read_calibration(text, path, given)
-        if calibration is not None and len(calibration[0].get("cameras", ())) == 1:
-            found[path.stem] = _filled(calibration[0], given)["cameras"][0]
-    if not found:
-        raise InputError(f"geometry folder {folder} holds no camera's calibration ({_format_names()})")
-    names = camera_names([*found]) if len(found) > 1 else [*found]
-    return {"cameras": [camera | {"name": name} for name, camera in zip(names, found.values(), strict=True)]}
-
-
-def _given(image_shape, tags: Values) -> dict:
-    """What the image tells of a calibration that lacks it."""
-    given: dict[str, Any] = {}
-    if image_shape is not None:
-        given["height"], given["width"] = image_shape
-    spacing = tags.get("pixel_spacing_mm", (None,))[0]
-    if spacing is not None and not isinstance(spacing, InputError):
-        given["pixel_spacing_mm"] = spacing
-    return given
-
-
-def _own(entry: dict, origin) -> dict:
-    """What a JSON tells of the calibration it names."""
-    values = _values_from_entry(entry, origin, _VIEW_KEYS | _SHARED_KEYS | _CALIBRATION_KEYS)
-    given = {}
-    for key, shape in (("width", ()), ("height", ()), ("pixel_spacing_mm", (2,))):
-        if key in values:
-            given[key] = _positive(values, key, shape)
-    if "projection_origin_mm" in values:
-        given["projection_origin_mm"] = _array(values, "projection_origin_mm", (2,))
-    return given
-
-
-def _filled(entry: dict, given: dict) -> dict:
-    """An entry of several cameras with the image's size where it tells none."""
-    cameras = entry.get("cameras", ())
-    if len(cameras) > 1:
-        size = {key: given[key] for key in ("width", "height") if key in given}
-        return entry | {"cameras": [size | camera for camera in cameras]}
-    return entry
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(
-            f"geometry file {path} does not exist, nor is it a preset ({_preset_names()})"
-        ) from None
-    except OSError as error:
-        raise InputError(f"geometry file {path} cannot be read: {error.strerror or error}") from None
-    except ValueError:
-        raise InputError(f"geometry file {path} is not text: use {_FORMS} or {_format_names()}") from None
-
-
-def _json_object(text: str, path: Path) -> dict:
-    try:
-        entry = json.loads(text.lstrip("\ufeff"))
-    except (ValueError, RecursionError):
-        raise InputError(
-            f"geometry file {path} is not JSON, nor of another known format ({_format_names()}): use {_FORMS}"
-        ) from None
-    if not isinstance(entry, dict):
-        raise InputError(f"geometry file {path} is not a JSON object: use {_FORMS}")
-    return entry
-
-
-def _format_names() -> str:
-    return ", ".join(known.title for known in FORMATS.values())
-
-
-def _values_from_entry(entry: dict, origin, allowed: set[str]) -> Values:
-    unknown = sorted(set(entry) - allowed)
-    if unknown:
-        raise InputError(f"{origin}: unknown key '{unknown[0]}', known are {', '.join(sorted(allowed))}")
-    values: Values = {}
-    for key, value in entry.items():
-        if value is not None and key not in ("comment", "sources", "name"):
-            values["view" if key == "nominal_rotation" else key] = (value, origin)
-    return values
-
-
 def _values_from_preset(preset: Preset, shape, image_name: str) -> Values:
     source = f"preset {preset.name}"
     rows, columns = shape or (preset.height, preset.width)
@@ -488,42 +366,6 @@ def _values_from_preset(preset: Preset, shape, image_name: str) -> Values:
     if shape is None:
         values |= {"width": (preset.width, source), "height": (preset.height, source)}
     return values
-
-
-def _preset_names() -> str:
-    return ", ".join(preset.name for preset in PRESETS.values())
-
-
-def _array(values: Values, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    value, source = values[name]
-    if isinstance(value, InputError):
-        raise value
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        array = np.empty(0)
-    if array.shape != shape or not np.isfinite(array).all():
-        size = " x ".join(str(n) for n in shape)
-        raise InputError(f"{source}: {name} must be {size} finite numbers")
-    return array
-
-
-def _positive(values: Values, name: str, shape: tuple[int, ...] = ()) -> Any:
-    """A positive value, an array of them, or None where it is not given."""
-    if name not in values:
-        return None
-    value, source = values[name]
-    if isinstance(value, InputError):
-        raise value
-    try:
-        array = np.asarray(value, dtype=np.float64)
-        usable = array.shape == shape and np.isfinite(array).all() and (array > 0).all()
-    except (TypeError, ValueError, OverflowError):
-        usable = False
-    if not usable:
-        count = "two positive numbers [row, column]" if shape else "a positive number"
-        raise InputError(f"{source}: {name} must be {count}, not {value}")
-    return array if shape else float(array)
 
 
 def _checked_camera(origin, K, width, height, sdd_mm=None, distortion=None) -> Camera:
