@@ -64,7 +64,7 @@ def read_entry(path: Path, image_shape: tuple[int, int] | None, tags: Values) ->
 
 
 def _read_folder(folder: Path, image_shape, tags: Values) -> tuple[dict, str]:
-    """The cameras whose calibrations a folder holds, in the order of their names; and where they came from."""
+    """The cameras whose calibrations a folder holds, in the order of their names; and where from."""
     given = _given(image_shape, tags)
     found, assumed = {}, set()
     for path in sorted(file for file in folder.iterdir() if file.is_file()):
