@@ -124,6 +124,15 @@ def test_fiducials_in_the_patient_are_magnified_too():
     assert geometry.camera.pixel_spacing_mm == pytest.approx((0.26, 0.26))
 
 
+def test_field_whose_dimensions_were_exchanged():
+    """Pixels of a detector are square: only one order makes them so."""
+    geometry = loaded(["ImagerPixelSpacing"], FieldOfViewDimensions=[320.0, 240.0])
+    assert geometry.camera.pixel_spacing_mm == pytest.approx((0.5, 0.5))
+    # Where neither does, the standard's order stands.
+    geometry = loaded(["ImagerPixelSpacing"], FieldOfViewDimensions=[240.0, 160.0])
+    assert geometry.camera.pixel_spacing_mm == pytest.approx((0.5, 0.25))
+
+
 def test_turned_field():
     geometry = loaded(["ImagerPixelSpacing"], FieldOfViewDimensions=[320.0, 120.0], FieldOfViewRotation=90.0)
     assert geometry.camera.pixel_spacing_mm == pytest.approx((120 / 480, 320 / 640))

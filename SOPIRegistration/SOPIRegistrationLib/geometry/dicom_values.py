@@ -42,6 +42,8 @@ _NAMES = {
 _VIEWS = {"AP": "AP", "PA": "PA", "LL": "LLAT", "RL": "RLAT", "LLAT": "LLAT", "RLAT": "RLAT"}
 # Spacings that come from the size of a field or film, not from the detector's pitch, in percent.
 _FIELD_PERCENT, _INTENSIFIER_PERCENT = 2.0, 5.0
+# Detectors have square pixels; a field is known to the millimetre.
+_SQUARE = 0.05
 # Source of a view that angles would have told, had they been numbers.
 UNREADABLE_ANGLES = "DICOM positioner angles, which cannot be read"
 _ASK_VIEW = 'give the view (--view AP, PA, LLAT or RLAT, or "view" in a geometry file)'
@@ -224,10 +226,11 @@ def _spacing_of_field(tags: _Tags, shape: tuple[int, int]):
             turned = tags.number("FieldOfViewRotation", "pixel_spacing_mm")
             if turned in (90.0, 270.0):
                 size = size[::-1]
-            return (
-                np.array([size[0] / rows, size[1] / columns]),
-                f"{source} over rows and columns",
-            ), _FIELD_PERCENT
+            # Rows first, as the standard has it, unless only the other order gives pixels that are square.
+            spacing, exchanged = (np.array([a / rows, b / columns]) for a, b in (size, size[::-1]))
+            if _are_square(exchanged) and not _are_square(spacing):
+                spacing = exchanged
+            return (spacing, f"{source} over rows and columns"), _FIELD_PERCENT
         # One value is a diameter, or the edge of a square, along the longer side of the image.
         return (np.full(2, size[0] / max(rows, columns)), f"{source} over the columns"), _FIELD_PERCENT
     diameter = tags.number("IntensifierSize", "pixel_spacing_mm")
@@ -237,6 +240,10 @@ def _spacing_of_field(tags: _Tags, shape: tuple[int, int]):
     if isinstance(diameter, InputError):
         return (diameter, source), _INTENSIFIER_PERCENT
     return (np.full(2, diameter / max(rows, columns)), source), _INTENSIFIER_PERCENT
+
+
+def _are_square(spacing: np.ndarray) -> bool:
+    return bool(abs(spacing[0] / spacing[1] - 1) < _SQUARE)
 
 
 def _view(tags: _Tags) -> Values:
