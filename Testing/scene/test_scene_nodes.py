@@ -171,11 +171,26 @@ def test_polarity_and_tags_come_from_the_dicom_file(dicom_xray, add_volume, pixe
     as_stored.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
     radiograph = radiograph_from_node(as_stored)
     assert radiograph.metadata["DistanceSourceToDetector"] == 1050
-    assert radiograph.bone_dark is True
+    assert (radiograph.bone_dark, radiograph.bone_dark_expected) == (None, True)
 
     turned_over = add_volume(4095 - pixels[None])
     turned_over.SetAttribute("DICOM.instanceUIDs", "1.2.3")
-    assert radiograph_from_node(turned_over).bone_dark is False
+    assert radiograph_from_node(turned_over).bone_dark_expected is False
+
+
+def test_what_the_file_says_of_the_intensity_is_certain(dicom_xray, add_volume, pixels, monkeypatch):
+    import pydicom
+
+    dataset = pydicom.dcmread(dicom_xray)
+    dataset.PixelIntensityRelationshipSign = 1
+    dataset.save_as(dicom_xray)
+    database = type("Database", (), {"fileForInstance": lambda self, uid: str(dicom_xray)})()
+    monkeypatch.setattr(slicer, "dicomDatabase", database, raising=False)
+    for values, dark in ((pixels, True), (4095 - pixels, False)):
+        node = add_volume(values[None])
+        node.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+        radiograph = radiograph_from_node(node)
+        assert (radiograph.bone_dark, radiograph.bone_dark_expected) == (dark, None)
 
 
 def test_dicom_file_dropped_into_the_application_is_recognised(scene, dicom_xray, pixels):
@@ -189,7 +204,7 @@ def test_dicom_file_dropped_into_the_application_is_recognised(scene, dicom_xray
     radiograph = radiograph_from_node(node)
     # Slicer's reader has turned MONOCHROME1 over, with the bones that were dark.
     assert np.corrcoef(radiograph.pixels.ravel(), pixels.ravel())[0, 1] < -0.99
-    assert radiograph.bone_dark is False
+    assert radiograph.bone_dark_expected is False
     assert radiograph.metadata["DistanceSourceToDetector"] == 1050
 
 

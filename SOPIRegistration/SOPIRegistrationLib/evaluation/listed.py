@@ -244,7 +244,7 @@ class ListedCases:
 
     def _open(self, view: ListedView) -> tuple[Radiograph, CArmGeometry, CArmGeometry]:
         """X-ray, geometry of its camera, and of all cameras that were calibrated with it."""
-        radiograph, known = open_radiograph(view.xray, view.geometry)
+        radiograph, known = open_radiograph(view.xray, view.geometry, camera=view.camera)
         name = view.camera
         if name is None and len(known.cameras) > 1:
             name = known.camera_named_in(view.xray.name)

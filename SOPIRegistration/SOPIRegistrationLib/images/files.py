@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from SOPIRegistrationLib.images.itk_reading import (
     require_file,
 )
 from SOPIRegistrationLib.images.radiograph import Radiograph
+from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.images.volume import Volume
 
 _CT_FORMATS = f"a DICOM series folder or a 3D {FORMATS} file"
@@ -93,26 +93,35 @@ def open_radiograph(
     geometry: str | os.PathLike | None = None,
     view: str | None = None,
     frame: int | None = None,
+    camera: str | None = None,
 ) -> tuple[Radiograph, CArmGeometry]:
     """An X-ray together with its geometry, both in the camera's frame.
 
-    Where DICOM Patient Orientation tells that the image was stored mirrored (facing the patient rather
-    than seen from the source), its pixels are flipped left-right here, and nowhere else.
+    Where DICOM Patient Orientation or the geometry tells that the image was stored mirrored (facing the
+    patient rather than seen from the source), its pixels are flipped left-right; lens distortion is taken
+    out.
 
     Args:
         path: the X-ray's file.
-        geometry: geometry JSON or the name of a preset; without it the file's own DICOM tags.
+        geometry: geometry file or the name of a preset; without it the file's own DICOM tags.
         view: AP, PA, LLAT or RLAT, over what the files say.
         frame: which frame of several, counted from 1.
+        camera: name of the one that took it, where the geometry has several; else that which the file's name
+            holds.
+
+    Returns:
+        The X-ray, and the geometry with all its cameras. Where none of several is known to be the X-ray's, it
+        is not undistorted.
 
     Raises:
         InputError: either is unusable, or the geometry is for another image.
     """
     radiograph = read_radiograph(path, frame)
     known = load_geometry(geometry, radiograph.pixels.shape, radiograph.metadata, view, str(path))
-    if known.mirrored:
-        radiograph = replace(radiograph, pixels=radiograph.pixels[:, ::-1])
-    return radiograph, known
+    if camera is None and len(known.cameras) > 1:
+        camera = known.camera_named_in(Path(path).name)
+    mine = [one for one in known.cameras if len(known.cameras) == 1 or one.name == camera]
+    return as_seen_from_the_source(radiograph, known.mirrored, mine[0] if mine else None), known
 
 
 def _read_plain(path: Path, frame: int | None) -> np.ndarray:

@@ -81,8 +81,8 @@ def radiograph_from_node(volumeNode, frame: int | None = None, mirrored: bool = 
     check_finite(pixels, name, "X-ray")
     if pixels.min() == pixels.max():
         raise InputError(f"X-ray {name} is constant: every pixel is {pixels.flat[0]:g}, no image")
-    bone_dark, metadata = _dicom_facts(volumeNode, pixels, frame)
-    return Radiograph(pixels[:, ::-1] if mirrored else pixels, name, bone_dark, metadata)
+    bone_dark, metadata, expected = _dicom_facts(volumeNode, pixels, frame)
+    return Radiograph(pixels[:, ::-1] if mirrored else pixels, name, bone_dark, metadata, expected)
 
 
 def mask_from_node(maskNode, referenceVolumeNode) -> Volume:
@@ -186,17 +186,21 @@ def _filled_in(segmentationNode, referenceVolumeNode):
     return node
 
 
-def _dicom_facts(volumeNode, pixels: np.ndarray, frame: int | None) -> tuple[bool | None, dict]:
-    """Whether bones are dark in the node's pixels, and the geometry tags, from the DICOM file behind it."""
+def _dicom_facts(volumeNode, pixels: np.ndarray, frame: int | None) -> tuple[bool | None, dict, bool | None]:
+    """From the DICOM file behind a node: whether bones are dark in it, tags, whether they should be."""
     path = _dicom_file(volumeNode)
     if path is None:
-        return None, {}
+        return None, {}, None
     stored = read_dicom_radiograph(path, frame or 1)
-    if stored.bone_dark is None or stored.pixels.shape != pixels.shape:
-        return None, stored.metadata
-    # A reader may have turned the gray scale over (MONOCHROME1): the file speaks of the stored values.
+    if stored.pixels.shape != pixels.shape:
+        return None, stored.metadata, None
+    # A reader may have turned the gray scale over (MONOCHROME1, a negative slope): the file speaks of the
+    # stored values.
     turned = bool(np.corrcoef(stored.pixels.ravel(), pixels.ravel())[0, 1] < 0)
-    return stored.bone_dark != turned, stored.metadata
+    dark, expected = (
+        None if known is None else known != turned for known in (stored.bone_dark, stored.bone_dark_expected)
+    )
+    return dark, stored.metadata, expected
 
 
 def _dicom_file(volumeNode) -> Path | None:
