@@ -15,11 +15,13 @@ class Volume:
         array: (k, j, i) voxels.
         index_to_lps: (4, 4) affine, (i, j, k, 1) to LPS mm; any direction matrix and spacing.
         name: where it came from, for messages.
+        notes: what was assumed or mended where it was read, each a sentence for the user.
     """
 
     array: np.ndarray
     index_to_lps: np.ndarray
     name: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         affine = np.asarray(self.index_to_lps, dtype=np.float64)
