@@ -154,7 +154,7 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
         except InputError as error:
             refused.append((file, error))
     if doubled:
-        notes.append(f"{what} {path.name} has {doubled} files twice: each is read once")
+        notes.append(f"{what} {path.name} has images that are there twice ({doubled}): each is read once")
     if len(refused) > len(planes):
         raise refused[0][1]
     chosen = _of_one_volume(planes, path, what)
@@ -284,8 +284,8 @@ def _planes_of(path: Path, header: Dataset, what: str) -> Iterator[_Plane]:
     groups = _items(header, _GROUPS[0])
     if frames > 1 and not groups:
         raise InputError(
-            f"{what} {path} has {frames} frames, but does not say where each lies (Per-Frame Functional Groups "
-            "Sequence (5200,9230) is missing): export the CT as single slices or as Enhanced CT"
+            f"{what} {path} has {frames} frames, but does not say where each lies (no Per-Frame Functional "
+            "Groups Sequence (5200,9230)): export the CT as single slices or as Enhanced CT"
         )
     if groups and len(groups) != frames:
         raise InputError(
@@ -342,7 +342,7 @@ class _Tags:
         self._places, self._path, self._what = places, path, what
 
     def find(self, keyword: str, sequence: str):
-        """A tag's value, in a sequence of a functional group or in the file itself; None where there is none."""
+        """A tag's value, in a sequence of a functional group or in the file itself; None if it has none."""
         for place in self._places:
             for holder in (*_items(place, sequence)[:1], place):
                 # What is there but cannot be made out is not missing: it raises.
@@ -490,10 +490,11 @@ def _even_steps(along: np.ndarray, path: Path, what: str, notes: list[str]) -> t
     stored = np.rint(places)
     places = np.where(np.abs(places - stored) <= _SAME_PLACE, stored, places)
     gaps = int((steps > 1.5 * usual).sum())
-    reason = f"slices are missing in {gaps} places" if gaps else "slices are not evenly spaced"
+    are_missing = 0 < gaps <= 0.1 * len(steps)
+    reason = f"slices are missing (gaps: {gaps})" if are_missing else "slices are not evenly spaced"
     notes.append(
-        f"{what} {path.name}: {reason} (steps of {steps.min():.4g} to {steps.max():.4g} mm, mostly {usual:.4g} "
-        f"mm): interpolated to even {step:.4g} mm"
+        f"{what} {path.name}: {reason} (steps of {steps.min():.4g} to {steps.max():.4g} mm, mostly "
+        f"{usual:.4g} mm): interpolated to even {step:.4g} mm"
     )
     return places, step
 
@@ -591,6 +592,6 @@ class _PlaneReader:
 
     def _damaged(self, path: Path) -> InputError:
         return InputError(
-            f"{self._what} {path} is damaged, incomplete or compressed in a way that cannot be decoded: copy or "
-            "export it again, uncompressed"
+            f"{self._what} {path} is damaged or incomplete, or compressed in a way that cannot be decoded: "
+            "copy or export it again, uncompressed"
         )

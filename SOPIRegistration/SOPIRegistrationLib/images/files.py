@@ -143,12 +143,14 @@ def _read_plain_volume(path: Path, what: str) -> Volume:
             f"{what} {path} is a picture, which does not say how large its voxels are nor how they lie: use "
             f"{_CT_FORMATS}"
         )
-    affine, notes = _affine(reader, path, what), ()
-    if kind == "NiftiImageIO":
-        told, notes = read_nifti_header(path).index_to_lps(path, what)
-        affine = affine if told is None else told
+    affine, notes = None, ()
+    header = read_nifti_header(path)
+    if header is not None:
+        affine, notes = header.index_to_lps(path, what)
     elif not _has_directions(path, kind, reader):
         notes = (guessed_axes(path, what, "no directions in its header"),)
+    affine = _affine(reader, path, what) if affine is None else affine
+    require_sound_axes(affine[:3, :3], path, what)
     image = read_pixels(reader, path, what)
     if image.GetDimension() == 4:
         image = image[:, :, :, 0]
@@ -182,7 +184,6 @@ def _affine(image: sitk.ImageFileReader, path, what: str) -> np.ndarray:
     spacing = np.array(image.GetSpacing())[:3]
     check_spacing(spacing, path, what)
     direction = np.array(image.GetDirection()).reshape(n, n)[:3, :3]
-    require_sound_axes(direction, path, what)
     affine = np.eye(4)
     affine[:3, :3] = direction * spacing
     affine[:3, 3] = image.GetOrigin()[:3]

@@ -21,6 +21,8 @@ _SOFT_TISSUE_RANGE = (-200.0, 150.0)
 _AIR_BELOW_HU = -800.0
 # No scanner's padding is lower.
 _LOWEST_HU = -4096.0
+# Metal on an extended scale is lower.
+_HIGHEST_HU = 32768.0
 # A tenth of what follows is noise: these shares of all voxels count.
 _ANY, _SOME = 0.001, 0.005
 # Attenuation of water between 40 and 120 keV, with room for other mixtures, 1/mm.
@@ -101,8 +103,8 @@ def _refuse_picture(volume: Volume, sample: np.ndarray) -> None:
     is_whole = volume.array.dtype.kind in "iu" or bool((sample == np.rint(sample)).all())
     if is_whole and sample.min() >= 0 and sample.max() <= 255 and volume.array.max() <= 255:
         raise InputError(
-            f"CT {volume.name} is a picture or a label map (whole values {sample.min():g} to {sample.max():g}), "
-            "no longer a CT: give the CT in Hounsfield units that it was made from"
+            f"CT {volume.name} is a picture or a label map (whole values {sample.min():g} to "
+            f"{sample.max():g}), no longer a CT: give the CT in Hounsfield units that it was made from"
         )
 
 
@@ -124,12 +126,15 @@ def _other_scale(sample: np.ndarray, content: np.ndarray, background: float | No
     """The scale of values without air at -1000 HU."""
     low, middle = np.quantile(content, [0.01, 0.5])
     peak = _mode(content)
-    if np.quantile(sample, 0.999) < 8:
+    high = np.quantile(sample, 0.999)
+    if high < 8:
         return _scale_of_attenuation(sample, content, background)
     is_tissue = _SOFT_TISSUE_RANGE[0] <= peak <= _SOFT_TISSUE_RANGE[1]
     offset = _offset(sample, content, background)
     if offset is not None:
         return offset
+    if high > _HIGHEST_HU:
+        return _scale_by_peaks(sample)
     if is_tissue and (low < -50 or _scale_by_peaks(content) is None):
         # A scan without air around it, or with a background of 0.
         return _Scale()
@@ -138,7 +143,9 @@ def _other_scale(sample: np.ndarray, content: np.ndarray, background: float | No
     if background == 0 and low > -300 and peak < 600 and middle < 3000:
         # Bones cut out of a CT in Hounsfield units, in a background of 0.
         return _Scale()
-    if scale := _scale_by_peaks(sample):
+    scale = _scale_by_peaks(sample)
+    if scale and (background is None or low < scale.zero + 600 / scale.factor):
+        # With nothing between the background and a single peak that may be bones, cut out.
         return scale
     # The inside of a bone.
     return _Scale() if -300 < low < 100 and peak < 700 else None
@@ -148,6 +155,9 @@ def _offset(sample: np.ndarray, content: np.ndarray, background: float | None) -
     """Hounsfield units with 1000 or 1024 added, as unsigned voxels need it; None if they are not."""
     if sample.min() < -150:
         return None
+    if background == sample.min() == _AIR_HU + 1024:
+        # Bones cut out, or a phantom, in even air.
+        return _Scale(zero=_AIR_HU + 1024, note=_offset_note(1024))
     upper = content[content > 500]
     if len(upper) < 0.01 * len(content):
         return None
@@ -164,7 +174,11 @@ def _offset(sample: np.ndarray, content: np.ndarray, background: float | None) -
         offset = 1000 if has_air and _mode(air) < 12 and (air > 0).any() else 1024
     else:
         return None
-    return _Scale(zero=_AIR_HU + offset, note=f"it has them with {offset} added, which was taken off")
+    return _Scale(zero=_AIR_HU + offset, note=_offset_note(offset))
+
+
+def _offset_note(offset: int) -> str:
+    return f"it has them with {offset} added, which was taken off"
 
 
 def _scale_of_attenuation(sample: np.ndarray, content: np.ndarray, background: float | None) -> _Scale | None:
@@ -195,7 +209,10 @@ def _scale_by_peaks(sample: np.ndarray) -> _Scale | None:
     if peaks is None:
         return None
     low, high = peaks
-    note = f"air is at {low:.4g} and soft tissue at {high:.4g}, rescaled to {_AIR_HU:g} and {_SOFT_TISSUE_HU:g} HU"
+    note = (
+        f"air is at {low:.4g} and soft tissue at {high:.4g}, rescaled to {_AIR_HU:g} and "
+        f"{_SOFT_TISSUE_HU:g} HU"
+    )
     return _Scale.between(low, high, note)
 
 

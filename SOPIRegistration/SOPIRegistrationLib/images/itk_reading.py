@@ -13,10 +13,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.images.nifti_header import any_axes_allowed, read_nifti_header
+from SOPIRegistrationLib.images.nifti_header import NIFTI_SUFFIXES, any_axes_allowed, read_nifti_header
 
 FORMATS = "DICOM, NIfTI, NRRD or MHA"
-_NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
 @contextlib.contextmanager
@@ -65,7 +64,7 @@ def image_reader(path: Path, what: str, accepted: str) -> sitk.ImageFileReader:
     Raises:
         InputError: no format is recognised, or the header is broken.
     """
-    if path.name.lower().endswith(_NIFTI_SUFFIXES):
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
         _check_nifti(path, what, accepted)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -97,16 +96,17 @@ def _check_nifti(path: Path, what: str, accepted: str) -> None:
     except (OSError, EOFError):
         header = None
     if header is None:
+        if not path.name.lower().endswith((".nii", ".nii.gz")):
+            # Other formats have .hdr and .img files, too.
+            return
         raise InputError(f"{what} {path} is not a NIfTI file: use {accepted}")
     check_spacing(header.spacing, path, what)
-    expected = header.data_bytes
-    zipped = path.name.lower().endswith(".gz")
-    if expected is not None and _unpacked_size(path, zipped, expected) < expected:
+    if _unpacked_size(header.data_path, header.data_bytes) < header.data_bytes:
         raise InputError(f"{what} {path} is damaged or incomplete: copy or export it again")
 
 
-def _unpacked_size(path: Path, zipped: bool, expected: int) -> int:
-    if not zipped:
+def _unpacked_size(path: Path, expected: int) -> int:
+    if not path.name.lower().endswith(".gz"):
         return path.stat().st_size
     with path.open("rb") as stream:
         stream.seek(-4, os.SEEK_END)

@@ -20,7 +20,7 @@ import numpy as np
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.shear import perpendicular_frame
 
-_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
+NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
 # Units of length (xyzt_units), in mm; anything else is taken for mm, as everybody does.
 _UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -40,7 +40,8 @@ class NiftiHeader:
         sform: (4, 4) index to LPS, mm.
         qform: the same.
         turn_tolerance_deg: rounding of the quaternion, which near a half turn is more than that of the rest.
-        data_bytes: from the start of the file to the end of the voxels; None for a pair of files.
+        data_path: the file with the voxels, the .img of a pair.
+        data_bytes: from its start to the end of the voxels.
     """
 
     shape: tuple[int, ...]
@@ -50,7 +51,8 @@ class NiftiHeader:
     sform: np.ndarray
     qform: np.ndarray
     turn_tolerance_deg: float
-    data_bytes: int | None
+    data_path: Path
+    data_bytes: int
 
     def index_to_lps(self, path, what: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """Where the voxels lie, and what the user should know of it.
@@ -89,8 +91,8 @@ class NiftiHeader:
             return self.sform, (note,)
         raise InputError(
             f"{what} {path} has two places in its header, sform (code {self.sform_code}) and qform (code "
-            f"{self.qform_code}), {difference} apart: set the code of the wrong one to 0, or convert it again "
-            "from the DICOM files"
+            f"{self.qform_code}), {difference} apart: set the code of the wrong one to 0, or convert it "
+            "again from the DICOM files"
         )
 
     def _difference(self, sform: np.ndarray) -> str:
@@ -118,8 +120,8 @@ class NiftiHeader:
 def guessed_axes(path: Path, what: str, why: str) -> str:
     """The note of a file without directions, which ITK, and with it Slicer, reads along its axes."""
     return (
-        f"{what} {path.name} does not say how its axes lie in the patient ({why}): i, j, k are taken for left, "
-        "posterior, superior, which is a guess"
+        f"{what} {path.name} does not say how its axes lie in the patient ({why}): i, j, k are taken for "
+        "left, posterior, superior, which is a guess"
     )
 
 
@@ -129,13 +131,20 @@ def read_nifti_header(path: Path) -> NiftiHeader | None:
     Raises:
         OSError, EOFError: the file cannot be unpacked.
     """
-    header_path = path
     name = path.name.lower()
-    if not name.endswith(_SUFFIXES):
+    if not name.endswith(NIFTI_SUFFIXES):
         return None
-    for data in (".img.gz", ".img"):
-        if name.endswith(data):
-            header_path = path.with_name(path.name[: -len(data)] + data.replace("img", "hdr"))
+    header_path, data_path = path, path
+    if ".img" in path.suffixes[-2:]:
+        stem = path.name.removesuffix(".gz").removesuffix(".img")
+        header_path = next(
+            (file for suffix in (".hdr", ".hdr.gz") if (file := path.with_name(stem + suffix)).exists()), path
+        )
+    elif ".hdr" in path.suffixes[-2:]:
+        stem = path.name.removesuffix(".gz").removesuffix(".hdr")
+        data_path = next(
+            (file for suffix in (".img", ".img.gz") if (file := path.with_name(stem + suffix)).exists()), path
+        )
     with (
         gzip.open(header_path)
         if header_path.name.lower().endswith(".gz")
@@ -144,9 +153,9 @@ def read_nifti_header(path: Path) -> NiftiHeader | None:
         content = stream.read(540)
     for order in "<>":
         if len(content) >= 348 and struct.unpack_from(order + "i", content)[0] == 348:
-            return _parse(content, order, _NIFTI_1)
+            return _parse(content, order, _NIFTI_1, data_path)
         if len(content) == 540 and struct.unpack_from(order + "i", content)[0] == 540:
-            return _parse(content, order, _NIFTI_2)
+            return _parse(content, order, _NIFTI_2, data_path)
     return None
 
 
@@ -194,7 +203,7 @@ _NIFTI_2 = {
 }
 
 
-def _parse(content: bytes, order: str, fields: dict) -> NiftiHeader | None:
+def _parse(content: bytes, order: str, fields: dict, data_path: Path) -> NiftiHeader | None:
     found = {name: struct.unpack_from(order + form, content, at) for name, (form, at) in fields.items()}
     dim, pixdim = found["dim"], found["pixdim"]
     if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
@@ -203,9 +212,8 @@ def _parse(content: bytes, order: str, fields: dict) -> NiftiHeader | None:
     magic = found["magic"][0][:3]
     is_nifti = magic[:1] == b"n" and magic[1:2] in (b"i", b"+")
     scale = _UNITS_MM.get(found["units"][0] & 7, 1.0) if is_nifti else 1.0
-    data_bytes = None
-    if magic[1:2] == b"+" and np.isfinite(found["offset"][0]):
-        data_bytes = int(found["offset"][0]) + int(np.prod(shape, dtype=object)) * found["bits"][0] // 8
+    offset = found["offset"][0] if np.isfinite(found["offset"][0]) else 0
+    data_bytes = int(offset) + int(np.prod(shape, dtype=object)) * found["bits"][0] // 8
     with np.errstate(all="ignore"):
         sform = np.eye(4)
         sform[:3] = np.reshape(found["sform"], (3, 4))
@@ -221,6 +229,7 @@ def _parse(content: bytes, order: str, fields: dict) -> NiftiHeader | None:
             _RAS_TO_LPS @ sform,
             _RAS_TO_LPS @ qform,
             tolerance,
+            data_path,
             data_bytes,
         )
 

@@ -84,8 +84,9 @@ def perpendicular_frame(axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     units = axes / np.linalg.norm(axes, axis=0)
     cosines = np.abs(units.T @ units)
+    # Slices are stacked along k nearly always: of several perpendicular pairs i and j are one's axes.
     pairs = {(0, 1): 2, (0, 2): 1, (1, 2): 0}
-    (first, second), third = min(pairs.items(), key=lambda pair: cosines[pair[0]])
+    (first, second), third = min(pairs.items(), key=lambda pair: max(cosines[pair[0]], TOLERANCE))
     order = [first, second, third]
     q, r = np.linalg.qr(axes[:, order])
     frame, steps = np.empty((3, 3)), np.empty(3)
