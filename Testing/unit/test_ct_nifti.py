@@ -135,6 +135,16 @@ def test_place_in_metres_and_micrometres(tmp_path):
         np.testing.assert_allclose(read_volume(path).index_to_lps, affine, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("factor", [1000.0, 0.001])
+def test_place_in_another_unit_than_the_header_says_is_refused(tmp_path, factor):
+    affine = grid()
+    stored = affine.copy()
+    stored[:3] *= factor
+    path = write_nifti(tmp_path / "ct.nii", sampled(affine), stored, stored)
+    with pytest.raises(InputError, match=r"ct\.nii has voxels of .* correct the spacing in its header"):
+        read_volume(path)
+
+
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_sform_of_nothing_is_refused(tmp_path, value):
     affine = grid()

@@ -7,6 +7,8 @@ place that no tag gives is never made up.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -108,6 +110,20 @@ class _Plane:
         )
 
 
+@contextlib.contextmanager
+def _quiet_pydicom() -> Iterator[None]:
+    """Keep what pydicom says of odd values away from the user: what matters of it is said by name."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def dicom_header(path: Path) -> Dataset | None:
     """What places a DICOM image, without its pixels; None for any other file."""
     try:
@@ -117,8 +133,7 @@ def dicom_header(path: Path) -> Dataset | None:
         # Old files begin with their first group at once.
         if not has_preamble and start[:2] not in (b"\x02\x00", b"\x08\x00"):
             return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet_pydicom():
             header = pydicom.dcmread(
                 path, force=not has_preamble, stop_before_pixels=True, specific_tags=_TAGS
             )
@@ -127,6 +142,7 @@ def dicom_header(path: Path) -> Dataset | None:
         return None
 
 
+@_quiet_pydicom()
 def read_ct_series(path: Path, what: str = "CT") -> Volume:
     """The CT of a folder (of several series that of most planes, with a note), or of a DICOM file.
 
@@ -557,11 +573,9 @@ class _PlaneReader:
         """(frames, rows, columns) as stored."""
         path = plane.path
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                dataset = pydicom.dcmread(path, force=True)
-                pixels = np.asarray(dataset.pixel_array)
-                unused = pixels.dtype.itemsize * 8 - int(dataset.get("BitsStored") or 0)
+            dataset = pydicom.dcmread(path, force=True)
+            pixels = np.asarray(dataset.pixel_array)
+            unused = pixels.dtype.itemsize * 8 - int(dataset.get("BitsStored") or 0)
         except Exception:  # pydicom raises whatever its decoders trip over
             pixels = self._decoded_by_gdcm(plane)
         else:
@@ -573,14 +587,12 @@ class _PlaneReader:
     def _decoded_by_gdcm(self, plane: _Plane) -> np.ndarray:
         """Compressed in a way that pydicom has no plug-in for: GDCM, inside SimpleITK, mostly can."""
         path = plane.path
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                meta = pydicom.dcmread(path, force=True, stop_before_pixels=True)
-                is_compressed = meta.file_meta.TransferSyntaxUID.is_compressed
-                is_inverted = meta.get("PhotometricInterpretation") == "MONOCHROME1"
-            except Exception:  # the same
-                raise self._damaged(path) from None
+        try:
+            meta = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+            is_compressed = meta.file_meta.TransferSyntaxUID.is_compressed
+            is_inverted = meta.get("PhotometricInterpretation") == "MONOCHROME1"
+        except Exception:  # the same
+            raise self._damaged(path) from None
         if not is_compressed or is_inverted:
             raise self._damaged(path)
         values = sitk.GetArrayFromImage(

@@ -69,7 +69,7 @@ class NiftiHeader:
             (self.sform_code, self.sform, "sform"),
             (self.qform_code, self.qform, "qform"),
         ):
-            if code > 0 and not (np.isfinite(form).all() and abs(np.linalg.det(form[:3, :3])) > 1e-9):
+            if code > 0 and not (np.isfinite(form).all() and np.linalg.norm(form[:3, :3], axis=0).min() > 0):
                 raise InputError(
                     f"{what} {path} has a {name} that is singular or no number: convert it again from the "
                     "DICOM files"

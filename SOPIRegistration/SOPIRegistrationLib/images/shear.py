@@ -15,6 +15,8 @@ TOLERANCE = 1e-3
 # Gantries tilt by 30 degrees at most; axes nearer to each other than 45 are a damaged header.
 _LARGEST_COSINE = np.sqrt(0.5)
 _AIR_HU = -1000.0
+# The largest side of a CT: nothing that is X-rayed on a C-arm is smaller or larger.
+_SMALLEST_MM, _LARGEST_MM = 1.0, 5000.0
 
 
 def require_sound_axes(axes: np.ndarray, path, what: str) -> None:
@@ -47,10 +49,17 @@ def perpendicular(volume: Volume) -> Volume:
         volume: CT in HU.
 
     Raises:
-        InputError: the axes do not span the space.
+        InputError: the axes do not span the space, or the size is that of no patient.
     """
     axes = volume.index_to_lps[:3, :3]
     require_sound_axes(axes, volume.name, "CT")
+    extent = volume.spacing_mm * volume.array.shape[::-1]
+    if not _SMALLEST_MM < extent.max() < _LARGEST_MM:
+        sizes = " x ".join(f"{size:.3g}" for size in volume.spacing_mm)
+        raise InputError(
+            f"CT {volume.name} has voxels of {sizes} mm, {extent.max():.3g} mm in all: correct the spacing "
+            "in its header, which is in another unit than it says, or convert it again from the DICOM files"
+        )
     units = axes / np.linalg.norm(axes, axis=0)
     if _largest_cosine(units) <= TOLERANCE:
         return volume

@@ -27,7 +27,9 @@ class Volume:
         affine = np.asarray(self.index_to_lps, dtype=np.float64)
         if self.array.ndim != 3:
             raise ValueError(f"a volume has 3 axes, not {self.array.ndim}")
-        if affine.shape != (4, 4) or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        # Whether three axes span space does not depend on the unit of their lengths.
+        span = affine[:3, :3] / np.maximum(np.linalg.norm(affine[:3, :3], axis=0), np.finfo(float).tiny)
+        if affine.shape != (4, 4) or not abs(np.linalg.det(span)) > 1e-9:
             raise ValueError("index_to_lps must be an invertible 4x4 matrix")
         object.__setattr__(self, "index_to_lps", affine)
 
