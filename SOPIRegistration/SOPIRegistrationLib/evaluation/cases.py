@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +33,8 @@ from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.training.patients import VALIDATION_SEEDS
+
+log = logging.getLogger(__name__)
 
 # The C-arm of the SOPI paper (Perlove PLX118F), its 1024 pixels of 0.19959 mm over the whole detector.
 SDD_MM, SOD_MM, DETECTOR_MM = 1011.7, 700.0, 1024 * 0.19959
@@ -119,7 +122,7 @@ class SimulatedCases:
         """
         require_target(self.target)
         for path in self.cts:
-            read_volume(path)
+            _log_notes(read_volume(path))
 
     def settings(self) -> dict:
         """What the cases depend on, for the fingerprint of an evaluation."""
@@ -177,6 +180,11 @@ def _simulated_patient(source: SimulatedCases, index: int) -> _Patient:
     pitch = DETECTOR_MM / source.pixels
     camera = Camera.from_c_arm(SDD_MM, (pitch, pitch), source.pixels, source.pixels)
     return _Patient(ct.name, subject, camera, photographer(source.target, subject.ct, patient, camera))
+
+
+def _log_notes(ct: Volume | PreparedCT) -> None:
+    for note in ct.notes:
+        log.warning("%s", note)
 
 
 def _bones_of(ct: Volume) -> Volume:
@@ -376,6 +384,7 @@ CaseSource = SimulatedCases | ListedCases
 @lru_cache(maxsize=1)
 def _subject(ct: Path, mask: Path | None) -> Subject:
     subject = Subject(prepare_ct(read_volume(ct), None if mask is None else read_volume(mask, "mask")))
+    _log_notes(subject.ct)
     subject.warm_up()
     return subject
 

@@ -27,9 +27,7 @@ class Volume:
         affine = np.asarray(self.index_to_lps, dtype=np.float64)
         if self.array.ndim != 3:
             raise ValueError(f"a volume has 3 axes, not {self.array.ndim}")
-        # Whether three axes span space does not depend on the unit of their lengths.
-        span = affine[:3, :3] / np.maximum(np.linalg.norm(affine[:3, :3], axis=0), np.finfo(float).tiny)
-        if affine.shape != (4, 4) or not abs(np.linalg.det(span)) > 1e-9:
+        if affine.shape != (4, 4) or not _span_space(affine[:3, :3]):
             raise ValueError("index_to_lps must be an invertible 4x4 matrix")
         object.__setattr__(self, "index_to_lps", affine)
 
@@ -58,3 +56,9 @@ class Volume:
         if array.shape != self.array.shape:
             raise ValueError(f"array of shape {array.shape} on a grid of {self.array.shape}")
         return Volume(array, self.index_to_lps, self.name if name is None else name)
+
+
+def _span_space(axes: np.ndarray) -> bool:
+    """Whether three axes do, whatever the unit of their lengths."""
+    lengths = np.linalg.norm(axes, axis=0)
+    return bool(lengths.min() > 0) and abs(np.linalg.det(axes / lengths)) > 1e-9
