@@ -53,6 +53,26 @@ def test_sheared_sform_is_resampled_to_perpendicular_axes(tmp_path, how, codes):
     assert "20.0 deg off the perpendicular" in note
 
 
+@pytest.mark.parametrize("flipped", [0, 1, 2])
+def test_sheared_sform_of_the_other_handedness(tmp_path, flipped):
+    flip = np.eye(4)
+    flip[flipped, flipped], flip[flipped, 3] = -1, [111, 83, 39][flipped]
+    affine = grid(TILT_MM) @ flip
+    path = write_nifti(tmp_path / "ct.nii", sampled(affine), affine, rigid_of(affine, "normal"))
+    volume = read_volume(path)
+    assert largest_error_voxels(volume) < 0.01
+    assert np.linalg.det(volume.index_to_lps[:3, :3]) < 0
+
+
+def test_sheared_slices_stacked_along_another_index(tmp_path):
+    affine = grid(TILT_MM)[:, [2, 0, 1, 3]]
+    path = write_nifti(
+        tmp_path / "ct.nii", sampled(affine, (40, 112, 84)), affine, rigid_of(affine, "normal"), (1, 1)
+    )
+    volume = read_volume(path)
+    assert largest_error_voxels(volume) < 0.01
+
+
 def test_sheared_sform_in_a_packed_file(tmp_path):
     affine = grid(TILT_MM)
     path = write_nifti(tmp_path / "a.nii", sampled(affine), affine, rigid_of(affine, "normal"))

@@ -41,8 +41,8 @@ def require_sound_axes(axes: np.ndarray, path, what: str) -> None:
 def perpendicular(volume: Volume) -> Volume:
     """A CT on perpendicular axes: itself where it has them, else resampled, with a note.
 
-    The two axes that are perpendicular already stay, which in a scan with a tilted gantry are those of its
-    slices; the third becomes their normal. Voxels keep their size within the slices and the slices their
+    Two axes that are perpendicular already stay, which in a scan with a tilted gantry are those of its
+    slices where these are stacked along k; the third becomes their normal. Voxels keep their size within the slices and the slices their
     distance, so that nothing is interpolated across slices. Air is around what was scanned.
 
     Args:
@@ -94,9 +94,7 @@ def perpendicular_frame(axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     units = axes / np.linalg.norm(axes, axis=0)
     cosines = np.abs(units.T @ units)
     # Slices are stacked along k nearly always: of several perpendicular pairs i and j are one's axes.
-    pairs = {(0, 1): 2, (0, 2): 1, (1, 2): 0}
-    (first, second), third = min(pairs.items(), key=lambda pair: max(cosines[pair[0]], TOLERANCE))
-    order = [first, second, third]
+    order = min([0, 1, 2], [0, 2, 1], [1, 2, 0], key=lambda pair: max(cosines[pair[0], pair[1]], TOLERANCE))
     q, r = np.linalg.qr(axes[:, order])
     frame, steps = np.empty((3, 3)), np.empty(3)
     frame[:, order] = q * np.sign(np.diag(r))
