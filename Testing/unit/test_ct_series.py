@@ -350,6 +350,13 @@ def test_damaged_slice_of_a_series_is_named(tmp_path):
         read_volume(folder)
 
 
+def test_enhanced_ct_of_one_frame_a_file(tmp_path):
+    scan = Scan()
+    for number in range(40):
+        scan.write_enhanced(tmp_path / f"{number}.dcm", [number])
+    assert largest_error_voxels(read_volume(tmp_path / "7.dcm")) < 0.01
+
+
 def test_part_of_a_concatenation_stands_for_all_of_it(tmp_path):
     scan = Scan()
     uid = generate_uid()

@@ -166,7 +166,7 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
             continue
         seen.add(instance)
         try:
-            planes += _planes_of(file, header, what)
+            planes += list(_planes_of(file, header, what))
         except InputError as error:
             refused.append((file, error))
     if doubled:
@@ -174,7 +174,8 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
     if len(refused) > len(planes):
         raise refused[0][1]
     chosen = _of_one_volume(planes, path, what)
-    left_out = [plane.path.name for plane in planes if not any(plane is one for one in chosen)]
+    kept = {id(plane) for plane in chosen}
+    left_out = [plane.path.name for plane in planes if id(plane) not in kept]
     left_out += [file.name for file, _ in refused]
     if left_out:
         notes.append(
@@ -182,8 +183,8 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
             f"another size, direction or kind than the rest ({_some(left_out)})"
         )
     chosen, along, direction = _sorted_along_normal(chosen, path, what)
-    weights, step = _even_steps(along, path, what, notes)
-    array = _read_array(chosen, weights, what)
+    places, step = _even_steps(along, path, what, notes)
+    array = _read_array(chosen, places, what)
     first = chosen[0]
     affine = np.eye(4)
     affine[:3, :2] = first.axes * first.spacing[::-1]
@@ -203,7 +204,7 @@ def _series_of(path: Path, what: str) -> tuple[list[tuple[Path, Dataset]], list[
         if member is None:
             raise InputError(f"{what} {path} is not a DICOM file that can be read: copy or export it again")
         # A part of an enhanced CT that was cut into several files is as little without the others as a slice.
-        is_part = "ConcatenationUID" in member or not (_frames(member) > 1 or _GROUPS[0] in member)
+        is_part = "ConcatenationUID" in member or _frames(member) == 1
         if "Rows" not in member or not is_part:
             return [(path, member)], []
     folder = path if member is None else path.parent

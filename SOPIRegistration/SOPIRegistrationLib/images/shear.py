@@ -42,8 +42,9 @@ def perpendicular(volume: Volume) -> Volume:
     """A CT on perpendicular axes: itself where it has them, else resampled, with a note.
 
     Two axes that are perpendicular already stay, which in a scan with a tilted gantry are those of its
-    slices where these are stacked along k; the third becomes their normal. Voxels keep their size within the slices and the slices their
-    distance, so that nothing is interpolated across slices. Air is around what was scanned.
+    slices where these are stacked along k; the third becomes their normal. Voxels keep their size within
+    the slices and the slices their distance, so that nothing is interpolated across slices. Air is around
+    what was scanned.
 
     Args:
         volume: CT in HU.
