@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from SOPIRegistrationLib import methods
 from SOPIRegistrationLib.cli.main import main
-from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, target
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, target
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
@@ -77,8 +77,8 @@ def test_a_kind_of_target_is_a_record(prepared):
     # As `targets_of` would choose it for this CT.
     subject, xrays, frame = prepared
     chosen = target.Target("bone", strict, subject.bones, subject.ct.surface_points_lps_mm)
-    case = Case(subject, tuple(xrays), frame)
-    verdict = judge(Hypotheses.unscored(Comparison(case, case.radiographs, chosen), case.T_expected[None]))
+    case = Case(subject, Reading(tuple(xrays)), frame)
+    verdict = judge(Hypotheses.unscored(Comparison(case, case.reading, chosen), case.T_expected[None]))
     assert any("below 0.6" in reason for reason in verdict.reasons)
 
 

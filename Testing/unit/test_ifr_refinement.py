@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from SOPIRegistrationLib import installed
-from SOPIRegistrationLib.compare import Case, Comparison, Proposal, compared_target
+from SOPIRegistrationLib.compare import Case, Comparison, Proposal, Reading, compared_target
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry import se3
@@ -71,8 +71,8 @@ class Scene:
 
     def comparison(self, subject=None, views=None) -> Comparison:
         subject = subject or self.subject
-        case = Case(subject, tuple(views or [self.xray]), self.frame)
-        return Comparison(case, case.radiographs, compared_target(subject))
+        case = Case(subject, Reading(tuple(views or [self.xray])), self.frame)
+        return Comparison(case, case.reading, compared_target(subject))
 
 
 @pytest.fixture(scope="module")

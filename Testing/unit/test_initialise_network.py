@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from SOPIRegistrationLib import installed
-from SOPIRegistrationLib.compare import Case, Comparison, compared_target
+from SOPIRegistrationLib.compare import Case, Comparison, Reading, compared_target
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry.se3 import exp_so3, move_about, rotation_distance
@@ -117,8 +117,8 @@ def test_views_are_rendered_once_for_a_ct(scene, weights, monkeypatch):
 
 
 def test_promising_poses_are_those_in_which_the_images_agree_at_other_depths_too(scene):
-    case = Case(scene.subject, (scene.xray,), scene.frame)
-    comparison = Comparison(case, case.radiographs, compared_target(scene.subject))
+    case = Case(scene.subject, Reading((scene.xray,)), scene.frame)
+    comparison = Comparison(case, case.reading, compared_target(scene.subject))
     T_true, centre = scene.case.T_true, scene.frame.centre_lps_mm
     further = T_true.copy()
     further[:3, 3] += 0.2 * (T_true[:3, :3] @ centre + T_true[:3, 3])

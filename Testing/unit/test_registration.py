@@ -14,6 +14,7 @@ from SOPIRegistrationLib.compare import (
     Hypotheses,
     Level,
     LevelObjective,
+    Reading,
     Run,
     compared_target,
     targets_of,
@@ -195,8 +196,8 @@ def test_without_refinement_the_start_is_judged(scene):
 
 @pytest.mark.parametrize("off_mm", [-29.0, 31.0])
 def test_a_pose_one_vertebra_off_is_corrected(scene, off_mm):
-    case = Case(scene.subject, (scene.front,), scene.frame)
-    comparison = Comparison(case, case.radiographs, scene.body)
+    case = Case(scene.subject, Reading((scene.front,)), scene.frame)
+    comparison = Comparison(case, case.reading, scene.body)
     wrong = scene.case.T_true.copy()
     wrong[:3, 3] += off_mm * wrong[:3, 2]
     found, run = Hypotheses(comparison, wrong[None], np.zeros(1), wrong), Run(case)

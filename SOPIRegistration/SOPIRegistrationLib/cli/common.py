@@ -16,7 +16,7 @@ from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
-from SOPIRegistrationLib.settings import GIVEN, NETWORKS, choices, options
+from SOPIRegistrationLib.settings import GIVEN, NETWORKS, choices, option, options
 
 
 def add_ct_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,14 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{setting.metadata['help']} ({setting.default})",
             **named,
         )
+    limit = option("time_limit")
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        default=limit.default,
+        metavar=limit.metadata["unit"],
+        help=f"{limit.metadata['help']} ({limit.default:g})",
+    )
     parser.add_argument(
         "--weights",
         nargs="+",
