@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Case, Comparison, compared_target
+from SOPIRegistrationLib.compare import Case, Comparison, Reading, compared_target
 from SOPIRegistrationLib.compare.objective import around_object, at_level, comparable_pixels
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase
 from SOPIRegistrationLib.evaluation.methods import Estimate
@@ -98,9 +98,9 @@ def judgement_figures(case: EvaluationCase, estimate: Estimate) -> dict:
         if all(part is not None for part in parts):
             row |= _axis_entries(prefix, *parts)
     poses = [estimate.T_lps_to_world] + ([] if case.T_true is None else [case.T_true])
-    compared = Case(case.subject, case.radiographs, case.frame)
+    compared = Case(case.subject, Reading(case.radiographs), case.frame)
     target = next(target for target in compared.targets if target.content == result.content)
-    comparison = Comparison(compared, result.radiographs, target)
+    comparison = Comparison(compared, Reading(result.radiographs), target)
     correlations = comparison.structural_correlation(np.stack(poses))
     names = ("correlation", "correlation_at_truth")
     return row | {name: float(value) for name, value in zip(names, correlations, strict=False)}

@@ -84,5 +84,5 @@ def fine_levels(problem, report: Report, *, physics: bool, plain: bool) -> np.nd
 
 def _comparison(problem) -> Comparison:
     """What the whole of a CT is compared with, about the start pose."""
-    case = Case(problem.subject, problem.radiographs, problem.frame, T_expected=problem.T_start)
-    return Comparison(case, problem.radiographs, compared_target(problem.subject))
+    case = Case(problem.subject, Reading(problem.radiographs), problem.frame, T_expected=problem.T_start)
+    return Comparison(case, case.reading, compared_target(problem.subject))
