@@ -47,19 +47,22 @@ def read_entry(path: Path, image_shape: tuple[int, int] | None, tags: Values) ->
     entry = _json_object(text, path)
     if "calibration" not in entry:
         return entry, str(path)
-    beside = entry.pop("calibration")
-    if not isinstance(beside, str):
+    name = entry.pop("calibration")
+    if not isinstance(name, str):
         raise InputError(f"{path}: 'calibration' must be the name of a file")
     given = _given(image_shape, tags) | _own(entry, path)
-    calibration = path.parent / beside
+    calibration = path.parent / name
     found = read_calibration(_read_text(calibration), calibration, given)
     if found is None:
         raise InputError(f"{path}: its calibration {calibration} is of no known format ({_format_names()})")
     read, origin = found
-    alone = {key: entry.pop(key) for key in [*entry] if key in VIEW_KEYS or key in CALIBRATION_KEYS}
-    if "distortion" in alone:
-        for camera in read.get("cameras", [read]):
-            camera["distortion"] = alone["distortion"]
+    alone = {key: entry.pop(key) for key in [*entry] if key in VIEW_KEYS | CALIBRATION_KEYS}
+    for key in ("K", "principal_point_px"):
+        if key in alone:
+            raise InputError(f"{path}: {key} stands in {calibration}: leave it out")
+    beside = {key: value for key, value in alone.items() if key in VIEW_KEYS}
+    for camera in read.get("cameras", [read]):
+        camera |= beside
     return _filled(read, given) | entry, f"{path}, {origin}"
 
 
