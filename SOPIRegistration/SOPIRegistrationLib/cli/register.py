@@ -128,7 +128,7 @@ def request_of(args: argparse.Namespace) -> Request:
     # A plain file is of the network that was asked for.
     first = args.init if args.init in NETWORKS else NETWORKS[0]
     weights = parse_weights(args.weights, sorted(NETWORKS, key=lambda name: name != first))
-    chosen = {setting.name: getattr(args, setting.name) for setting in options()}
+    chosen = {name: getattr(args, name) for name in ("time_limit", *(one.name for one in options()))}
     if start_file is not None:
         chosen["init"] = GIVEN
     files = {
@@ -289,6 +289,7 @@ def summary(registered: Registered, out: Path) -> str:
             "similarity",
             f"NCC {similarity['ncc']:.3f}, gradient correlation {similarity['gradient_correlation']:.3f}",
         ),
+        *(("X-ray", finding) for finding in result.findings),
         ("verdict", verdict.status.upper()),
         *(("", reason) for reason in verdict.reasons),
         (

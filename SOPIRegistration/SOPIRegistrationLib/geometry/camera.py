@@ -148,6 +148,12 @@ class Camera:
         """The same camera where its own frame is the world."""
         return replace(self, T_world_to_camera=np.eye(4))
 
+    def mirrored(self) -> Camera:
+        """The camera of the image with its columns in reverse order, as if seen from the other side."""
+        K = self.K.copy()
+        K[0, 1], K[0, 2] = -K[0, 1], self.width - 1 - K[0, 2]
+        return replace(self, K=K)
+
     def cropped(self, column: int, row: int, width: int, height: int) -> Camera:
         """The camera of the sub-image that starts at (column, row)."""
         shift = np.array([[1.0, 0, -column], [0, 1, -row], [0, 0, 1]])

@@ -253,3 +253,30 @@ def theta_from_dict(entry: dict[str, float]) -> np.ndarray:
     """Inverse of :func:`theta_as_dict`."""
     values = np.array([float(entry[name]) for name in THETA_NAMES])
     return np.concatenate([np.deg2rad(values[:3]), values[3:]])
+
+
+# Tilted by more than this against its nominal view, an X-ray shows another one.
+_ANOTHER_VIEW = np.cos(np.deg2rad(70.0))
+
+
+def view_seen(rotation: np.ndarray) -> tuple[str, float]:
+    """What a pose looks like on the screen.
+
+    Args:
+        rotation: (3, 3) LPS -> camera.
+
+    Returns:
+        The named nominal view whose central ray is nearest, and by how many degrees the picture is turned
+        against it, -180 to 180.
+    """
+    turned = {name: rotation @ nominal_view(name).T for name in NOMINAL_VIEWS}
+    name = max(turned, key=lambda one: turned[one][2, 2])
+    D = turned[name]
+    return name, float(np.rad2deg(np.arctan2(D[1, 0] - D[0, 1], D[0, 0] + D[1, 1])))
+
+
+def frame_of(frame: PoseFrame, T_lps_to_camera: np.ndarray) -> PoseFrame:
+    """The given frame, or that of the named view which a pose shows, if it shows another."""
+    if (T_lps_to_camera[:3, :3] @ frame.rotation.T)[2, 2] > _ANOTHER_VIEW:
+        return frame
+    return PoseFrame(frame.centre_lps_mm, frame.sod_mm, view_seen(T_lps_to_camera[:3, :3])[0])

@@ -1,4 +1,4 @@
-"""DICOM: CT series and X-ray projections.
+"""DICOM X-ray projections.
 
 A projection's geometry travels as ``Radiograph.metadata``, tags by keyword; the enhanced objects keep them in
 functional groups, per frame before shared.
@@ -18,10 +18,8 @@ import SimpleITK as sitk
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.dicom_tags import frame_value, plain_value
 from SOPIRegistrationLib.images.grayscale import polarity_of
-from SOPIRegistrationLib.images.itk_reading import image_reader, quiet, read_pixels
+from SOPIRegistrationLib.images.itk_reading import image_reader, read_pixels
 from SOPIRegistrationLib.images.radiograph import Radiograph
-
-log = logging.getLogger(__name__)
 
 _GEOMETRY_KEYWORDS = (
     "DistanceSourceToDetector",
@@ -46,9 +44,6 @@ _GEOMETRY_KEYWORDS = (
 )
 # What may hold a projection: X-ray modalities, and those of pictures of unknown origin.
 _PROJECTIONS = ("XA", "RF", "DX", "CR", "DR", "RG", "DF", "MG", "IO", "PX", "RTIMAGE", "OT", "SC", "")
-# Slices may be placed to a hundredth of a millimetre; more is a missing slice or a tilted gantry.
-_STEP_TOLERANCE = 0.02
-_TILT_TOLERANCE = 0.005
 
 
 def is_dicom(path: Path) -> bool:
@@ -67,72 +62,6 @@ def modality_of(path: Path) -> str:
             return str(plain_value(dataset, "Modality") or "")
         except Exception:  # pydicom raises whatever its parser trips over
             return ""
-
-
-def read_series(folder: Path, member: Path | None, what: str) -> sitk.Image:
-    """The CT series of a folder: the one of ``member``, or that with most slices.
-
-    Raises:
-        InputError: no series, slices missing or doubled, tilted gantry, damaged files.
-    """
-    with quiet():
-        series = {
-            uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-            for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        }
-    if not series:
-        raise InputError(f"{what} {folder} is a folder without a DICOM series: give the folder of its slices")
-    if member is None:
-        names = max(series.values(), key=len)
-        if len(series) > 1:
-            others = ", ".join(str(len(files)) for files in series.values() if files is not names)
-            log.warning(
-                "%s holds %d series: the largest, of %d slices, is taken (the others have %s)",
-                folder,
-                len(series),
-                len(names),
-                others,
-            )
-    else:
-        mine = [files for files in series.values() if member.resolve() in [Path(f).resolve() for f in files]]
-        names = mine[0] if mine else (str(member),)
-    if len(names) == 1:
-        return read_pixels(image_reader(Path(names[0]), what, "a DICOM series"), names[0], what)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(names)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    image = read_pixels(reader, folder, what)
-    positions = [
-        [float(value) for value in reader.GetMetaData(index, "0020|0032").split("\\")]
-        for index in range(len(names))
-        if reader.HasMetaDataKey(index, "0020|0032")
-    ]
-    if len(positions) == len(names):
-        _check_positions(
-            np.array(positions), np.array(image.GetDirection()).reshape(3, 3)[:, 2], folder, what
-        )
-    return image
-
-
-def _check_positions(positions: np.ndarray, normal: np.ndarray, folder, what: str) -> None:
-    along = np.sort(positions @ normal)
-    steps = np.diff(along)
-    typical = float(np.quantile(steps, 0.5, method="lower"))
-    if steps.min() <= _STEP_TOLERANCE * typical:
-        raise InputError(f"{what} {folder} has several slices at one place: export a single phase or series")
-    odd = int(np.abs(steps - typical).argmax())
-    if abs(steps[odd] - typical) > _STEP_TOLERANCE * typical + 0.01:
-        raise InputError(
-            f"{what} {folder} has slices {typical:g} mm apart but a step of {steps[odd]:g} mm at "
-            f"{along[odd]:g} mm: export the complete series"
-        )
-    span = positions[-1] - positions[0]
-    sideways = np.linalg.norm(span - (span @ normal) * normal)
-    if sideways > _TILT_TOLERANCE * abs(span @ normal):
-        raise InputError(
-            f"{what} {folder} was taken with a tilted gantry (slices shifted by {sideways:g} mm): "
-            "resample it to perpendicular axes first, for instance with dcm2niix"
-        )
 
 
 def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:

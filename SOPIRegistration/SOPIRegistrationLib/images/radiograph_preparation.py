@@ -94,7 +94,7 @@ def prepare_radiograph(
     if polarity == "auto" and radiograph.bone_dark is None:
         opposite = "bone-bright" if bone_dark else "bone-dark"
         other = partial(prepare_radiograph, radiograph, stored_camera, opposite, max_size)
-    return PreparedRadiograph(_filled(image, valid), valid, camera, radiograph.name, other)
+    return PreparedRadiograph(_filled(image, valid), valid, camera, radiograph.name, other, bone_dark)
 
 
 def _inside_constant_bars(pixels: np.ndarray) -> tuple[slice, slice]:

@@ -430,7 +430,8 @@ class Session:
         if not isinstance(init, str):
             start = se3.invert_rigid(self.case.T_world_to_camera) @ np.asarray(init, dtype=np.float64)
             init = GIVEN
-        settings = RegistrationSettings(init=init, refine=refine, content=content, weights=weights or {})
+        # The scene shows the X-ray the way round that its geometry states.
+        settings = RegistrationSettings(init, refine, content, mirrored="no", weights=weights or {})
         return Task(self.case, settings, start)
 
     def register(self, task: Task, report: Callable[[LiveView], None]) -> RegistrationResult:

@@ -11,8 +11,10 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.dicom import is_dicom, read_dicom_radiograph
+from SOPIRegistrationLib.images.hounsfield import in_hounsfield
 from SOPIRegistrationLib.images.itk_reading import check_finite
 from SOPIRegistrationLib.images.radiograph import Radiograph
+from SOPIRegistrationLib.images.shear import perpendicular, require_sound_axes
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.scene.frames import RAS_FROM_LPS
 from SOPIRegistrationLib.scene.pose import own_to_ras
@@ -24,12 +26,14 @@ def volume_from_node(volumeNode) -> Volume:
     """A CT node in the patient frame: LPS where the node stands under its own transforms.
 
     The registration's transform (see :mod:`~SOPIRegistrationLib.scene.pose`) is left out: it is the pose.
+    Sheared axes and another scale than Hounsfield units are handled as in files, with the same notes.
 
     Args:
-        volumeNode: scalar volume; its voxels are shared, not copied.
+        volumeNode: scalar volume; its voxels are shared, not copied, where they are taken as they are.
 
     Raises:
-        InputError: no voxels, a single slice, colours, NaN, a non-linear transform, axes not perpendicular.
+        InputError: no voxels, a single slice, colours, NaN, a non-linear transform, singular axes, a scale
+            that is not known.
     """
     name = f"'{volumeNode.GetName()}'"
     array = _voxels(volumeNode, "CT")
@@ -40,13 +44,8 @@ def volume_from_node(volumeNode) -> Volume:
         raise InputError(f"CT {name} is a single slice ({extent}): a 3D volume is needed")
     check_finite(array, name, "CT")
     index_to_lps = _ijk_to_lps(volumeNode)
-    axes = index_to_lps[:3, :3] / np.linalg.norm(index_to_lps[:3, :3], axis=0)
-    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
-        raise InputError(
-            f"CT {name} has axes that are not perpendicular, by itself or under its transform: resample it "
-            "(module Resample Scalar/Vector/DWI Volume)"
-        )
-    return Volume(array, index_to_lps, name)
+    require_sound_axes(index_to_lps[:3, :3], name, "CT")
+    return perpendicular(in_hounsfield(Volume(array, index_to_lps, name)))
 
 
 def radiograph_from_node(volumeNode, frame: int | None = None, mirrored: bool = False) -> Radiograph:
