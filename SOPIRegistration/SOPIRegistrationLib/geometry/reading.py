@@ -19,6 +19,8 @@ from SOPIRegistrationLib.geometry.values import (
     values_from_entry,
 )
 
+# Pictures and volumes that lie beside calibrations are not read as text.
+_LARGEST_CALIBRATION = 1_000_000
 _FORMS = (
     '{"sdd_mm", "pixel_spacing_mm": [row, column], "principal_point_px", "sod_mm", "view"}, {"K": 3x3} or '
     '{"cameras": [{"name", "K", "R", "t", "width", "height"}]}'
@@ -72,6 +74,8 @@ def _read_folder(folder: Path, image_shape, tags: Values) -> tuple[dict, str]:
     found, assumed = {}, set()
     for path in sorted(file for file in folder.iterdir() if file.is_file()):
         try:
+            if path.stat().st_size > _LARGEST_CALIBRATION:
+                continue
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError):
             continue
