@@ -229,7 +229,10 @@ def solved_row(
             estimate, seconds = _timed(method, problem, evaluation.timeout_s)
         row["seconds"] = seconds
         tell(PREPARING)
-        row |= judgement_figures(case, estimate) | end_figures(case, estimate.T_lps_to_world)
+        row |= judgement_figures(case, estimate)
+        if estimate.result is not None and estimate.result.mirrored:
+            case = case.turned_over()
+        row |= end_figures(case, estimate.T_lps_to_world)
     except _TimedOut as error:
         row |= {"seconds": error.seconds, "error": str(error)}
     except Exception as error:
