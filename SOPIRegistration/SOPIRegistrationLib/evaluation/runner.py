@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -163,12 +164,16 @@ def run(
         scheduler: address of a Dask scheduler whose workers to use in place of processes of this machine.
 
     Raises:
-        InputError: no scheduler answers there.
+        InputError: no scheduler answers there, or Dask is not installed.
     """
     tasks = results.missing(evaluation.tasks, retry)
     if scheduler is None and (evaluation.workers == 1 or len(tasks) < 2):
         rows: Iterator[Row] = (evaluate_one(evaluation, task) for task in tasks)
     else:
+        if find_spec("distributed") is None:
+            raise InputError(
+                "several processes need the Python package 'distributed': pip install it, or use --workers 1"
+            )
         # Dask takes a second to import; one process needs none of it.
         from SOPIRegistrationLib.evaluation.workers import rows_of_workers
 
