@@ -180,6 +180,7 @@ def untrained(tmp_path_factory) -> dict[str, Path]:
     return files | {"deep-reg": files["ifr"]}
 
 
+@pytest.mark.slow
 def test_learned_methods_end_in_rows_and_their_tables(ct, untrained, no_weights, tmp_path):
     """What untrained networks say is worthless: here they only have to be asked."""
     names = ("rtpi", "ifr", "sopi", "deep-reg")

@@ -174,6 +174,7 @@ def test_published_figures_are_of_methods_that_can_be_run(figures):
     assert set(figures) <= set(METHODS)
 
 
+@pytest.mark.slow
 def test_every_method_has_its_place_in_the_plots():
     rows = [row(name, case, (0, 0, 0, 0, 0, 1.0 + case)) for name in METHODS for case in (0, 1)]
     pictures = plots(series_of(rows))

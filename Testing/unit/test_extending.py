@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -87,6 +89,25 @@ def test_an_option_is_a_field(capsys):
     printed = capsys.readouterr().out
     for name in ("init", "refine", "content", "polarity", "device"):
         assert re.search(rf"^{name} \('auto'|^{name} \('opt'", printed, re.M)
+
+
+@pytest.mark.slow
+def test_a_similarity_is_a_function(demo_run, tmp_path, monkeypatch):
+    shutil.copytree(demo_run.folder, tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    names = example("A similarity")
+    T_start, found = names["T_start"], names["found"]
+    truth = np.array(json.loads((tmp_path / "demo" / "result.json").read_text())["pose"]["T_lps_to_camera"])
+    off, end = (np.abs(T - truth)[:2, 3].max() for T in (T_start, found.T))
+    assert found.value > names["objective"](T_start[None])[0]
+    assert end < off / 2
+
+
+def test_a_network_is_a_class_and_its_sizes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = example("A network")
+    assert names["network"].config == names["TinyConfig"](width=4)
+    assert "An example" in capsys.readouterr().out
 
 
 def test_hypotheses_that_were_not_scored_say_so(prepared):

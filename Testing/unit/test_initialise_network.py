@@ -134,6 +134,7 @@ def test_promising_poses_are_those_in_which_the_images_agree_at_other_depths_too
     np.testing.assert_array_equal(sure[0], near)
 
 
+@pytest.mark.slow
 def test_registration_goes_on_from_the_network(scene, weights):
     result = scene.register(RegistrationSettings("rtpi", weights={"rtpi": weights}))
     assert result.method == "rtpi + opt"
@@ -160,6 +161,7 @@ def test_without_refinement_the_pose_is_a_networks_brought_onto_the_x_ray(scene,
     assert error < 0.5 * turned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 5])
 def test_the_shipped_network_finds_patients_it_never_saw(seed, demo_case):
     """From no start, poses of the demo; then the optimiser ends at the truth."""
@@ -179,6 +181,7 @@ def test_the_shipped_network_finds_patients_it_never_saw(seed, demo_case):
     assert refined.mtre_mm < 1.5
 
 
+@pytest.mark.slow
 def test_auto_asks_the_network_where_there_is_one(scene, weights, monkeypatch, tmp_path):
     monkeypatch.setattr(installed, "WEIGHTS_FOLDER", weights.parent)
     assert scene.register(RegistrationSettings("auto")).method == "rtpi + opt"

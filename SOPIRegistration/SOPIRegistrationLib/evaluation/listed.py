@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -27,6 +28,8 @@ from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.subject import Subject
+
+log = logging.getLogger(__name__)
 
 _REQUIRED = ("ct", "xray", "geometry")
 _OPTIONAL = ("truth", "start", "mask", "camera", "case", "truth_key")
@@ -244,7 +247,7 @@ class ListedCases:
 
     def _open(self, view: ListedView) -> tuple[Radiograph, CArmGeometry, CArmGeometry]:
         """X-ray, geometry of its camera, and of all cameras that were calibrated with it."""
-        radiograph, known = open_radiograph(view.xray, view.geometry)
+        radiograph, known = open_radiograph(view.xray, view.geometry, camera=view.camera)
         name = view.camera
         if name is None and len(known.cameras) > 1:
             name = known.camera_named_in(view.xray.name)
@@ -297,7 +300,10 @@ def _pose_named(path: Path, key: str) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _subject(ct: Path, mask: Path | None) -> Subject:
-    return Subject(prepare_ct(read_volume(ct), None if mask is None else read_volume(mask, "mask")))
+    prepared = prepare_ct(read_volume(ct), None if mask is None else read_volume(mask, "mask"))
+    for note in prepared.notes:
+        log.warning("%s", note)
+    return Subject(prepared)
 
 
 def read_cases_file(path: Path, starts: Starts | None = None) -> ListedCases:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,8 @@ from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.training.patients import VALIDATION_SEEDS
+
+log = logging.getLogger(__name__)
 
 # Phantoms are registered on the coarse voxels and X-rayed on the fine ones.
 COARSE_MM, FINE_MM = 2.0, 1.5
@@ -120,7 +123,8 @@ class SimulatedCases:
         """
         require_target(self.target)
         for path in self.cts:
-            read_volume(path, "mask" if self.labels else "CT")
+            for note in read_volume(path, "mask" if self.labels else "CT").notes:
+                log.warning("%s", note)
 
     def settings(self) -> dict:
         """What the cases depend on, for the fingerprint of an evaluation."""
