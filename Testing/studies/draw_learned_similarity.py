@@ -51,8 +51,9 @@ def in_order(cases: SimulatedCases, count: int):
 
 
 def objective_of(case: EvaluationCase, network, T: np.ndarray) -> LearnedObjective:
-    compared = Case(case.subject, Reading(case.radiographs), case.frame)
-    return LearnedObjective(network, Comparison(compared, compared.reading, compared_target(case.subject)), T)
+    reading = Reading(case.radiographs)
+    compared = Case(case.subject, reading, case.frame)
+    return LearnedObjective(network, Comparison(compared, reading, compared_target(case.subject)), T)
 
 
 def offsets(axis: int) -> np.ndarray:

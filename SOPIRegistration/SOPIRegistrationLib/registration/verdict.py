@@ -24,7 +24,7 @@ _OBJECT_RADIUS_MM = 60.0
 _LARGE_ERROR_MM = (1.0, 5.0)
 _LARGE_STEP_MM = (0.5, 2.0)
 # Residuals of neighbouring pixels are not independent: deviations are this much larger than white noise would
-# make them (Testing/studies/evaluate_core.py prints the calibration).
+# make them (Resources/Evaluation/configs/core_paper.toml prints the calibration).
 _CORRELATED_RESIDUALS = 4.0
 
 
