@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -110,6 +111,8 @@ def parse_weights(words: Sequence[str], networks: Sequence[str]) -> dict[str, Pa
 def read_ct(path: Path, mask: Path | None, bone_threshold_hu: float | None) -> PreparedCT:
     """Read and prepare a CT, and its mask where there is one, showing how far it is.
 
+    What was assumed or mended in them is printed to stderr, a line each.
+
     Raises:
         InputError: either is unusable.
     """
@@ -117,7 +120,10 @@ def read_ct(path: Path, mask: Path | None, bone_threshold_hu: float | None) -> P
         update(0.0, "reading")
         volume = read_volume(path)
         labels = None if mask is None else read_volume(mask, "mask")
-        return prepare_ct(volume, labels, bone_threshold_hu, progress=update)
+        prepared = prepare_ct(volume, labels, bone_threshold_hu, progress=update)
+    for note in prepared.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return prepared
 
 
 def has_cuda(device: str) -> bool:

@@ -17,15 +17,20 @@ class Radiograph:
     Attributes:
         pixels: (rows, columns) stored values, any real dtype.
         name: where it came from, for messages.
-        bone_dark: whether bone is darker than soft tissue where the file says so (DICOM Photometric
-            Interpretation, Pixel Intensity Relationship Sign); None where it must be detected.
+        bone_dark: whether bone is darker than soft tissue where the file says so (DICOM Pixel Intensity
+            Relationship and its Sign); None where it must be detected.
         metadata: geometry tags of the file, by keyword; empty where the file has none.
+        bone_dark_expected: the same where the file only says how the image is displayed: tried first, the
+            other polarity after it; None where nothing is to be expected.
+        seen: (rows, columns) bool, where the stored picture has something; None for everywhere.
     """
 
     pixels: np.ndarray
     name: str = ""
     bone_dark: bool | None = None
     metadata: dict | None = None
+    bone_dark_expected: bool | None = None
+    seen: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ domain (Padfield 2012, Eq. 7 ff., on locally normalised images, whose mean is ze
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import fft, ndimage
@@ -25,6 +25,8 @@ from SOPIRegistrationLib.projector import ProjectorVolume, project
 STAGE = "template search"
 _WINDOW_PX = 9
 _FLAT_WINDOW = 0.1
+# Where less than this of a template's rays end within the scan there is nothing else to go by: all count.
+_LEAST_SEEN = 0.2
 # A shift counts only if this share of the X-ray's structure meets a template.
 _LEAST_OVERLAP = 0.5
 # Candidates are picked from so many times as many grid points, the best, without neighbours of a better one.
@@ -97,6 +99,9 @@ def template_search(
 ) -> SearchResult:
     """Find the poses whose templates look most like the X-ray.
 
+    The X-ray is turned and scaled about its principal point. Where that is far from its middle, as in a crop
+    of a larger detector, the search is that of a camera at the same place which looks at the middle.
+
     Args:
         radiograph: prepared X-ray at the resolution of the search (about 32 pixels).
         volume: attenuation, as coarse as the pixels allow.
@@ -107,6 +112,14 @@ def template_search(
         report: told the fraction done.
     """
     search_range = search_range or SearchRange()
+    R_aim = _towards_the_middle(radiograph.camera)
+    if R_aim is not None:
+        aimed = replace(frame, view="angles", rotation=R_aim @ frame.rotation)
+        found = template_search(
+            _turned(radiograph, R_aim), volume, aimed, search_range, unscanned, max_candidates, report
+        )
+        T = se3.rigid(R_aim.T, np.zeros(3)) @ found.T_lps_to_camera
+        return replace(found, T_lps_to_camera=T)
     canvas = _canvas_camera(radiograph.camera, search_range.canvas)
     rotations = _tilt_rotations(search_range.tilts)
     variants = _XrayVariants(radiograph, canvas, search_range)
@@ -125,6 +138,9 @@ def template_search(
         seen = np.ones_like(templates)
         for mask in unscanned:
             seen *= project(mask, canvas, T) == 0
+        shown = templates > 0
+        share = (seen * shown).sum(axis=(1, 2)) / np.maximum(shown.sum(axis=(1, 2)), 1)
+        seen[share < _LEAST_SEEN] = 1
         normalised = _local_normalisation(templates, seen)
         for k, (template, weight) in enumerate(zip(normalised, seen, strict=True), start=first):
             scores[k], offsets[k], negative[k] = variants.best_shifts(
@@ -144,6 +160,28 @@ def template_search(
     )
     kept = distinct_poses(T, frame.centre_lps_mm, _SAME_ANGLE, _SAME_SHIFT_MM, _SAME_DEPTH_MM, max_candidates)
     return SearchResult(T[kept], scores.ravel()[best][kept], negative.ravel()[best][kept])
+
+
+def _towards_the_middle(camera: Camera) -> np.ndarray | None:
+    """(3, 3) rotation, camera -> a camera that looks at the image's middle; None where it does already."""
+    if not camera.is_off_centre:
+        return None
+    z = camera.middle_ray / np.linalg.norm(camera.middle_ray)
+    axis = np.cross(z, [0.0, 0.0, 1.0])
+    sine = np.linalg.norm(axis)
+    return se3.exp_so3(axis / sine * np.arctan2(sine, z[2]))
+
+
+def _turned(radiograph: PreparedRadiograph, R: np.ndarray) -> PreparedRadiograph:
+    """The X-ray as a camera at the same place, turned by ``R`` to look at its middle, would have it."""
+    camera = radiograph.camera
+    K = camera.K.copy()
+    K[:2, 2] = (camera.width - 1) / 2, (camera.height - 1) / 2
+    turned = Camera(K, camera.width, camera.height)
+    u, v = camera.project(turned.unit_rays() @ R).transpose(2, 0, 1)
+    image = ndimage.map_coordinates(radiograph.image, [v, u], order=1, mode="nearest")
+    valid = ndimage.map_coordinates(radiograph.valid.astype(np.float32), [v, u], order=1, mode="constant")
+    return PreparedRadiograph(image, valid > 0.5, turned, radiograph.name)
 
 
 def _symmetric_grid(extent, step):
