@@ -33,6 +33,10 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.layouts import add_layouts
 from SOPIRegistrationLib.panel import choices
 
+# What the Sample Data module shows under the picture, and over it.
+SAMPLE_NAME = "Lumbar phantom CT and X-ray"
+SAMPLE_CATEGORY = "SOPI Registration"
+
 
 class SOPIRegistration(ScriptedLoadableModule):
     """The module as the application lists it."""
@@ -63,13 +67,12 @@ def on_startup():
         add_layouts(slicer.app.layoutManager().layoutLogic().GetLayoutNode())
     icon = Path(__file__).parent / "Resources" / "Icons" / "SOPIRegistration.png"
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="SOPI Registration",
-        sampleName="SOPIRegistrationDemo",
-        sampleDescription="Lumbar phantom CT and X-ray",
+        category=SAMPLE_CATEGORY,
+        sampleName=SAMPLE_NAME,
         thumbnailFileName=str(icon),
         uris="",
-        fileNames="SOPIRegistrationDemo",
-        nodeNames="SOPIRegistrationDemo",
+        fileNames=SAMPLE_NAME,
+        nodeNames=SAMPLE_NAME,
         customDownloader=lambda source: load_sample(),
     )
 
