@@ -111,8 +111,11 @@ class SOPIRegistrationParameterNode:
     initialiser: Annotated[str, Choice(list(choices.INITIALISERS))] = "Automatic"
     method: Annotated[str, Choice(list(choices.METHODS))] = "Optimise (coarse to fine)"
     content: Annotated[str, Choice(list(choices.CONTENTS))] = "Automatic"
-    overlayMode: Annotated[str, Choice(list(choices.OVERLAY_MODES))] = "Two colours"
-    overlayOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.7
+    overlayMode: Annotated[str, Choice(list(choices.OVERLAY_MODES))] = "DRR edges on the X-ray"
+    mix: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
+    edgeStrength: Annotated[float, WithinRange(0.0, 1.0)] = 1.0
+    blinkRate: Annotated[float, WithinRange(0.5, 10.0)] = 2.0
+    localContrast: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
     carmVisible: bool = True
     lastResult: str = ""
 
@@ -148,12 +151,8 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Show the panel, or what it lacks to work."""
         missing = self.dependencies.summary()
         self.ui.dependencyFrame.visible = bool(missing)
-        sections = [
-            getattr(self.ui, name + "Section")
-            for name in ["inputs", "geometry", "pose", "training", "register", "result", "overlay"]
-        ]
-        for section in sections:
-            section.enabled = not missing
+        for name in ("stripFrame", "sectionsArea"):
+            getattr(self.ui, name).enabled = not missing
         if missing:
             self.ui.dependencyLabel.text = (
                 f"Registration needs Python packages that Slicer does not bring: {missing}."
@@ -325,7 +324,8 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         result = wait(Job(lambda report: session.register(case, settings, report)).start())
         session.record(result)
         # The views have their sizes by now.
-        session.lay_views()
+        session.views.fit()
+        session.close()
         return result
 
     @staticmethod

@@ -129,6 +129,11 @@ class GeometrySection:
             calibrated_set: with all cameras of its set, where it belongs to one.
         """
         self.geometry, self.calibrated_set, self._of_camera = geometry, calibrated_set, {}
+        if geometry is None:
+            # Numbers of what was shown before belong to nothing now.
+            self._fill({name: (0.0,) * len(boxes) for name, boxes in self._fields.items()})
+            for combo in (self._ui.presetCombo, self._ui.viewCombo):
+                combo.setCurrentIndex(0)
         self._refresh()
 
     def shows(self, geometry: CArmGeometry | None) -> bool:

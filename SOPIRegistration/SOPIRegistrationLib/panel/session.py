@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import qt
 import SimpleITK as sitk
 import slicer
 import vtk
@@ -26,6 +27,7 @@ from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE, OVERLAY_MODES, POLARITIES
+from SOPIRegistrationLib.panel.live_size import SIZES
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration import (
     Progress,
@@ -39,8 +41,9 @@ from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.registration.outputs import result_json
 from SOPIRegistrationLib.scene.pose import own_to_ras
 
-# Longer edge of a DRR while something moves, and at rest.
-LIVE_PIXELS, REST_PIXELS = 256, 512
+# Longer edge of a DRR while something moves, and at rest; of the fused picture at rest, least and most.
+LIVE_PIXELS, REST_PIXELS = max(SIZES), 512
+_PICTURE_PIXELS = (768, 1024)
 # What moves is made of voxels no smaller than this: 15 pictures a second on two cores, from any CT.
 _LIVE_STEP_MM = 1.5
 # DRRs are made for looking at no more often than this while a registration runs.
@@ -143,10 +146,15 @@ class Session:
         self.scene = scene
         self.parameters = parameters
         self.state = bridge.RegistrationState(parameters.parameterNode)
-        self.overlay = bridge.Overlay(scene)
+        self.overlay = bridge.Overlay(scene, _PICTURE_PIXELS)
         self.carm = bridge.CArmModel(scene)
         self.case: PreparedCase | None = None
-        self._layout_manager = layout_manager
+        self.views = bridge.Views(scene, layout_manager, lambda act: qt.QTimer.singleShot(0, act))
+
+    def close(self) -> None:
+        """Follow nothing in the scene any more."""
+        self.views.close()
+        self.case = None
 
     # Reading and preparing
 
@@ -249,6 +257,7 @@ class Session:
         if p.transform is None:
             p.transform = self.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "CT to C-arm")
         bridge.attach(p.transform, *self.moving_nodes())
+        bridge.set_centre(p.transform, case.frame)
         if was_hardened:
             # The CT has the pose in itself now; carried by it once more it would be moved twice.
             self.pose = case.frame.T_nominal
@@ -262,15 +271,10 @@ class Session:
             self.carm.remove()
         self.carm.update(camera, case.frame)
         self.carm.visible = p.carmVisible
-        bridge.show_bones(self.scene, case.ct.bone, p.transform)
-        self.show_layout()
-        self._put_drr(self.render(self.pose))
+        bones = bridge.show_bones(self.scene, case.ct.bone, p.transform)
+        self.views.show(bridge.Shown(camera, case.frame, p.xray, p.ct, bones))
+        self._put_drr(self.render(self.pose, REST_PIXELS))
         self._fuse()
-        self.lay_views()
-        if known is None and self._layout_manager is not None:
-            view = self._layout_manager.threeDWidget(0).threeDView()
-            view.resetFocalPoint()
-            view.resetCamera()
 
     def _was_hardened(self, case: PreparedCase) -> bool:
         """Whether the registration's transform was hardened into the CT since the case before."""
@@ -290,28 +294,6 @@ class Session:
         if not same_ct or before == now or not {before, now} <= {camera.name for camera in cameras.cameras}:
             return None
         return case.T_world_to_camera @ se3.invert_rigid(known.T_world_to_camera) @ self.pose
-
-    def show_layout(self, for_landmarks: bool = False) -> None:
-        """X-ray, fusion and 3D view side by side; or X-ray, CT and 3D view, to pick points in both."""
-        if self._layout_manager is None:
-            return
-        layout = bridge.LANDMARK_LAYOUT_ID if for_landmarks else bridge.LAYOUT_ID
-        bridge.ensure_layout(self._layout_manager, layout)
-        if for_landmarks:
-            logic = self._layout_manager.sliceWidget("Red").sliceLogic()
-            logic.GetSliceCompositeNode().SetBackgroundVolumeID(self.parameters.ct.GetID())
-            logic.FitSliceToBackground()
-
-    def lay_views(self) -> None:
-        """Show the X-ray in its views, turned onto the detector; again once their sizes settled."""
-        xray = bridge.slice_node(self.scene, bridge.XRAY_VIEW)
-        for node in (xray, bridge.slice_node(self.scene, bridge.FUSION_VIEW)):
-            if node is not None:
-                bridge.lay_slice_view_on_detector(node, self.case.inputs.geometry.camera, self.case.frame)
-        composite = xray and slicer.vtkMRMLSliceLogic.GetSliceCompositeNode(xray)
-        if composite is not None:
-            composite.SetBackgroundVolumeID(self.parameters.xray.GetID())
-            composite.SetForegroundVolumeID(None)
 
     # The pose
 
@@ -355,8 +337,11 @@ class Session:
         """DRR (rows, columns) of the case whose longer edge has at most ``pixels`` pixels; any thread."""
         return self.case.render(T_lps_to_camera, pixels)
 
-    def show_drr(self, image: np.ndarray) -> None:
-        """Put a DRR of this case into the scene and over the X-ray."""
+    def show_drr(self, image: np.ndarray, live: bool = False) -> None:
+        """Show a DRR of this case over the X-ray, and put it into the scene unless something still moves."""
+        if live and self.overlay.is_complete:
+            self.overlay.draw(image)
+            return
         self._put_drr(image)
         if self.overlay.is_complete:
             self.overlay.refresh()
@@ -387,9 +372,17 @@ class Session:
         xray = self.case.xray
         drr = self.render(self.pose, max(xray.camera.shape))
         pixels = self.case.inputs.radiograph.pixels
-        mode = OVERLAY_MODES[self.parameters.overlayMode]
+        p, mode = self.parameters, OVERLAY_MODES[self.parameters.overlayMode]
         picture = fusion_image(
-            pixels, drr, xray.valid, "fusion" if mode == "blink" else mode, bone_dark=self.case.bone_dark
+            pixels,
+            drr,
+            xray.valid,
+            "fusion" if mode == "blink" else mode,
+            bone_dark=self.case.bone_dark,
+            mix=p.mix,
+            edge_strength=p.edgeStrength,
+            curtain=self.overlay.setting("curtain"),
+            local_contrast=p.localContrast,
         )
         sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(path))
 
