@@ -253,6 +253,7 @@ def _register_node_classes(scene, application_logic):
     for logic in logics:
         logic.SetMRMLApplicationLogic(application_logic)
         logic.SetMRMLScene(scene)
+    application_logic.SetModuleLogic("Markups", logics[1])
     # Where scene bundles are unpacked.
     remote = slicer.vtkMRMLRemoteIOLogic()
     remote.SetMRMLApplicationLogic(application_logic)
