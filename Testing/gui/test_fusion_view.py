@@ -175,9 +175,8 @@ class Application:
             interactor.AddObserver(event, lambda _caller, event: self.seen.append(event), 5.0)
 
 
-def _everything(mouse) -> None:
+def _everything(mouse, start) -> None:
     """Every button, the wheel, an arrow and the mouse with Shift."""
-    start = mouse.xy(centre_seen(mouse.user))
     for button in ("Left", "Middle", "Right"):
         mouse.at(start)
         getattr(mouse.interactor, button + "ButtonPressEvent")()
@@ -190,18 +189,23 @@ def _everything(mouse) -> None:
 
 def test_what_moves_the_ct_is_taken_from_the_view_and_given_back(mouse):
     """Slices do not browse, the crosshair keeps quiet; the middle and the right button pan and zoom on."""
-    user = mouse.user
+    user, start = mouse.user, mouse.xy(centre_seen(mouse.user))
     application = Application(mouse.interactor)
-    _everything(mouse)
+    _everything(mouse, start)
     assert application.seen == ["MiddleButtonPressEvent", "RightButtonPressEvent"]
-    for off in (lambda: setattr(user.ui.adjustCheckBox, "checked", False), user.widget.cleanup):
-        off()
-        pose = user.session.pose if user.session is not None else None
-        application.seen.clear()
-        _everything(mouse)
-        assert set(application.seen) == set(Application.EVENTS)
-        if pose is not None:
-            np.testing.assert_allclose(user.session.pose, pose)
+    user.ui.adjustCheckBox.checked = False
+    pose, transform = user.session.pose, user.parameters.transform
+    application.seen.clear()
+    _everything(mouse, start)
+    assert set(application.seen) == set(Application.EVENTS)
+    np.testing.assert_allclose(user.session.pose, pose)
+    user.widget.cleanup()
+    changes = []
+    transform.AddObserver(transform.TransformModifiedEvent, lambda *_: changes.append(1))
+    application.seen.clear()
+    _everything(mouse, start)
+    assert set(application.seen) == set(Application.EVENTS)
+    assert changes == []
 
 
 def test_the_ct_cannot_be_moved_under_a_running_registration(mouse):
