@@ -108,7 +108,7 @@ def test_register_progress_and_verdict_are_in_sight_in_a_small_window(demo):
     for name in ("registerButton", "cancelButton", "stageLabel", "progressBar", "verdictLabel", "errorLabel"):
         widget = getattr(demo.ui, name)
         top = widget.mapTo(panel, QtCore.QPoint(0, 0)).y()
-        assert 0 <= top, name
+        assert top >= 0, name
         assert top + widget.height < WINDOW[1] - CHROME, name
         assert not widget.visibleRegion().isEmpty(), name
     assert "mm in depth" in demo.ui.errorLabel.text
@@ -117,8 +117,12 @@ def test_register_progress_and_verdict_are_in_sight_in_a_small_window(demo):
 
 
 def test_nothing_in_the_panel_is_wider_than_the_panel(demo, module):
-    demo.nodes.ct.SetName("A CT with a name that goes on and on, as those of series in a hospital's archive do")
-    demo.ui.modelCombo.addItem("1.6 deg, 1.3 mm in plane, 5 mm in depth; 10 min, 2026-11-19, AP, a long name of a CT")
+    demo.nodes.ct.SetName(
+        "A CT with a name that goes on and on, as those of series in a hospital's archive do"
+    )
+    demo.ui.modelCombo.addItem(
+        "1.6 deg, 1.3 mm in plane, 5 mm in depth; 10 min, 2026-11-19, AP, a long name of a CT"
+    )
     panel, width = demo.widget.parent, 400
     panel.resize(width, 900)
     panel.show()
@@ -166,7 +170,9 @@ def share_of_view(user, body_name="CT bones") -> tuple[np.ndarray, np.ndarray]:
     shown = []
     for corner in corners:
         coordinate.SetValue(*corner)
-        shown.append(np.array(coordinate.GetComputedDoubleViewportValue(renderer)) / view.renderWindow().GetSize())
+        shown.append(
+            np.array(coordinate.GetComputedDoubleViewportValue(renderer)) / view.renderWindow().GetSize()
+        )
     return np.min(shown, axis=0), np.max(shown, axis=0)
 
 
@@ -190,7 +196,10 @@ def test_views_are_fitted_when_their_size_changes_and_never_while_somebody_zooms
     camera = demo.session.case.xray.camera
 
     def is_fitted():
-        corners = [xy_of_pixel(demo, (-0.5, -0.5)), xy_of_pixel(demo, (camera.width - 0.5, camera.height - 0.5))]
+        corners = [
+            xy_of_pixel(demo, (-0.5, -0.5)),
+            xy_of_pixel(demo, (camera.width - 0.5, camera.height - 0.5)),
+        ]
         spread = np.abs(np.subtract(*corners)) / size_of(demo)
         return spread.max() == pytest.approx(1.0, abs=0.01)
 

@@ -45,7 +45,9 @@ class Mouse:
         self.at(start, **modifiers)
         getattr(self.interactor, button + "ButtonPressEvent")()
         for share in np.linspace(0, 1, steps + 1)[1:]:
-            self.move(tuple(np.round(np.add(start, share * np.subtract(end, start))).astype(int)), **modifiers)
+            self.move(
+                tuple(np.round(np.add(start, share * np.subtract(end, start))).astype(int)), **modifiers
+            )
             self.user.host.process(0.02)
         getattr(self.interactor, button + "ButtonReleaseEvent")()
 

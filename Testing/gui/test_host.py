@@ -256,7 +256,11 @@ def test_stand_ins_take_what_the_application_takes_and_no_more(host):
 
 def _calls(path: Path):
     """(owner, function, call) of every call of a function that Slicer has in Python."""
-    owners = {"SampleData": "SampleData", "slicer.packaging": "slicer.packaging", "slicer.util": "slicer.util"}
+    owners = {
+        "SampleData": "SampleData",
+        "slicer.packaging": "slicer.packaging",
+        "slicer.util": "slicer.util",
+    }
     owners["SampleData.SampleDataLogic"] = "SampleData.SampleDataLogic"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

@@ -107,7 +107,11 @@ def test_settings_are_shown_and_kept(scene, overlay, view, xray_image, drr_image
     )
     np.testing.assert_allclose(view(), expected, atol=1.5)
     again = Overlay(scene)
-    assert (again.setting("mix"), again.setting("curtain"), again.setting("edge_strength")) == (0.25, 0.3, 1.0)
+    assert (again.setting("mix"), again.setting("curtain"), again.setting("edge_strength")) == (
+        0.25,
+        0.3,
+        1.0,
+    )
     with pytest.raises(KeyError):
         overlay.set(sharpness=1.0)
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.networks.image_channels import FIXED_CHANNELS, locally_standardised, standardised
 from SOPIRegistrationLib.optimise.pose_chart import PoseScale
@@ -77,21 +78,22 @@ def moving_images(
     body: ProjectorVolume,
     bone: ProjectorVolume,
     camera: Camera,
-    T_lps_to_camera: np.ndarray,
+    T_lps_to_world: np.ndarray,
     centre_lps_mm: np.ndarray,
     with_jacobian: bool = True,
 ) -> MovingImages:
     """DRRs at (B, 4, 4) poses of a CT with its rotation centre (3,), LPS mm; Jacobians if asked for."""
     if not with_jacobian:
-        bone_drr = torch.from_numpy(project(bone, camera, T_lps_to_camera))
+        bone_drr = torch.from_numpy(project(bone, camera, T_lps_to_world))
         if body is bone:
             return MovingImages(bone_drr, bone_drr)
-        return MovingImages(torch.from_numpy(project(body, camera, T_lps_to_camera)), bone_drr)
-    centre = T_lps_to_camera[:, :3, :3] @ centre_lps_mm + T_lps_to_camera[:, :3, 3]
-    bone_drr, bone_jacobian = _about(centre, camera, *project_with_jacobian(bone, camera, T_lps_to_camera))
+        return MovingImages(torch.from_numpy(project(body, camera, T_lps_to_world)), bone_drr)
+    T_lps_to_camera = camera.T_world_to_camera @ T_lps_to_world
+    centre = se3.transform_points(T_lps_to_camera, centre_lps_mm)
+    bone_drr, bone_jacobian = _about(centre, camera, *project_with_jacobian(bone, camera, T_lps_to_world))
     if body is bone:
         return MovingImages(bone_drr, bone_drr, bone_jacobian, bone_jacobian)
-    body_drr, body_jacobian = _about(centre, camera, *project_with_jacobian(body, camera, T_lps_to_camera))
+    body_drr, body_jacobian = _about(centre, camera, *project_with_jacobian(body, camera, T_lps_to_world))
     return MovingImages(body_drr, bone_drr, body_jacobian, bone_jacobian)
 
 

@@ -42,7 +42,10 @@ class ResultSection:
     @property
     def headline(self) -> tuple[str, str]:
         """(words, colour as #rrggbb) of the verdict, in short; no words where there is none."""
-        return f"{self._words} (pose changed since)" if self._words and self._moved else self._words, self._colour
+        return (
+            f"{self._words} (pose changed since)" if self._words and self._moved else self._words,
+            self._colour,
+        )
 
     def show_result(self, result: dict | None) -> None:
         """Show the content of a result.json, or nothing."""

@@ -17,8 +17,8 @@ from SOPIRegistrationLib.scene.frames import (
     pose_from_matrix,
     ras_from_pixels,
 )
-from SOPIRegistrationLib.scene.landmarks import landmark_pairs
 from SOPIRegistrationLib.scene.fusion_view import FusionListener, FusionView
+from SOPIRegistrationLib.scene.landmarks import landmark_pairs
 from SOPIRegistrationLib.scene.layout import (
     CT_PLANES,
     FUSION_VIEW,

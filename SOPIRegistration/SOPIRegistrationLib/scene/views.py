@@ -206,7 +206,10 @@ class Views(slicer.util.VTKObservationMixin):
             return
         ct, automatic, low, high = before
         display = ct.GetDisplayNode()
-        if display is not None and (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == _BONE_WINDOW_HU:
+        if (
+            display is not None
+            and (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == _BONE_WINDOW_HU
+        ):
             display.SetWindowLevelMinMax(low, high)
             display.SetAutoWindowLevel(automatic)
 
