@@ -4,10 +4,7 @@ The doorway of the module: what is done is in SOPIRegistrationLib, the panel's w
 Resources/UI/SOPIRegistration.ui.
 """
 
-import os
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Annotated, Union
 
@@ -345,7 +342,7 @@ def _polarity_text(polarity):
 
 
 class SOPIRegistrationTest(ScriptedLoadableModuleTest):
-    """Slicer's own test of the module: the demo case, as a user and as a script."""
+    """Reload and Test: what a user of this application would see, checked one by one."""
 
     case = None
 
@@ -354,68 +351,13 @@ class SOPIRegistrationTest(ScriptedLoadableModuleTest):
 
     def runTest(self):
         self.setUp()
-        self.test_register_demo_case()
-        self.setUp()
-        self.test_save_and_reload()
-        self.setUp()
-        self.test_cancel()
+        self.test_all_that_a_user_sees()
 
-    def _errorMm(self, nodes, T):
-        """Mean distance between the CT's bones at a pose and at the true one, mm."""
-        import numpy as np
+    def test_all_that_a_user_sees(self):
+        from SOPIRegistrationLib.panel.self_test import SelfTest
 
-        k, j, i = np.nonzero(nodes.case.labels.array)
-        points = nodes.case.labels.points_lps(np.stack([i, j, k], axis=-1)[::97])
-        points = np.column_stack([points, np.ones(len(points))])
-        return float(np.linalg.norm(points @ (T - nodes.case.T_true)[:3].T, axis=1).mean())
-
-    def _register(self, **options):
-        logic = SOPIRegistrationLogic()
-        nodes = logic.loadDemoCase(case=self.case)
-        self.case = nodes.case
-        result = logic.register(nodes.ct, nodes.xray, nodes.geometry, **options)
-        return logic, nodes, result
-
-    def test_register_demo_case(self):
-        self.delayDisplay("Registering the demo case")
-        logic, nodes, result = self._register()
-        error = self._errorMm(nodes, result.T_lps_to_world)
-        assert error < 0.5, error
-        assert nodes.ct.GetParentTransformNode() is logic.getParameterNode().transform
-        self.delayDisplay(f"Mean target registration error {error:.2f} mm")
-
-    def test_save_and_reload(self):
-        self.delayDisplay("Adjusting by hand, saving and reloading the scene")
-        logic, _, _ = self._register(init="nominal", refine="none")
-        transform = logic.getParameterNode().transform
-        import vtk
-
-        moved = vtk.vtkMatrix4x4()
-        transform.GetMatrixTransformToParent(moved)
-        moved.SetElement(0, 3, moved.GetElement(0, 3) + 5.0)
-        transform.SetMatrixTransformToParent(moved)
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "registration.mrb")
-            assert slicer.util.saveScene(path)
-            slicer.mrmlScene.Clear()
-            slicer.util.loadScene(path)
-        loaded = SOPIRegistrationLogic().getParameterNode()
-        matrix = vtk.vtkMatrix4x4()
-        loaded.transform.GetMatrixTransformToParent(matrix)
-        for row in range(3):
-            assert abs(matrix.GetElement(row, 3) - moved.GetElement(row, 3)) < 1e-4
-        assert loaded.ct.GetParentTransformNode() is loaded.transform
-
-    def test_cancel(self):
-        self.delayDisplay("Cancelling a registration")
-        asked = []
-
-        def stop(stage, fraction):
-            asked.append(time.monotonic())
-            return True
-
-        _, _, result = self._register(
-            progress=lambda stage, fraction: not stage.startswith("Prep") and stop(stage, 0)
-        )
-        assert result.stopped
-        assert time.monotonic() - asked[0] < 0.5
+        self.delayDisplay("Testing the module: the demo case, registered, moved, saved, cancelled")
+        slicer.util.selectModule("SOPIRegistration")
+        test = SelfTest(slicer.modules.SOPIRegistrationWidget, SAMPLE_CATEGORY, case=self.case)
+        test.run()
+        assert test.passed, "; ".join(str(check) for check in test.checks if not check.passed)

@@ -9,6 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
+from support.rendering import can_render
 
 
 def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, monkeypatch):
@@ -437,7 +438,7 @@ def test_a_removed_overlay_comes_back(user, demo_case, what):
     user.take_demo(demo_case)
     user.show_views()
     before = user.picture()
-    node = user.session.overlay._picture if what == "picture" else user.parameters.drr
+    node = user.session.overlay.node if what == "picture" else user.parameters.drr
     user.host.scene.RemoveNode(node)
     user.ui.overlayModeCombo.setCurrentText("Checkerboard")
     user.wait()
@@ -471,8 +472,32 @@ def test_live_drr_follows_a_slider(user, demo_case):
     assert rate > 5, f"{rate:.1f} updates a second"
 
 
-def test_self_test_of_the_module(host, widget, module, demo_case):
+def test_self_test_of_the_module(user, module, demo_case, capsys):
+    """As Reload and Test runs it in the application; a line a check, and a summary."""
+    if not can_render():
+        pytest.skip("views need OpenGL: apt-get install libegl1 libgl1")
+    user.widget.parent.resize(480, 800)
+    user.widget.parent.show()
     test = module.SOPIRegistrationTest()
     test.case = demo_case
     test.runTest()
-    assert host.messages == []
+    user.widget.parent.hide()
+    assert user.host.messages == []
+    *lines, summary = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) >= 12
+    assert all(line.startswith("ok") for line in lines)
+    assert "all passed" in summary
+
+
+def test_self_test_tells_what_is_wrong(user, module, demo_case, capsys):
+    import slicer
+
+    slicer.modules.sampleDataSources.clear()
+    test = module.SOPIRegistrationTest()
+    test.case = demo_case
+    with pytest.raises(AssertionError, match="demo in Sample Data"):
+        test.runTest()
+    assert "FAIL  demo in Sample Data: there is none" in capsys.readouterr().out
+    # The demo is made known again for whoever comes after.
+    module.on_startup()
+    user.host.messages.clear()

@@ -174,7 +174,7 @@ def test_a_new_drr_is_shown_after_refresh(overlay, view, xray, drr, drr_image, x
 
 
 def overlay_picture(overlay):
-    return overlay._picture
+    return overlay.node
 
 
 def test_coarse_live_drr_lies_where_the_fine_one_did(overlay, view, xray, drr, drr_image):

@@ -118,6 +118,17 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         ui.landmarksSection.connect("contentsCollapsed(bool)", self._on_landmarks_collapsed)
         self._update()
 
+    @property
+    def session(self) -> Session | None:
+        """The case in the scene; None while there is no scene to work on."""
+        return self._session
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something runs, or is still to be drawn."""
+        drawing = (self._live, self._rest, self._follow, self._gesture, self._again)
+        return self._job is not None or any(timer.active for timer in drawing)
+
     # Following the scene
 
     def use(self, parameters) -> None:

@@ -51,7 +51,7 @@ class Overlay:
             valid: (rows, columns) bool, where the X-ray shows the patient (``PreparedRadiograph.valid``), on
                 any pixels of the DRR's field of view; the DRR is shown nowhere else.
         """
-        picture = self._picture
+        picture = self.node
         if picture is None:
             picture = self._scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "X-ray and DRR")
             picture.SetAttribute(_MODE, OVERLAY_MODES[0])
@@ -73,7 +73,7 @@ class Overlay:
 
     def show_in_views(self) -> None:
         """Put X-ray and picture into the slice views, also after others used them."""
-        picture = self._picture
+        picture = self.node
         if picture is None:
             return
         for view, foreground in ((XRAY_VIEW, None), (FUSION_VIEW, picture.GetID())):
@@ -88,11 +88,11 @@ class Overlay:
     def refresh(self) -> None:
         """Make the picture anew at its full size, after the DRR or a window changed."""
         if self.is_complete:
-            drr = slicer.util.arrayFromVolume(self._picture.GetNodeReference(_DRR))[0]
+            drr = slicer.util.arrayFromVolume(self.node.GetNodeReference(_DRR))[0]
             rows, columns = drr.shape
             scale = 1.0
             if self._pixels is not None:
-                xray = self._picture.GetNodeReference(_XRAY).GetImageData().GetDimensions()[:2]
+                xray = self.node.GetNodeReference(_XRAY).GetImageData().GetDimensions()[:2]
                 scale = np.clip(max(xray), *self._pixels) / max(drr.shape)
             self._fuse(drr, (round(rows * scale), round(columns * scale)))
 
@@ -106,7 +106,7 @@ class Overlay:
             self._fuse(drr, drr.shape)
 
     def _fuse(self, drr: np.ndarray, shape: tuple[int, int]) -> None:
-        picture, drr_node = self._picture, self._picture.GetNodeReference(_DRR)
+        picture, drr_node = self.node, self.node.GetNodeReference(_DRR)
         pixels = fusion_image(
             self._xray_on(shape),
             _resampled(drr, shape),
@@ -129,34 +129,34 @@ class Overlay:
     @property
     def is_complete(self) -> bool:
         """Whether there is a picture and both images are still in the scene."""
-        return self._picture is not None and all(
-            self._picture.GetNodeReference(role) is not None for role in (_XRAY, _DRR)
+        return self.node is not None and all(
+            self.node.GetNodeReference(role) is not None for role in (_XRAY, _DRR)
         )
 
     @property
     def mode(self) -> str:
         """One of ``OVERLAY_MODES``; settable. In "blink" the picture is the DRR, see :attr:`xray_alone`."""
-        return OVERLAY_MODES[0] if self._picture is None else self._picture.GetAttribute(_MODE)
+        return OVERLAY_MODES[0] if self.node is None else self.node.GetAttribute(_MODE)
 
     @mode.setter
     def mode(self, mode: str) -> None:
         if mode not in OVERLAY_MODES:
             raise ValueError(f"unknown overlay mode '{mode}': use one of {', '.join(OVERLAY_MODES)}")
-        self._picture.SetAttribute(_MODE, mode)
+        self.node.SetAttribute(_MODE, mode)
         self._xray_alone = False
         self.refresh()
         self.show_in_views()
 
     def setting(self, name: str) -> float:
         """A setting of :func:`~SOPIRegistrationLib.images.overlay.fusion_image` by its name."""
-        kept = self._picture and self._picture.GetAttribute(_SETTING + name)
+        kept = self.node and self.node.GetAttribute(_SETTING + name)
         return float(kept) if kept else _SETTINGS[name]
 
     def set(self, refresh: bool = True, **settings: float) -> None:
         """Change settings by name, and show what comes of them if anything does."""
         changed = {name: value for name, value in settings.items() if self.setting(name) != value}
         for name, value in changed.items():
-            self._picture.SetAttribute(_SETTING + name, f"{value:.6g}")
+            self.node.SetAttribute(_SETTING + name, f"{value:.6g}")
         if changed and refresh:
             self.refresh()
 
@@ -173,35 +173,35 @@ class Overlay:
     @property
     def drr_window(self) -> tuple[float, float]:
         """Line integrals shown as black and white; settable."""
-        return _window(self._picture.GetNodeReference(_DRR))
+        return _window(self.node.GetNodeReference(_DRR))
 
     @drr_window.setter
     def drr_window(self, window: tuple[float, float]) -> None:
-        self._picture.GetNodeReference(_DRR).GetDisplayNode().SetWindowLevelMinMax(*window)
+        self.node.GetNodeReference(_DRR).GetDisplayNode().SetWindowLevelMinMax(*window)
         self.refresh()
 
     def match_drr_window(self) -> None:
         """Choose the DRR's window so that it is as bright as the X-ray; refreshes."""
-        drr_node = self._picture.GetNodeReference(_DRR)
+        drr_node = self.node.GetNodeReference(_DRR)
         drr = slicer.util.arrayFromVolume(drr_node)[0]
         valid = self._field(drr.shape)
-        brightness = windowed(self._xray_on(drr.shape), _window(self._picture.GetNodeReference(_XRAY)))
+        brightness = windowed(self._xray_on(drr.shape), _window(self.node.GetNodeReference(_XRAY)))
         if self._bone_dark:
             brightness = 1 - brightness
         self.drr_window = matching_window(drr[valid], brightness[valid])
 
     def remove(self) -> None:
         """Take the picture out of the scene and the fusion view."""
-        if self._picture is None:
+        if self.node is None:
             return
         self._set_field(None)
         composite = self._composite(FUSION_VIEW)
         if composite is not None:
             composite.SetForegroundVolumeID(None)
-        remove_node(self._picture)
+        remove_node(self.node)
 
     @property
-    def _picture(self):
+    def node(self):
         """The picture's node in the scene as it is now, which may have been closed or loaded meanwhile."""
         for node in marked_nodes(self._scene, "vtkMRMLVectorVolumeNode", _MODE):
             return node
@@ -209,7 +209,7 @@ class Overlay:
 
     @property
     def _bone_dark(self) -> bool:
-        return self._picture.GetAttribute(_BONE_DARK) == "1"
+        return self.node.GetAttribute(_BONE_DARK) == "1"
 
     def _composite(self, view: str):
         node = slice_node(self._scene, view)
@@ -217,7 +217,7 @@ class Overlay:
 
     def _ijk_to_ras_of(self, shape: tuple[int, int]) -> np.ndarray:
         """(4, 4) IJK -> RAS of an image of this size over the field of the DRR."""
-        drr_node = self._picture.GetNodeReference(_DRR)
+        drr_node = self.node.GetNodeReference(_DRR)
         columns, rows, _ = drr_node.GetImageData().GetDimensions()
         to_drr = np.diag([columns / shape[1], rows / shape[0], 1.0, 1.0])
         to_drr[:2, 3] = (np.diag(to_drr)[:2] - 1) / 2
@@ -225,7 +225,7 @@ class Overlay:
 
     def _xray_on(self, shape: tuple[int, int]) -> np.ndarray:
         """The X-ray, turned as the camera sees it, on an image of this size."""
-        node = self._picture.GetNodeReference(_XRAY)
+        node = self.node.GetNodeReference(_XRAY)
 
         def make():
             to_xray = np.linalg.solve(
@@ -248,7 +248,7 @@ class Overlay:
         return self._resampled[key]
 
     def _set_field(self, valid: np.ndarray | None) -> None:
-        node = self._picture.GetNodeReference(_FIELD)
+        node = self.node.GetNodeReference(_FIELD)
         if valid is None:
             if node is not None:
                 remove_node(node)
@@ -256,11 +256,11 @@ class Overlay:
         if node is None:
             node = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "X-ray field")
             node.HideFromEditorsOn()
-            self._picture.SetNodeReferenceID(_FIELD, node.GetID())
+            self.node.SetNodeReferenceID(_FIELD, node.GetID())
         put_pixels(node, valid[None].astype(np.uint8))
 
     def _field(self, shape: tuple[int, int]) -> np.ndarray:
-        node = self._picture.GetNodeReference(_FIELD)
+        node = self.node.GetNodeReference(_FIELD)
         if node is None:
             return np.ones(shape, dtype=bool)
         valid = slicer.util.arrayFromVolume(node)[0]

@@ -52,6 +52,9 @@ class Shown:
 class Views(slicer.util.VTKObservationMixin):
     """The application's views, fitted when the layout, their size or the case changes, and at no other time.
 
+    Attributes:
+        shown: the case shown; None before the first.
+
     Args:
         scene: the MRML scene.
         layout_manager: ``slicer.app.layoutManager()``; None without a main window: nothing is shown then.
@@ -64,7 +67,7 @@ class Views(slicer.util.VTKObservationMixin):
         self._later = later
         self._scene = scene
         self._layout_manager = layout_manager
-        self._shown: Shown | None = None
+        self.shown: Shown | None = None
         self._sizes: dict[str, tuple] = {}
         self._window_before: tuple | None = None
         self._label = None
@@ -72,8 +75,8 @@ class Views(slicer.util.VTKObservationMixin):
 
     def show(self, shown: Shown) -> None:
         """Show a case, in the layout asked for last."""
-        is_first = self._shown is None
-        self._shown = shown
+        is_first = self.shown is None
+        self.shown = shown
         self.lay_out(self._layout)
         if is_first and self._view_3d is not None:
             self._look_from(_DIRECTION)
@@ -81,7 +84,7 @@ class Views(slicer.util.VTKObservationMixin):
     def lay_out(self, layout_id: int) -> None:
         """Show a layout: ``LAYOUT_ID``, or ``LANDMARK_LAYOUT_ID`` with the CT's planes in a bone window."""
         self._layout = layout_id
-        if self._layout_manager is None or self._shown is None:
+        if self._layout_manager is None or self.shown is None:
             return
         ensure_layout(self._layout_manager, layout_id)
         self._follow_sizes()
@@ -93,7 +96,7 @@ class Views(slicer.util.VTKObservationMixin):
 
     def fit(self) -> None:
         """Fit all views to what they show."""
-        if self._shown is None:
+        if self.shown is None:
             return
         for view in (XRAY_VIEW, FUSION_VIEW):
             self._fit_slice(view)
@@ -102,7 +105,7 @@ class Views(slicer.util.VTKObservationMixin):
         xray = slice_node(self._scene, XRAY_VIEW)
         composite = xray and slicer.vtkMRMLSliceLogic.GetSliceCompositeNode(xray)
         if composite is not None:
-            composite.SetBackgroundVolumeID(self._shown.xray.GetID())
+            composite.SetBackgroundVolumeID(self.shown.xray.GetID())
             composite.SetForegroundVolumeID(None)
         self._fit_3d()
 
@@ -144,7 +147,7 @@ class Views(slicer.util.VTKObservationMixin):
             view, actor = self._label
             _overlay_renderer(view).RemoveViewProp(actor)
             view.scheduleRender()
-        self._label = self._shown = None
+        self._label = self.shown = None
 
     @property
     def _view_3d(self):
@@ -178,16 +181,16 @@ class Views(slicer.util.VTKObservationMixin):
         self._later(self._fit_3d)
 
     def _fit_plane(self, view: str) -> None:
-        if self._shown is not None and self._layout == LANDMARK_LAYOUT_ID:
+        if self.shown is not None and self._layout == LANDMARK_LAYOUT_ID:
             self._layout_manager.sliceWidget(view).sliceLogic().FitSliceToBackground()
 
     def _fit_slice(self, view: str) -> None:
         node = slice_node(self._scene, view)
-        if self._shown is not None and node is not None:
-            lay_slice_view_on_detector(node, self._shown.camera, self._shown.frame)
+        if self.shown is not None and node is not None:
+            lay_slice_view_on_detector(node, self.shown.camera, self.shown.frame)
 
     def _show_planes(self) -> None:
-        ct = self._shown.ct
+        ct = self.shown.ct
         display = ct.GetDisplayNode()
         if display is not None and self._window_before is None:
             automatic = bool(display.GetAutoWindowLevel())
@@ -222,7 +225,7 @@ class Views(slicer.util.VTKObservationMixin):
 
     def _fit_3d(self) -> None:
         """The body in the middle, whatever else stands about (C-arm, handles); the direction stays."""
-        view, body = self._view_3d, self._shown and self._shown.body
+        view, body = self._view_3d, self.shown and self.shown.body
         if view is None or body is None:
             return
         bounds = np.zeros(6)

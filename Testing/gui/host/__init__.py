@@ -100,6 +100,7 @@ class Host:
             setattr(slicer.util, kind, self._message_box(kind))
         for kind in ("confirmOkCancelDisplay", "confirmYesNoDisplay"):
             setattr(slicer.util, kind, self._message_box(kind))
+        slicer.util.selectModule = api.fake("slicer.util", "selectModule", _nothing)
         slicer.util.pip_install = api.fake("slicer.util", "pip_install", _nothing)
 
     def open_module(self, module, path: str):

@@ -96,10 +96,11 @@ class _View(QtWidgets.QWidget):
 
     def _pixels(self) -> np.ndarray:
         """(rows, columns, 3) uint8, first row on top."""
-        self._window.Render()
+        self.forceRender()
         grab = vtk.vtkWindowToImageFilter()
         grab.SetInput(self._window)
         grab.ReadFrontBufferOff()
+        grab.ShouldRerenderOff()
         grab.Update()
         width, height = self._window.GetSize()
         pixels = vtk_to_numpy(grab.GetOutput().GetPointData().GetScalars()).reshape(height, width, -1)
@@ -145,11 +146,11 @@ class SliceView(_View):
         # As the slice controller does when its view is resized.
         self._logic.ResizeSliceNode(width, height)
 
-    def _pixels(self):
+    def forceRender(self):
         self._logic.UpdatePipeline()
         self._mapper.SetInputConnection(self._logic.GetImageDataConnection())
         self._image.SetVisibility(self._logic.GetImageDataConnection() is not None)
-        return _View._pixels(self)
+        _View.forceRender(self)
 
 
 class ThreeDView(_View):
