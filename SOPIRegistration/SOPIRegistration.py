@@ -12,7 +12,9 @@ import slicer
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
     vtkMRMLLinearTransformNode,
+    vtkMRMLMarkupsClosedCurveNode,
     vtkMRMLMarkupsFiducialNode,
+    vtkMRMLMarkupsROINode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
     vtkMRMLVectorVolumeNode,
@@ -101,6 +103,14 @@ class SOPIRegistrationParameterNode:
     frame: Annotated[int, WithinRange(0, 99999)] = 0
     polarity: Annotated[str, Choice(list(choices.POLARITIES))] = "Detect"
     mask: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
+    region: Union[  # noqa: UP007
+        vtkMRMLSegmentationNode,
+        vtkMRMLLabelMapVolumeNode,
+        vtkMRMLMarkupsClosedCurveNode,
+        vtkMRMLMarkupsROINode,
+        None,
+    ]
+    regionLeftOut: bool = False
     transform: vtkMRMLLinearTransformNode
     drr: vtkMRMLScalarVolumeNode
     ctLandmarks: vtkMRMLMarkupsFiducialNode

@@ -26,8 +26,9 @@ from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict
 from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph
 from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
-from SOPIRegistrationLib.images.radiograph import Radiograph
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.images.region import read_region, restricted
 from SOPIRegistrationLib.registration import RegistrationResult, register, warm_up
 from SOPIRegistrationLib.registration.outputs import write_results
 from SOPIRegistrationLib.registration.pose_files import read_start
@@ -55,6 +56,7 @@ class Request:
     view: str | None = None
     camera: str | None = None
     frame: int | None = None
+    xray_mask: Sequence[Path] = ()
     settings: RegistrationSettings = field(default_factory=RegistrationSettings)
     start_file: Path | None = None
 
@@ -98,6 +100,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--camera", metavar="NAME", help="camera of the X-ray, where the geometry has several"
     )
+    parser.add_argument(
+        "--xray-mask",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="picture of the X-ray's size, one for each X-ray in their order: where it is 0, nothing is compared "
+        "(an instrument, another person's hand)",
+    )
     add_view_argument(parser)
     add_setting_arguments(parser)
     parser.add_argument("--frame", type=int, metavar="N", help="frame of a multi-frame X-ray, from 1")
@@ -131,7 +142,7 @@ def request_of(args: argparse.Namespace) -> Request:
         chosen["init"] = GIVEN
     files = {
         name: getattr(args, name)
-        for name in ("ct", "xray", "geometry", "mask", "bone_threshold", "view", "camera", "frame")
+        for name in ("ct", "xray", "geometry", "mask", "bone_threshold", "view", "camera", "frame", "xray_mask")
     }
     return Request(**files, settings=RegistrationSettings(**chosen, weights=weights), start_file=start_file)
 
@@ -148,6 +159,8 @@ def register_files(request: Request, folder: Path) -> Registered:
         prepare_radiograph(radiograph, camera, settings.polarity)
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
+    if request.xray_mask:
+        views = _within_masks(views, request.xray_mask)
     subject = Subject(read_ct(request.ct, request.mask, request.bone_threshold))
     frame = pose_frame(geometry, subject.ct, request.geometry)
     start = None
@@ -165,6 +178,19 @@ def register_files(request: Request, folder: Path) -> Registered:
     geometry = replace(geometry, sources=sources)
     files = write_results(folder, result, geometry, target.moving, seconds_preparation)
     return Registered(result, subject, geometry.cameras, seconds_preparation, files)
+
+
+def _within_masks(views: Sequence[PreparedRadiograph], paths: Sequence[Path]) -> list[PreparedRadiograph]:
+    """The X-rays, compared where their masks are not 0.
+
+    Raises:
+        InputError: a mask is unusable, or they are not as many as the X-rays.
+    """
+    if len(paths) != len(views):
+        raise InputError(
+            f"--xray-mask names {len(paths)} files for {len(views)} X-rays: give one for each, in their order"
+        )
+    return [restricted(view, read_region(path)) for view, path in zip(views, paths, strict=True)]
 
 
 def pose_frame(geometry: CArmGeometry, ct: PreparedCT, origin: str | None) -> PoseFrame:

@@ -25,6 +25,7 @@ from SOPIRegistrationLib.images.overlay import fusion_image
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.images.region import restricted
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE, OVERLAY_MODES, POLARITIES
 from SOPIRegistrationLib.panel.live_size import SIZES
@@ -53,6 +54,7 @@ class Inputs:
         ct: in the patient frame, HU.
         mask: bones, or None.
         radiograph: the X-ray as stored, in the camera's frame.
+        region: (rows, columns) bool on the radiograph, where it is to be compared; None for everywhere.
         geometry: its one camera, in the world of its calibrated set, with a source-object distance.
         polarity: "auto", "bone-dark" or "bone-bright".
         ct_key: tells one CT and mask from another.
@@ -62,6 +64,7 @@ class Inputs:
     ct: Volume
     mask: Volume | None
     radiograph: Radiograph
+    region: np.ndarray | None
     geometry: CArmGeometry
     polarity: str
     ct_key: tuple
@@ -191,8 +194,12 @@ class Session:
                 "choose a preset or type the source-detector distance and the pixel spacing"
             )
         check_size(geometry, radiograph.pixels.shape, p.xray.GetName())
+        region = None
+        if p.region is not None:
+            region = bridge.region_from_node(p.region, p.xray) ^ p.regionLeftOut
         if geometry.mirrored:
             radiograph = replace(radiograph, pixels=radiograph.pixels[:, ::-1])
+            region = None if region is None else region[:, ::-1]
         if p.transform is not None:
             # Whether it is rigid does not depend on what its pose is measured from.
             bridge.pose_of(p.transform, PoseFrame(np.zeros(3), 1.0))
@@ -202,6 +209,7 @@ class Session:
             ct=ct,
             mask=mask,
             radiograph=radiograph,
+            region=region,
             geometry=geometry.with_default_sod(),
             polarity=POLARITIES[p.polarity],
             ct_key=self._ct_key(),
@@ -231,7 +239,7 @@ class Session:
     def _xray_key(self) -> tuple:
         p, geometry = self.parameters, self.state.geometry
         known = json.dumps(geometry_as_dict(geometry)) if geometry is not None else ""
-        return _content_key(p.xray), p.frame, p.polarity, known
+        return _content_key(p.xray), p.frame, p.polarity, known, _content_key(p.region), p.regionLeftOut
 
     def prepare(self, inputs: Inputs, report: Callable[[LiveView], None]) -> PreparedCase:
         """Prepare inputs; any thread. What did not change is taken from the case at hand.
@@ -254,6 +262,8 @@ class Session:
             xray = known.xray
         else:
             xray = prepare_radiograph(inputs.radiograph, inputs.geometry.camera, inputs.polarity)
+            if inputs.region is not None:
+                xray = restricted(xray, inputs.region)
         frame = inputs.geometry.pose_frame(subject.ct.rotation_centre_lps_mm)
         return PreparedCase(inputs, subject, xray, frame, round(time.perf_counter() - began, 3))
 
@@ -324,7 +334,7 @@ class Session:
 
     def forget_removed_nodes(self) -> None:
         """Clear parameters whose node has left the scene; the parameter node wrapper may remember it."""
-        for name in ("ct", "xray", "mask", "transform", "drr", "ctLandmarks", "xrayLandmarks"):
+        for name in ("ct", "xray", "mask", "transform", "drr", "region", "ctLandmarks", "xrayLandmarks"):
             node = getattr(self.parameters, name)
             if node is not None and self.scene.GetNodeByID(node.GetID()) is not node:
                 setattr(self.parameters, name, None)
@@ -533,5 +543,10 @@ def _content_key(node) -> tuple | None:
     """Changes when the voxels of a node do."""
     if node is None:
         return None
+    if node.IsA("vtkMRMLMarkupsNode"):
+        points = slicer.util.arrayFromMarkupsControlPoints(node, world=True)
+        bounds = np.zeros(6)
+        node.GetRASBounds(bounds)
+        return node.GetID(), points.tobytes(), bounds.tobytes()
     content = node.GetImageData() if node.IsA("vtkMRMLVolumeNode") else node.GetSegmentation()
     return node.GetID(), content.GetMTime()

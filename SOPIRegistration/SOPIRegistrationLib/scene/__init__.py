@@ -31,6 +31,7 @@ from SOPIRegistrationLib.scene.layout import (
 from SOPIRegistrationLib.scene.nodes import mask_from_node, radiograph_from_node, volume_from_node
 from SOPIRegistrationLib.scene.overlay import OVERLAY_MODES, Overlay
 from SOPIRegistrationLib.scene.pose import attach, is_attached, pose_of, set_centre, set_pose
+from SOPIRegistrationLib.scene.region import region_from_node
 from SOPIRegistrationLib.scene.state import HistoryEntry, RegistrationState
 from SOPIRegistrationLib.scene.views import Shown, Views
 
@@ -66,6 +67,7 @@ __all__ = [
     "pose_of",
     "radiograph_from_node",
     "ras_from_pixels",
+    "region_from_node",
     "set_centre",
     "set_pose",
     "settle_window",

@@ -1,0 +1,52 @@
+"""The part of an X-ray that is compared: what a person has drawn or given as a picture."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import numpy as np
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.files import read_radiograph
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+
+# Of the X-ray's pixels, the least share from which a pose can be told.
+_LEAST_SHARE = 0.005
+
+
+def restricted(prepared: PreparedRadiograph, region: np.ndarray) -> PreparedRadiograph:
+    """The X-ray with nothing valid outside a region, in the other polarity as well.
+
+    Args:
+        prepared: the X-ray.
+        region: (rows, columns) bool on its pixels, True where it is to be compared.
+
+    Raises:
+        InputError: the region has another size, or hardly any usable pixel.
+    """
+    if region.shape != prepared.image.shape:
+        (rows, columns), (own_rows, own_columns) = region.shape, prepared.image.shape
+        raise InputError(
+            f"the region of X-ray {prepared.name} has {columns} x {rows} pixels, the X-ray has {own_columns} x "
+            f"{own_rows} (columns x rows): make it on this X-ray"
+        )
+    valid = prepared.valid & region
+    if valid.mean() < _LEAST_SHARE:
+        raise InputError(
+            f"the region of X-ray {prepared.name} leaves {100 * valid.mean():.1f} % of it to compare: draw it where "
+            "the bones are seen"
+        )
+    other = prepared.other_polarity
+    return replace(
+        prepared, valid=valid, other_polarity=other and (lambda: restricted(other(), region))
+    )
+
+
+def read_region(path: str | os.PathLike) -> np.ndarray:
+    """(rows, columns) bool of a picture, True where it is not 0.
+
+    Raises:
+        InputError: it cannot be read as a gray picture, or is the same everywhere.
+    """
+    return read_radiograph(path).pixels != 0
