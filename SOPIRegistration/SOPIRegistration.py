@@ -111,6 +111,7 @@ class SOPIRegistrationParameterNode:
         None,
     ]
     regionLeftOut: bool = False
+    joint: bool = False
     transform: vtkMRMLLinearTransformNode
     drr: vtkMRMLScalarVolumeNode
     ctLandmarks: vtkMRMLMarkupsFiducialNode

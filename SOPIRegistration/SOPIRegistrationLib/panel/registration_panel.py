@@ -37,6 +37,7 @@ from SOPIRegistrationLib.panel.pose_undo import PoseUndo
 from SOPIRegistrationLib.panel.result_section import ResultSection
 from SOPIRegistrationLib.panel.session import REST_PIXELS, Inputs, PreparedCase, Session
 from SOPIRegistrationLib.panel.training_section import TrainingSection
+from SOPIRegistrationLib.panel.xrays_section import XraysSection
 from SOPIRegistrationLib.simulation.demo import demo_case
 
 # Between two looks at the events the computation gets this long; nobody sees a delay of that length.
@@ -80,6 +81,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._initialiser = next(iter(INITIALISERS))
         self._tips: dict[str, str] = {}
         self._geometry = GeometrySection(ui, self._on_geometry)
+        self._xrays = XraysSection(ui, self._look_at, self._on_xrays)
         self._pose = PoseSection(ui, self._on_theta)
         self._landmarks = LandmarkSection(ui, self._update)
         self._result = ResultSection(ui, self._on_history)
@@ -99,6 +101,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             ("undo", lambda: self._step_back(self._undo.undo(self._session.pose))),
             ("redo", lambda: self._step_back(self._undo.redo(self._session.pose))),
             ("copy", self._on_copy),
+            ("addXray", self._on_add_xray),
             ("solve", lambda: self._move(self._landmarks.solve)),
             ("register", lambda: self._start(None, None)),
             ("initialise", lambda: self._start(None, "none")),
@@ -143,6 +146,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._folded.clear()
         self._pose.clear()
         self._geometry.show(None)
+        self._xrays.show(None)
         if parameters is not None:
             with errors_shown():
                 self._open(parameters)
@@ -201,6 +205,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._follow_changes()
         if p.lastResult != self._result_seen:
             self._show_stored()
+        self._xrays.show(self._session)
         self._overlay.apply(p)
         if self._session.case is not None and self._session.carm.visible != p.carmVisible:
             self._session.carm.visible = p.carmVisible
@@ -265,6 +270,26 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             # Somebody cleaned up the picture or the DRR: the next drawing makes them anew.
             self._rest.start()
         self._update()
+
+    def _on_add_xray(self) -> None:
+        with errors_shown():
+            self._xrays.add()
+
+    def _on_xrays(self) -> None:
+        """The table of X-rays changed."""
+        self._follow_changes()
+        self._update()
+
+    def _look_at(self, entry: bridge.XrayEntry) -> None:
+        """Go on with another X-ray of the table; the CT stays where it is in the world of the set."""
+        if self._session is None or self._job is not None:
+            return
+        p = self._session.parameters
+        with slicer.util.NodeModify(p.parameterNode):
+            p.xray, p.frame = entry.node, entry.frame
+        self._geometry.choose_camera(entry.camera)
+        self._xrays.show(self._session)
+        self._when_ready(lambda: None)
 
     def _on_geometry(self, geometry) -> None:
         if self._session is not None:
@@ -744,6 +769,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             ("refineButton", "" if LEARNED_REFINEMENT in METHODS.values() else _NO_WEIGHTS),
             ("optimiseButton", ""),
             ("trainButton", "the end of the training that runs" if self._training.is_running else ""),
+            ("addXrayButton", ""),
             ("nominalButton", ""),
             ("copyButton", "" if ui.copySelector.currentNode() else "a transform to copy from"),
             ("solveButton", self._landmarks.missing()),

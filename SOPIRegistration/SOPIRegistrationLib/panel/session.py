@@ -18,6 +18,7 @@ from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.files import geometry_as_dict, load_geometry
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
@@ -47,6 +48,23 @@ _LIVE_INTERVAL_S = 0.15
 
 
 @dataclass(frozen=True)
+class OtherXray:
+    """An X-ray that is registered jointly with the one that is looked at.
+
+    Attributes:
+        node_id: of its node.
+        radiograph: as stored, in the camera's frame.
+        camera: its camera, in the world of the calibrated set.
+        key: tells it from another one.
+    """
+
+    node_id: str
+    radiograph: Radiograph
+    camera: Camera
+    key: tuple
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What is read of the scene; arrays, safe to hand to a thread.
 
@@ -57,6 +75,7 @@ class Inputs:
         region: (rows, columns) bool on the radiograph, where it is to be compared; None for everywhere.
         geometry: its one camera, in the world of its calibrated set, with a source-object distance.
         polarity: "auto", "bone-dark" or "bone-bright".
+        others: X-rays that are registered jointly with it.
         ct_key: tells one CT and mask from another.
         xray_key: the same of X-ray and geometry.
     """
@@ -67,6 +86,7 @@ class Inputs:
     region: np.ndarray | None
     geometry: CArmGeometry
     polarity: str
+    others: tuple[OtherXray, ...]
     ct_key: tuple
     xray_key: tuple
 
@@ -79,6 +99,7 @@ class PreparedCase:
         inputs: what it was made from.
         subject: the CT.
         xray: the X-ray, bones bright.
+        others: those registered jointly with it, in the order of the inputs.
         frame: what pose parameters are measured from.
         seconds: how long preparing took.
     """
@@ -86,6 +107,7 @@ class PreparedCase:
     inputs: Inputs
     subject: Subject
     xray: PreparedRadiograph
+    others: tuple[PreparedRadiograph, ...]
     frame: PoseFrame
     seconds: float
 
@@ -93,6 +115,18 @@ class PreparedCase:
     def ct(self) -> PreparedCT:
         """Attenuation and bones."""
         return self.subject.ct
+
+    @property
+    def prepared(self) -> dict[tuple, PreparedRadiograph]:
+        """The X-rays by their keys."""
+        keys = self.inputs.xray_key, *(one.key for one in self.inputs.others)
+        return dict(zip(keys, (self.xray, *self.others), strict=True))
+
+    @property
+    def geometry(self) -> CArmGeometry:
+        """With the cameras of all X-rays, in their order."""
+        cameras = tuple(one.camera for one in self.inputs.others)
+        return replace(self.inputs.geometry, cameras=(*self.inputs.geometry.cameras, *cameras))
 
     @property
     def T_world_to_camera(self) -> np.ndarray:
@@ -212,9 +246,41 @@ class Session:
             region=region,
             geometry=geometry.with_default_sod(),
             polarity=POLARITIES[p.polarity],
+            others=self._read_others(),
             ct_key=self._ct_key(),
             xray_key=self._xray_key(),
         )
+
+    def _read_others(self) -> tuple[OtherXray, ...]:
+        """The X-rays of the table beside the one that is looked at, where all are to be registered.
+
+        Raises:
+            InputError: one cannot be used, or the one that is looked at is not among them.
+        """
+        p, cameras = self.parameters, self.state.calibrated_set
+        used = self._used_others()
+        if not used:
+            return ()
+        names = [entry.camera for entry in used]
+        if self.state.geometry.camera.name in names:
+            raise InputError(
+                f"X-ray '{p.xray.GetName()}' and another one in the table of X-rays are of the same camera: leave one "
+                "out, or choose “This X-ray alone”"
+            )
+        others = []
+        for entry in used:
+            geometry = cameras.for_camera(entry.camera)
+            radiograph = bridge.radiograph_from_node(entry.node, entry.frame or None)
+            check_size(geometry, radiograph.pixels.shape, entry.node.GetName())
+            key = self._key_of(entry.node, entry.frame, geometry)
+            others.append(OtherXray(entry.node.GetID(), radiograph, geometry.camera, key))
+        return tuple(others)
+
+    def _used_others(self) -> list[bridge.XrayEntry]:
+        p = self.parameters
+        if not p.joint or self.state.calibrated_set is None:
+            return []
+        return [entry for entry in self.state.xrays if entry.used and entry.node is not p.xray]
 
     @property
     def is_current(self) -> bool:
@@ -222,7 +288,13 @@ class Session:
         known, p = self.case, self.parameters
         if known is None or p.ct is None or p.xray is None or p.transform is None:
             return False
-        return (known.inputs.ct_key, known.inputs.xray_key) == (self._ct_key(), self._xray_key())
+        keys = known.inputs.ct_key, known.inputs.xray_key, tuple(one.key for one in known.inputs.others)
+        cameras = self.state.calibrated_set
+        others = tuple(
+            self._key_of(entry.node, entry.frame, cameras.for_camera(entry.camera))
+            for entry in self._used_others()
+        )
+        return keys == (self._ct_key(), self._xray_key(), others)
 
     @property
     def has_same_nodes(self) -> bool:
@@ -237,9 +309,13 @@ class Session:
         return _content_key(p.ct), place.round(6).tobytes(), _content_key(p.mask)
 
     def _xray_key(self) -> tuple:
-        p, geometry = self.parameters, self.state.geometry
+        p = self.parameters
+        key = self._key_of(p.xray, p.frame, self.state.geometry)
+        return key if p.region is None else (*key, _content_key(p.region), p.regionLeftOut)
+
+    def _key_of(self, xrayNode, frame: int, geometry: CArmGeometry | None) -> tuple:
         known = json.dumps(geometry_as_dict(geometry)) if geometry is not None else ""
-        return _content_key(p.xray), p.frame, p.polarity, known, _content_key(p.region), p.regionLeftOut
+        return _content_key(xrayNode), frame, self.parameters.polarity, known
 
     def prepare(self, inputs: Inputs, report: Callable[[LiveView], None]) -> PreparedCase:
         """Prepare inputs; any thread. What did not change is taken from the case at hand.
@@ -258,14 +334,18 @@ class Session:
         else:
             subject = Subject(prepare_ct(inputs.ct, inputs.mask, progress=progress))
             subject.warm_up()
-        if known is not None and known.inputs.xray_key == inputs.xray_key:
-            xray = known.xray
-        else:
+        ready = {} if known is None else known.prepared
+        xray = ready.get(inputs.xray_key)
+        if xray is None:
             xray = prepare_radiograph(inputs.radiograph, inputs.geometry.camera, inputs.polarity)
             if inputs.region is not None:
                 xray = restricted(xray, inputs.region)
+        others = tuple(
+            ready.get(one.key) or prepare_radiograph(one.radiograph, one.camera, inputs.polarity)
+            for one in inputs.others
+        )
         frame = inputs.geometry.pose_frame(subject.ct.rotation_centre_lps_mm)
-        return PreparedCase(inputs, subject, xray, frame, round(time.perf_counter() - began, 3))
+        return PreparedCase(inputs, subject, xray, others, frame, round(time.perf_counter() - began, 3))
 
     def accept(self, case: PreparedCase) -> None:
         """Show a prepared case: X-ray on its detector, CT under the transform, C-arm, DRR, overlay."""
@@ -291,6 +371,12 @@ class Session:
             # The C-arm of another camera of the set stood in another world.
             self.carm.remove()
         self.carm.update(camera, case.frame)
+        for other in case.inputs.others:
+            node, frame = self.scene.GetNodeByID(other.node_id), other.key[1]
+            bridge.place_on_detector(
+                node, other.camera, case.frame, reference=camera, image_frame=frame or None
+            )
+            self.carm.update(other.camera, case.frame, camera)
         self.carm.visible = p.carmVisible
         bones = bridge.show_bones(self.scene, case.ct.bone, p.transform)
         self.views.show(bridge.Shown(camera, case.frame, p.xray, p.ct, bones))
@@ -448,20 +534,22 @@ class Session:
                 last = time.perf_counter()
             report(LiveView(progress.stage, progress.fraction, T_lps_to_camera, drr))
 
-        return register(case.subject, [case.xray], case.frame, task.settings, task.start, show)
+        return register(case.subject, [case.xray, *case.others], case.frame, task.settings, task.start, show)
 
     def record(self, result: RegistrationResult) -> None:
         """Show a result and remember it; one that was stopped leaves its pose only."""
         T_lps_to_camera = result.T_world_to_camera @ result.T_lps_to_world
-        if result.radiographs[0] is not self.case.xray:
+        first, *others = result.radiographs
+        turned_over = first is not self.case.xray
+        self.case = replace(self.case, xray=first, others=tuple(others))
+        if turned_over:
             # Its bones turned out to be the other way round than detected.
-            self.case = replace(self.case, xray=result.radiographs[0])
             self._fuse()
         self.pose = T_lps_to_camera
         self.show_drr(self.render(T_lps_to_camera, REST_PIXELS))
         if result.stopped:
             return
-        text = result_json(result, self.case.inputs.geometry, self.case.seconds)
+        text = result_json(result, self.case.geometry, self.case.seconds)
         self.parameters.lastResult = text
         self.state.add(
             bridge.HistoryEntry(

@@ -32,7 +32,7 @@ from SOPIRegistrationLib.scene.nodes import mask_from_node, radiograph_from_node
 from SOPIRegistrationLib.scene.overlay import OVERLAY_MODES, Overlay
 from SOPIRegistrationLib.scene.pose import attach, is_attached, pose_of, set_centre, set_pose
 from SOPIRegistrationLib.scene.region import region_from_node
-from SOPIRegistrationLib.scene.state import HistoryEntry, RegistrationState
+from SOPIRegistrationLib.scene.state import HistoryEntry, RegistrationState, XrayEntry
 from SOPIRegistrationLib.scene.views import Shown, Views
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "Shown",
     "T_camera_to_ras",
     "Views",
+    "XrayEntry",
     "attach",
     "ensure_layout",
     "is_attached",
