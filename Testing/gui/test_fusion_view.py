@@ -23,7 +23,7 @@ class Mouse:
         case = self.user.session.case
         matrix = slicer.util.arrayFromVTKMatrix(self.view.mrmlSliceNode().GetXYToRAS())
         ras = ras_from_pixels(pixel, case.xray.camera, case.frame)
-        return tuple(int(round(value)) for value in np.linalg.solve(matrix, [*ras, 1])[:2])
+        return tuple(round(value) for value in np.linalg.solve(matrix, [*ras, 1])[:2])
 
     def pixel(self, xy) -> np.ndarray:
         import slicer
@@ -84,7 +84,7 @@ def centre_seen(user) -> np.ndarray:
 
 def test_a_drag_takes_the_body_along_and_is_one_step_to_undo(mouse):
     user, before = mouse.user, mouse.user.session.pose
-    start, end = mouse.xy(centre_seen(user)), mouse.xy(centre_seen(user) + [30, -20])
+    start, end = mouse.xy(centre_seen(user)), mouse.xy(np.add(centre_seen(user), (30, -20)))
     mouse.drag(start, end, steps=8)
     user.wait()
     moved = mouse.pixel(end) - mouse.pixel(start)
@@ -106,14 +106,14 @@ def test_shift_tilts_control_rolls_and_the_wheel_goes_deeper(mouse):
     user = mouse.user
     frame = user.session.case.frame
     middle = centre_seen(user)
-    mouse.drag(mouse.xy(middle), mouse.xy(middle + [20, 0]), shift=1)
+    mouse.drag(mouse.xy(middle), mouse.xy(np.add(middle, (20, 0))), shift=1)
     user.wait()
     theta = np.rad2deg(frame.theta_from_T(user.session.pose)[:3])
     assert np.abs(theta).max() > 3
     np.testing.assert_allclose(centre_seen(user), middle, atol=1e-6)
     user.click("nominalButton")
     user.wait()
-    mouse.drag(mouse.xy(middle + [60, 0]), mouse.xy(middle + [60, 30]), control=1)
+    mouse.drag(mouse.xy(np.add(middle, (60, 0))), mouse.xy(np.add(middle, (60, 30))), control=1)
     user.wait()
     nominal = frame.T_nominal
     axis = user.session.pose[:3, :3] @ nominal[:3, :3].T
@@ -139,7 +139,7 @@ def test_arrow_keys_step_small_and_large(mouse):
 
 
 def test_the_picture_moves_at_once_and_the_scene_follows(mouse):
-    """While the button is held: pictures no smaller than 128 pixels, the transform at the end at the latest."""
+    """While the button is held: pictures of at least 128 pixels; the transform at the end at the latest."""
     user, sizes = mouse.user, []
     draw = user.session.overlay.draw
     user.session.overlay.draw = lambda drr: (sizes.append(max(drr.shape)), draw(drr))

@@ -40,7 +40,7 @@ def wrist(user, shared_data):
 
 
 def off_mm(user) -> float:
-    """Mean distance, mm, of the bone's points from where the gold standard has them in the world of the set."""
+    """Mean distance, mm, of the bone from where the gold standard has it in the world of the set."""
     case = user.session.case
     T = np.linalg.inv(case.T_world_to_camera) @ user.session.pose
     k, j, i = np.nonzero(case.ct.bone.array)

@@ -27,7 +27,7 @@ def test_only_the_region_is_compared_or_all_but_it(user, curve, demo_case):
     user.ui.regionSelector.setCurrentNode(curve)
     user.show_views()
     inside = user.session.case.xray.valid
-    v, u = np.nonzero(inside)
+    _, u = np.nonzero(inside)
     assert (u.min(), u.max()) == (pytest.approx(80, abs=1), pytest.approx(180, abs=1))
     assert inside.sum() < 0.6 * everywhere.sum()
     user.click("registerButton")

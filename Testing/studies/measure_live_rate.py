@@ -2,10 +2,10 @@
 
     python Testing/studies/measure_live_rate.py [--cost-ms 50] [--old]
 
-The test host's views are real VTK pipelines; each change of a volume node costs what the application was seen to
-take for it under software rendering (50 ms). The mouse drags the demo case in the fusion view for five seconds.
-``--old`` shows the DRR as it was done before: two volumes changed one after the other, always 256 pixels.
-Prints one JSON line.
+The test host's views are real VTK pipelines; each change of a volume node costs what the application was
+seen to take for it under software rendering (50 ms). The mouse drags the demo case in the fusion view for
+five seconds. ``--old`` shows the DRR as it was done before: two volumes changed one after the other,
+always 256 pixels. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SECONDS = 5.0
 
 
 def make_slow(scene, seconds: float) -> list[float]:
-    """Let every change of a volume node cost some time; the times of the changes are in the list that is returned."""
+    """Let every change of a volume node cost some time; the times of the changes come back in a list."""
     import slicer
 
     changes = []

@@ -47,7 +47,7 @@ def test_a_tilt_moves_the_front_with_the_mouse_and_keeps_the_centre():
 
 def test_a_roll_follows_the_angle_about_the_centre():
     middle = seen(T)
-    moved = adjusting.rolled(T, CAMERA, CENTRE, middle + [50, 0], middle + [0, 30])
+    moved = adjusting.rolled(T, CAMERA, CENTRE, np.add(middle, (50, 0)), np.add(middle, (0, 30)))
     np.testing.assert_allclose(seen(moved), middle, atol=1e-9)
     assert se3.rotation_distance(moved[:3, :3], T[:3, :3]) == pytest.approx(np.pi / 2)
     # What lay to the right of the centre lies below it.

@@ -106,8 +106,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="picture of the X-ray's size, one for each X-ray in their order: where it is 0, nothing is compared "
-        "(an instrument, another person's hand)",
+        help="picture of the X-ray's size, one for each X-ray in their order: where it is 0, nothing is "
+        "compared (an instrument, another person's hand)",
     )
     add_view_argument(parser)
     add_setting_arguments(parser)
@@ -142,7 +142,17 @@ def request_of(args: argparse.Namespace) -> Request:
         chosen["init"] = GIVEN
     files = {
         name: getattr(args, name)
-        for name in ("ct", "xray", "geometry", "mask", "bone_threshold", "view", "camera", "frame", "xray_mask")
+        for name in (
+            "ct",
+            "xray",
+            "geometry",
+            "mask",
+            "bone_threshold",
+            "view",
+            "camera",
+            "frame",
+            "xray_mask",
+        )
     }
     return Request(**files, settings=RegistrationSettings(**chosen, weights=weights), start_file=start_file)
 

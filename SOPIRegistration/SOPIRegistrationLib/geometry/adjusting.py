@@ -1,4 +1,4 @@
-"""A pose moved by hand in the X-ray's picture: what a drag, a turn of the wheel or an arrow key does to it."""
+"""A pose moved by hand in the X-ray's picture: what a drag, the wheel or an arrow key does to it."""
 
 from __future__ import annotations
 

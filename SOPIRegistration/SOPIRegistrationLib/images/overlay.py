@@ -44,9 +44,9 @@ def fusion_image(
         xray: (rows, columns) X-ray, any intensity curve.
         drr: (rows, columns) DRR, bone bright.
         valid: (rows, columns) bool, where the X-ray shows the patient; elsewhere the X-ray stands alone.
-        mode: "edges" (the DRR's edges on the X-ray), "fusion" (X-ray blue, DRR orange, agreement gray), "curtain"
-            (the X-ray left of a line, the DRR right of it), "checkerboard" (tiles of both) or "drr" (the DRR,
-            as the X-ray would show it).
+        mode: "edges" (the DRR's edges on the X-ray), "fusion" (X-ray blue, DRR orange, agreement gray),
+            "curtain" (the X-ray left of a line, the DRR right of it), "checkerboard" (tiles of both) or "drr"
+            (the DRR, as the X-ray would show it).
         xray_window: values shown as black and white; what the valid pixels hold unless given.
         drr_window: the same of the DRR; what gives it the X-ray's brightness unless given.
         bone_dark: whether bones are dark in the X-ray; the DRR is turned over where it has to look alike.
@@ -85,8 +85,8 @@ def fusion_image(
 def drr_share(mix: float) -> np.ndarray:
     """(3,) share of the DRR in red, green and blue: none at 0, ``DRR_COLOUR`` at 0.5, all at 1.
 
-    Red goes over first and blue last, so that at every setting X-ray and DRR have colours of their own and what
-    agrees keeps its gray.
+    Red goes over first and blue last, so that at every setting X-ray and DRR have colours of their own and
+    what agrees keeps its gray.
     """
     if mix <= 0.5:
         return np.float32(2 * mix) * DRR_COLOUR

@@ -28,19 +28,17 @@ def restricted(prepared: PreparedRadiograph, region: np.ndarray) -> PreparedRadi
     if region.shape != prepared.image.shape:
         (rows, columns), (own_rows, own_columns) = region.shape, prepared.image.shape
         raise InputError(
-            f"the region of X-ray {prepared.name} has {columns} x {rows} pixels, the X-ray has {own_columns} x "
-            f"{own_rows} (columns x rows): make it on this X-ray"
+            f"the region of X-ray {prepared.name} has {columns} x {rows} pixels, the X-ray has "
+            f"{own_columns} x {own_rows} (columns x rows): make it on this X-ray"
         )
     valid = prepared.valid & region
     if valid.mean() < _LEAST_SHARE:
         raise InputError(
-            f"the region of X-ray {prepared.name} leaves {100 * valid.mean():.1f} % of it to compare: draw it where "
-            "the bones are seen"
+            f"the region of X-ray {prepared.name} leaves {100 * valid.mean():.1f} % of it to compare: draw "
+            "it where the bones are seen"
         )
     other = prepared.other_polarity
-    return replace(
-        prepared, valid=valid, other_polarity=other and (lambda: restricted(other(), region))
-    )
+    return replace(prepared, valid=valid, other_polarity=other and (lambda: restricted(other(), region)))
 
 
 def read_region(path: str | os.PathLike) -> np.ndarray:

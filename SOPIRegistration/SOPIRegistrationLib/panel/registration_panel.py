@@ -45,7 +45,7 @@ _POLL_MS, _WORK_S = 2, 0.03
 # Moves that follow each other faster than this are drawn once.
 _LIVE_DELAY_MS = 5
 _REST_DELAY_MS = 250
-# While a hand moves the CT, the picture shows the pose and the scene follows this often: it is slow to answer.
+# While a hand moves the CT, the picture shows the pose; the scene, slow to answer, follows this often.
 _FOLLOW_MS = 500
 # A wheel or key that rests for this long has ended its gesture.
 _GESTURE_MS = 400

@@ -41,7 +41,9 @@ class Check:
     finding: str
 
     def __str__(self) -> str:
-        return f"{'ok  ' if self.passed else 'FAIL'}  {self.name}" + (f": {self.finding}" if self.finding else "")
+        return f"{'ok  ' if self.passed else 'FAIL'}  {self.name}" + (
+            f": {self.finding}" if self.finding else ""
+        )
 
 
 class SelfTest:
@@ -203,7 +205,9 @@ class SelfTest:
         began = time.perf_counter()
         while (seconds := time.perf_counter() - began) < _DRAG_S:
             turn = 2 * np.pi * 0.9 * seconds
-            _mouse(interactor, x + round(30 * np.sin(turn)), y + round(30 * (1 - np.cos(turn))), "MouseMoveEvent")
+            _mouse(
+                interactor, x + round(30 * np.sin(turn)), y + round(30 * (1 - np.cos(turn))), "MouseMoveEvent"
+            )
             slicer.app.processEvents()
         rate = len(pictures) / seconds
         interactor.LeftButtonReleaseEvent()
@@ -250,7 +254,14 @@ class SelfTest:
         slicer.mrmlScene.Clear()
         self._pump(0.3)
         ui = self._ui
-        boxes = ("sddSpinBox", "sodSpinBox", "rowSpacingSpinBox", "columnSpacingSpinBox", "rxSlider", "tzSlider")
+        boxes = (
+            "sddSpinBox",
+            "sodSpinBox",
+            "rowSpacingSpinBox",
+            "columnSpacingSpinBox",
+            "rxSlider",
+            "tzSlider",
+        )
         left = [name for name in boxes if getattr(ui, name).value != 0]
         assert not left, ", ".join(left)
         assert not ui.registerButton.enabled, "Register can be pressed"
@@ -317,7 +328,7 @@ class SelfTest:
         return seen.min(axis=0), seen.max(axis=0)
 
     def _error_mm(self) -> float | None:
-        """Mean distance of the bones' voxels from where the demo case has them; None where its truth is unknown."""
+        """Mean distance of the bones from where the demo case has them; None where that is unknown."""
         if self._case is None:
             return None
         labels = self._case.labels

@@ -264,8 +264,8 @@ class Session:
         names = [entry.camera for entry in used]
         if self.state.geometry.camera.name in names:
             raise InputError(
-                f"X-ray '{p.xray.GetName()}' and another one in the table of X-rays are of the same camera: leave one "
-                "out, or choose “This X-ray alone”"
+                f"X-ray '{p.xray.GetName()}' and another one in the table are of the same camera: leave one "
+                "out, or register this one alone"
             )
         others = []
         for entry in used:

@@ -13,8 +13,8 @@ from SOPIRegistrationLib.scene import XrayEntry
 
 _COLUMNS = ("Use", "X-ray", "Frame", "Camera")
 _NOT_CALIBRATED = (
-    "X-rays of a C-arm that was moved between them cannot be combined: where it stood for one is not known with "
-    "respect to the other. Load a geometry with a camera for each X-ray (C-arm, Load…), all in one world"
+    "X-rays of a C-arm that was moved between them cannot be combined: where it stood for one is not known "
+    "with respect to the other. Load a geometry with a camera for each X-ray (C-arm, Load…), all in one world"
 )
 
 
@@ -74,8 +74,8 @@ class XraysSection:
         taken = [one.node.GetName() for one in others if one.camera == entry.camera]
         if taken:
             raise InputError(
-                f"camera '{entry.camera}' has X-ray '{taken[0]}' in the table already: choose the camera that took "
-                f"'{p.xray.GetName()}'"
+                f"camera '{entry.camera}' has X-ray '{taken[0]}' in the table already: choose the camera "
+                f"that took '{p.xray.GetName()}'"
             )
         session.state.xrays = [*others, entry]
         self._show_change()

@@ -42,9 +42,9 @@ class FusionListener:
 class FusionView:
     """Follows the interactor of the fusion view.
 
-    Keys for modes and the place of the mouse are always told. While :attr:`moves_ct`, the left button, the wheel,
-    the arrow keys and the mouse with Shift are taken from the application; the middle and the right button still
-    pan and zoom.
+    Keys for modes and the place of the mouse are always told. While :attr:`moves_ct`, the left button, the
+    wheel, the arrow keys and the mouse with Shift are taken from the application; the middle and the right
+    button still pan and zoom.
 
     Args:
         scene: the MRML scene.

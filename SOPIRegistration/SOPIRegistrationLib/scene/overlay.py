@@ -25,13 +25,14 @@ _XRAY, _DRR, _FIELD = "xray", "drr", "field"
 class Overlay:
     """The picture over the X-ray in the fusion view: a colour volume, made anew when something changes.
 
-    Background of the view is the X-ray, foreground the picture, which holds the X-ray as well; the X-ray view has
-    the X-ray alone. The picture's node keeps inputs, mode and settings: a loaded scene goes on as it was saved.
+    Background of the view is the X-ray, foreground the picture, which holds the X-ray as well; the X-ray
+    view has the X-ray alone. The picture's node keeps inputs, mode and settings: a loaded scene goes on as
+    it was saved.
 
     Args:
         scene: the MRML scene.
-        pixels: (least, most) longer edge of the picture at rest, between which it has the X-ray's size; that of the
-            DRR unless given.
+        pixels: (least, most) longer edge of the picture at rest, between which it has the X-ray's size;
+            that of the DRR unless given.
     """
 
     def __init__(self, scene, pixels: tuple[int, int] | None = None):
@@ -99,8 +100,8 @@ class Overlay:
     def draw(self, drr: np.ndarray) -> None:
         """Make the picture of a DRR (rows, columns) on its own pixels while something moves.
 
-        The DRR's node waits for the rest, when :meth:`refresh` follows: the application answers every change of
-        a node with an update of all views, which takes far longer than the picture.
+        The DRR's node waits for the rest, when :meth:`refresh` follows: the application answers every
+        change of a node with an update of all views, which takes far longer than the picture.
         """
         if self.is_complete:
             self._fuse(drr, drr.shape)

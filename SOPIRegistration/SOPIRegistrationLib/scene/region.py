@@ -17,8 +17,8 @@ def region_from_node(regionNode, xrayNode) -> np.ndarray:
     """(rows, columns) bool, True inside, on the X-ray as stored.
 
     Args:
-        regionNode: visible segments or a label map that lies on the X-ray, or a closed curve or ROI box drawn in its
-            view.
+        regionNode: visible segments or a label map that lies on the X-ray, or a closed curve or ROI box
+            drawn in its view.
         xrayNode: the X-ray, where it stood when the region was drawn.
 
     Raises:
@@ -85,6 +85,8 @@ def _sampled(mask, xrayNode, rows: int, columns: int) -> np.ndarray:
     v, u = np.mgrid[:rows, :columns]
     i, j, k = np.rint(to_index[:3, :2] @ [u.ravel(), v.ravel()] + to_index[:3, 3:]).astype(int)
     inside = np.zeros(rows * columns, dtype=bool)
-    known = np.all([(0 <= n) & (n < size) for n, size in zip((k, j, i), mask.array.shape, strict=True)], axis=0)
+    known = np.all(
+        [(n >= 0) & (n < size) for n, size in zip((k, j, i), mask.array.shape, strict=True)], axis=0
+    )
     inside[known] = mask.array[k[known], j[known], i[known]] > 0
     return inside.reshape(rows, columns)

@@ -1,4 +1,4 @@
-"""The views of a case: laid out, filled and fitted; what a person then pans and zooms stays as they leave it."""
+"""The views of a case: laid out, filled and fitted; what a person pans and zooms stays as it is left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from SOPIRegistrationLib.scene.layout import (
 
 # A window in which cortex and marrow differ, HU: landmarks are looked for in bones.
 _BONE_WINDOW_HU = (-300.0, 1300.0)
-# The body is seen from in front, the left and above (RAS): the source does not stand before it, nor the detector.
+# The body is seen from in front, the left and above (RAS): the source does not stand before it, nor the
+# detector.
 _DIRECTION = (-0.75, 1.0, 0.4)
 _LABEL_PIXELS = 15
 

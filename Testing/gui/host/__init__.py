@@ -4,9 +4,9 @@ slicer-core gives the MRML nodes, their logics and ``slicer.util``; PySide6 give
 lack: PythonQt's manners, the few ctk and qMRML widgets, the scripted-module base classes, the parameter node
 wrapper and ``slicer.app``. It is held against what Slicer 5.12 was seen to offer (``slicer_5_12_api.json``).
 
-Functions of the application that are written in Python are called with its own signatures (``api.fake``); views
-have its displayable managers, interactor styles and cameras, and are rendered off screen when their pixels are
-asked for (:meth:`Host.view_pixels`, :meth:`Host.window_picture`).
+Functions of the application that are written in Python are called with its own signatures (``api.fake``);
+views have its displayable managers, interactor styles and cameras, and are rendered off screen when their
+pixels are asked for (:meth:`Host.view_pixels`, :meth:`Host.window_picture`).
 
 Where it may differ from the application: message boxes and file dialogs give the answers a test has put in
 ``Host.answers``; parameters are read from the node at every access; Python threads also run while the event
@@ -144,7 +144,7 @@ class Host:
         return layouts._view(kind, name)._pixels()
 
     def window_picture(self, panel, panel_width: int = 480):
-        """(rows, columns, 3) uint8: the panel at the left, as far as it is in sight, and the views beside it."""
+        """(rows, columns, 3) uint8: the panel as far as it is in sight, and the views beside it."""
         layouts = self.app.layoutManager()
         width, height = layouts._size
         panel.resize(panel_width, height)

@@ -81,8 +81,8 @@ def fake(owner: str, name: str, body: Callable) -> Callable:
     Args:
         owner: module or class of the function.
         name: the function.
-        body: called with the bound arguments by name, those not given at the observed defaults; it takes those
-            that it names.
+        body: called with the bound arguments by name, those not given at the observed defaults; it takes
+            those that it names.
     """
     how = signature(owner, name)
     taken = inspect.signature(body).parameters.values()

@@ -73,7 +73,7 @@ def _adapted(receiver, signature: str):
 
 
 class _Property:
-    """An attribute of objects; where the class has a function of the same name (QTimer.singleShot), that too."""
+    """An attribute of objects; where the class has a function of that name (QTimer.singleShot), that too."""
 
     def __init__(self, getter, setter, of_class=None):
         self._getter, self._setter, self._of_class = getter, setter, of_class

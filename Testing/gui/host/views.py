@@ -1,4 +1,4 @@
-"""Slice and 3D views with real pipelines: displayable managers, interactor styles, off-screen render windows."""
+"""Slice and 3D views with real pipelines: displayable managers, interactor styles, rendered off screen."""
 
 from __future__ import annotations
 
