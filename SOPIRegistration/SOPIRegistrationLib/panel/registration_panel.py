@@ -119,6 +119,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         ui.initialiserCombo.connect("activated(int)", self._on_initialiser)
         ui.copySelector.connect("currentNodeChanged(vtkMRMLNode*)", self._update)
         ui.landmarksSection.connect("contentsCollapsed(bool)", self._on_landmarks_collapsed)
+        self._show_stage("")
         self._update()
 
     @property

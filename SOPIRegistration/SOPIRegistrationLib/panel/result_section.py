@@ -42,6 +42,8 @@ class ResultSection:
     @property
     def headline(self) -> tuple[str, str]:
         """(words, colour as #rrggbb) of the verdict, in short; no words where there is none."""
+        if self._words and self._moved:
+            return f"{self._words} (pose changed since)", _GRAY
         return (
             f"{self._words} (pose changed since)" if self._words and self._moved else self._words,
             self._colour,
@@ -69,6 +71,8 @@ class ResultSection:
         """Say whether the CT has left the pose that the result shown is of."""
         self._moved = moved
         if self._verdict:
+            # A colour that says accepted would be taken for the pose as it is now.
+            self._ui.verdictLabel.styleSheet = f"color: {_GRAY if moved else self._colour};"
             self._ui.verdictLabel.text = self._verdict + (_MOVED if moved else "")
 
     def show_note(self, text: str) -> None:

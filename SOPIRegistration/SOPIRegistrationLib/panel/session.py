@@ -547,6 +547,7 @@ class Session:
             self._fuse()
         self.pose = T_lps_to_camera
         self.show_drr(self.render(T_lps_to_camera, REST_PIXELS))
+        self.views.keep_body_in_sight()
         if result.stopped:
             return
         text = result_json(result, self.case.geometry, self.case.seconds)

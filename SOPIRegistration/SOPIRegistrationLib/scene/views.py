@@ -29,6 +29,8 @@ _BONE_WINDOW_HU = (-300.0, 1300.0)
 # detector.
 _DIRECTION = (-0.75, 1.0, 0.4)
 _LABEL_PIXELS = 15
+# Shares of the 3D view between which the middle of a body is in sight.
+_IN_SIGHT = (0.2, 0.8)
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,20 @@ class Views(slicer.util.VTKObservationMixin):
             composite.SetBackgroundVolumeID(self.shown.xray.GetID())
             composite.SetForegroundVolumeID(None)
         self._fit_3d()
+
+    def keep_body_in_sight(self) -> None:
+        """Fit the 3D view to a body that has been moved out of it, and only then."""
+        body, view = self.shown and self.shown.body, self._view_3d
+        if body is None or view is None:
+            return
+        bounds, place = np.zeros(6), vtk.vtkCoordinate()
+        body.GetRASBounds(bounds)
+        place.SetCoordinateSystemToWorld()
+        place.SetValue(*bounds.reshape(3, 2).mean(axis=1))
+        renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
+        seen = np.array(place.GetComputedDoubleViewportValue(renderer)) / renderer.GetSize()
+        if np.any(seen < _IN_SIGHT[0]) or np.any(seen > _IN_SIGHT[1]):
+            self._fit_3d()
 
     def write_label(self, text: str, colour: tuple[float, float, float] = (1, 1, 1)) -> None:
         """Words in the upper left corner of the fusion view."""

@@ -157,6 +157,7 @@ class _IOManager:
                 nodes.AddItem(slicer.util.addVolumeFromArray(pixels[None], name=path.stem))
                 return True
             logic = slicer.vtkSlicerVolumesLogic()
+            logic.SetMRMLApplicationLogic(slicer.app.applicationLogic())
             logic.SetMRMLScene(self._scene)
             node = logic.AddArchetypeVolume(str(path), path.name.partition(".")[0])
             if node is not None:
