@@ -19,7 +19,7 @@ TESTING = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTING / "gui"), str(TESTING / "studies"), str(TESTING)]
 # Smaller than a window, so that words can still be read in a page of the Docs.
 PANEL_WIDTH, VIEWS = 400, (800, 680)
-COLOURS = 96
+COLOURS = 160
 
 
 class Album:

@@ -26,17 +26,10 @@ from SOPIRegistrationLib.registration import outputs, pose_files
 FILES = {"result.json", "ct_to_carm.tfm", "drr.nrrd", "overlay.png"}
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> tuple[Path, str]:
+@pytest.fixture
+def demo(demo_run) -> tuple[Path, str]:
     """Folder and printed text of ``sopi demo``."""
-    folder = tmp_path_factory.mktemp("cli") / "demo"
-    done = subprocess.run(
-        [sys.executable, "-m", "SOPIRegistrationLib", "demo", "--out", str(folder)],
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return folder, done.stdout
+    return demo_run
 
 
 @pytest.fixture
@@ -85,6 +78,7 @@ def test_demo_writes_the_projection_and_a_picture_of_it(demo):
     assert pixels(folder / "overlay.png").shape == (*xray.shape, 3)
 
 
+@pytest.mark.slow
 def test_register_repeats_the_demo(demo, inputs, tmp_path, capsys):
     """The demo goes the way of ``register``: same files, same pose, but for the polarity it tells."""
     out = tmp_path / "new" / "results"
@@ -97,6 +91,7 @@ def test_register_repeats_the_demo(demo, inputs, tmp_path, capsys):
     assert f"rx {expected['theta']['rx_deg']:.2f}" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["result.json", "ct_to_carm.tfm"])
 def test_a_result_starts_the_next_registration(demo, inputs, tmp_path, name):
     start = str(demo[0] / name)
@@ -106,6 +101,24 @@ def test_a_result_starts_the_next_registration(demo, inputs, tmp_path, name):
         again["initial_pose"]["T_lps_to_camera"], first["pose"]["T_lps_to_camera"], atol=1e-9
     )
     assert again["method"].startswith("given pose")
+
+
+def test_a_mask_of_the_xray_says_what_is_compared(demo, inputs, tmp_path, capsys):
+    xray = pixels(demo[0] / "xray.png")
+    mask = np.zeros(xray.shape, np.uint8)
+    mask[60:200, 80:180] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(tmp_path / "mask.png"))
+    start = ["--init", str(demo[0] / "result.json"), "--refine", "none", "--out", str(tmp_path / "out")]
+    assert main(["register", *inputs, *start, "--xray-mask", str(tmp_path / "mask.png")]) == 0
+    known, masked = (
+        json.loads((folder / "result.json").read_text())["similarity"]["ncc"]
+        for folder in (demo[0], tmp_path / "out")
+    )
+    assert masked != pytest.approx(known, abs=1e-4)
+    sitk.WriteImage(sitk.GetImageFromArray(mask[:-1]), str(tmp_path / "mask.png"))
+    capsys.readouterr()
+    assert main(["register", *inputs, *start, "--xray-mask", str(tmp_path / "mask.png")]) == 2
+    assert "make it on this X-ray" in capsys.readouterr().err
 
 
 def test_start_is_kept_without_refinement(demo, inputs, tmp_path):
@@ -237,6 +250,7 @@ def test_start_poses_are_read_from_every_form(tmp_path, suffix):
     np.testing.assert_allclose(camera.T_world_to_camera @ start, T, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_two_real_views_jointly(shared_data, tmp_path):
     """The wrist, from 3 degrees and 4 mm off: views in any order, told apart by their names."""
     wrist = shared_data / "wrist"
@@ -338,6 +352,7 @@ def test_help_does_not_load_the_numerics():
     assert done.stdout.split() == ["sopi", __version__, "[]"]
 
 
+@pytest.mark.slow
 def test_core_runs_without_torch(inputs, tmp_path):
     """The classical way needs no PyTorch: the same registration where it cannot be imported."""
     code = (

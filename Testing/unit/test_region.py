@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.region import read_region, restricted
@@ -44,4 +47,7 @@ def test_a_picture_counts_where_it_is_not_0(tmp_path):
     pixels = np.zeros((40, 60), np.uint8)
     pixels[10:20, 30:50] = 255
     sitk.WriteImage(sitk.GetImageFromArray(pixels), str(tmp_path / "mask.png"))
-    np.testing.assert_array_equal(read_region(tmp_path / "mask.png"), pixels > 0)
+    geometry = CArmGeometry((CAMERA,))
+    np.testing.assert_array_equal(read_region(tmp_path / "mask.png", geometry), pixels > 0)
+    mirrored = read_region(tmp_path / "mask.png", replace(geometry, mirrored=True))
+    np.testing.assert_array_equal(mirrored, pixels[:, ::-1] > 0)

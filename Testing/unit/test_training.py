@@ -245,6 +245,7 @@ def test_a_training_cut_off_between_validations_knows_what_it_has_seen(out):
     assert trained.hours > 0
 
 
+@pytest.mark.slow
 def test_the_best_weights_stay_the_best_until_the_x_rays_are_others(out):
     def bests(**changes):
         lines = []
@@ -259,6 +260,7 @@ def test_the_best_weights_stay_the_best_until_the_x_rays_are_others(out):
     assert bests(steps=3, strength=0.5) > first
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_and_leaves_weights(out, capsys):
     words = (
         "--steps 2 --patients 2 --group 2 --pool 2 --phantoms 1 --validate-every 2 --validation-patients 1"

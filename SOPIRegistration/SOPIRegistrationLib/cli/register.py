@@ -29,6 +29,7 @@ from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.region import read_region, restricted
+from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.registration import RegistrationResult, register, warm_up
 from SOPIRegistrationLib.registration.outputs import write_results
 from SOPIRegistrationLib.registration.pose_files import read_start
@@ -95,7 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--geometry",
         metavar="FILE",
-        help="geometry JSON (mm, pixels) or the name of a C-arm preset; without it the X-ray's DICOM tags",
+        help="geometry JSON (mm, pixels), calibration of XMALab, JointTrack, OpenCV or RTK, projection "
+        "matrices, a folder of such, or the name of a C-arm preset; without it the DICOM tags",
     )
     parser.add_argument(
         "--camera", metavar="NAME", help="camera of the X-ray, where the geometry has several"
@@ -137,7 +139,7 @@ def request_of(args: argparse.Namespace) -> Request:
     # A plain file is of the network that was asked for.
     first = args.init if args.init in NETWORKS else NETWORKS[0]
     weights = parse_weights(args.weights, sorted(NETWORKS, key=lambda name: name != first))
-    chosen = {setting.name: getattr(args, setting.name) for setting in options()}
+    chosen = {name: getattr(args, name) for name in ("time_limit", *(one.name for one in options()))}
     if start_file is not None:
         chosen["init"] = GIVEN
     files = {
@@ -170,8 +172,10 @@ def register_files(request: Request, folder: Path) -> Registered:
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
     if request.xray_mask:
-        views = _within_masks(views, request.xray_mask)
+        views = _within_masks(views, request.xray_mask, geometry)
     subject = Subject(read_ct(request.ct, request.mask, request.bone_threshold))
+    if request.start_file is not None:
+        geometry = with_depth_of_start(geometry, subject.ct, request.start_file, all_cameras)
     frame = pose_frame(geometry, subject.ct, request.geometry)
     start = None
     if request.start_file is not None:
@@ -190,7 +194,9 @@ def register_files(request: Request, folder: Path) -> Registered:
     return Registered(result, subject, geometry.cameras, seconds_preparation, files)
 
 
-def _within_masks(views: Sequence[PreparedRadiograph], paths: Sequence[Path]) -> list[PreparedRadiograph]:
+def _within_masks(
+    views: Sequence[PreparedRadiograph], paths: Sequence[Path], geometry: CArmGeometry
+) -> list[PreparedRadiograph]:
     """The X-rays, compared where their masks are not 0.
 
     Raises:
@@ -200,7 +206,10 @@ def _within_masks(views: Sequence[PreparedRadiograph], paths: Sequence[Path]) ->
         raise InputError(
             f"--xray-mask names {len(paths)} files for {len(views)} X-rays: give one for each, in their order"
         )
-    return [restricted(view, read_region(path)) for view, path in zip(views, paths, strict=True)]
+    alone = (replace(geometry, cameras=(camera,)) for camera in geometry.cameras)
+    return [
+        restricted(view, read_region(path, one)) for view, path, one in zip(views, paths, alone, strict=True)
+    ]
 
 
 def pose_frame(geometry: CArmGeometry, ct: PreparedCT, origin: str | None) -> PoseFrame:
@@ -213,6 +222,34 @@ def pose_frame(geometry: CArmGeometry, ct: PreparedCT, origin: str | None) -> Po
         return geometry.pose_frame(ct.rotation_centre_lps_mm)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from None
+
+
+def with_depth_of_start(
+    geometry: CArmGeometry, ct: PreparedCT, start: Path, cameras: Sequence[Camera]
+) -> CArmGeometry:
+    """The geometry; one that knows no source-object distance takes it from a start pose that has one.
+
+    A result.json holds a pose of the CT in the camera, a transform file one from the nominal place, which the
+    distance is needed for.
+
+    Args:
+        geometry: with the X-ray's camera first.
+        ct: whose rotation centre's depth is taken.
+        start: result.json or transform file.
+        cameras: all cameras of the set.
+
+    Raises:
+        InputError: the file has no usable pose.
+    """
+    if start.suffix.lower() != ".json" or geometry.with_default_sod().sod_mm is not None:
+        return geometry
+    camera, centre = geometry.camera, ct.rotation_centre_lps_mm
+    # A result's pose does not depend on what theta is measured from.
+    T = camera.T_world_to_camera @ read_start(start, PoseFrame(centre, 1.0), cameras, camera)
+    try:
+        return geometry.with_sod_of(T, centre)
+    except InputError as error:
+        raise InputError(f"start pose {start}: {error}") from None
 
 
 def one_camera(geometry: CArmGeometry, name: str, origin) -> CArmGeometry:
@@ -238,7 +275,7 @@ def open_views(request: Request) -> tuple[list[Radiograph], CArmGeometry, tuple[
     if len(request.xray) > 1:
         return _open_several(request)
     [path] = request.xray
-    radiograph, known = open_radiograph(path, request.geometry, request.view, request.frame)
+    radiograph, known = open_radiograph(path, request.geometry, request.view, request.frame, request.camera)
     names = [camera.name for camera in known.cameras]
     name = request.camera or (known.camera_named_in(path.name) if len(names) > 1 else names[0])
     if name is None:
@@ -258,7 +295,9 @@ def _open_several(request: Request):
             f"{request.xray[1]}: --camera is for one X-ray, several are matched by name or order"
         )
     radiographs = [read_radiograph(path, request.frame) for path in request.xray]
-    known = load_geometry(request.geometry, view=request.view)
+    shapes = {radiograph.pixels.shape for radiograph in radiographs}
+    shape = shapes.pop() if len(shapes) == 1 else None
+    known = load_geometry(request.geometry, shape, view=request.view, image_name=str(request.xray[0]))
     names = [camera.name for camera in known.cameras]
     chosen = [known.camera_named_in(path.name) for path in request.xray]
     if not any(chosen) and len(names) == len(chosen):
@@ -269,6 +308,10 @@ def _open_several(request: Request):
             "let each file's name hold its camera's, or give as many X-rays as cameras in their order"
         )
     cameras = tuple(known.cameras[names.index(name)] for name in chosen)
+    radiographs = [
+        as_seen_from_the_source(radiograph, known.mirrored, camera)
+        for radiograph, camera in zip(radiographs, cameras, strict=True)
+    ]
     return radiographs, replace(known, cameras=cameras), known.cameras
 
 
@@ -287,6 +330,7 @@ def summary(registered: Registered, out: Path) -> str:
             "similarity",
             f"NCC {similarity['ncc']:.3f}, gradient correlation {similarity['gradient_correlation']:.3f}",
         ),
+        *(("X-ray", finding) for finding in result.findings),
         ("verdict", verdict.status.upper()),
         *(("", reason) for reason in verdict.reasons),
         (

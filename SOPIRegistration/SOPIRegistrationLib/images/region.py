@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.images.files import read_radiograph
-from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
+from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 
 # Of the X-ray's pixels, the least share from which a pose can be told.
 _LEAST_SHARE = 0.005
@@ -41,10 +43,25 @@ def restricted(prepared: PreparedRadiograph, region: np.ndarray) -> PreparedRadi
     return replace(prepared, valid=valid, other_polarity=other and (lambda: restricted(other(), region)))
 
 
-def read_region(path: str | os.PathLike) -> np.ndarray:
-    """(rows, columns) bool of a picture, True where it is not 0.
+def region_seen(region: np.ndarray, geometry: CArmGeometry) -> np.ndarray:
+    """(rows, columns) bool of a region on the X-ray as stored, as its geometry's camera sees it.
+
+    Args:
+        region: (rows, columns) bool on the stored pixels.
+        geometry: of the one X-ray.
+    """
+    stored = Radiograph(region.astype(np.float32))
+    return as_seen_from_the_source(stored, geometry.mirrored, geometry.camera).pixels > 0.5
+
+
+def read_region(path: str | os.PathLike, geometry: CArmGeometry) -> np.ndarray:
+    """The region of a picture, True where it is not 0, as the camera sees it.
+
+    Args:
+        path: a gray picture of the X-ray's size.
+        geometry: of the one X-ray.
 
     Raises:
         InputError: it cannot be read as a gray picture, or is the same everywhere.
     """
-    return read_radiograph(path).pixels != 0
+    return region_seen(read_radiograph(path).pixels != 0, geometry)

@@ -30,7 +30,7 @@ from SOPIRegistrationLib.panel.hand_adjustment import HandAdjustment
 from SOPIRegistrationLib.panel.job import Job
 from SOPIRegistrationLib.panel.landmark_section import LandmarkSection
 from SOPIRegistrationLib.panel.live_size import LiveSize
-from SOPIRegistrationLib.panel.messages import errors_shown, show_error
+from SOPIRegistrationLib.panel.messages import errors_shown, show_error, show_notes
 from SOPIRegistrationLib.panel.overlay_section import OverlaySection
 from SOPIRegistrationLib.panel.pose_section import PoseSection
 from SOPIRegistrationLib.panel.pose_undo import PoseUndo
@@ -537,6 +537,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._fold_once("inputs", "geometry")
             if not self._ui.landmarksSection.collapsed:
                 self._open_landmarks()
+            if known is None or known.ct is not case.ct:
+                show_notes(case.ct.notes)
             action()
 
         self._run(lambda report: session.prepare(inputs, report), accept, "Reading the CT and the X-ray…")
@@ -587,6 +589,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
             self._undo.changed(session.pose)
             self._lock_handles()
+            self._result.show_note("Registering…")
             self._run(lambda report: session.register(task, report), finish, "Starting…")
             self._job_moves_ct, self._taken_over = True, False
 
@@ -685,6 +688,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._result.show_note("Stopped.")
         except Exception as error:
             show_error(error)
+            if self._session is not None:
+                self._show_stored()
         self._update()
 
     def _end_job(self) -> None:

@@ -44,10 +44,7 @@ class ResultSection:
         """(words, colour as #rrggbb) of the verdict, in short; no words where there is none."""
         if self._words and self._moved:
             return f"{self._words} (pose changed since)", _GRAY
-        return (
-            f"{self._words} (pose changed since)" if self._words and self._moved else self._words,
-            self._colour,
-        )
+        return self._words, self._colour
 
     def show_result(self, result: dict | None) -> None:
         """Show the content of a result.json, or nothing."""

@@ -26,7 +26,8 @@ from SOPIRegistrationLib.images.overlay import fusion_image
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
-from SOPIRegistrationLib.images.region import restricted
+from SOPIRegistrationLib.images.region import region_seen, restricted
+from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE, OVERLAY_MODES, POLARITIES
 from SOPIRegistrationLib.panel.live_size import SIZES
@@ -231,9 +232,8 @@ class Session:
         region = None
         if p.region is not None:
             region = bridge.region_from_node(p.region, p.xray) ^ p.regionLeftOut
-        if geometry.mirrored:
-            radiograph = replace(radiograph, pixels=radiograph.pixels[:, ::-1])
-            region = None if region is None else region[:, ::-1]
+            region = region_seen(region, geometry)
+        radiograph = as_seen_from_the_source(radiograph, geometry.mirrored, geometry.camera)
         if p.transform is not None:
             # Whether it is rigid does not depend on what its pose is measured from.
             bridge.pose_of(p.transform, PoseFrame(np.zeros(3), 1.0))
@@ -272,6 +272,7 @@ class Session:
             geometry = cameras.for_camera(entry.camera)
             radiograph = bridge.radiograph_from_node(entry.node, entry.frame or None)
             check_size(geometry, radiograph.pixels.shape, entry.node.GetName())
+            radiograph = as_seen_from_the_source(radiograph, geometry.mirrored, geometry.camera)
             key = self._key_of(entry.node, entry.frame, geometry)
             others.append(OtherXray(entry.node.GetID(), radiograph, geometry.camera, key))
         return tuple(others)
@@ -374,7 +375,12 @@ class Session:
         for other in case.inputs.others:
             node, frame = self.scene.GetNodeByID(other.node_id), other.key[1]
             bridge.place_on_detector(
-                node, other.camera, case.frame, reference=camera, image_frame=frame or None
+                node,
+                other.camera,
+                case.frame,
+                reference=camera,
+                mirrored=geometry.mirrored,
+                image_frame=frame or None,
             )
             self.carm.update(other.camera, case.frame, camera)
         self.carm.visible = p.carmVisible
@@ -519,7 +525,8 @@ class Session:
         if not isinstance(init, str):
             start = se3.invert_rigid(self.case.T_world_to_camera) @ np.asarray(init, dtype=np.float64)
             init = GIVEN
-        settings = RegistrationSettings(init=init, refine=refine, content=content, weights=weights or {})
+        # The scene shows the X-ray the way round that its geometry states.
+        settings = RegistrationSettings(init, refine, content, mirrored="no", weights=weights or {})
         return Task(self.case, settings, start)
 
     def register(self, task: Task, report: Callable[[LiveView], None]) -> RegistrationResult:

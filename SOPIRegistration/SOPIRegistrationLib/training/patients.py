@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ SPACING_MM = 3.0
 TRAINING_SEEDS, VALIDATION_SEEDS = 100_000, 50_000
 # Share of patients of whom both CT and X-ray show bones alone.
 BONES = 0.15
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +205,7 @@ class PatientPool:
         seed: int | Sequence[int] = 0,
     ):
         self._phantoms, self._first_seed, self._folder = phantoms, first_seed, folder
-        self._real = [Anatomy.from_ct(read_volume(path)) for path in cts]
+        self._real = [_anatomy_of(path) for path in cts]
         self._ct_share = ct_share if self._real else 0.0
         self._structures, self._bones = structures, bones
         self._rng = np.random.default_rng(seed)
@@ -230,3 +234,10 @@ class PatientPool:
         else:
             anatomy = Anatomy.from_phantom(self._first_seed + int(rng.integers(self._phantoms)), self._folder)
         return varied(anatomy, rng, self._bones)
+
+
+def _anatomy_of(path: str | Path) -> Anatomy:
+    ct = read_volume(path)
+    for note in ct.notes:
+        log.warning("%s", note)
+    return Anatomy.from_ct(ct)
