@@ -96,7 +96,8 @@ def test_files_keep_the_columns_as_stored(demo_case, from_behind, stated, tmp_pa
     stored, _ = from_behind
     camera = demo_case.camera
     write_volume(tmp_path / "ct.nrrd", demo_case.ct)
-    write_picture(tmp_path / "xray.png", np.rint(stored.pixels).astype(np.uint16))
+    gray = 60000 * stored.pixels / stored.pixels.max()
+    write_picture(tmp_path / "xray.png", np.rint(gray).astype(np.uint16))
     geometry = {"sdd_mm": camera.sdd_mm, "pixel_spacing_mm": list(camera.pixel_spacing_mm), "sod_mm": SOD_MM}
     (tmp_path / "geometry.json").write_text(json.dumps(geometry | {"view": "AP"}))
     words = [str(tmp_path / name) for name in ("ct.nrrd", "xray.png")]
