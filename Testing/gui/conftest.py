@@ -140,7 +140,7 @@ class User:
         panel = self.panel
 
         def at_rest():
-            return panel._job is None and not panel._live.active and not panel._rest.active
+            return not panel.is_busy
 
         assert self.host.process(seconds, until=at_rest), "the panel did not come to rest"
 

@@ -1,9 +1,9 @@
-"""Pictures of the module in every state, in the test host: the panel and the views as the application draws them.
+"""Pictures of the module in every state, in the test host: the panel and the views as the application has them.
 
     python Testing/studies/draw_panel.py [--out Resources/Screenshots] [--wrist ../shared/data/wrist]
 
-Writes small PNGs: empty, inputs chosen, running, accepted, rejected, landmarks, adjusting by hand and each fusion
-mode; with the wrist data also two X-rays of a calibrated set.
+Writes small PNGs: empty, inputs chosen, running, accepted, rejected, landmarks, adjusting by hand and fusion
+modes; with the wrist data also two X-rays of a calibrated set.
 """
 
 from __future__ import annotations
