@@ -16,7 +16,6 @@ def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, 
     monkeypatch.setattr("SOPIRegistrationLib.panel.registration_panel.demo_case", lambda seed: demo_case)
     import slicer
 
-    user.screenshot("panel_empty.png")
     assert not user.ui.registerButton.enabled
     assert "a CT and an X-ray" in user.ui.registerButton.toolTip
 
@@ -38,7 +37,6 @@ def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, 
     assert user.ui.verdictLabel.text.startswith(("Accepted", "Check by eye"))
     assert user.ui.historyTable.rowCount == 1
     registered = user.session.pose
-    user.screenshot("panel_registered.png")
 
     pictures = {}
     for mode in ("DRR edges on the X-ray", "Curtain", "Checkerboard", "Blink", "Two colours"):
@@ -199,7 +197,6 @@ def test_landmarks_give_the_pose(user, demo_case):
     user.wait()
     assert user.error_mm(demo_case) < 0.01
     assert user.ui.landmarkTable.item(0, 3).text() == "0.0 px"
-    user.screenshot("panel_landmarks.png")
     user.ui.landmarksSection.collapsed = True
     assert layouts.layout == LAYOUT_ID
 

@@ -574,10 +574,9 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         def start():
             session = self._session
             weights = self._weights_of_patient(init)
-            task = session.task(init, refine, CONTENTS[p.content], weights)
-
-            self._undo.changed(session.pose)
             self._end_gesture()
+            task = session.task(init, refine, CONTENTS[p.content], weights)
+            self._undo.changed(session.pose)
             self._logic.register(task)
 
         self._when_ready(start)
