@@ -538,6 +538,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._use_case(case)
         self._overlay.apply(session.parameters)
         self._fold_once("inputs", "geometry")
+        if known is None:
+            self._show_stored()
         if not self._ui.landmarksSection.collapsed:
             self._open_landmarks()
         if known is None or known.ct is not case.ct:
@@ -796,8 +798,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         ui.historyTable.enabled = not busy
         if self._fusion_view is not None:
             self._fusion_view.moves_ct = ui.adjustCheckBox.checked and not busy
-        if not result and not busy and not prepared:
-            self._result.show_note(f"Needed: {missing}." if missing else "Ready to register.")
+        if not busy:
+            self._result.show_readiness(f"Needed: {missing}." if missing else "Ready to register.")
         self._write_label()
         self._update_pose_buttons()
 
