@@ -499,3 +499,24 @@ def test_self_test_tells_what_is_wrong(user, module, demo_case, capsys):
     # The demo is made known again for whoever comes after.
     module.on_startup()
     user.host.messages.clear()
+
+
+def test_a_scene_of_a_former_version_opens_with_its_choices(user, demo_case):
+    """Former versions stored what a person reads in place of the names."""
+    user.take_demo(demo_case)
+    node = user.parameters.parameterNode
+    former = {
+        "initialiser": "Nominal view",
+        "method": "Optimise (coarse to fine)",
+        "content": "Whole body",
+        "polarity": "Bones dark",
+        "overlayMode": "Two colours",
+    }
+    for name, label in former.items():
+        node.SetParameter(name, label)
+    parameters = user.widget.logic.getParameterNode()
+    assert (parameters.initialiser, parameters.method, parameters.content) == ("nominal", "opt", "body")
+    assert (parameters.polarity, parameters.overlayMode) == ("bone-dark", "fusion")
+    user.host.process(0.1)
+    assert user.ui.initialiserCombo.currentText == "Nominal view"
+    assert user.ui.polarityCombo.currentText == "Bones dark"

@@ -44,3 +44,22 @@ OVERLAY_MODES = {
     "Checkerboard": "checkerboard",
     "Blink": "blink",
 }
+
+# The parameters of names, and what each offers.
+OFFERED = {
+    "initialiser": INITIALISERS,
+    "method": METHODS,
+    "content": CONTENTS,
+    "polarity": POLARITIES,
+    "overlayMode": OVERLAY_MODES,
+}
+
+
+def label_of(offered: dict[str, str], name: str) -> str:
+    """What a person reads for a name."""
+    return next(label for label, known in offered.items() if known == name)
+
+
+def name_stored(parameter: str, stored: str) -> str:
+    """The name that a scene holds; former versions stored the label."""
+    return OFFERED[parameter].get(stored, stored)
