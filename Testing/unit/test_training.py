@@ -20,6 +20,7 @@ from SOPIRegistrationLib.training.pairs import PairOptions, draw_pairs
 from SOPIRegistrationLib.training.patients import (
     TRAINING_SEEDS,
     Anatomy,
+    PatientMix,
     PatientPool,
     varied,
 )
@@ -92,7 +93,9 @@ def test_pairs_show_the_patient_at_the_true_pose(anatomy):
         moved = project(patients[number].body, pairs.cameras[number], pairs.T_true[where].numpy()[::-1])
         image, valid = pairs.image[where].numpy(), pairs.valid[where].numpy()
         alike.append(ncc(shown, image, valid))
-        assert (alike[-1] > ncc(moved, image, valid) + 0.05).all()
+        other = ncc(moved, image, valid)
+        assert (alike[-1] > other).all()
+        assert alike[-1].mean() > other.mean() + 0.1
         np.testing.assert_array_equal(pairs.K[where][0], pairs.cameras[number].K)
     # Scatter and dose make an image less alike here and there.
     assert np.median(alike) > 0.9
@@ -139,7 +142,7 @@ def test_starts_are_nominal_or_turned_views(anatomy):
 
 
 def test_patients_of_random_structures_lie_in_any_orientation():
-    pool = PatientPool(6, 1, structures=1.0)
+    pool = PatientPool(6, 1, mix=PatientMix(structures=1.0))
     pool.fill()
     axes = [p.body.volume.index_to_lps[:3, 2] / p.body.volume.spacing_mm[2] for p in pool.patients]
     assert np.abs(np.array(axes) @ [0, 0, 1]).min() < 0.8
@@ -194,7 +197,7 @@ def test_training_learns_from_its_pairs(out, phantoms, task):
     network = task.network()
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     losses = []
-    for _ in range(25):
+    for _ in range(40):
         values = []
         for loss in task.losses(network, pairs, Stopwatch()):
             optimizer.zero_grad()

@@ -22,6 +22,10 @@ _COUNTS = (
     *("steps", "patients", "group", "starts", "corrections", "phantoms", "pool", "validate_every"),
     *("validation_patients", "devices", "machines"),
 )
+_SHARES = (
+    *("strength", "bones", "parts", "c_arms", "structures", "regions"),
+    *("elsewhere", "rolled", "shifted"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -187,6 +191,42 @@ def _add_common_arguments(parser: argparse.ArgumentParser, learning_rate: float)
         help="patients made of random structures instead of an anatomy, in any orientation, 0 to 1 (0.4)",
     )
     parser.add_argument(
+        "--regions",
+        type=float,
+        default=0.4,
+        metavar="SHARE",
+        help="of the others, those of other regions than the trunk: knees, wrists, hips, heads, chests, long "
+        "bones, bent spines, 0 to 1 (0.4)",
+    )
+    parser.add_argument(
+        "--parts",
+        type=float,
+        default=0.15,
+        metavar="SHARE",
+        help="patients of whose bones the CT shows one, segmented, in an X-ray of all, 0 to 1 (0.15)",
+    )
+    parser.add_argument(
+        "--elsewhere",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="X-rays centred anywhere along the CT, 0 to 1 (0.5), the others near the middle of its bones",
+    )
+    parser.add_argument(
+        "--rolled",
+        type=float,
+        default=0.3,
+        metavar="SHARE",
+        help="X-rays turned by any angle, 0 to 1 (0.3), the others upright",
+    )
+    parser.add_argument(
+        "--shifted",
+        type=float,
+        default=0.3,
+        metavar="SHARE",
+        help="X-rays in which the rotation centre lies anywhere, 0 to 1 (0.3), the others near the middle",
+    )
+    parser.add_argument(
         "--learning-rate",
         type=float,
         default=learning_rate,
@@ -303,7 +343,7 @@ def _check(args: argparse.Namespace) -> None:
     for name in _COUNTS:
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
-    for name in ("strength", "bones", "c_arms", "structures"):
+    for name in _SHARES:
         _require_share(args, name)
     if args.patients > args.pool:
         raise InputError(f"--patients {args.patients} of --pool {args.pool}: give a larger pool")
@@ -378,13 +418,18 @@ def _facts(args: argparse.Namespace, trained) -> dict:
     names = ", ".join(path.name for path in args.ct)
     return {
         "limits": [
-            "Trained on simulated X-rays of trunks; other anatomy is outside what it saw.",
+            "Trained on simulated X-rays of procedural phantoms; what is unlike them is outside what it saw.",
             "Not a medical device. Its poses are to be verified.",
         ],
         "data": [
             f"views: {', '.join(args.views)}; degradations up to {args.strength:g}",
             f"{args.phantoms} procedural lumbar phantoms, bent, scaled and of other density for each patient",
             f"random structures, each seen once, in any orientation: {args.structures:.0%} of the patients",
+            f"procedural phantoms of other regions (knee, wrist, hip, head, chest, long bones, bent spine): "
+            f"{args.regions:.0%} of the others",
+            f"one segmented bone in an X-ray of all: {args.parts:.0%}; centred anywhere along the CT: "
+            f"{args.elsewhere:.0%}; at any roll: {args.rolled:.0%}; anywhere in the image: "
+            f"{args.shifted:.0%}",
             f"real CTs, varied likewise: {names or 'none'}",
             f"{trained.pairs} simulated X-rays with random geometry, intensity curve, noise, scatter, blur, "
             "collimation and metal",

@@ -10,7 +10,7 @@ import torch
 
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, PoseFrame
+from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, PoseFrame, nominal_view
 from SOPIRegistrationLib.images.radiograph_preparation import attenuation_of_pixels
 from SOPIRegistrationLib.networks.comparing import Drrs, drrs_to_compare
 from SOPIRegistrationLib.projector import project
@@ -21,6 +21,10 @@ from SOPIRegistrationLib.training.patients import Patient
 POSE_DEVIATION = np.array([22.0, 22.0, 22.0, 32.0, 24.0, 105.0])
 # Of starts that are not at the nominal view: standard deviation about each axis, deg.
 _START_TURN_DEG = 11.0
+# Of shifts that may be anything up to this share of the image's width: more, and little is left to compare.
+_FURTHEST_SHIFT = 0.45
+# A centre that lies anywhere is the middle of the bones within at most so many mm.
+_AROUND_MM = 80.0
 # Nearer than this share of the source-object distance the patient would be in the source's housing.
 _NEAREST = 0.55
 
@@ -96,6 +100,9 @@ class PairOptions:
             the rotation centre in camera axes (deg, mm), times a factor log-uniform from 0.03 to 1.
         misjudged: how far the cameras are not what the registration is told (see :func:`misjudged`).
         starts: of each X-ray.
+        elsewhere: share of groups that are centred anywhere along the CT's bones; others near their middle.
+        rolled: share of groups whose nominal view is turned about the central ray by any angle.
+        shifted: share of X-rays whose centre lies anywhere in the image; the others near the image's middle.
     """
 
     pixels: int
@@ -106,6 +113,9 @@ class PairOptions:
     start_deviation: tuple[float, ...] | None = None
     misjudged: float = 1.0
     starts: int = 1
+    elsewhere: float = 0.0
+    rolled: float = 0.0
+    shifted: float = 0.0
 
 
 def draw_pairs(
@@ -125,7 +135,7 @@ def draw_pairs(
     centres, cameras, frames = [], [], []
     for patient in patients:
         camera, frame = _random_geometry(patient, options, rng)
-        theta = _random_theta(frame, group, rng)
+        theta = _random_theta(frame, camera, group, options, rng)
         T_true = frame.T_from_theta(theta)
         line_integrals = _line_integrals(patient, misjudged(camera, rng, options.misjudged), T_true, rng)
         for image in line_integrals:
@@ -137,7 +147,7 @@ def draw_pairs(
         columns["T_true"].append(T_true)
         columns["T_start"].append(_random_starts(frame, theta, options, rng))
         columns["T_nominal"].append(np.repeat(frame.T_nominal[None], len(theta), axis=0))
-        centres.append(np.repeat(patient.centre_lps_mm[None], len(theta), axis=0))
+        centres.append(np.repeat(frame.centre_lps_mm[None], len(theta), axis=0))
         cameras.append(camera)
         frames.append(frame)
     tensors = {name: torch.from_numpy(np.stack(columns.pop(name))) for name in ("image", "valid")}
@@ -170,12 +180,28 @@ def _random_geometry(patient: Patient, options: PairOptions, rng) -> tuple[Camer
         pixels,
         principal_point_px=(middle + shift[0], middle + shift[1]),
     )
-    return camera, PoseFrame(patient.centre_lps_mm, sod_mm, str(rng.choice(options.views)))
+    view = str(rng.choice(options.views))
+    centre_lps_mm, rotation = patient.centre_lps_mm, nominal_view(view)
+    if rng.random() < options.elsewhere:
+        centre_lps_mm = _any_centre(patient, rng)
+    if rng.random() < options.rolled:
+        rotation = se3.exp_so3(np.array([0, 0, rng.uniform(-np.pi, np.pi)])) @ rotation
+    return camera, PoseFrame(centre_lps_mm, sod_mm, view, rotation)
 
 
-def _random_theta(frame: PoseFrame, count: int, rng) -> np.ndarray:
+def _any_centre(patient: Patient, rng) -> np.ndarray:
+    """Middle of the CT's bones, a few or many, about any of their points."""
+    places = patient.places_lps_mm
+    away = np.linalg.norm(places - places[rng.integers(len(places))], axis=1)
+    return places[away <= rng.uniform(0, _AROUND_MM)].mean(axis=0) + rng.normal(0, 4, 3)
+
+
+def _random_theta(frame: PoseFrame, camera: Camera, count: int, options: PairOptions, rng) -> np.ndarray:
     theta = rng.normal(size=(count, 6)) * POSE_DEVIATION
     theta[:, :3] = np.deg2rad(theta[:, :3])
+    furthest_mm = _FURTHEST_SHIFT * camera.width * frame.sod_mm / camera.K[0, 0]
+    anywhere = rng.random((count, 1)) < options.shifted
+    theta[:, 3:5] = np.where(anywhere, rng.uniform(-furthest_mm, furthest_mm, (count, 2)), theta[:, 3:5])
     theta[:, 5] = np.maximum(theta[:, 5], (_NEAREST - 1) * frame.sod_mm)
     return theta
 

@@ -17,7 +17,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.training.muon import Muon
 from SOPIRegistrationLib.training.pairs import PairOptions, Pairs, draw_pairs
-from SOPIRegistrationLib.training.patients import BONES, TRAINING_SEEDS, VALIDATION_SEEDS, PatientPool
+from SOPIRegistrationLib.training.patients import (
+    BONES,
+    TRAINING_SEEDS,
+    VALIDATION_SEEDS,
+    PatientMix,
+    PatientPool,
+)
 from SOPIRegistrationLib.training.pose_loss import pose_errors
 from SOPIRegistrationLib.training.records import ERROR_COLUMNS, Records, cosine_rate, error_figures, score
 from SOPIRegistrationLib.training.rtpi import Stopwatch
@@ -63,7 +69,11 @@ class TrainingSettings:
         nominal_starts: share of starts at the nominal view.
         start_deviation: of starts about the true pose (see :class:`PairOptions`); None for others.
         misjudged: how far the cameras are not what the network is told.
+        elsewhere: share of groups of X-rays that are centred anywhere along the CT's bones.
+        rolled: share of groups whose nominal view is turned about the central ray by any angle.
+        shifted: share of X-rays whose centre lies anywhere in the image.
         bones: share of patients of whom both CT and X-ray show bones alone.
+        parts: share of patients of whose bones the CT shows a single one.
         learning_rate: of :class:`Muon`, the highest, reached after ``warm_up`` steps; falls to a hundredth
             along a cosine.
         warm_up: steps.
@@ -73,6 +83,7 @@ class TrainingSettings:
         phantoms: different phantoms they are varied from.
         ct_share: share of them varied from real CTs.
         structures: share of patients made of random structures, in any orientation.
+        regions: share of the others who are of other regions of the body than the trunk.
         renew_every: steps after which one patient is replaced.
         validate_every: steps.
         validation_patients: patients of the validation.
@@ -90,7 +101,11 @@ class TrainingSettings:
     nominal_starts: float = 0.7
     start_deviation: tuple[float, ...] | None = None
     misjudged: float = 1.0
+    elsewhere: float = 0.0
+    rolled: float = 0.0
+    shifted: float = 0.0
     bones: float = BONES
+    parts: float = 0.0
     learning_rate: float = 0.02
     warm_up: int = 100
     weight_decay: float = 0.01
@@ -99,6 +114,7 @@ class TrainingSettings:
     phantoms: int = 80
     ct_share: float = 0.2
     structures: float = 0.0
+    regions: float = 0.0
     renew_every: int = 5
     validate_every: int = 250
     validation_patients: int = 12
@@ -161,6 +177,12 @@ class Trainer:
             settings.start_deviation,
             settings.misjudged,
             settings.starts,
+            settings.elsewhere,
+            settings.rolled,
+            settings.shifted,
+        )
+        self._mix = PatientMix(
+            settings.ct_share, settings.structures, settings.regions, settings.bones, settings.parts
         )
         rank = fabric.global_rank
         self._rng = np.random.default_rng([settings.seed, rank])
@@ -174,7 +196,7 @@ class Trainer:
         self._network, self._optimizer = fabric.setup(network, optimizer)
         self._cts = cts
         # What the errors of the validation depend on, besides the weights.
-        measured_on = asdict(self._options) | {"bones": settings.bones, "task": task.options}
+        measured_on = asdict(self._options) | asdict(self._validation_mix) | {"task": task.options}
         self._state = {
             **{"step": 0, "seconds": 0.0, "pairs": 0, "best": float("inf"), "best_step": 0},
             "measured_on": measured_on,
@@ -277,15 +299,18 @@ class Trainer:
             settings.pool,
             settings.phantoms,
             self._cts,
-            settings.ct_share,
-            settings.structures,
-            settings.bones,
+            self._mix,
             first_seed=TRAINING_SEEDS,
             folder=self._out / "phantoms",
             seed=[settings.seed, self._fabric.global_rank + 1, self._state["step"]],
         )
         pool.fill(lambda made: self._say(f"patient {made} of {settings.pool} made"))
         return pool
+
+    @property
+    def _validation_mix(self) -> PatientMix:
+        """Random structures tell nothing of how patients fare."""
+        return replace(self._mix, real=0.0, structures=0.0)
 
     def _validation_pairs(self) -> list[Pairs]:
         """X-rays of phantoms whose seeds training does not use, the same in every run."""
@@ -295,7 +320,7 @@ class Trainer:
         pool = PatientPool(
             count,
             count,
-            bones=self._settings.bones,
+            mix=self._validation_mix,
             first_seed=VALIDATION_SEEDS,
             folder=self._out / "phantoms",
             seed=1,
