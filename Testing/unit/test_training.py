@@ -16,6 +16,7 @@ from SOPIRegistrationLib.networks.image_channels import fixed_channels
 from SOPIRegistrationLib.networks.weights import load_weights
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.similarity import ncc
+from SOPIRegistrationLib.simulation.regions import REGIONS
 from SOPIRegistrationLib.training.pairs import PairOptions, draw_pairs
 from SOPIRegistrationLib.training.patients import (
     TRAINING_SEEDS,
@@ -147,6 +148,103 @@ def test_patients_of_random_structures_lie_in_any_orientation():
     axes = [p.body.volume.index_to_lps[:3, 2] / p.body.volume.spacing_mm[2] for p in pool.patients]
     assert np.abs(np.array(axes) @ [0, 0, 1]).min() < 0.8
     assert len({p.bone.volume.array.sum() for p in pool.patients}) == 6
+
+
+@pytest.mark.parametrize("kind", ["knee", "hips"])
+def test_a_region_is_read_as_it_was_made(kind, tmp_path):
+    made, read = (Anatomy.from_phantom(TRAINING_SEEDS + 1, tmp_path, kind) for _ in range(2))
+    assert (read.labels.array == made.labels.array).all()
+    np.testing.assert_allclose(read.attenuation.array, made.attenuation.array, rtol=1e-3, atol=2e-5)
+    numbers = np.unique(made.labels.array)
+    assert len(numbers[(numbers > 0) & (numbers < 255)]) >= 4
+
+
+def test_a_pool_has_patients_of_all_regions(tmp_path):
+    pool = PatientPool(12, 1, mix=PatientMix(regions=1.0), folder=tmp_path)
+    pool.fill()
+    kinds = {path.name.split("_")[0] for path in tmp_path.iterdir()}
+    assert kinds <= set(REGIONS)
+    assert len(kinds) >= 4
+
+
+def test_metal_is_denser_in_the_x_ray_than_in_the_ct(tmp_path):
+    for seed in range(TRAINING_SEEDS, TRAINING_SEEDS + 20):
+        anatomy = Anatomy.from_phantom(seed, tmp_path, "hips")
+        if anatomy.attenuation.array.max() > 0.15:
+            break
+    patient = varied(anatomy, np.random.default_rng(0), PatientMix(bones=0.0))
+    assert patient.body.volume.array.max() > 0.15
+    assert patient.ct_body.volume.array.max() <= 0.0801
+
+
+def test_one_segmented_bone_lies_where_it_is_in_the_x_ray(anatomy):
+    rng = np.random.default_rng(4)
+    patients = [varied(anatomy, rng, PatientMix(bones=0.0, parts=1.0)) for _ in range(6)]
+    sizes = set()
+    for patient in patients:
+        assert patient.ct_body is patient.ct_bone
+        part, whole = patient.ct_bone.volume, patient.bone.volume
+        low = np.rint((whole.lps_to_index @ part.index_to_lps @ [0, 0, 0, 1])[:3]).astype(int)[::-1]
+        there = whole.array[tuple(slice(a, a + n) for a, n in zip(low, part.array.shape, strict=True))]
+        inside = part.array > 0
+        np.testing.assert_allclose(part.array[inside], np.minimum(there[inside], 0.08), rtol=1e-5)
+        # The others are not in it, but in the X-ray.
+        assert inside.sum() < 0.6 * (whole.array > 0).sum()
+        assert np.linalg.norm(patient.places_lps_mm.mean(axis=0) - patient.centre_lps_mm) < 25
+        sizes.add(inside.sum())
+    assert len(sizes) > 2
+
+
+def test_x_rays_are_centred_anywhere_along_the_bones(anatomy):
+    patient = varied(anatomy, np.random.default_rng(0), PatientMix(bones=0.0))
+    rng = np.random.default_rng(1)
+
+    def centres(elsewhere):
+        options = PairOptions(PIXELS, ("AP",), elsewhere=elsewhere)
+        pairs = [draw_pairs([patient], 1, options, rng) for _ in range(60)]
+        found = np.concatenate([p.centre_lps_mm.numpy() for p in pairs])
+        for p in pairs:
+            # The nominal view looks at the centre, and it is the centre that poses are about.
+            at = (p.T_nominal[0, :3, :3] @ p.centre_lps_mm[0] + p.T_nominal[0, :3, 3]).numpy()
+            np.testing.assert_allclose(at[:2], 0, atol=1e-9)
+        return found
+
+    np.testing.assert_array_equal(np.ptp(centres(0.0), axis=0), 0)
+    extent = np.ptp(patient.places_lps_mm[:, 2])
+    assert np.ptp(centres(1.0)[:, 2]) > 0.6 * extent
+
+
+def test_x_rays_are_turned_by_any_angle(anatomy):
+    patient = varied(anatomy, np.random.default_rng(0))
+
+    def rolls(rolled):
+        options = PairOptions(PIXELS, ("AP",), rolled=rolled, nominal_starts=1.0)
+        rng = np.random.default_rng(2)
+        T = np.stack([draw_pairs([patient], 1, options, rng).T_nominal[0].numpy() for _ in range(40)])
+        # The central ray still runs from front to back.
+        np.testing.assert_allclose(T[:, 2, :3], np.tile([0, 1, 0], (40, 1)), atol=1e-9)
+        return np.rad2deg(np.arctan2(T[:, 1, 0], T[:, 0, 0]))
+
+    np.testing.assert_allclose(rolls(0.0), 0, atol=1e-9)
+    angles = rolls(1.0)
+    assert np.histogram(angles, 4, (-180, 180))[0].min() >= 4
+
+
+def test_centres_lie_anywhere_in_shifted_x_rays(anatomy):
+    patient = varied(anatomy, np.random.default_rng(0))
+
+    def shares(shifted):
+        """Of the image's width, how far the centre's projection is from its middle."""
+        options = PairOptions(PIXELS, ("AP",), c_arms=0.0, shifted=shifted)
+        pairs = draw_pairs([patient], 300, options, np.random.default_rng(3))
+        at = (pairs.T_true[:, :3, :3] @ pairs.centre_lps_mm[:, :, None])[:, :, 0] + pairs.T_true[:, :3, 3]
+        sod = pairs.T_nominal[0, 2, :3] @ pairs.centre_lps_mm[0] + pairs.T_nominal[0, 2, 3]
+        return (at[:, :2] * pairs.K[0, 0, 0] / sod / PIXELS).numpy()
+
+    found = shares(1.0)
+    assert np.abs(found).max() <= 0.4501
+    assert np.histogram(found[:, 0], 5, (-0.45, 0.45))[0].min() > 35
+    assert np.abs(shares(0.0)).std() < found.std()
 
 
 def test_the_pool_renews_its_oldest(phantoms):

@@ -70,7 +70,7 @@ def paint_head(sculpture: Sculpture, rng: np.random.Generator) -> None:
             rod.a, rod.b, *(tuple(r - by for r in radii) for radii in (rod.radii_a, rod.radii_b)), rod.flat
         )
 
-    face = chain([(0, -50, -30), (0, -62, -75), (0, -60, -105)], [(58, 40), (50, 34), (38, 26)], (0, 1, 0))
+    face = chain([(0, -50, -30), (0, -58, -75), (0, -52, -106)], [(62, 44), (56, 42), (50, 38)], (0, 1, 0))
     neck = chain([(0, 20, -20), (0, 25, -260)], [(56, 58), (64, 60)], _BACKWARDS)
     flesh = [shrunk(vault, -rng.uniform(4, 8)).placed(head), *(rod.placed(head) for rod in face)]
     sculpture.flesh([*flesh, *neck], rng.uniform(2, 9), 25.0)
@@ -173,7 +173,7 @@ def paint_chest(sculpture: Sculpture, rng: np.random.Generator) -> None:
             [(32, 34), (0.4 * broad, 0.72 * deep), (0.44 * broad, 0.8 * deep)],
             _BACKWARDS,
         )
-        sculpture.organ([rod.placed(body) for rod in lung], _LUNG_HU + rng.normal(0, 40))
+        sculpture.organ([rod.placed(body) for rod in lung], _LUNG_HU + rng.normal(0, 25))
     blood = rng.uniform(150, 350) if rng.random() < 0.3 else 42.0
     heart = [
         Rod(np.array([-8, -22.0, 0]), np.array([32, -38.0, -38]), (42, 46), (30, 34)),

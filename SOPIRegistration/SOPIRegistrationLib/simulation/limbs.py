@@ -6,6 +6,8 @@ varies them. Body frame as the phantom's: x to the left, y to the back, z to the
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from SOPIRegistrationLib.geometry import se3
@@ -194,8 +196,10 @@ def paint_wrist(sculpture: Sculpture, rng: np.random.Generator) -> None:
 
     forearm = chain([(0, 0, 200), (0, 0, 60), (2, 0, 0)], [(40, 34), (32, 25), (29, 20)], (0, 1, 0))
     palm = chain([(2, 0, -5), (0, -1, -45), (-1, -1, -90)], [(29, 19), (37, 16), (40, 13)], (0, 1, 0))
-    fingers = [Rod(np.array(m[0]), np.array(m[1]) * 1.0, (11, 11), (10, 10)) for m in _METACARPALS]
-    rods = [rod.placed(arm) for rod in forearm] + [rod.placed(hand) for rod in palm + fingers]
+    fist = rng.uniform(0, 1.2)
+    fingers = [bone for metacarpal in _METACARPALS for bone in _finger(*metacarpal, fist)]
+    soft = [Rod(bone.base, bone.end, (bone.radius + 5.5,) * 2, (bone.radius + 5,) * 2) for bone in fingers]
+    rods = [rod.placed(arm) for rod in forearm] + [rod.placed(hand) for rod in palm + soft]
     sculpture.flesh(rods, rng.uniform(1.5, 5), 8.0)
 
     c, s = np.cos(turn), np.sin(turn)
@@ -225,23 +229,32 @@ def paint_wrist(sculpture: Sculpture, rng: np.random.Generator) -> None:
         middle, half = np.array(middle) + rng.normal(0, 0.7, 3), np.array(half, float)
         rod = Rod(middle - half, middle + half, (r, r), (0.9 * r, 0.9 * r))
         sculpture.bone([Part(rod.placed(hand), 0.9)], 1.0)
-    fist = rng.uniform(0, 1.2)
-    for base, head, r in _METACARPALS:
-        base, head = np.array(base, float), np.array(head, float)
-        _finger(sculpture, hand, base, head, r, fist)
+    for bone in fingers:
+        parts = long_bone(bone.base, bone.end, bone.radius, (1.5 * bone.radius, 1.4 * bone.radius))
+        sculpture.bone([Part(part.rod.placed(hand), 0.5 * part.cortex_mm) for part in parts], 1.5)
     if rng.random() < 0.2:
         a, b = (arm.points(shaft[n]) for n in (4, 1))
         plate(sculpture, a, b, 8 * scale, rng)
 
 
-def _finger(sculpture: Sculpture, hand: Frame, base, head, radius: float, fist: float) -> None:
+class _FingerBone(NamedTuple):
+    """A bone of a finger: its ends (3,) and the radius of its shaft, mm."""
+
+    base: np.ndarray
+    end: np.ndarray
+    radius: float
+
+
+def _finger(base, head, radius: float, fist: float) -> list[_FingerBone]:
     """A metacarpal and two phalanges, each bent towards the palm by ``fist`` rad more than the last."""
-    ends, length = (1.6 * radius, 1.7 * radius), np.linalg.norm(head - base)
+    base, head = np.array(base, float), np.array(head, float)
+    length = np.linalg.norm(head - base)
     direction = (head - base) / length
+    bones = []
     for share in (1.0, 0.62, 0.4):
         end = base + share * length * direction
-        bone = long_bone(base, end, radius, ends)
-        sculpture.bone([Part(part.rod.placed(hand), 0.5 * part.cortex_mm) for part in bone], 1.5)
+        bones.append(_FingerBone(base, end, radius))
         base = end + 3 * direction
         direction = se3.exp_so3(np.array([-fist, 0, 0])) @ direction
-        radius, ends = 0.85 * radius, (1.3 * radius, 1.2 * radius)
+        radius *= 0.85
+    return bones
