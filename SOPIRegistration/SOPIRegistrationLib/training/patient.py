@@ -241,15 +241,14 @@ class PatientXrays:
         chosen = (
             rng.permutation(len(self._T))[:count] if self._exact else rng.integers(len(self._T), size=count)
         )
-        images, valids = [], []
-        for drrs in self._drrs[chosen]:
-            most = self._strength * rng.uniform() ** 1.5 if strength is None else strength
-            image, valid = seen(self._shown(drrs.astype(np.float32)), rng, most)
-            images.append(image)
-            valids.append(valid)
-        clean = self._drrs[chosen, 0].astype(np.float32)
-        T_true = torch.from_numpy(self._T[chosen])
-        return Xrays(*map(torch.from_numpy, (np.stack(images), np.stack(valids), clean)), T_true)
+        drrs = self._drrs[chosen].astype(np.float32)
+        shown = torch.from_numpy(np.stack([self._shown(images) for images in drrs]))
+        strengths = (
+            self._strength * rng.uniform(size=count) ** 1.5 if strength is None else [strength] * count
+        )
+        image, valid = seen(shown, strengths[: len(drrs)], rng)
+        clean, T_true = torch.from_numpy(np.ascontiguousarray(drrs[:, 0])), torch.from_numpy(self._T[chosen])
+        return Xrays(image, valid, clean, T_true)
 
     def _shown(self, drrs: np.ndarray) -> np.ndarray:
         """Line integrals of what an X-ray shows."""

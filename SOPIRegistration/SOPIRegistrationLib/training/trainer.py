@@ -261,9 +261,10 @@ class Trainer:
         chosen = self._rng.choice(len(self._pool.patients), settings.patients, replace=False)
         patients = [self._pool.patients[index] for index in chosen]
         with rendering.running():
-            pairs = draw_pairs(patients, settings.group, self._options, self._rng)
+            device = self._fabric.device
+            pairs = draw_pairs(patients, settings.group, self._options, self._rng, device)
         values = []
-        for loss in self._task.losses(self._network, pairs.to(self._fabric.device), rendering):
+        for loss in self._task.losses(self._network, pairs, rendering):
             self._fabric.backward(loss)
             self._fabric.clip_gradients(self._network, self._optimizer, max_norm=1.0)
             self._optimizer.step()
@@ -328,8 +329,8 @@ class Trainer:
         pool.fill()
         rng = np.random.default_rng(2)
         options = replace(self._options, starts=1)
-        groups = [draw_pairs([patient], _VALIDATION_GROUP, options, rng) for patient in pool.patients]
-        return [pairs.to(self._fabric.device) for pairs in groups]
+        device = self._fabric.device
+        return [draw_pairs([patient], _VALIDATION_GROUP, options, rng, device) for patient in pool.patients]
 
     def _learning_rate(self) -> float:
         settings, step = self._settings, self._state["step"]
