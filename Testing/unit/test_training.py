@@ -328,6 +328,15 @@ def test_training_goes_on_where_it_stopped(out):
         trainer(out, TwoBranchTask(TWO_BRANCH)).run()
 
 
+def test_a_training_stops_when_its_time_is_up_and_goes_on_later(out):
+    settings = replace(SETTINGS, time_limit=1e-6)
+    first = trainer(out, ComparingTask(COMPARING), settings).run()
+    assert first.steps == 1
+    assert [row["step"] for row in first.log] == [1]
+    assert trainer(out, ComparingTask(COMPARING), settings).run().steps == 2
+    assert trainer(out, ComparingTask(COMPARING), SETTINGS).run().steps == SETTINGS.steps
+
+
 def test_a_training_cut_off_between_validations_knows_what_it_has_seen(out):
     class CutOff(ComparingTask):
         steps = 0

@@ -178,6 +178,12 @@ def _add_common_arguments(parser: argparse.ArgumentParser, learning_rate: float)
         metavar="SHARE",
         help="patients X-rayed with random C-arms, 0 to 1 (0.5), the others with a Perlove PLX118F",
     )
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="stop after so long even before the last step; the same command goes on from there",
+    )
     parser.add_argument("--steps", type=int, default=20_000, metavar="N", help="batches (20000)")
     parser.add_argument(
         "--patients", type=int, default=8, metavar="N", help="patients in a batch of a process (8)"
@@ -343,6 +349,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in _COUNTS:
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
+    if args.time_limit is not None and not args.time_limit > 0:
+        raise InputError(f"--time-limit is {args.time_limit:g}: give seconds above 0")
     for name in _SHARES:
         _require_share(args, name)
     if args.patients > args.pool:

@@ -88,6 +88,8 @@ class TrainingSettings:
         validate_every: steps.
         validation_patients: patients of the validation.
         checkpoint_seconds: how often the state is saved.
+        time_limit: seconds after which a run stops before its last step, to be gone on with later; None for
+            none.
         seed: of everything random.
     """
 
@@ -119,6 +121,7 @@ class TrainingSettings:
     validate_every: int = 250
     validation_patients: int = 12
     checkpoint_seconds: float = 120.0
+    time_limit: float | None = None
     seed: int = 0
 
 
@@ -205,12 +208,14 @@ class Trainer:
         self._records = Records(out, LOG_COLUMNS, parts, task.config)
 
     def run(self) -> Trained:
-        """Train to the last step, from the checkpoint in the folder if there is one.
+        """Train to the last step or until time is up, from the checkpoint in the folder if there is one.
 
         Raises:
             InputError: that checkpoint is of another network.
         """
         settings, state = self._settings, self._state
+        limit = np.inf if settings.time_limit is None else settings.time_limit
+        self._deadline = time.monotonic() + limit
         self._resume()
         if state["step"] < settings.steps:
             self._pool = self._training_patients()
@@ -230,7 +235,8 @@ class Trainer:
         rendering, losses = Stopwatch(), []
         saved = began = time.monotonic()
         self._network.train()
-        while state["step"] < settings.steps:
+        ended = False
+        while not ended:
             losses.append(self._step(rendering))
             state["step"] += 1
             step = state["step"]
@@ -238,7 +244,8 @@ class Trainer:
                 self._pool.renew()
             seconds = time.monotonic() - began
             rate, share = len(losses) * batch / seconds, rendering.seconds / seconds
-            if step % settings.validate_every == 0 or step == settings.steps:
+            ended = step == settings.steps or self._time_is_up()
+            if step % settings.validate_every == 0 or ended:
                 state["seconds"] += seconds
                 state["pairs"] += len(losses) * batch
                 self._validate(validation, float(np.mean(losses)), rate, share)
@@ -249,9 +256,13 @@ class Trainer:
                     f"step {step} of {settings.steps}, loss {loss:.4f}, {rate:.0f} pairs/s, "
                     f"rendering {share:.0%} of the time"
                 )
-            if time.monotonic() - saved > settings.checkpoint_seconds or step == settings.steps:
+            if time.monotonic() - saved > settings.checkpoint_seconds or ended:
                 self._save(time.monotonic() - began, len(losses) * batch)
                 saved = time.monotonic()
+
+    def _time_is_up(self) -> bool:
+        """As the first process sees it: all must stop at the same step."""
+        return bool(self._fabric.broadcast(time.monotonic() > self._deadline))
 
     def _step(self, rendering: Stopwatch) -> float:
         """Mean loss of a batch."""
