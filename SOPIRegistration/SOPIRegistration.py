@@ -318,8 +318,8 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
             self._choose(session, *before)
             raise
         session.accept(prepared)
-        case, settings = session.case, session.settings(init, refine, content)
-        result = wait(Job(lambda report: session.register(case, settings, report)).start())
+        task = session.task(init, refine, content)
+        result = wait(Job(lambda report: session.register(task, report)).start())
         session.record(result)
         # The views have their sizes by now.
         session.lay_views()

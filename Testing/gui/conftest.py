@@ -85,8 +85,8 @@ def user_of_networks(host, module, monkeypatch):
     """
     from SOPIRegistrationLib import methods
 
-    initialiser = methods.Method("stand-in", "Stand-in network", needs_torch=True)
-    learned = methods.Method(methods.LEARNED_REFINEMENT, "Learned refinement")
+    initialiser = methods.Method("stand-in", "initialise.starts:Nominal", needs_torch=True)
+    learned = methods.Method(methods.LEARNED_REFINEMENT, "refine.none:NoRefinement")
     before = {name: loaded for name, loaded in sys.modules.items() if name.startswith("SOPIRegistration")}
     monkeypatch.setattr(methods, "INITIALISERS", (*methods.INITIALISERS, initialiser))
     others = tuple(method for method in methods.REFINEMENTS if method.name != learned.name)

@@ -6,7 +6,6 @@ import pytest
 from SOPIRegistrationLib import methods
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.installed import IFR, has_weights
-from SOPIRegistrationLib.methods import Method
 
 
 def test_refine_says_that_there_are_no_weights(user, demo_case):
@@ -54,7 +53,7 @@ def test_a_name_in_the_list_is_a_choice_that_asks_for_torch_once(with_networks):
     user = with_networks
     _choose(user, "Nominal view")
     assert user.torch.asked == 0
-    _choose(user, user.initialiser.label)
+    _choose(user, user.initialiser.name)
     assert user.torch.asked == 1
     # Declined: the former choice is back, and the panel says why.
     assert user.ui.initialiserCombo.currentText == "Nominal view"
@@ -62,25 +61,25 @@ def test_a_name_in_the_list_is_a_choice_that_asks_for_torch_once(with_networks):
     assert "needs PyTorch" in user.ui.stageLabel.text
     assert user.host.messages == []
     user.torch.fails = True
-    _choose(user, user.initialiser.label)
+    _choose(user, user.initialiser.name)
     assert "check the network" in user.last_message()
     assert user.ui.initialiserCombo.currentText == "Nominal view"
     user.torch.fails, user.torch.agrees = False, True
-    _choose(user, user.initialiser.label)
-    assert user.ui.initialiserCombo.currentText == user.initialiser.label
+    _choose(user, user.initialiser.name)
+    assert user.ui.initialiserCombo.currentText == user.initialiser.name
     assert user.ui.stageLabel.text == ""
 
 
 def test_register_hands_the_chosen_network_on(with_networks, monkeypatch):
     user, seen = with_networks, []
 
-    def stand_in(ct, radiographs, frame, settings, callback):
-        seen.append((settings.init, settings.refine))
+    def stand_in(subject, radiographs, frame, settings, start, report):
+        seen.append((settings.init, settings.refine, start))
         raise InputError("no more than this is needed")
 
     monkeypatch.setattr("SOPIRegistrationLib.panel.session.register", stand_in)
     # As a scene that was saved with the choice: nobody asked yet.
-    user.parameters.initialiser = user.initialiser.label
+    user.parameters.initialiser = user.initialiser.name
     user.click("registerButton")
     user.wait()
     assert user.torch.asked == 1
@@ -89,19 +88,9 @@ def test_register_hands_the_chosen_network_on(with_networks, monkeypatch):
     user.torch.agrees = True
     user.click("registerButton")
     user.wait()
-    assert seen == [(user.initialiser.name, "opt")]
+    assert seen == [(user.initialiser.name, "opt", None)]
     user.click("refineButton")
     user.wait()
-    assert isinstance(seen[1][0], type(user.session.pose))
-    assert seen[1][1] == methods.LEARNED_REFINEMENT
-
-
-def test_the_pipeline_takes_what_the_list_has(monkeypatch):
-    from SOPIRegistrationLib.registration import RegistrationSettings
-
-    with pytest.raises(InputError, match=r"unknown initialiser 'stand-in': use auto, .* or a start pose"):
-        RegistrationSettings(init="stand-in")
-    monkeypatch.setattr(methods, "INITIALISERS", (*methods.INITIALISERS, Method("stand-in", "")))
-    assert RegistrationSettings(init="stand-in").init == "stand-in"
-    with pytest.raises(InputError, match="unknown refinement"):
-        RegistrationSettings(refine="stand-in")
+    init, refine, start = seen[1]
+    assert (init, refine) == (methods.GIVEN, methods.LEARNED_REFINEMENT)
+    assert start.shape == (4, 4)

@@ -158,7 +158,7 @@ def test_real_wrist_at_its_gold_standard(host, scene, views, shared_data, screen
         views(camera, frame, first)
         CArmModel(scene).update(camera, frame, first)
         live = camera.resampled(440, 440)
-        image = project(projector, live, camera.T_world_to_camera @ T_lps_to_world)
+        image = project(projector, live, T_lps_to_world)
         drr = update_drr(None, xray, image, live, frame, reference=first)
         overlay = Overlay(scene)
         overlay.show(xray, drr, bone_dark=True, valid=exposed(pixels, 30))

@@ -2,12 +2,13 @@
 
     python Testing/studies/evaluate_look.py --weights shipped.safetensors new.safetensors --out DIR [--ct CT]
 
-Five questions, each on the same X-rays for all weights:
+Six questions, each on the same X-rays for all weights:
 
 - *wide*: protocol ``wide`` about the middle of the CT's bones, where the registration looks too.
 - *along*: the X-ray is centred anywhere along the scan's bones, and the registration looks from that place
   too, as one that tries several places does: what is asked is whether the network knows what is there.
 - *off*: the same X-rays, looked at from the middle of all bones.
+- *places*: the same X-rays, looked at from several places along the bones, the surest poses taken.
 - *rolled*: as *along*, the picture turned by any angle; looked at from the four quarter turns, and the
   surest pose taken.
 - *part*: one segmented bone of a patient in an X-ray of all of it.
@@ -34,7 +35,7 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.files import read_volume
-from SOPIRegistrationLib.initialise.comparison import ViewsAround
+from SOPIRegistrationLib.initialise.views_around import ViewsAround, places_along
 from SOPIRegistrationLib.networks.weights import load_weights
 from SOPIRegistrationLib.projector.autograd import project_tensors
 from SOPIRegistrationLib.simulation.regions import REGIONS
@@ -43,7 +44,7 @@ from SOPIRegistrationLib.training.patients import TRUNK, Anatomy, Patient, Patie
 from SOPIRegistrationLib.training.pose_loss import pose_errors
 from tqdm import tqdm
 
-QUESTIONS = ("wide", "along", "off", "rolled", "part")
+QUESTIONS = ("wide", "along", "off", "places", "rolled", "part")
 STRENGTH, KEPT = 0.5, 24
 NEAR = np.array([15.0, 12.0, 80.0])
 SOD_MM = 700.0
@@ -71,7 +72,7 @@ def evaluate(options) -> list[dict]:
     rows: list[dict] = []
     for name, anatomy in tqdm(list(patients(options))):
         for question in options.questions:
-            if question == "off":
+            if question in ("off", "places"):
                 continue
             mix = PatientMix(bones=0.0, parts=float(question == "part"))
             patient = long_patient(anatomy, rng, mix)
@@ -108,18 +109,23 @@ def one(question: str, patient: Patient, camera: Camera, networks, rng, row: dic
     body, _ = project_tensors(patient.body, camera, T_true)
     image, valid = seen(through_tissue(body, bone, rng), [STRENGTH], rng)
 
-    looks = {question: [frame]}
+    # Which frames are looked from, and which points of the CT.
+    looks = {question: [(frame, None)]}
     if question == "rolled":
         quarters = [se3.exp_so3(np.array([0, 0, n * np.pi / 2])) @ frame.rotation for n in range(4)]
-        looks = {question: [replace(frame, rotation=R) for R in quarters]}
-    elif question == "along" and "off" in options.questions:
-        looks["off"] = [replace(frame, centre_lps_mm=middle)]
+        looks = {question: [(replace(frame, rotation=R), None) for R in quarters]}
+    elif question == "along":
+        central = replace(frame, centre_lps_mm=middle)
+        known = {"off": None, "places": places_along(patient.ct_bone.volume, middle)}
+        looks |= {q: [(central, known[q])] for q in known if q in options.questions}
     rows = []
     for weights, network in networks.items():
         for asked, frames in looks.items():
             found = [
-                ViewsAround(network, patient.ct_body, patient.ct_bone, camera, f).poses(image[0], valid[0])
-                for f in frames
+                ViewsAround(network, patient.ct_body, patient.ct_bone, camera, f, places).poses(
+                    image[0], valid[0]
+                )
+                for f, places in frames
             ]
             T = np.concatenate([f.T_lps_to_camera for f in found])
             order = np.argsort(np.concatenate([f.deviation.sum(axis=1) for f in found]), kind="stable")

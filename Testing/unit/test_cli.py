@@ -45,6 +45,18 @@ def inputs(demo) -> list[str]:
     return [str(folder / "ct.nrrd"), str(folder / "xray.png"), "--geometry", str(folder / "geometry.json")]
 
 
+def test_a_given_start_and_the_plain_refinement_never_import_torch(demo, inputs, tmp_path):
+    """Importing it takes longer than the registration."""
+    program = (
+        "import sys; from SOPIRegistrationLib.cli.main import main; "
+        "assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
+    )
+    start = str(demo[0] / "result.json")
+    words = ["register", *inputs, "--init", start, "--refine", "opt", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def pixels(path: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 

@@ -13,7 +13,7 @@ from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.evaluation import targets
 from SOPIRegistrationLib.evaluation.cases import SimulatedCases
 from SOPIRegistrationLib.evaluation.figures import end_figures, pose_of_row, start_figures
-from SOPIRegistrationLib.evaluation.methods import METHODS, Estimate, EvaluatedMethod
+from SOPIRegistrationLib.evaluation.methods import METHODS, EvaluatedMethod
 from SOPIRegistrationLib.evaluation.metrics import mean_interval
 from SOPIRegistrationLib.evaluation.peers import installed_version
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
@@ -22,6 +22,7 @@ from SOPIRegistrationLib.evaluation.runner import Evaluation, Results, default_w
 from SOPIRegistrationLib.evaluation.series import Series
 from SOPIRegistrationLib.evaluation.tables import table
 from SOPIRegistrationLib.geometry.se3 import move_about
+from SOPIRegistrationLib.progress import Progress
 from support.evaluation import PIXELS, evaluate, poses, rows_of, write_ct
 
 FILES = {"settings.json", "results.csv", "table.md", "report.html"}
@@ -151,14 +152,13 @@ def test_another_evaluation_in_the_same_folder_is_refused(copied, ct, capsys, op
     assert (copied / "results.csv").read_bytes() == before
 
 
-def raising(problem, stop):
+def raising(problem, report):
     raise ValueError("no\nluck")
 
 
-def endless(problem, stop):
-    while not stop():
-        pass
-    return Estimate(problem.T_start)
+def endless(problem, report):
+    while True:
+        report(Progress("on and on"))
 
 
 def test_what_raises_or_never_ends_is_a_row_with_its_error(ct, tmp_path, monkeypatch):
@@ -186,7 +186,7 @@ def test_what_raises_or_never_ends_is_a_row_with_its_error(ct, tmp_path, monkeyp
 
 
 def test_an_interruption_keeps_what_is_done(ct, tmp_path, monkeypatch, capsys):
-    def interrupted(problem, stop):
+    def interrupted(problem, report):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(METHODS, "opt", EvaluatedMethod("", "", interrupted))

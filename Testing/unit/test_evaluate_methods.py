@@ -10,7 +10,7 @@ import pytest
 import torch
 from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.cli.common import parse_weights
-from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation import methods
 from SOPIRegistrationLib.evaluation.cases import SimulatedCases
 from SOPIRegistrationLib.evaluation.methods import (
@@ -26,7 +26,7 @@ from SOPIRegistrationLib.geometry.se3 import move_about
 from SOPIRegistrationLib.networks.comparing import ComparingRTPI
 from SOPIRegistrationLib.networks.composite import CompositeSimilarity
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
-from SOPIRegistrationLib.registration import RegistrationSettings
+from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from support.evaluation import PIXELS, evaluate, poses, rows_of, write_ct
 from support.networks import COMPARING, COMPOSITE
 
@@ -41,7 +41,11 @@ def problem(ct) -> Problem:
     case = SimulatedCases("paper", "ours", (ct,), pixels=PIXELS).make(0)
     # Near enough for any similarity.
     start = move_about(case.T_true, np.array([0.02, -0.02, 0.03, 2, -1.5, 0]), case.frame.centre_lps_mm)
-    return Problem(case.ct, case.radiographs, case.frame, start, seed=3)
+    return Problem(case.subject, case.radiographs, case.frame, start, seed=3)
+
+
+def ignore(progress):
+    """For whom progress is nothing."""
 
 
 @pytest.fixture
@@ -101,8 +105,8 @@ def test_comparisons_take_the_place_of_the_learned_similarity(problem, no_weight
     class Registered(Exception):
         pass
 
-    def recorded(ct, radiographs, frame, settings, callback):
-        asked["settings"] = settings
+    def recorded(subject, radiographs, frame, settings, start, report):
+        asked["settings"], asked["start"] = settings, start
         raise Registered
 
     monkeypatch.setattr(methods, "register", recorded)
@@ -117,9 +121,10 @@ def test_comparisons_take_the_place_of_the_learned_similarity(problem, no_weight
         ("patient+physics", "patient", "physics", "ifr"),
     ):
         with pytest.raises(Registered):
-            METHODS[name].solve(replace(problem, weights=files), lambda: False)
+            METHODS[name].solve(replace(problem, weights=files), ignore)
         settings = asked["settings"]
-        assert settings.init is problem.T_start if init is None else settings.init == init
+        assert settings.init == (init or GIVEN)
+        assert asked["start"] is (problem.T_start if init is None else None)
         assert settings.refine == refine
         others = {"rtpi": files["rtpi"], "ifr": files[similarity]}
         assert settings.weights == others | (own if init == "patient" else {})
@@ -131,11 +136,11 @@ def test_one_method_goes_on_where_another_ended(problem):
     found = move_about(problem.T_start, np.array([0, 0, 0, 5.0, 0, 0]), problem.frame.centre_lps_mm)
     given = []
 
-    def then(second, stop):
+    def then(second, report):
         given.append(second)
         return Estimate(second.T_start, "accept")
 
-    estimate = in_turn(problem, lambda: False, first=lambda problem, stop: Estimate(found), then=then)
+    estimate = in_turn(problem, ignore, first=lambda problem, report: Estimate(found), then=then)
     np.testing.assert_array_equal(estimate.T_lps_to_world, found)
     assert estimate.verdict == "accept"
     assert given[0].radiographs is problem.radiographs
@@ -150,14 +155,16 @@ def test_baselines_compare_the_size_they_are_told(problem):
 
 @pytest.mark.parametrize("name", ["opt-nccl", "opt-ngi", "opt-gc", "cma-es"])
 def test_baselines_stop_when_told(problem, name):
-    asked = []
+    told = []
 
-    def stop():
-        asked.append(1)
-        return len(asked) == 2
+    def report(progress):
+        told.append(progress)
+        if len(told) == 2:
+            raise Cancelled("enough")
 
-    METHODS[name].solve(problem, stop)
-    assert len(asked) == 2
+    with pytest.raises(Cancelled):
+        METHODS[name].solve(problem, report)
+    assert len(told) == 2
 
 
 @pytest.fixture(scope="module")

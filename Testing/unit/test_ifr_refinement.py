@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from SOPIRegistrationLib import installed
-from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.compare import Case, Comparison, Proposal, compared_target
+from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
@@ -25,13 +26,14 @@ from SOPIRegistrationLib.networks.embedding import SCALE
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations
 from SOPIRegistrationLib.optimise.momentum import momentum_descent
-from SOPIRegistrationLib.projector import project, project_with_jacobian
+from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.projector.autograd import project_tensors
 from SOPIRegistrationLib.refine import network as refinement
+from SOPIRegistrationLib.refine.learned import STAGE, Learned, LearnedObjective, LearnedThenOptimised
 from SOPIRegistrationLib.refine.network import EmbeddedView, descended, load_network, refined, stepped
-from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, pipeline, register
-from SOPIRegistrationLib.registration.learned import STAGE, LearnedObjective
-from SOPIRegistrationLib.registration.result import StageRecord
-from SOPIRegistrationLib.registration.stages import Case
+from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
+from SOPIRegistrationLib.subject import Subject
 from support.networks import COMPARING, COMPOSITE
 
 CARD = dict.fromkeys(("name", *CARD_HEADINGS), "x")
@@ -44,7 +46,8 @@ class Scene:
 
     def __init__(self, case, folder):
         self.case = case
-        self.ct = prepare_ct(self.case.ct)
+        self.subject = Subject(prepare_ct(self.case.ct))
+        self.ct = self.subject.ct
         self.frame = PoseFrame(self.ct.rotation_centre_lps_mm, 700.0)
         self.xray = prepare_radiograph(self.case.radiograph, self.case.camera, "bone-dark")
         torch.manual_seed(0)
@@ -56,17 +59,21 @@ class Scene:
     def start(self, twist) -> np.ndarray:
         return se3.move_about(self.case.T_true, np.asarray(twist), self.frame.centre_lps_mm)
 
-    def register(self, init, refine, callback=None, **settings):
-        settings = RegistrationSettings(init, refine, weights=self.weights, **settings)
-        return register(self.ct, [self.xray], self.frame, settings, callback)
+    def register(self, start, refine, report=None, weights=None):
+        settings = RegistrationSettings(GIVEN, refine, weights=self.weights if weights is None else weights)
+        return register(self.subject, [self.xray], self.frame, settings, start, report)
 
     def error(self, T):
         points, centre = self.ct.surface_points_lps_mm, self.frame.centre_lps_mm
         return pose_error(T, self.case.T_true, points, centre, self.case.camera)
 
     def objective(self, T, views=None) -> LearnedObjective:
-        case = Case(tuple(views or [self.xray]), self.frame)
-        return LearnedObjective(self.network, case, *moving_volumes(self.ct).values(), T)
+        return LearnedObjective(self.network, self.comparison(views=views), T)
+
+    def comparison(self, subject=None, views=None) -> Comparison:
+        subject = subject or self.subject
+        case = Case(subject, tuple(views or [self.xray]), self.frame)
+        return Comparison(case, case.radiographs, compared_target(subject))
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +99,26 @@ class Bowl:
         return error, x / error[:, None] / SCALE.twist
 
 
+def stopping_after(count, reports):
+    def report(progress):
+        reports.append(progress)
+        if len(reports) == count:
+            raise Cancelled("enough")
+
+    return report
+
+
 def test_momentum_descends_from_every_start():
     bowl, reports = Bowl(), []
     starts = bowl.starts(5)
-    T, error, result = momentum_descent(bowl, starts, CENTRE, SCALE, callback=reports.append, stage="bowl")
+    T, error, result = momentum_descent(bowl, starts, CENTRE, SCALE, report=reports.append, stage="bowl")
     assert (error < 0.1).all()
     np.testing.assert_allclose(bowl(T, None)[0], error)
     assert result.reason == "step"
     assert result.iterations == len(reports) < 500
     assert -result.value == error.min()
     assert reports[-1].stage == "bowl"
-    values = [report.value for report in reports]
+    values = [report.similarity for report in reports]
     assert values == sorted(values)
 
 
@@ -122,12 +138,11 @@ def test_the_rotation_is_frozen_and_the_translation_goes_on():
 def test_momentum_stops_when_asked_and_where_nothing_is_defined():
     bowl = Bowl()
     starts = bowl.starts(3)
-    _, error, result = momentum_descent(
-        bowl, starts, CENTRE, SCALE, callback=lambda report: report.iteration == 3
-    )
-    assert result.stopped
-    assert (result.iterations, result.reason) == (3, "stopped")
-    assert (error <= bowl(starts, None)[0]).all()
+    reports = []
+    with pytest.raises(Cancelled):
+        momentum_descent(bowl, starts, CENTRE, SCALE, report=stopping_after(3, reports))
+    assert len(reports) == 3
+    assert -reports[-1].similarity <= bowl(starts, None)[0].min()
 
     def broken(T, starts):
         error, gradient = bowl(T, starts)
@@ -184,7 +199,6 @@ def test_poses_are_found_the_way_the_network_was_trained_for(scene, inference):
     objective, reports = scene.objective(T), []
     before = objective.errors(T, starts)
     found = refined(network, objective, T, centre, reports.append, "x")
-    assert not found.stopped
     assert (found.error < before).all()
     np.testing.assert_allclose(objective.errors(found.T, starts), found.error, rtol=1e-5)
     assert {report.stage for report in reports} == {"x"}
@@ -244,8 +258,7 @@ def test_nearby_finer_images_are_compared_weighted_as_in_training(scene, monkeyp
     pixels = COMPOSITE.pixels
     T = np.stack([scene.start(NEAR), scene.start(-NEAR)])
     config = replace(COMPOSITE, image=True, reach=8.0, near_pixels=2 * pixels)
-    case = Case((scene.xray,), scene.frame)
-    far = LearnedObjective(CompositeSimilarity(config).eval(), case, *moving_volumes(scene.ct).values(), T)
+    far = LearnedObjective(CompositeSimilarity(config).eval(), scene.comparison(), T)
     near = far.nearby(T[:1])
     size = (pixels, pixels), (2 * pixels, 2 * pixels)
     assert seen == [
@@ -269,21 +282,19 @@ def test_rays_that_leave_the_scan_are_left_out(scene, monkeypatch):
     first, last = len(whole.array) // 3, 2 * len(whole.array) // 3
     origin = whole.index_to_lps.copy()
     origin[:3, 3] = whole.points_lps([0, 0, first])
-    part = prepare_ct(Volume(whole.array[first:last], origin))
+    part = Subject(prepare_ct(Volume(whole.array[first:last], origin)))
     # From the front, and from below: there rays go in by the lower end.
     T = np.stack([scene.case.T_true, scene.start([0.12, 0, 0, 0, 0, 0])])
-    case = Case((scene.xray,), scene.frame)
-    for ct in (scene.ct, part):
-        LearnedObjective(scene.network, case, *moving_volumes(ct).values(), T)
-    LearnedObjective(scene.network, case, *moving_volumes(part).values(), T, all_rays=True)
+    for subject in (scene.subject, part):
+        LearnedObjective(scene.network, scene.comparison(subject), T)
+    LearnedObjective(scene.network, scene.comparison(part), T, all_rays=True)
     (all_valid, _), (valid, camera), (same_for_all, _) = seen
     np.testing.assert_array_equal(same_for_all, all_valid[:1])
     assert valid.shape == all_valid.shape == (2, *camera.shape)
     left_out = all_valid & ~valid
     for rays, pose in zip(left_out, T, strict=True):
         of_part, of_whole = (
-            project(moving_volumes(ct)["body"].for_camera(camera, pose), camera, pose)
-            for ct in (part, scene.ct)
+            project(subject.body.for_camera(camera, pose), camera, pose) for subject in (part, scene.subject)
         )
         complete = (of_part > 0.99 * of_whole) & all_valid[0]
         incomplete = (of_part < 0.9 * of_whole) & all_valid[0]
@@ -295,27 +306,25 @@ def test_rays_that_leave_the_scan_are_left_out(scene, monkeypatch):
 
 def test_a_segmented_bone_is_rendered_once_and_compared_where_it_is(scene, monkeypatch):
     array = scene.case.ct.array
-    bones = prepare_ct(scene.case.ct.same_grid(np.where(array > 250, array, -1000).astype(array.dtype)))
+    hu = np.where(array > 250, array, -1000).astype(array.dtype)
+    bones = Subject(prepare_ct(scene.case.ct.same_grid(hu)))
     unmasked = CompositeSimilarity(replace(scene.network.config, masked=False)).eval()
     unmasked.load_state_dict(scene.network.state_dict())
     counted, T, start = [], scene.start(NEAR)[None], np.zeros(1, int)
 
     def render(volume, *args):
         counted.append(volume)
-        return project_with_jacobian(volume, *args)
+        return project_tensors(volume, *args)
 
-    monkeypatch.setattr(embedding, "project_with_jacobian", render)
-    monkeypatch.setattr(embedding, "project", lambda volume, *args: render(volume, *args)[0])
-    for ct, times in ((scene.ct, 2), (bones, 1)):
-        case = Case((scene.xray,), scene.frame)
+    monkeypatch.setattr(embedding, "project_tensors", render)
+    for subject, times in ((scene.subject, 2), (bones, 1)):
         whole, masked = (
-            LearnedObjective(network, case, *moving_volumes(ct).values(), T)
-            for network in (unmasked, scene.network)
+            LearnedObjective(network, scene.comparison(subject), T) for network in (unmasked, scene.network)
         )
         counted.clear()
         error = whole.errors(T, start)
         assert len(counted) == times
-        assert (error == pytest.approx(masked.errors(T, start), rel=1e-5)) == (ct is bones)
+        assert (error == pytest.approx(masked.errors(T, start), rel=1e-5)) == (subject is bones)
         # The same function, however it is asked.
         assert whole.equations(T, start).cost == pytest.approx(error, rel=1e-5)
         assert whole.error_and_gradient(T, start)[0] == pytest.approx(error, rel=1e-5)
@@ -325,21 +334,14 @@ def test_a_segmented_bone_is_rendered_once_and_compared_where_it_is(scene, monke
 def test_a_refinement_stops_when_asked(scene, at):
     T = scene.start(NEAR)[None]
     seen = []
-    found = refined(
-        scene.network,
-        scene.objective(T),
-        T,
-        scene.frame.centre_lps_mm,
-        lambda report: seen.append(report.iteration) or len(seen) == at,
-    )
-    assert found.stopped
+    with pytest.raises(Cancelled):
+        refined(scene.network, scene.objective(T), T, scene.frame.centre_lps_mm, stopping_after(at, seen))
     assert len(seen) == at
 
 
 def test_registration_by_the_shipped_similarity(scene):
     reports = []
-    settings = RegistrationSettings(scene.start(NEAR), "sopi")
-    result = register(scene.ct, [scene.xray], scene.frame, settings, reports.append)
+    result = scene.register(scene.start(NEAR), "sopi", reports.append, weights={})
     assert result.method == "given pose + sopi"
     assert [stage.name for stage in result.stages] == [STAGE]
     np.testing.assert_array_equal(result.T_lps_to_world, result.stages[0].T)
@@ -366,8 +368,7 @@ def test_the_shipped_similarity_leads_back_from_far(scene, far):
     """From starts as far as those of protocol `paper`, on a patient it never saw."""
     before = scene.error(scene.start(far))
     assert before.rotation_deg > 7
-    settings = RegistrationSettings(scene.start(far), "sopi")
-    after = scene.error(register(scene.ct, [scene.xray], scene.frame, settings).T_lps_to_world)
+    after = scene.error(scene.register(scene.start(far), "sopi", weights={}).T_lps_to_world)
     assert after.rotation_deg < before.rotation_deg / 3
     assert after.in_plane_mm < before.in_plane_mm / 3
 
@@ -377,7 +378,7 @@ def test_the_network_refines_what_an_initialiser_found(scene, tmp_path):
     rtpi = tmp_path / "rtpi.safetensors"
     save_weights(rtpi, ComparingRTPI(COMPARING), CARD)
     settings = RegistrationSettings("rtpi", "sopi", weights={**scene.weights, "rtpi": rtpi})
-    result = register(scene.ct, [scene.xray], scene.frame, settings)
+    result = register(scene.subject, [scene.xray], scene.frame, settings)
     assert result.method == "rtpi + sopi"
     assert [stage.name for stage in result.stages] == ["pose network", STAGE]
     np.testing.assert_array_equal(result.initial_T, result.stages[0].T)
@@ -385,38 +386,31 @@ def test_the_network_refines_what_an_initialiser_found(scene, tmp_path):
 
 def test_it_stops_within_the_learned_refinement(scene):
     seen = []
-    result = scene.register(
-        scene.start(NEAR), "sopi+opt", lambda state: seen.append(state.stage) or len(seen) == 3
-    )
+    result = scene.register(scene.start(NEAR), "sopi+opt", stopping_after(3, seen))
     assert result.stopped
-    assert seen == [STAGE] * 3
+    assert [progress.stage for progress in seen] == [STAGE] * 3
     assert result.verdict.reasons == ["stopped early: not verified"]
 
 
-@pytest.mark.parametrize(
-    ("twist", "status", "times"),
-    [((0, 0, 0, 0, 0, 0), "accept", 1), ((0.9, 0.5, -0.7, 40.0, 30.0, 0), "reject", 2)],
-)
-def test_only_what_is_rejected_is_sought_from_further_around(scene, monkeypatch, twist, status, times):
-    tried = []
+def proposal(**kind) -> Proposal:
+    return Proposal("x", iter(()), **kind)
 
-    def unrefined(case, body, bone, start, plan, callback):
-        R = start.T[:, :3, :3]
-        tried.append(se3.rotation_distance(np.broadcast_to(R[:1], R.shape), R).max())
-        record = StageRecord(STAGE, 0.0, None, start.T[0])
-        return replace(start, T=start.T[:1], cost=start.cost[:1], records=(record,))
 
-    monkeypatch.setattr(pipeline, "refine_learned", unrefined)
-    assert scene.register(scene.start(twist), "sopi").verdict.status == status
-    assert len(tried) == times
-    assert tried == sorted(set(tried))
+@pytest.mark.parametrize(("refiner", "again_after_review"), [(Learned, False), (LearnedThenOptimised, True)])
+def test_what_the_learned_similarity_is_asked_again(refiner, again_after_review):
+    """Its basin is wide: from further around it ends where it did, unless that was wrong."""
+    asked = refiner(RegistrationSettings())
+    assert asked.takes(proposal(), [])
+    assert asked.takes(proposal(), ["review"])
+    assert asked.takes(proposal(again=True), ["reject", "reject"])
+    assert asked.takes(proposal(again=True), ["reject", "review"]) == again_after_review
+    assert not asked.takes(proposal(from_afar=True), ["reject"]), "hundreds of starts would take minutes"
 
 
 def test_without_weights(scene, tmp_path, monkeypatch):
     monkeypatch.setattr(installed, "WEIGHTS_FOLDER", tmp_path)
-    settings = RegistrationSettings(scene.start(NEAR), "sopi")
     with pytest.raises(InputError, match=r"no weights 'ifr' are installed .*--weights ifr=FILE"):
-        register(scene.ct, [scene.xray], scene.frame, settings)
+        scene.register(scene.start(NEAR), "sopi", weights={})
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

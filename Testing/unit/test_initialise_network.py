@@ -8,21 +8,24 @@ import numpy as np
 import pytest
 import torch
 from SOPIRegistrationLib import installed
-from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.compare import Case, Comparison, compared_target
+from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry.se3 import exp_so3, move_about, rotation_distance
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.pyramid import square_radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
-from SOPIRegistrationLib.initialise.comparison import views_around
 from SOPIRegistrationLib.initialise.network import load_network, network_poses
+from SOPIRegistrationLib.initialise.networks import PoseNetwork
+from SOPIRegistrationLib.initialise.views_around import views_around
 from SOPIRegistrationLib.networks.comparing import ComparingConfig, ComparingRTPI, Correction
 from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, registered, save_weights
-from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
-from SOPIRegistrationLib.registration.stages import Case, NetworkPlan, _promising
+from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.simulation import demo
+from SOPIRegistrationLib.subject import Subject
 from support.networks import COMPARING, TWO_BRANCH
 
 CARD = dict.fromkeys(("name", *CARD_HEADINGS), "x")
@@ -33,12 +36,13 @@ class Scene:
 
     def __init__(self, case):
         self.case = case
-        self.ct = prepare_ct(self.case.ct)
+        self.subject = Subject(prepare_ct(self.case.ct))
+        self.ct = self.subject.ct
         self.frame = PoseFrame(self.ct.rotation_centre_lps_mm, 700.0)
         self.xray = prepare_radiograph(self.case.radiograph, self.case.camera, "bone-dark")
 
-    def register(self, settings, callback=None):
-        return register(self.ct, [self.xray], self.frame, settings, callback)
+    def register(self, settings, report=None):
+        return register(self.subject, [self.xray], self.frame, settings, report=report)
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +59,8 @@ def weights(tmp_path):
     return path
 
 
-def coarse_volumes(scene):
-    return [moving.level(2) for moving in moving_volumes(scene.ct).values()]
-
-
 def test_the_network_is_asked_from_views_all_around(scene, weights):
-    found = network_poses(load_network(weights), scene.xray, *coarse_volumes(scene), scene.frame)
+    found = network_poses(load_network(weights), scene.xray, scene.subject, scene.frame)
     # The untrained network corrects nothing, and is as sure of one view as of another.
     views = views_around(scene.frame)
     apart = np.abs(found.T_lps_to_camera[:, None] - views).max(axis=(2, 3))
@@ -95,7 +95,7 @@ def test_the_surest_pose_comes_first(scene, weights, monkeypatch):
         return Correction(torch.zeros(len(camera), 6), doubt.expand(-1, 6) + 1e-3)
 
     monkeypatch.setattr(network, "compare", doubting)
-    found = network_poses(network, scene.xray, *coarse_volumes(scene), scene.frame)
+    found = network_poses(network, scene.xray, scene.subject, scene.frame)
     np.testing.assert_allclose(found.T_lps_to_camera[0], wanted, atol=1e-9)
     assert (np.diff(found.expected_error[:, 0]) >= 0).all()
 
@@ -105,32 +105,32 @@ def test_views_are_rendered_once_for_a_ct(scene, weights, monkeypatch):
     seen = []
     encode = network.encode_moving
     monkeypatch.setattr(network, "encode_moving", lambda x: seen.append(len(x)) or encode(x))
-    volumes = coarse_volumes(scene)
-    first = network_poses(network, scene.xray, *volumes, scene.frame)
+    subject = Subject(scene.ct)
+    first = network_poses(network, scene.xray, subject, scene.frame)
     assert sum(seen) == len(views_around(scene.frame))
-    second = network_poses(network, scene.xray, *volumes, scene.frame)
+    second = network_poses(network, scene.xray, subject, scene.frame)
     np.testing.assert_array_equal(first.T_lps_to_camera, second.T_lps_to_camera)
     assert sum(seen) == len(views_around(scene.frame))
     # Another nominal view is another set of views.
-    network_poses(network, scene.xray, *volumes, PoseFrame(scene.frame.centre_lps_mm, 650.0))
+    network_poses(network, scene.xray, subject, PoseFrame(scene.frame.centre_lps_mm, 650.0))
     assert sum(seen) == 2 * len(views_around(scene.frame))
 
 
 def test_promising_poses_are_those_in_which_the_images_agree_at_other_depths_too(scene):
-    case = Case((scene.xray,), scene.frame)
-    body, _ = moving_volumes(scene.ct).values()
+    case = Case(scene.subject, (scene.xray,), scene.frame)
+    comparison = Comparison(case, case.radiographs, compared_target(scene.subject))
     T_true, centre = scene.case.T_true, scene.frame.centre_lps_mm
     further = T_true.copy()
     further[:3, 3] += 0.2 * (T_true[:3, :3] @ centre + T_true[:3, 3])
     turned = move_about(T_true, np.array([0.3, 0.2, 0.4, 0, 0, 0]), centre)
     poses = np.stack([further, turned])
-    plan = NetworkPlan(depth_factors=(1.0, 1 / 1.2), keep=3)
-    found = _promising(case, body, poses, plan)
+    asked = PoseNetwork("x", depth_factors=(1.0, 1 / 1.2), keep=3)
+    found = asked.promising(comparison, poses)
     assert len(found) == 3
     np.testing.assert_allclose(found[0], T_true, atol=1e-6)
     # As certain as the place in the row says: both count.
     near = move_about(T_true, np.array([0.02, 0, 0, 0, 0, 0]), centre)
-    sure = _promising(case, body, np.stack([turned, near, further]), NetworkPlan(keep=1))
+    sure = PoseNetwork("x", keep=1).promising(comparison, np.stack([turned, near, further]))
     np.testing.assert_array_equal(sure[0], near)
 
 
@@ -164,12 +164,13 @@ def test_without_refinement_the_pose_is_a_networks_brought_onto_the_x_ray(scene,
 def test_the_shipped_network_finds_patients_it_never_saw(seed, demo_case):
     """From no start, poses of the demo; then the optimiser ends at the truth."""
     case = demo_case if seed == 1 else demo.demo_case(seed)
-    ct = prepare_ct(case.ct)
+    subject = Subject(prepare_ct(case.ct))
+    ct = subject.ct
     frame = PoseFrame(ct.rotation_centre_lps_mm, 700.0)
     xray = prepare_radiograph(case.radiograph, case.camera, "bone-dark")
 
     def error(refine):
-        T = register(ct, [xray], frame, RegistrationSettings("rtpi", refine)).T_lps_to_world
+        T = register(subject, [xray], frame, RegistrationSettings("rtpi", refine)).T_lps_to_world
         return pose_error(T, case.T_true, ct.surface_points_lps_mm, frame.centre_lps_mm, case.camera)
 
     alone, refined = error("none"), error("opt")
@@ -188,11 +189,16 @@ def test_auto_asks_the_network_where_there_is_one(scene, weights, monkeypatch, t
 
 
 def test_it_stops_while_the_network_is_asked(scene, weights):
-    result = scene.register(
-        RegistrationSettings("rtpi", weights={"rtpi": weights}), lambda state: state.stage == "pose network"
-    )
+    reports = []
+
+    def stop(progress):
+        reports.append(progress.stage)
+        raise Cancelled("enough")
+
+    result = scene.register(RegistrationSettings("rtpi", weights={"rtpi": weights}), stop)
     assert result.stopped
-    assert [stage.name for stage in result.stages] == ["pose network"]
+    assert reports == ["pose network"]
+    assert result.stages == []
 
 
 def test_the_published_network_runs_and_sees_a_ct_once(scene, tmp_path, monkeypatch):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from SOPIRegistrationLib.compare.objective import comparable_pixels
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.registration.moving import MovingVolume, beyond_border
-from SOPIRegistrationLib.registration.objective import comparable_pixels
+from SOPIRegistrationLib.subject.moving import MovingVolume, beyond_border
 from support.objects import oblique_grid
 from support.projections import oblique_poses
 

@@ -27,7 +27,9 @@ from SOPIRegistrationLib.networks.patient import (
 )
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
 from SOPIRegistrationLib.projector import ProjectorVolume, project
-from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
+from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.settings import RegistrationSettings
+from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.training.patient import configured
 from support.objects import GaussianBlobs, oblique_grid
 from support.patients import small_ct
@@ -158,18 +160,19 @@ def test_the_same_view_by_other_pixels_has_the_same_pose(weights):
         assert seen.valid.all()
         expected = project(volume, network.config.camera, T)
         assert np.abs(seen.image - expected).max() < 0.05 * expected.max()
-        found.append(network_poses(network, xray, volume, volume, None).T_lps_to_camera[0])
+        found.append(network_poses(network, xray, None, None).T_lps_to_camera[0])
     np.testing.assert_allclose(found[0][:3, :3], found[1][:3, :3], atol=0.01)
     np.testing.assert_allclose(found[0][:3, 3], found[1][:3, 3], atol=5)
 
 
 def test_the_pose_is_expected_where_the_network_was_trained(tmp_path):
     """The patient turned over: far from the nominal view, and yet nothing to wonder about."""
-    ct = prepare_ct(small_ct())
+    subject = Subject(prepare_ct(small_ct()))
+    ct = subject.ct
     frame = PoseFrame(ct.rotation_centre_lps_mm, 700.0)
     T_true = frame.T_from_theta(np.array([0.1, 2.6, -0.1, 4.0, 3.0, 10.0]))
     camera = Camera.from_c_arm(1000.0, (1.5, 1.5), 200, 200)
-    drr = project(moving_volumes(ct)["body"].level(0), camera, T_true)
+    drr = project(subject.body.level(0), camera, T_true)
     xray = prepare_radiograph(Radiograph(drr, "x", bone_dark=False), camera)
     offset = np.array([0.04, -0.03, 0.05, 3.0, -4.0, 8.0])
     T_reference = se3.move_about(T_true, offset, ct.rotation_centre_lps_mm)
@@ -178,7 +181,7 @@ def test_the_pose_is_expected_where_the_network_was_trained(tmp_path):
     path = tmp_path / "patient.safetensors"
     save_weights(path, network, CARD)
     results = [
-        register(ct, [xray], frame, RegistrationSettings("patient", refine, weights={"patient": path}))
+        register(subject, [xray], frame, RegistrationSettings("patient", refine, weights={"patient": path}))
         for refine in ("none", "opt")
     ]
     initial, refined = (
@@ -197,7 +200,7 @@ def test_an_xray_of_something_else_is_refused(weights):
     camera = network.config.camera.resampled(320, 320).cropped(0, 0, 60, 60)
     xray = PreparedRadiograph(np.ones((60, 60), np.float32), np.ones((60, 60), dtype=bool), camera, "a.png")
     with pytest.raises(InputError, match=r"a.png shows \d+% of the field of view"):
-        network_poses(network, xray, None, None, None)
+        network_poses(network, xray, None, None)
 
 
 def test_a_collimated_xray_is_not(weights):
@@ -206,4 +209,4 @@ def test_a_collimated_xray_is_not(weights):
     valid = np.zeros((320, 320), dtype=bool)
     valid[100:220, 120:200] = True
     xray = PreparedRadiograph(np.ones((320, 320), np.float32), valid, camera, "a.png")
-    assert network_poses(network, xray, None, None, None).T_lps_to_camera.shape == (1, 4, 4)
+    assert network_poses(network, xray, None, None).T_lps_to_camera.shape == (1, 4, 4)

@@ -26,8 +26,8 @@ from SOPIRegistrationLib.networks.comparing import correction_between
 from SOPIRegistrationLib.networks.patient import CONFIGURATIONS, PatientConfig, PatientNetwork, PatientOutput
 from SOPIRegistrationLib.patient_models import PatientModel, TrainingStatus
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.registration import moving_volumes
 from SOPIRegistrationLib.similarity import ncc
+from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.training.patient import (
     CONTENTS,
     LOSSES,
@@ -111,7 +111,7 @@ def test_xrays_show_the_patient_at_their_poses(ct, config):
     xrays = PatientXrays(ct, config, replace(QUICK, content="bone"), 0, exact=True)
     xrays.add(12)
     drawn = xrays.draw(12)
-    bone = moving_volumes(ct)["bone"].for_camera(config.camera, np.reshape(config.T_reference, (4, 4)))
+    bone = Subject(ct).bones.for_camera(config.camera, np.reshape(config.T_reference, (4, 4)))
     expected = project(bone, config.camera, drawn.T_true.numpy())
     np.testing.assert_allclose(drawn.clean.numpy(), expected, rtol=2e-3, atol=2e-3)
     visible = expected.reshape(12, -1).std(axis=1) > 0.05
@@ -440,7 +440,7 @@ def test_register_asks_the_network_of_its_own_ct_only(trained, files, tmp_path, 
     frame = PoseFrame(ct.rotation_centre_lps_mm, 700.0)
     camera = Camera.from_c_arm(1000.0, (1.5, 1.5), 200, 200)
     T_true = frame.T_from_theta(np.array([0.05, -0.04, 0.03, 5.0, 4.0, 10.0]))
-    drr = project(moving_volumes(ct)["body"].level(0), camera, T_true)
+    drr = project(Subject(ct).body.level(0), camera, T_true)
     sitk.WriteImage(sitk.GetImageFromArray(drr), str(tmp_path / "xray.nrrd"))
     moved = sitk.ReadImage(str(files / "ct.nrrd"))
     moved.SetOrigin((0.0, 0.0, 0.0))

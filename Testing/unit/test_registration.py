@@ -8,6 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from SOPIRegistrationLib.compare import (
+    Case,
+    Comparison,
+    Hypotheses,
+    Level,
+    LevelObjective,
+    Run,
+    compared_target,
+    targets_of,
+)
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry import se3
@@ -16,22 +26,17 @@ from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.pyramid import resampled_radiograph
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
-from SOPIRegistrationLib.initialise.search import SearchRange, template_search
+from SOPIRegistrationLib.initialise.template_search import SearchRange, template_search
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
-from SOPIRegistrationLib.registration.objective import Level, LevelObjective
-from SOPIRegistrationLib.registration.stages import (
-    BODY_COARSE,
-    LEVELS_STAGE,
-    Case,
-    Hypotheses,
-    with_neighbouring_levels,
-)
+from SOPIRegistrationLib.refine.levels import NEIGHBOURS_STAGE, with_neighbouring_vertebrae
+from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.simulation.demo import CT_SPACING_MM, fine_line_integrals
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.simulation.spine import VERTEBRA_LABELS
 from SOPIRegistrationLib.simulation.xray import XRayDegradation, simulate_radiograph
+from SOPIRegistrationLib.subject import Subject
 
 # The demo case's.
 SEED = 1
@@ -44,6 +49,7 @@ class Scene:
     def __init__(self, case):
         self.case = case
         self.ct = prepare_ct(self.case.ct)
+        self.subject = Subject(self.ct)
         self.frame = PoseFrame(self.ct.rotation_centre_lps_mm, SOD_MM)
         self.front = prepare_radiograph(self.case.radiograph, self.case.camera, "bone-dark")
         self.side = self._side_view()
@@ -53,7 +59,7 @@ class Scene:
         T_world_to_side = se3.rigid(se3.exp_so3(np.array([0, np.pi / 2, 0])), np.array([0, 0, SOD_MM]))
         T_world_to_side[:3, 3] -= T_world_to_side[:3, :3] @ [0, 0, SOD_MM]
         camera = replace(self.case.camera, T_world_to_camera=T_world_to_side, name="side")
-        integrals = fine_line_integrals(SEED, camera, T_world_to_side @ self.case.T_true)
+        integrals = fine_line_integrals(SEED, camera, self.case.T_true)
         degradation = XRayDegradation(photons=1e6, invert=True)
         xray = simulate_radiograph(integrals, degradation, np.random.default_rng(5), "side")
         return prepare_radiograph(xray, camera, "bone-dark")
@@ -67,6 +73,14 @@ class Scene:
         """The true pose moved about the rotation centre."""
         return se3.move_about(self.case.T_true, np.asarray(twist, dtype=float), self.frame.centre_lps_mm)
 
+    def register(self, init, refine="opt", views=None, start=None, report=None):
+        settings = RegistrationSettings(init, refine)
+        return register(self.subject, views or [self.front], self.frame, settings, start, report)
+
+    @property
+    def body(self):
+        return targets_of(self.subject)[0]
+
 
 @pytest.fixture(scope="module")
 def scene(demo_case) -> Scene:
@@ -76,9 +90,7 @@ def scene(demo_case) -> Scene:
 @pytest.fixture(scope="module")
 def registered(scene):
     reports = []
-    return register(
-        scene.ct, [scene.front], scene.frame, RegistrationSettings("nominal"), reports.append
-    ), reports
+    return scene.register("nominal", report=reports.append), reports
 
 
 def test_one_view_from_the_nominal_pose(scene, registered):
@@ -122,13 +134,13 @@ def test_result_as_json(scene, registered):
 
 
 def test_the_same_inputs_give_the_same_pose(scene, registered):
-    again = register(scene.ct, [scene.front], scene.frame, RegistrationSettings("nominal"))
+    again = scene.register("nominal")
     np.testing.assert_array_equal(again.T_lps_to_world, registered[0].T_lps_to_world)
 
 
 def test_two_views_fix_what_one_leaves_open(scene, registered):
     start = scene.start([0.05, -0.06, 0.04, 4, -3, 8])
-    joint = register(scene.ct, [scene.front, scene.side], scene.frame, RegistrationSettings(start))
+    joint = scene.register("given", views=[scene.front, scene.side], start=start)
     error = scene.error(joint.T_lps_to_world)
     assert joint.verdict.status == "accept"
     assert error.mtre_mm < 0.2
@@ -147,7 +159,7 @@ def test_world_of_the_views_may_be_anywhere(scene):
         for view in (scene.front, scene.side)
     ]
     start = se3.invert_rigid(T_other_to_world) @ scene.start([0.05, -0.06, 0.04, 4, -3, 8])
-    result = register(scene.ct, moved, scene.frame, RegistrationSettings(start))
+    result = scene.register("given", views=moved, start=start)
     assert scene.error(T_other_to_world @ result.T_lps_to_world).mtre_mm < 0.2
 
 
@@ -156,10 +168,10 @@ def test_stop_is_obeyed_at_once(scene):
 
     def stop_at_third(progress):
         calls.append(progress)
-        return len(calls) == 3
+        if len(calls) == 3:
+            raise Cancelled("enough")
 
-    settings = RegistrationSettings("nominal")
-    result = register(scene.ct, [scene.front], scene.frame, settings, callback=stop_at_third)
+    result = scene.register("nominal", report=stop_at_third)
     assert len(calls) == 3
     assert result.stopped
     assert result.verdict.status != "accept"
@@ -169,32 +181,32 @@ def test_stop_is_obeyed_at_once(scene):
 
 def test_an_xray_of_something_else_is_not_accepted(scene):
     upside_down = replace(scene.front, image=scene.front.image[::-1], valid=scene.front.valid[::-1])
-    result = register(scene.ct, [upside_down], scene.frame, RegistrationSettings("nominal"))
+    result = scene.register("nominal", views=[upside_down])
     assert result.verdict.status == "reject"
     assert "do not agree" in result.verdict.reasons[0]
 
 
 def test_without_refinement_the_start_is_judged(scene):
     start = scene.start([0.02, 0, 0, 1, 0, 0])
-    result = register(scene.ct, [scene.front], scene.frame, RegistrationSettings(start, refine="none"))
+    result = scene.register("given", "none", start=start)
     np.testing.assert_array_equal(result.T_lps_to_world, start)
     assert result.stages == []
 
 
 @pytest.mark.parametrize("off_mm", [-29.0, 31.0])
 def test_a_pose_one_vertebra_off_is_corrected(scene, off_mm):
-    case = Case((scene.front,), scene.frame)
-    body = moving_volumes(scene.ct)["body"]
+    case = Case(scene.subject, (scene.front,), scene.frame)
+    comparison = Comparison(case, case.radiographs, scene.body)
     wrong = scene.case.T_true.copy()
     wrong[:3, 3] += off_mm * wrong[:3, 2]
-    found = Hypotheses(wrong[None], np.zeros(1))
-    mended = with_neighbouring_levels(case, body, found, BODY_COARSE, lambda *state: False)
+    found, run = Hypotheses(comparison, wrong[None], np.zeros(1), wrong), Run(case)
+    mended = with_neighbouring_vertebrae(found, scene.body.kind.coarse[0], run)
     error = scene.error(mended.T[0])
     assert error.in_plane_mm < 2
     assert error.rotation_deg < 2
     # The one that was found is left as a rival for the verdict.
     assert any(np.allclose(T, wrong) for T in mended.T[1:])
-    assert mended.records[-1].name == LEVELS_STAGE
+    assert run.stages[-1].name == NEIGHBOURS_STAGE
 
 
 @pytest.fixture(scope="module")
@@ -202,18 +214,18 @@ def vertebra():
     """One vertebra in air."""
     phantom = lumbar_phantom(SEED, CT_SPACING_MM)
     hu = np.where(phantom.labels.array == VERTEBRA_LABELS["L3"], phantom.ct.array, -1000)
-    return prepare_ct(phantom.ct.same_grid(hu.astype(np.int16)))
+    return Subject(prepare_ct(phantom.ct.same_grid(hu.astype(np.int16))))
 
 
 def test_a_segmented_bone_that_lies_wholly_in_its_scan(scene, vertebra):
     """In the X-ray of the whole patient, from a start and views around it."""
-    ct = vertebra
-    bone = moving_volumes(ct)["bone"]
-    assert bone.is_part
-    assert not bone.unscanned
+    ct = vertebra.ct
+    bone = compared_target(vertebra)
+    assert bone.kind.name == "segmented bone"
+    assert not bone.moving.unscanned
     frame = PoseFrame(ct.rotation_centre_lps_mm, SOD_MM)
     start = se3.move_about(scene.case.T_true, np.array([0.03, -0.03, 0.03, 2, -2, 5.0]), frame.centre_lps_mm)
-    result = register(ct, [scene.front], frame, RegistrationSettings(start))
+    result = register(vertebra, [scene.front], frame, RegistrationSettings("given"), start)
     points = ct.surface_points_lps_mm
     error = pose_error(
         result.T_lps_to_world, scene.case.T_true, points, frame.centre_lps_mm, scene.front.camera
@@ -230,14 +242,14 @@ def test_a_segmented_bone_that_its_network_misses_is_sought_all_around(scene, ve
     from SOPIRegistrationLib.training.patient import configured
 
     camera, T_true = scene.front.camera, scene.case.T_true
-    centre, points = vertebra.rotation_centre_lps_mm, vertebra.surface_points_lps_mm
-    drr = project(moving_volumes(vertebra)["bone"].level(0), camera, T_true)
+    centre, points = vertebra.ct.rotation_centre_lps_mm, vertebra.ct.surface_points_lps_mm
+    drr = project(vertebra.bones.level(0), camera, T_true)
     ramp = np.add.outer(*(np.linspace(0, 0.5 * drr.max(), edge) for edge in camera.shape))
     xray = PreparedRadiograph((drr + ramp).astype(np.float32), np.ones(camera.shape, dtype=bool), camera)
     offset = np.array([0.45, -0.45, 0.45, 10, -10, 15.0])
     T_reference = se3.move_about(T_true, offset, centre)
     # Untrained: it answers the reference.
-    config = configured(PatientConfig("light", 32), vertebra, camera, T_reference)
+    config = configured(PatientConfig("light", 32), vertebra.ct, camera, T_reference)
     path = tmp_path / "patient.safetensors"
     save_weights(path, PatientNetwork(config), dict.fromkeys(("name", *CARD_HEADINGS), "test"))
     settings = RegistrationSettings("patient", weights={"patient": path})
@@ -251,7 +263,7 @@ def test_a_pose_that_was_not_refined_is_not_accepted(scene, registered):
     found = registered[0].T_lps_to_world
     shift = np.array([0, 0, 0, 0, 0, 9.0])
     off = se3.move_about(found, shift, scene.frame.centre_lps_mm)
-    verdict = register(scene.ct, [scene.front], scene.frame, RegistrationSettings(off, "none")).verdict
+    verdict = scene.register("given", "none", start=off).verdict
     assert verdict.reasons[0].startswith("the images agree:")
     assert verdict.status == "review"
     x, y, z = map(float, re.search(r"about (\S+), (\S+), (\S+) mm from here", verdict.reasons[-1]).groups())
@@ -263,10 +275,15 @@ def test_a_pose_that_was_not_refined_is_not_accepted(scene, registered):
 def test_a_start_beside_the_image_is_refused(scene):
     start = scene.start([0, 0, 0, 900, 0, 0])
     with pytest.raises(InputError, match="outside the field of view"):
-        register(scene.ct, [scene.front], scene.frame, RegistrationSettings(start))
+        scene.register("given", start=start)
 
 
-@pytest.mark.parametrize("setting", ["init", "refine", "content"])
+def test_a_given_start_must_be_given(scene):
+    with pytest.raises(InputError, match="no start pose is given"):
+        scene.register("given")
+
+
+@pytest.mark.parametrize("setting", ["init", "refine", "content", "polarity", "device"])
 def test_unknown_settings_are_refused(setting):
     with pytest.raises(InputError, match="'other'"):
         RegistrationSettings(**{setting: "other"})
@@ -276,8 +293,10 @@ def test_unknown_settings_are_refused(setting):
 def test_objective_has_the_gradient_of_its_cost(scene, window_px):
     """Central differences of the cost; two views, so that every frame on the way counts."""
     start = scene.start([0.03, -0.02, 0.04, 2, -1, 5])
-    moving, centre = moving_volumes(scene.ct)["body"], scene.frame.centre_lps_mm
-    objective = LevelObjective([scene.front, scene.side], moving, Level(64, window_px), start[None], centre)
+    centre = scene.frame.centre_lps_mm
+    objective = LevelObjective(
+        [scene.front, scene.side], scene.body, Level(64, window_px), start[None], centre
+    )
     gradient = objective(start[None], np.zeros(1, int)).gradient[0]
     steps = np.array([2e-3, 2e-3, 2e-3, 0.2, 0.2, 0.2])
     twists = np.concatenate([np.diag(steps), -np.diag(steps)])
@@ -322,34 +341,40 @@ def test_least_squares_finds_the_pose_from_every_start(landmarks, rng):
 
 def test_least_squares_never_gets_worse_and_stops_when_asked(landmarks):
     _, equations = landmarks
-    values = []
+    reports = []
 
-    def stop_at_fourth(report):
-        values.append(report.value)
-        return len(values) == 4
+    def stop_at_fourth(progress):
+        reports.append(progress)
+        if len(reports) == 4:
+            raise Cancelled("enough")
 
-    result = levenberg_marquardt(equations, np.eye(4), np.zeros(3), 30, 0.0, 0.0, stop_at_fourth)
-    assert result.stopped
-    assert result.iterations == 4
+    with pytest.raises(Cancelled):
+        levenberg_marquardt(equations, np.eye(4), np.zeros(3), 30, 0.0, 0.0, stop_at_fourth)
+    values = [report.similarity for report in reports]
     assert values == sorted(values)
-    assert -values[-1] == result.equations.cost[0]
+    assert -values[-1] == equations(reports[-1].T[None], None).cost[0]
+    assert [report.fraction for report in reports] == pytest.approx([k / 30 for k in range(1, 5)])
 
 
 def test_search_finds_a_far_pose_and_can_be_cancelled(scene):
     """The nominal view is turned away from the patient's: the search starts 30 degrees off."""
     view = resampled_radiograph(scene.front, 32, 32)
-    volume = moving_volumes(scene.ct)["body"].level(2)
+    volume = scene.subject.body.level(2)
     turn = se3.exp_so3(np.deg2rad([20.0, -20.0, 10.0]))
     frame = PoseFrame(scene.frame.centre_lps_mm, SOD_MM, "angles", turn @ scene.frame.rotation)
     few = SearchRange(tilt_deg=30, roll_deg=30, depth_factors=(0.85, 1.0, 1.18))
-    found = template_search(view, volume, frame, few, moving_volumes(scene.ct)["body"].unscanned, 16)
+    found = template_search(view, volume, frame, few, scene.subject.body.unscanned, 16)
     assert (np.diff(found.scores) <= 0).all()
     errors = [scene.error(T) for T in found.T_lps_to_camera]
     assert scene.error(frame.T_nominal).rotation_deg > 25
     assert min(error.rotation_deg for error in errors) < 10
-    fractions = []
+    reports = []
+
+    def stop(progress):
+        reports.append(progress)
+        raise Cancelled("enough")
+
     with pytest.raises(Cancelled):
-        template_search(
-            view, volume, frame, few, progress=lambda fraction: fractions.append(fraction) or True
-        )
-    assert len(fractions) == 1
+        template_search(view, volume, frame, few, report=stop)
+    assert len(reports) == 1
+    assert 0 < reports[0].fraction < 1

@@ -15,6 +15,7 @@ from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
+from SOPIRegistrationLib.settings import GIVEN, NETWORKS, choices, options
 
 
 def add_ct_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,43 @@ def add_ct_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bone-threshold", type=float, metavar="HU", help="threshold of the bones without a mask, HU (200)"
     )
+
+
+def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
+    """How to register: every setting that is a choice among names, and the networks' weights."""
+    for setting in options():
+        known = choices(setting)
+        named = {"choices": known}
+        if setting.name == "init":
+            given = "|".join(name for name in known if name != GIVEN)
+            named = {"metavar": f"{given}|FILE"}
+        elif setting.name == "device":
+            named["type"] = _not_yet("cuda", " or ".join(known))
+        parser.add_argument(
+            f"--{setting.name}",
+            default=setting.default,
+            help=f"{setting.metadata['help']} ({setting.default})",
+            **named,
+        )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="NETWORK=FILE",
+        help=f"other weights than the installed ones, of {', '.join(NETWORKS)}; a plain FILE is of the "
+        f"network of --init, else of {NETWORKS[0]}",
+    )
+
+
+def _not_yet(word: str, instead: str):
+    """Argument type that refuses the word of a choice that does not exist yet."""
+
+    def value(text: str) -> str:
+        if text == word:
+            raise argparse.ArgumentTypeError(f"{text} is not available in this version: use {instead}")
+        return text
+
+    return value
 
 
 def add_view_argument(parser: argparse.ArgumentParser) -> None:

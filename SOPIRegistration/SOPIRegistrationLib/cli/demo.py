@@ -10,6 +10,7 @@ from SOPIRegistrationLib.cli.common import progress_bar, staged
 from SOPIRegistrationLib.cli.register import Registered, Request, register_files, summary
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.registration.outputs import write_picture, write_volume
+from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.simulation import DemoCase, demo_case
 
 
@@ -55,12 +56,12 @@ def write_case(case: DemoCase, folder: Path) -> Request:
     }
     geometry.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
     polarity = "bone-dark" if case.radiograph.bone_dark else "bone-bright"
-    return Request(ct, [xray], str(geometry), polarity=polarity)
+    return Request(ct, [xray], str(geometry), settings=RegistrationSettings(polarity=polarity))
 
 
 def error_table(case: DemoCase, registered: Registered) -> str:
     """Errors of the nominal view, from which a user would begin, and of the final pose."""
-    result, ct, camera = registered.result, registered.ct, case.camera
+    result, ct, camera = registered.result, registered.subject.ct, case.camera
     start, end = (
         pose_error(T, case.T_true, ct.surface_points_lps_mm, ct.rotation_centre_lps_mm, camera)
         for T in (result.frame.T_nominal, result.T_lps_to_world)

@@ -10,6 +10,7 @@ import numpy as np
 from SOPIRegistrationLib.cli.common import add_ct_arguments, add_view_argument, read_ct, staged
 from SOPIRegistrationLib.cli.register import one_camera, pose_frame
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.files import load_geometry
 from SOPIRegistrationLib.images.ct_preparation import bone_only
 from SOPIRegistrationLib.images.itk_reading import require_file
@@ -92,9 +93,10 @@ def run(args: argparse.Namespace) -> int:
         ct = read_ct(args.ct, args.mask, args.bone_threshold)
         frame = pose_frame(chosen, ct, args.geometry)
         if args.pose is not None:
-            T = camera.T_world_to_camera @ read_start(args.pose, frame, known.cameras, camera)
+            T = read_start(args.pose, frame, known.cameras, camera)
         else:
-            T = frame.T_from_theta(np.concatenate([np.deg2rad(args.theta[:3]), args.theta[3:]]))
+            theta = np.concatenate([np.deg2rad(args.theta[:3]), args.theta[3:]])
+            T = se3.invert_rigid(camera.T_world_to_camera) @ frame.T_from_theta(theta)
         content = bone_only(ct) if args.content == "bone" else ct.attenuation
         if beam is None:
             volume = ProjectorVolume(content)

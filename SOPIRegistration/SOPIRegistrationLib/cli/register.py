@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from SOPIRegistrationLib import methods
 from SOPIRegistrationLib.cli.common import (
     add_ct_arguments,
+    add_setting_arguments,
     add_view_argument,
     parse_weights,
     progress_bar,
     read_ct,
     staged,
 )
+from SOPIRegistrationLib.compare import targets_of
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -26,26 +27,25 @@ from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph
 from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import Radiograph
-from SOPIRegistrationLib.images.radiograph_preparation import POLARITIES, prepare_radiograph
-from SOPIRegistrationLib.installed import IFR, PATIENT, RTPI
-from SOPIRegistrationLib.registration import (
-    RegistrationResult,
-    RegistrationSettings,
-    lay_out,
-    moving_volumes,
-    register,
-)
+from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.registration import RegistrationResult, register, warm_up
 from SOPIRegistrationLib.registration.outputs import write_results
 from SOPIRegistrationLib.registration.pose_files import read_start
+from SOPIRegistrationLib.settings import GIVEN, NETWORKS, RegistrationSettings, choices, option, options
+from SOPIRegistrationLib.subject import Subject
 
-_STARTS = methods.names(methods.INITIALISERS)
-# Whose weights --weights gives.
-_NETWORKS = (RTPI, PATIENT, IFR)
+# Initialisers that --init may name; anything else is a file.
+_STARTS = tuple(name for name in choices(option("init")) if name != GIVEN)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What ``sopi register`` is asked for; the options of the same names say what each is."""
+    """What ``sopi register`` is asked for; the options of the same names say what each is.
+
+    Attributes:
+        settings: how to register.
+        start_file: of the start pose, where ``settings.init`` is "given".
+    """
 
     ct: Path
     xray: Sequence[Path]
@@ -55,12 +55,8 @@ class Request:
     view: str | None = None
     camera: str | None = None
     frame: int | None = None
-    polarity: str = "auto"
-    init: str = "auto"
-    refine: str = "opt"
-    content: str = "auto"
-    seed: int = 0
-    weights: Sequence[str] = ()
+    settings: RegistrationSettings = field(default_factory=RegistrationSettings)
+    start_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -69,14 +65,14 @@ class Registered:
 
     Attributes:
         result: the registration.
-        ct: the prepared CT.
+        subject: the CT.
         cameras: of the views, in their order.
         seconds_preparation: reading and preparing.
         files: names of what was written.
     """
 
     result: RegistrationResult
-    ct: PreparedCT
+    subject: Subject
     cameras: tuple[Camera, ...]
     seconds_preparation: float
     files: list[str]
@@ -103,48 +99,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--camera", metavar="NAME", help="camera of the X-ray, where the geometry has several"
     )
     add_view_argument(parser)
-    parser.add_argument(
-        "--init",
-        default="auto",
-        metavar=f"{'|'.join(_STARTS)}|FILE",
-        help="start: pose network (rtpi, needs torch); that trained for this CT (patient, with --weights); "
-        "search over +-50 deg; nominal view; a result.json or transform file; auto takes network and nominal "
-        "view, and searches where these fail (auto)",
-    )
-    parser.add_argument(
-        "--refine",
-        choices=methods.names(methods.REFINEMENTS),
-        default="opt",
-        help="coarse-to-fine optimisation (opt); with DRRs of an X-ray beam at the fine levels (physics), "
-        "and then without (physics+opt); the learned similarity (sopi, needs torch); this one, then the "
-        "optimisation (sopi+opt); none (opt)",
-    )
-    parser.add_argument(
-        "--content",
-        choices=["auto", "body", "bone"],
-        default="auto",
-        help="what DRRs are made of; auto takes what agrees better with the X-ray (auto)",
-    )
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        default=[],
-        metavar="NETWORK=FILE",
-        help=f"other weights than the installed ones, of {', '.join(_NETWORKS)}; a plain FILE is of the "
-        f"network of --init, else of {RTPI}",
-    )
+    add_setting_arguments(parser)
     parser.add_argument("--frame", type=int, metavar="N", help="frame of a multi-frame X-ray, from 1")
-    parser.add_argument(
-        "--polarity", choices=POLARITIES, default="auto", help="bones in the X-ray as stored (auto: detected)"
-    )
-    parser.add_argument(
-        "--device",
-        type=_not_yet("cuda", "auto or cpu"),
-        choices=["auto", "cpu"],
-        default="auto",
-        help="where to compute (auto)",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of anything random (0)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -153,11 +109,31 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: an input is unusable.
     """
-    request = Request(**{name: getattr(args, name) for name in Request.__dataclass_fields__})
+    request = request_of(args)
     with staged(args.out) as folder:
         registered = register_files(request, folder)
     print(summary(registered, args.out))
     return 0
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """The request of a command line.
+
+    Raises:
+        InputError: settings that do not go together, or no such start pose.
+    """
+    start_file = None if args.init in _STARTS else require_file(args.init, "start pose")
+    # A plain file is of the network that was asked for.
+    first = args.init if args.init in NETWORKS else NETWORKS[0]
+    weights = parse_weights(args.weights, sorted(NETWORKS, key=lambda name: name != first))
+    chosen = {setting.name: getattr(args, setting.name) for setting in options()}
+    if start_file is not None:
+        chosen["init"] = GIVEN
+    files = {
+        name: getattr(args, name)
+        for name in ("ct", "xray", "geometry", "mask", "bone_threshold", "view", "camera", "frame")
+    }
+    return Request(**files, settings=RegistrationSettings(**chosen, weights=weights), start_file=start_file)
 
 
 def register_files(request: Request, folder: Path) -> Registered:
@@ -166,32 +142,29 @@ def register_files(request: Request, folder: Path) -> Registered:
     Raises:
         InputError: an input is unusable.
     """
-    began = time.perf_counter()
-    start_file = None if request.init in _STARTS else require_file(request.init, "start pose")
+    began, settings = time.perf_counter(), request.settings
     radiographs, geometry, all_cameras = open_views(request)
     views = [
-        prepare_radiograph(radiograph, camera, request.polarity)
+        prepare_radiograph(radiograph, camera, settings.polarity)
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
-    ct = read_ct(request.ct, request.mask, request.bone_threshold)
-    frame = pose_frame(geometry, ct, request.geometry)
-    init = request.init
-    if start_file is not None:
-        init = read_start(start_file, frame, all_cameras, geometry.camera)
-    # A plain file is of the network that was asked for.
-    first = request.init if request.init in _NETWORKS else RTPI
-    weights = parse_weights(request.weights, sorted(_NETWORKS, key=lambda name: name != first))
-    settings = RegistrationSettings(init, request.refine, request.content, request.seed, weights)
-    lay_out(ct, weights)
+    subject = Subject(read_ct(request.ct, request.mask, request.bone_threshold))
+    frame = pose_frame(geometry, subject.ct, request.geometry)
+    start = None
+    if request.start_file is not None:
+        start = read_start(request.start_file, frame, all_cameras, geometry.camera)
+    warm_up(subject, settings)
     seconds_preparation = time.perf_counter() - began
     with progress_bar("registration") as update:
-        result = register(ct, views, frame, settings, lambda state: update(state.fraction, state.stage))
-    moving = moving_volumes(ct)[result.content]
+        result = register(
+            subject, views, frame, settings, start, lambda state: update(state.fraction, state.stage)
+        )
+    [target] = targets_of(subject, result.content)
     # What lies beside the results, as the demo's geometry, moves with them.
     sources = {name: source.replace(f"{folder}/", "") for name, source in geometry.sources.items()}
     geometry = replace(geometry, sources=sources)
-    files = write_results(folder, result, geometry, moving, seconds_preparation)
-    return Registered(result, ct, geometry.cameras, seconds_preparation, files)
+    files = write_results(folder, result, geometry, target.moving, seconds_preparation)
+    return Registered(result, subject, geometry.cameras, seconds_preparation, files)
 
 
 def pose_frame(geometry: CArmGeometry, ct: PreparedCT, origin: str | None) -> PoseFrame:
@@ -290,14 +263,3 @@ def summary(registered: Registered, out: Path) -> str:
     ]
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
-
-
-def _not_yet(word: str, instead: str):
-    """Argument type that refuses the word of a choice that does not exist yet."""
-
-    def value(text: str) -> str:
-        if text == word:
-            raise argparse.ArgumentTypeError(f"{text} is not available in this version: use {instead}")
-        return text
-
-    return value

@@ -28,9 +28,9 @@ from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
-from SOPIRegistrationLib.registration import lay_out
 from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
+from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.training.patients import VALIDATION_SEEDS
 
 # The C-arm of the SOPI paper (Perlove PLX118F), its 1024 pixels of 0.19959 mm over the whole detector.
@@ -50,7 +50,7 @@ class EvaluationCase:
     Attributes:
         number: in its source, from 0.
         name: for people.
-        ct: prepared CT.
+        subject: the CT.
         radiographs: prepared X-rays of one world, one or several.
         frame: nominal view, source-object distance and rotation centre, in the first camera.
         T_start: (4, 4) T_lps_to_world of the start, mm.
@@ -59,11 +59,16 @@ class EvaluationCase:
 
     number: int
     name: str
-    ct: PreparedCT
+    subject: Subject
     radiographs: tuple[PreparedRadiograph, ...]
     frame: PoseFrame
     T_start: np.ndarray
     T_true: np.ndarray | None
+
+    @property
+    def ct(self) -> PreparedCT:
+        """The prepared CT."""
+        return self.subject.ct
 
     @property
     def T_world_to_camera(self) -> np.ndarray:
@@ -138,19 +143,19 @@ class SimulatedCases:
             InputError: its CT is unusable.
         """
         patient = _simulated_patient(self, self.patient_of(number))
-        frame = PoseFrame(patient.ct.rotation_centre_lps_mm, SOD_MM, self.view)
+        frame = PoseFrame(patient.subject.ct.rotation_centre_lps_mm, SOD_MM, self.view)
         pose_rng, image_rng = (np.random.default_rng([self.seed, number, stream]) for stream in range(2))
         theta_true, theta_start = PROTOCOLS[self.protocol].draw(pose_rng)
         T_true = frame.T_from_theta(theta_true)
         xray = prepare_radiograph(patient.photograph(T_true, image_rng), patient.camera)
         T_start = frame.T_from_theta(theta_start)
-        return EvaluationCase(number, patient.name, patient.ct, (xray,), frame, T_start, T_true)
+        return EvaluationCase(number, patient.name, patient.subject, (xray,), frame, T_start, T_true)
 
 
 @dataclass(frozen=True, eq=False)
 class _Patient:
     name: str
-    ct: PreparedCT
+    subject: Subject
     camera: Camera
     photograph: Photographer
 
@@ -167,11 +172,11 @@ def _simulated_patient(source: SimulatedCases, index: int) -> _Patient:
         patient = ct if source.target == "ours" else lumbar_phantom(seed, FINE_MM).ct
     if source.content == "bone":
         ct, patient = (_bones_of(volume) for volume in (ct, patient))
-    prepared = prepare_ct(ct)
-    lay_out(prepared)
+    subject = Subject(prepare_ct(ct))
+    subject.warm_up()
     pitch = DETECTOR_MM / source.pixels
     camera = Camera.from_c_arm(SDD_MM, (pitch, pitch), source.pixels, source.pixels)
-    return _Patient(ct.name, prepared, camera, photographer(source.target, prepared, patient, camera))
+    return _Patient(ct.name, subject, camera, photographer(source.target, subject.ct, patient, camera))
 
 
 def _bones_of(ct: Volume) -> Volume:
@@ -306,7 +311,7 @@ class ListedCases:
     def _make_listed(self, index: int) -> EvaluationCase:
         """A case with its listed start."""
         listed = self.listed[index]
-        ct = _prepared_ct(listed.ct, listed.mask)
+        subject = _subject(listed.ct, listed.mask)
         opened = [self._open(view) for view in listed.views]
         geometry, known = opened[0][1:]
         cameras = tuple(camera for _, one, _ in opened for camera in one.cameras)
@@ -315,7 +320,7 @@ class ListedCases:
             # Where the central rays meet is a better guess of the distance than any for one camera.
             geometry = replace(known, cameras=cameras)
         try:
-            frame = geometry.pose_frame(ct.rotation_centre_lps_mm)
+            frame = geometry.pose_frame(subject.ct.rotation_centre_lps_mm)
         except InputError as error:
             raise InputError(f"{listed.views[0].geometry or listed.views[0].xray}: {error}") from None
         xrays = tuple(
@@ -328,7 +333,7 @@ class ListedCases:
         T_true = None
         if listed.truth is not None:
             T_true = read_start(listed.truth, frame, known.cameras, first)
-        return EvaluationCase(index, listed.name, ct, xrays, frame, T_start, T_true)
+        return EvaluationCase(index, listed.name, subject, xrays, frame, T_start, T_true)
 
     def _open(self, view: ListedView) -> tuple[Radiograph, CArmGeometry, CArmGeometry]:
         """X-ray, geometry of its camera, and of all cameras that were calibrated with it."""
@@ -369,10 +374,10 @@ CaseSource = SimulatedCases | ListedCases
 
 
 @lru_cache(maxsize=1)
-def _prepared_ct(ct: Path, mask: Path | None) -> PreparedCT:
-    prepared = prepare_ct(read_volume(ct), None if mask is None else read_volume(mask, "mask"))
-    lay_out(prepared)
-    return prepared
+def _subject(ct: Path, mask: Path | None) -> Subject:
+    subject = Subject(prepare_ct(read_volume(ct), None if mask is None else read_volume(mask, "mask")))
+    subject.warm_up()
+    return subject
 
 
 def read_cases_file(path: Path, starts: DrawnStarts | None = None) -> ListedCases:

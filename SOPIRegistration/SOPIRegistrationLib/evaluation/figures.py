@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from SOPIRegistrationLib.compare import compared_target
+from SOPIRegistrationLib.compare.objective import around_object, at_level, comparable_pixels
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase
-from SOPIRegistrationLib.evaluation.methods import compared_volume
 from SOPIRegistrationLib.evaluation.metrics import PoseError, pose_error, structural_similarity
 from SOPIRegistrationLib.geometry.views import THETA_NAMES, theta_as_dict, theta_from_dict
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.registration.objective import around_object, at_level, comparable_pixels
 from SOPIRegistrationLib.similarity import gradient_correlation, ncc
 
 _MEASURE_PIXELS = 256
@@ -84,9 +84,9 @@ def image_figures(case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict[str,
 def _view_figures(
     case: EvaluationCase, radiograph: PreparedRadiograph, T_lps_to_world: np.ndarray
 ) -> dict[str, float]:
-    moving = compared_volume(case.ct)
-    T = radiograph.camera.T_world_to_camera @ T_lps_to_world[None]
-    view = at_level(around_object(radiograph, moving, T), _MEASURE_PIXELS)
+    target = compared_target(case.subject)
+    moving, T = target.moving, T_lps_to_world[None]
+    view = at_level(around_object(radiograph, target, T), _MEASURE_PIXELS)
     drr = project(moving.for_camera(view.camera, T[0]), view.camera, T[0])
     valid = comparable_pixels(view, moving, T)[0]
     slope, offset = _line(drr[valid], view.image[valid])

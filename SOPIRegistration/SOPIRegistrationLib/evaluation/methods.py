@@ -14,18 +14,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from SOPIRegistrationLib.compare import compared_target
+from SOPIRegistrationLib.compare.objective import around_object, at_level, comparable_pixels
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.installed import IFR, PATIENT, RTPI, has_weights, installed_weights
 from SOPIRegistrationLib.optimise.cmaes import maximise_by_cmaes
+from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.projector import ProjectorVolume, project
-from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
-from SOPIRegistrationLib.registration.moving import MovingVolume
-from SOPIRegistrationLib.registration.objective import around_object, at_level, comparable_pixels
+from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.similarity import get_similarity
+from SOPIRegistrationLib.subject import Subject
 
 # Images of the papers; the baselines have one resolution.
 BASELINE_PIXELS = 256
@@ -42,16 +44,13 @@ NETWORKS = {
     IFR_MASKED: "sopi train ifr --mask",
 }
 
-# Asked several times a second; a true answer ends a method as soon as possible.
-Stop = Callable[[], bool]
-
 
 @dataclass(frozen=True)
 class Problem:
     """What a method is given.
 
     Attributes:
-        ct: prepared CT.
+        subject: the CT.
         radiographs: prepared X-rays of one world, one or several.
         frame: nominal view, source-object distance and rotation centre, in the first camera.
         T_start: (4, 4) T_lps_to_world of the start, mm; methods that find their own start ignore it.
@@ -60,7 +59,7 @@ class Problem:
         baseline_pixels: longer edge of the images that the baselines compare.
     """
 
-    ct: PreparedCT
+    subject: Subject
     radiographs: tuple[PreparedRadiograph, ...]
     frame: PoseFrame
     T_start: np.ndarray
@@ -91,14 +90,14 @@ class EvaluatedMethod:
     Attributes:
         label: name in tables and plots.
         summary: what it optimises, how and from where, for the report.
-        solve: the method.
+        solve: the method; it tells what it has reached several times a second.
         needs: packages without which it does not run.
         networks: whose weights must be there.
     """
 
     label: str
     summary: str
-    solve: Callable[[Problem, Stop], Estimate]
+    solve: Callable[[Problem, Report], Estimate]
     needs: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
 
@@ -149,12 +148,12 @@ def _missing(method: EvaluatedMethod, given: Mapping[str, Path]) -> str:
     return ""
 
 
-def start_itself(problem: Problem, stop: Stop) -> Estimate:
+def start_itself(problem: Problem, report: Report) -> Estimate:
     """The start pose as it is: the row "Initial" of the papers."""
     return Estimate(problem.T_start)
 
 
-def descend(problem: Problem, stop: Stop, *, similarity: str) -> Estimate:
+def descend(problem: Problem, report: Report, *, similarity: str) -> Estimate:
     """Gradient ascent on one similarity of the DRR and the X-ray, from the start pose.
 
     The optimisation-based baselines of the SOPI paper (Table 1). That paper names their similarities ("an
@@ -169,7 +168,7 @@ def descend(problem: Problem, stop: Stop, *, similarity: str) -> Estimate:
 
     Args:
         problem: what to register.
-        stop: whether to end.
+        report: told every iteration; raises ``Cancelled`` to end.
         similarity: name in :data:`~SOPIRegistrationLib.similarity.SIMILARITIES`.
     """
     # Torch takes long to import; methods that need none shall not wait for it.
@@ -180,18 +179,18 @@ def descend(problem: Problem, stop: Stop, *, similarity: str) -> Estimate:
 
     measure = get_similarity(similarity)
     views = [
-        (view, *(torch.from_numpy(a) for a in (view.image, view.valid, view.camera.T_world_to_camera)))
+        (view, *(torch.from_numpy(array) for array in (view.image, view.valid)))
         for view in _compared_views(problem)
     ]
 
     def objective(T_lps_to_world):
         values = [
             measure(
-                project_differentiable(view.volume, view.camera, (T_camera @ T_lps_to_world)[None]),
+                project_differentiable(view.volume, view.camera, T_lps_to_world[None]),
                 image,
                 valid,
             )[0]
-            for view, image, valid, T_camera in views
+            for view, image, valid in views
         ]
         return sum(values) / len(values)
 
@@ -201,12 +200,12 @@ def descend(problem: Problem, stop: Stop, *, similarity: str) -> Estimate:
         problem.frame.centre_lps_mm,
         method="adam",
         max_iterations=_DESCENT_ITERATIONS,
-        callback=lambda report: stop(),
+        report=report,
     )
     return Estimate(result.T)
 
 
-def evolve(problem: Problem, stop: Stop, *, similarity: str = "gc") -> Estimate:
+def evolve(problem: Problem, report: Report, *, similarity: str = "gc") -> Estimate:
     """CMA-ES on one similarity of the DRR and the X-ray, from the start pose.
 
     The intensity-based benchmark of ProST (IEEE TMI 2024): Hansen and Ostermeier 2001, first generation of
@@ -215,7 +214,7 @@ def evolve(problem: Problem, stop: Stop, *, similarity: str = "gc") -> Estimate:
 
     Args:
         problem: what to register.
-        stop: whether to end.
+        report: told every iteration; raises ``Cancelled`` to end.
         similarity: name in :data:`~SOPIRegistrationLib.similarity.SIMILARITIES`.
     """
     measure, views = get_similarity(similarity), _compared_views(problem)
@@ -223,7 +222,7 @@ def evolve(problem: Problem, stop: Stop, *, similarity: str = "gc") -> Estimate:
     def objective(T_lps_to_world):
         values = [
             measure(
-                project(view.volume, view.camera, view.camera.T_world_to_camera @ T_lps_to_world),
+                project(view.volume, view.camera, T_lps_to_world),
                 view.image,
                 view.valid,
             )
@@ -237,48 +236,46 @@ def evolve(problem: Problem, stop: Stop, *, similarity: str = "gc") -> Estimate:
         problem.frame.centre_lps_mm,
         seed=problem.seed,
         max_iterations=_CMAES_GENERATIONS,
-        callback=lambda report: stop(),
+        report=report,
     )
     return Estimate(result.T)
 
 
 def by_pipeline(
-    problem: Problem, stop: Stop, *, init: str | None, refine: str = "opt", similarity: str = IFR
+    problem: Problem, report: Report, *, init: str | None, refine: str = "opt", similarity: str = IFR
 ) -> Estimate:
     """A registration as ``sopi register`` makes it, verified.
 
     Args:
         problem: what to register.
-        stop: whether to end.
+        report: told every iteration; raises ``Cancelled`` to end.
         init: initialiser of the pipeline; None for the start pose of the problem.
         refine: its refinement.
         similarity: the network that takes the place of IFR's in the learned refinements.
     """
-    start = problem.T_start if init is None else init
     networks = {RTPI: RTPI, IFR: similarity}
     if init == PATIENT:
         # Given to others it would change them: `auto` asks it first.
         networks[PATIENT] = PATIENT
     files = {role: weights_file(network, problem.weights) for role, network in networks.items()}
     weights = {role: path for role, path in files.items() if path is not None}
-    settings = RegistrationSettings(start, refine, seed=problem.seed, weights=weights)
-    result = register(
-        problem.ct, problem.radiographs, problem.frame, settings, callback=lambda progress: stop()
-    )
+    settings = RegistrationSettings(init or GIVEN, refine, weights=weights)
+    start = problem.T_start if init is None else None
+    result = register(problem.subject, problem.radiographs, problem.frame, settings, start, report)
     return Estimate(result.T_lps_to_world, result.verdict.status, result.device)
 
 
-def in_turn(problem: Problem, stop: Stop, *, first: Callable, then: Callable) -> Estimate:
+def in_turn(problem: Problem, report: Report, *, first: Callable, then: Callable) -> Estimate:
     """Two methods, the second from the pose of the first.
 
     Args:
         problem: what to register.
-        stop: whether to end.
+        report: told every iteration; raises ``Cancelled`` to end.
         first: method, as ``solve``.
         then: method that starts from the start pose of its problem.
     """
-    found = first(problem, stop)
-    return then(replace(problem, T_start=found.T_lps_to_world), stop)
+    found = first(problem, report)
+    return then(replace(problem, T_start=found.T_lps_to_world), report)
 
 
 class _ComparedView(NamedTuple):
@@ -292,19 +289,13 @@ class _ComparedView(NamedTuple):
 
 def _compared_views(problem: Problem) -> list[_ComparedView]:
     """X-rays, masks and volumes of the baselines."""
-    moving, views = compared_volume(problem.ct), []
+    target, views, T = compared_target(problem.subject), [], problem.T_start[None]
+    moving = target.moving
     for radiograph in problem.radiographs:
-        T = radiograph.camera.T_world_to_camera @ problem.T_start[None]
-        view = at_level(around_object(radiograph, moving, T), problem.baseline_pixels)
+        view = at_level(around_object(radiograph, target, T), problem.baseline_pixels)
         valid = comparable_pixels(view, moving, T)[0]
         views.append(_ComparedView(view.image, valid, view.camera, moving.for_camera(view.camera, T[0])))
     return views
-
-
-def compared_volume(ct: PreparedCT) -> MovingVolume:
-    """What of a CT is compared with an X-ray: the body, or a segmented bone with its surroundings only."""
-    body, bone = moving_volumes(ct).values()
-    return bone if bone.is_part else body
 
 
 _FROM_START = "Adam on theta at one resolution, from the start"

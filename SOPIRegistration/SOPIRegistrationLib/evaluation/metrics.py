@@ -72,8 +72,8 @@ def pose_error(
         centre_lps_mm: (3,) rotation centre, mm.
         camera: of the view whose frame the poses lead to.
     """
-    shift = _apply(T_estimate, centre_lps_mm) - _apply(T_truth, centre_lps_mm)
-    estimated, true = _apply(T_estimate, points_lps_mm), _apply(T_truth, points_lps_mm)
+    shift = se3.transform_points(T_estimate, centre_lps_mm) - se3.transform_points(T_truth, centre_lps_mm)
+    estimated, true = (se3.transform_points(T, points_lps_mm) for T in (T_estimate, T_truth))
     distance_px = camera.project(estimated) - camera.project(true)
     at_depth_one = distance_px @ camera.K_inverse[:2, :2].T
     sdd = camera.sdd_mm
@@ -86,10 +86,6 @@ def pose_error(
         mpd_detector_mm=None if sdd is None else _mean_length(at_depth_one * sdd),
         mpd_object_mm=_mean_length(at_depth_one * true[:, 2:]),
     )
-
-
-def _apply(T: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return np.asarray(points) @ T[:3, :3].T + T[:3, 3]
 
 
 def _mean_length(vectors: np.ndarray) -> float:

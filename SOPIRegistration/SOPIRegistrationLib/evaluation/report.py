@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from SOPIRegistrationLib.compare import compared_target
+from SOPIRegistrationLib.compare.objective import around_object, at_level
 from SOPIRegistrationLib.evaluation.cases import CaseSource, EvaluationCase
 from SOPIRegistrationLib.evaluation.figures import pose_of_row
-from SOPIRegistrationLib.evaluation.methods import compared_volume
 from SOPIRegistrationLib.evaluation.plots import plots
 from SOPIRegistrationLib.evaluation.runner import write_aside
 from SOPIRegistrationLib.evaluation.series import Series, series_of
@@ -21,7 +22,6 @@ from SOPIRegistrationLib.evaluation.tables import table
 from SOPIRegistrationLib.images.overlay import display_window, fusion_image, windowed
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.registration.objective import around_object, at_level
 
 TABLE, PAGE = "table.md", "report.html"
 _PICTURE_PIXELS = 256
@@ -101,7 +101,7 @@ def _strip(case: EvaluationCase, row: dict) -> bytes:
     T = np.stack([pose_of_row(row, case, prefix) for prefix in ("start", "end")])
     rows = []
     for radiograph in case.radiographs:
-        strip = _view_strip(case, radiograph, radiograph.camera.T_world_to_camera @ T)
+        strip = _view_strip(case, radiograph, T)
         rows += [np.full((6, strip.shape[1], 3), 255, np.uint8), strip]
     width = max(strip.shape[1] for strip in rows)
     rows = [
@@ -111,10 +111,10 @@ def _strip(case: EvaluationCase, row: dict) -> bytes:
 
 
 def _view_strip(case: EvaluationCase, radiograph: PreparedRadiograph, T: np.ndarray) -> np.ndarray:
-    """(rows, columns, 3) pixels of one view at the start and the end, T_lps_to_camera (2, 4, 4)."""
-    moving = compared_volume(case.ct)
-    view = at_level(around_object(radiograph, moving, T), _PICTURE_PIXELS)
-    start, end = project(moving.for_camera(view.camera, T[0]), view.camera, T)
+    """(rows, columns, 3) pixels of one view at the start and the end, T_lps_to_world (2, 4, 4)."""
+    target = compared_target(case.subject)
+    view = at_level(around_object(radiograph, target, T), _PICTURE_PIXELS)
+    start, end = project(target.moving.for_camera(view.camera, T[0]), view.camera, T)
     pictures = [
         fusion_image(view.image, drr, view.valid, mode) * view.valid[..., None]
         for drr, mode in ((start, "fusion"), (end, "fusion"), (end, "edges"))

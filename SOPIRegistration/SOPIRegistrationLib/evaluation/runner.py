@@ -18,7 +18,7 @@ from pathlib import Path
 from time import monotonic, perf_counter
 
 from SOPIRegistrationLib import __version__
-from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.evaluation.cases import CaseSource, EvaluationCase, digest
 from SOPIRegistrationLib.evaluation.figures import COLUMNS, end_figures, start_figures
@@ -26,10 +26,12 @@ from SOPIRegistrationLib.evaluation.methods import (
     BASELINE_PIXELS,
     METHODS,
     NETWORKS,
+    Estimate,
     Problem,
     weights_file,
 )
 from SOPIRegistrationLib.installed import RTPI
+from SOPIRegistrationLib.progress import Progress
 
 RESULTS, SETTINGS = "results.csv", "settings.json"
 _THREADS = ("NUMBA", "OMP", "MKL", "OPENBLAS")
@@ -235,7 +237,7 @@ def evaluate_case(evaluation: Evaluation, number: int, methods: Sequence[str]) -
 
 def _solved(evaluation: Evaluation, case: EvaluationCase, name: str) -> Row:
     problem = Problem(
-        case.ct,
+        case.subject,
         case.radiographs,
         case.frame,
         case.T_start,
@@ -247,7 +249,14 @@ def _solved(evaluation: Evaluation, case: EvaluationCase, name: str) -> Row:
     _warm_up(name, problem)
     began = perf_counter()
     deadline = began + evaluation.timeout_s
-    estimate = solve(problem, lambda: perf_counter() > deadline)
+
+    def watch(progress: Progress) -> None:
+        if perf_counter() > deadline:
+            raise Cancelled("timed out")
+
+    estimate = Estimate(case.T_start)
+    with suppress(Cancelled):
+        estimate = solve(problem, watch)
     seconds = perf_counter() - began
     figures = {"seconds": seconds, "device": estimate.device}
     if seconds > evaluation.timeout_s:
@@ -265,7 +274,11 @@ def _warm_up(name: str, problem: Problem) -> None:
     _WARM.add(name)
     # If it cannot even begin, the timed call says why.
     with suppress(Exception):
-        METHODS[name].solve(problem, lambda: True)
+        METHODS[name].solve(problem, _stop_at_once)
+
+
+def _stop_at_once(progress: Progress) -> None:
+    raise Cancelled("only begun")
 
 
 def _line(error: Exception) -> str:

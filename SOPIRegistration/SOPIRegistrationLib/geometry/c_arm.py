@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 
@@ -107,5 +108,5 @@ def meeting_depth_mm(cameras, camera: Camera) -> float | None:
     if np.linalg.eigvalsh(normal)[0] < 1e-3:
         return None
     point = np.linalg.solve(normal, np.einsum("nij,nj->i", across, np.array(origins)))
-    depth = float((camera.T_world_to_camera[:3, :3] @ point + camera.T_world_to_camera[:3, 3])[2])
+    depth = float(se3.transform_points(camera.T_world_to_camera, point)[2])
     return depth if depth > 0 else None

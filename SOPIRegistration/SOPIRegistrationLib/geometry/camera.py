@@ -118,6 +118,10 @@ class Camera:
         rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ self.K_inverse.T
         return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
 
+    def as_world(self) -> Camera:
+        """The same camera where its own frame is the world."""
+        return replace(self, T_world_to_camera=np.eye(4))
+
     def cropped(self, column: int, row: int, width: int, height: int) -> Camera:
         """The camera of the sub-image that starts at (column, row)."""
         shift = np.array([[1.0, 0, -column], [0, 1, -row], [0, 0, 1]])

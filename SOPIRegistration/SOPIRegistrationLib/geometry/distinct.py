@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from SOPIRegistrationLib.geometry import se3
+
 # Within so much (rad; mm across the central ray, along it) ends of minimisations are one minimum's.
 SAME_MINIMUM = np.deg2rad(2), 2.0, 15.0
 
@@ -21,7 +23,7 @@ def distinct_poses(
         depth_mm: by less than this along it.
         limit: at most so many are kept.
     """
-    centres = T[:, :3, :3] @ centre + T[:, :3, 3]
+    centres = se3.transform_points(T, centre)
     cosine = np.cos(angle)
     kept: list[int] = []
     for k in range(len(T)):

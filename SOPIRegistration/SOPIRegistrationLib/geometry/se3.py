@@ -139,6 +139,20 @@ def invert_rigid(T):
     return rigid(R_inverse, -(R_inverse @ T[..., :3, 3:])[..., 0])
 
 
+def transform_points(T, points):
+    """Points in another frame.
+
+    Args:
+        T: (..., 4, 4) rigid or affine matrices, mm.
+        points: (..., 3) points, mm; leading dimensions broadcast with those of ``T``, so that (P, 1, 4, 4)
+            and (N, 3) give (P, N, 3).
+
+    Returns:
+        (..., 3).
+    """
+    return (T[..., :3, :3] @ points[..., None])[..., 0] + T[..., :3, 3]
+
+
 def exp_se3(twist):
     """Rigid 4x4 matrices of twists.
 
@@ -188,7 +202,7 @@ def move_about(T, twist, centre):
     """
     motion = exp_se3(twist)
     R = motion[..., :3, :3] @ T[..., :3, :3]
-    place = _place(T, centre) + motion[..., :3, 3]
+    place = transform_points(T, centre) + motion[..., :3, 3]
     return rigid(R, place - (R @ centre[..., None])[..., 0])
 
 
@@ -204,13 +218,8 @@ def twist_about(T_from, T_to, centre):
         (..., 6) in the target frame's axes, rad and mm.
     """
     R_from_inverse = array_namespace(T_from).matrix_transpose(T_from[..., :3, :3])
-    shift = _place(T_to, centre) - _place(T_from, centre)
+    shift = transform_points(T_to, centre) - transform_points(T_from, centre)
     return log_se3(rigid(T_to[..., :3, :3] @ R_from_inverse, shift))
-
-
-def _place(T, centre):
-    """(..., 3) the point in the target frame."""
-    return (T[..., :3, :3] @ centre[..., None])[..., 0] + T[..., :3, 3]
 
 
 def adjoint(T):

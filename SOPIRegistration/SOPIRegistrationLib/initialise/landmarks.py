@@ -79,7 +79,7 @@ def pose_from_landmarks(
 
     best = int(np.argmin(cost if T_hint is None else se3.rotation_distance(R, T_hint[None, :3, :3])))
     T = se3.rigid(R[best], t[best] - R[best] @ problem.centroid)
-    in_camera = points @ T[:3, :3].T + T[:3, 3]
+    in_camera = se3.transform_points(T, points)
     errors_px = camera.project(in_camera) - pixels
     errors_mm = errors_px @ camera.K_inverse[:2, :2].T * in_camera[:, 2:]
     return LandmarkPose(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.pyramid import radiograph_in_camera, square_radiograph
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.initialise.comparison import ViewsAround
+from SOPIRegistrationLib.initialise.views_around import ViewsAround
 from SOPIRegistrationLib.installed import RTPI
 from SOPIRegistrationLib.networks.comparing import ComparingRTPI
 from SOPIRegistrationLib.networks.image_channels import fixed_channels
@@ -21,11 +21,9 @@ from SOPIRegistrationLib.networks.patient import PatientNetwork
 from SOPIRegistrationLib.networks.threads import few_threads
 from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI, camera_parameters, filled, nominal_cube
 from SOPIRegistrationLib.networks.weights import network_of
-from SOPIRegistrationLib.projector import ProjectorVolume
+from SOPIRegistrationLib.subject import Subject
 
 PoseNetwork = ComparingRTPI | TwoBranchRTPI | PatientNetwork
-# What a network has seen of CTs, by the volume it is of: that of the last network, camera and nominal view.
-_SEEN: WeakKeyDictionary[ProjectorVolume, dict] = WeakKeyDictionary()
 
 # Of the images that a patient's network was trained on, an X-ray must show so much.
 _LEAST_IN_VIEW = 0.25
@@ -55,20 +53,15 @@ def load_network(path: str | Path | None = None) -> PoseNetwork:
 
 @torch.inference_mode()
 def network_poses(
-    network: PoseNetwork,
-    radiograph: PreparedRadiograph,
-    body: ProjectorVolume,
-    bone: ProjectorVolume,
-    frame: PoseFrame,
+    network: PoseNetwork, radiograph: PreparedRadiograph, subject: Subject | None, frame: PoseFrame | None
 ) -> NetworkPoses:
     """Ask a network for the pose.
 
     Args:
         network: the network.
         radiograph: prepared X-ray, any size and camera.
-        body: attenuation of the CT, as coarse as the network's pixels allow.
-        bone: the same of its bones alone.
-        frame: nominal view, source-object distance and rotation centre.
+        subject: the CT; a patient's network knows its own, and needs neither it nor a frame.
+        frame: nominal view, source-object distance and rotation centre, in the X-ray's camera.
 
     Raises:
         InputError: a patient's network, and an X-ray that shows little of what it was trained to see.
@@ -76,10 +69,12 @@ def network_poses(
     with few_threads(network):
         if isinstance(network, PatientNetwork):
             return _of_patient(network, radiograph)
+        # Its poses are the camera's own.
+        radiograph = replace(radiograph, camera=radiograph.camera.as_world())
         view = square_radiograph(radiograph, pixels_of(network))
         if isinstance(network, TwoBranchRTPI):
-            return _regressed(network, view, body, frame)
-        return _compared(network, view, body, bone, frame)
+            return _regressed(network, view, subject, frame)
+        return _compared(network, view, radiograph.camera, subject, frame)
 
 
 def require_same_ct(network: PoseNetwork, ct_identity: str) -> None:
@@ -120,30 +115,35 @@ def pixels_of(network: PoseNetwork) -> int:
     return network.config.xray_size if isinstance(network, TwoBranchRTPI) else network.config.pixels
 
 
-def _regressed(network: TwoBranchRTPI, view: PreparedRadiograph, body, frame) -> NetworkPoses:
+def _regressed(network: TwoBranchRTPI, view: PreparedRadiograph, subject: Subject, frame) -> NetworkPoses:
     """The one pose of the published network, which says nothing about its errors."""
 
     def encoded():
+        body = subject.body.for_camera(view.camera, frame.T_nominal)
         cube = torch.from_numpy(nominal_cube(body.volume, frame, network.config))
         return network.encode_volume(cube[None, None])
 
-    features = _seen_once(network, body, frame, b"", encoded)
+    features = subject.kept("encoded volume", _seen(network, frame), encoded)
     image = filled(torch.from_numpy(view.image)[None], torch.from_numpy(view.valid)[None])
     camera = camera_parameters(torch.from_numpy(view.camera.K)[None], view.camera.shape, frame.sod_mm)
     theta = network(image[None], features, camera).double().numpy()
     return NetworkPoses(frame.T_from_theta(theta), np.full((1, 3), np.nan))
 
 
-def _compared(network: ComparingRTPI, view: PreparedRadiograph, body, bone, frame) -> NetworkPoses:
+def _compared(
+    network: ComparingRTPI, view: PreparedRadiograph, detector: Camera, subject: Subject, frame: PoseFrame
+) -> NetworkPoses:
     """Poses mended from views all around, and how far off the network expects them to be."""
     camera = view.camera
-    around = _seen_once(
-        network,
-        body,
-        frame,
-        camera.K.tobytes(),
-        lambda: ViewsAround(network, body, bone, camera, frame),
-    )
+    # As coarse as the network's pixels of the whole detector, of which it may see a square part.
+    scale = pixels_of(network) / max(detector.shape)
+    coarse = detector.resampled(round(detector.width * scale), round(detector.height * scale))
+
+    def seen():
+        volumes = [moving.for_camera(coarse, frame.T_nominal) for moving in (subject.body, subject.bones)]
+        return ViewsAround(network, *volumes, camera, frame)
+
+    around = subject.kept("views around", (_seen(network, frame), camera.K.tobytes()), seen)
     T, deviation = around.poses(torch.from_numpy(view.image), torch.from_numpy(view.valid))
     depth = (T[:, 2, :3] @ frame.centre_lps_mm) + T[:, 2, 3]
     width_mm = camera.width * depth / camera.K[0, 0]
@@ -155,11 +155,6 @@ def _compared(network: ComparingRTPI, view: PreparedRadiograph, body, bone, fram
     return NetworkPoses(T, np.stack(expected, axis=1))
 
 
-def _seen_once(network: PoseNetwork, body: ProjectorVolume, frame: PoseFrame, camera: bytes, make):
-    """What ``make`` makes of a CT; kept until network, camera or nominal view are others."""
-    key = id(network), frame.rotation.tobytes(), frame.centre_lps_mm.tobytes(), frame.sod_mm, camera
-    known = _SEEN.setdefault(body, {})
-    if key not in known:
-        known.clear()
-        known[key] = make()
-    return known[key]
+def _seen(network: PoseNetwork, frame: PoseFrame) -> tuple:
+    """What the network's view of a CT depends on."""
+    return id(network), frame.rotation.tobytes(), frame.centre_lps_mm.tobytes(), frame.sod_mm

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.networks.image_channels import FIXED_CHANNELS, locally_standardised, standardised
 from SOPIRegistrationLib.optimise.pose_chart import PoseScale
 from SOPIRegistrationLib.projector import ProjectorVolume
-from SOPIRegistrationLib.projector.autograd import project_tensors
+from SOPIRegistrationLib.projector.autograd import poses_in_camera, project_tensors
 
 MOVING_CHANNELS = 3
 # Channels that mean the same of X-ray and DRR: the whole image standardised, and locally.
@@ -73,7 +74,7 @@ def moving_images(
     body: ProjectorVolume,
     bone: ProjectorVolume,
     camera: Camera,
-    T_lps_to_camera: np.ndarray | torch.Tensor,
+    T_lps_to_world: np.ndarray | torch.Tensor,
     centre_lps_mm: np.ndarray,
     with_jacobian: bool = True,
 ) -> MovingImages:
@@ -81,12 +82,12 @@ def moving_images(
 
     All on the poses' device.
     """
-    T = torch.as_tensor(T_lps_to_camera)
-    centre = T[:, :3, :3] @ torch.as_tensor(centre_lps_mm, device=T.device) + T[:, :3, 3]
+    T = torch.as_tensor(T_lps_to_world)
     volumes = (body,) if body is bone else (body, bone)
     parts = [project_tensors(volume, camera, T, None, with_jacobian) for volume in volumes]
     if not with_jacobian:
         return MovingImages(parts[0][0], parts[-1][0])
+    centre = se3.transform_points(poses_in_camera(T, camera), torch.as_tensor(centre_lps_mm, device=T.device))
     rays = torch.as_tensor(camera.unit_rays().astype(np.float32), device=T.device).permute(2, 0, 1)
     jacobians = [_about(centre.float(), rays, jacobian) for _, jacobian in parts]
     return MovingImages(parts[0][0], parts[-1][0], jacobians[0], jacobians[-1])

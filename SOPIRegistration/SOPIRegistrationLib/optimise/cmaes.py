@@ -9,7 +9,8 @@ import cma
 import numpy as np
 
 from SOPIRegistrationLib.optimise.pose_chart import PoseChart, PoseScale
-from SOPIRegistrationLib.optimise.progress import IterationCallback, IterationReport, OptimisationResult
+from SOPIRegistrationLib.optimise.result import OptimisationResult
+from SOPIRegistrationLib.progress import Progress, Report
 
 # Criteria of the cma package -> reasons; any other keeps its own name.
 _REASONS = {"tolx": "step", "tolfun": "gain", "tolflatfitness": "gain", "maxiter": "iterations"}
@@ -28,7 +29,7 @@ def maximise_by_cmaes(
     max_iterations: int = 150,
     step_tolerance: float = 1e-3,
     gain_tolerance: float = 1e-6,
-    callback: IterationCallback | None = None,
+    report: Report | None = None,
     stage: str = "",
 ) -> OptimisationResult:
     """Covariance matrix adaptation evolution strategy (Hansen and Ostermeier 2001; the ``cma`` package).
@@ -46,8 +47,8 @@ def maximise_by_cmaes(
         max_iterations: at most so many generations.
         step_tolerance: standard deviation, in units of ``sigma``, below which the pose has converged.
         gain_tolerance: spread of the values of recent generations below which they have converged.
-        callback: told every generation; a true answer stops at once.
-        stage: label for the callback.
+        report: told the best pose and its value every generation.
+        stage: label in the reports.
     """
     chart = PoseChart(T_start, centre_mm, sigma)
     random = np.random.default_rng(seed)
@@ -66,7 +67,6 @@ def maximise_by_cmaes(
 
     best_x = np.zeros(6)
     best_value = float(objective(chart.T(best_x[None]))[0])
-    stopped, reason = False, ""
     while not strategy.stop():
         x = np.array(strategy.ask())
         values = np.asarray(objective(chart.T(x)), dtype=np.float64)
@@ -74,14 +74,12 @@ def maximise_by_cmaes(
         winner = int(np.argmax(values))
         if values[winner] > best_value:
             best_value, best_x = float(values[winner]), x[winner]
-        report = IterationReport(strategy.countiter, best_value, chart.T(best_x), stage)
-        if callback and callback(report):
-            stopped, reason = True, "stopped"
-            break
-    else:
-        reason = ", ".join(dict.fromkeys(_REASONS.get(name, name) for name in strategy.stop()))
+        if report is not None:
+            done = min(1.0, strategy.countiter / max_iterations)
+            report(Progress(stage, done, chart.T(best_x), best_value))
+    reason = ", ".join(dict.fromkeys(_REASONS.get(name, name) for name in strategy.stop()))
     evaluations = strategy.countevals + 1
-    return OptimisationResult(chart.T(best_x), best_value, strategy.countiter, evaluations, stopped, reason)
+    return OptimisationResult(chart.T(best_x), best_value, strategy.countiter, evaluations, reason)
 
 
 def _box(half_widths: np.ndarray) -> list[list[float]]:

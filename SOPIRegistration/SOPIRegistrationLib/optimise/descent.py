@@ -10,7 +10,8 @@ import torch
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.optimise.pose_chart import PoseChart, PoseScale
-from SOPIRegistrationLib.optimise.progress import IterationCallback, IterationReport, OptimisationResult
+from SOPIRegistrationLib.optimise.result import OptimisationResult
+from SOPIRegistrationLib.progress import Progress, Report
 
 # First step length (Adam: a bound on it; SGD: per unit of slope), in units of the scale.
 _LEARNING_RATES = {"adam": 0.5, "sgd": 2.0, "lbfgs": 1.0}
@@ -29,7 +30,7 @@ def maximise_by_gradient(
     step_tolerance: float = 5e-3,
     gain_tolerance: float = 1e-6,
     patience: int = 5,
-    callback: IterationCallback | None = None,
+    report: Report | None = None,
     stage: str = "",
 ) -> OptimisationResult:
     """Follow the objective's gradient uphill from a start pose.
@@ -50,8 +51,8 @@ def maximise_by_gradient(
         step_tolerance: step, in units, below which the pose has converged.
         gain_tolerance: least gain of an iteration that counts as one.
         patience: iterations without gain until the step is halved.
-        callback: told every iteration; a true answer stops at once.
-        stage: label for the callback.
+        report: told the best pose and its value every iteration.
+        stage: label in the reports.
 
     Raises:
         InputError: the method is unknown.
@@ -77,7 +78,7 @@ def maximise_by_gradient(
             best_value, best_x = value, x.detach().numpy().copy()
         return negative
 
-    iteration, stale, stopped, reason = 0, 0, False, "iterations"
+    iteration, stale, reason = 0, 0, "iterations"
     while iteration < max_iterations:
         iteration += 1
         before = best_value
@@ -85,9 +86,8 @@ def maximise_by_gradient(
         if not math.isfinite(value):
             reason = "objective not finite"
             break
-        if callback and callback(IterationReport(iteration, best_value, chart.T(best_x), stage)):
-            stopped, reason = True, "stopped"
-            break
+        if report is not None:
+            report(Progress(stage, iteration / max_iterations, chart.T(best_x), best_value))
         stale = 0 if best_value > before + gain_tolerance else stale + 1
         if stale < patience:
             continue
@@ -101,7 +101,7 @@ def maximise_by_gradient(
         with torch.no_grad():
             x.copy_(torch.from_numpy(best_x))
         optimiser = _optimiser(method, x, rate)
-    return OptimisationResult(chart.T(best_x), best_value, iteration, evaluations, stopped, reason)
+    return OptimisationResult(chart.T(best_x), best_value, iteration, evaluations, reason)
 
 
 def _optimiser(method: str, x: torch.Tensor, rate: float) -> torch.optim.Optimizer:

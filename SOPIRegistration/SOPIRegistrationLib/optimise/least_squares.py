@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.optimise.progress import IterationCallback, IterationReport, OptimisationResult
+from SOPIRegistrationLib.optimise.result import OptimisationResult
+from SOPIRegistrationLib.progress import Progress, Report
 
 _DAMPING_START = 1e-3
 _DAMPING_END = 1e10
@@ -46,14 +47,13 @@ class LeastSquaresResult:
         T: (P, 4, 4) poses.
         equations: normal equations there.
         iterations: iterations done (the slowest start's).
-        stopped: whether the callback asked for the end.
+        evaluations: poses at which the normal equations were computed.
     """
 
     T: np.ndarray
     equations: NormalEquations
     iterations: int
     evaluations: int
-    stopped: bool
 
     @property
     def best(self) -> OptimisationResult:
@@ -64,8 +64,7 @@ class LeastSquaresResult:
             value=-float(self.equations.cost[index]),
             iterations=self.iterations,
             evaluations=self.evaluations,
-            stopped=self.stopped,
-            reason="stopped" if self.stopped else "converged",
+            reason="converged",
         )
 
 
@@ -76,7 +75,7 @@ def levenberg_marquardt(
     max_iterations: int = 20,
     step_tolerance_mm: float = 0.01,
     gain_tolerance: float = 1e-4,
-    callback: IterationCallback | None = None,
+    report: Report | None = None,
     stage: str = "",
 ) -> LeastSquaresResult:
     """Minimise a sum of squares over rigid poses, from every start at once.
@@ -89,7 +88,7 @@ def levenberg_marquardt(
         max_iterations: a rejected step counts as one.
         step_tolerance_mm: a start has converged once its step moves no point of the object by more.
         gain_tolerance: or once an accepted step lowers its cost by a smaller fraction.
-        callback: called after every iteration with the best pose; a true answer stops at once.
+        report: told the best pose and its cost, negative, after every iteration.
         stage: label in the reports.
 
     Returns:
@@ -103,9 +102,9 @@ def levenberg_marquardt(
     growth = np.full(len(T), 4.0)
     active = np.isfinite(equations.cost)
     evaluations = len(T)
-    iteration, stopped = 0, False
+    iteration = 0
 
-    while active.any() and iteration < max_iterations and not stopped:
+    while active.any() and iteration < max_iterations:
         iteration += 1
         rows = np.flatnonzero(active)
         step, size, predicted = _damped_step(equations, damping, rows)
@@ -128,12 +127,12 @@ def levenberg_marquardt(
             old[take] = part[accepted]
         active[rows] = ~converged & (damping[rows] < _DAMPING_END)
 
-        if callback is not None:
+        if report is not None:
             best = int(np.argmin(equations.cost))
-            report = IterationReport(iteration, -float(equations.cost[best]), T[best].copy(), stage)
-            stopped = bool(callback(report))
+            done = iteration / max_iterations
+            report(Progress(stage, done, T[best].copy(), -float(equations.cost[best])))
 
-    return LeastSquaresResult(T, equations, iteration, evaluations, stopped)
+    return LeastSquaresResult(T, equations, iteration, evaluations)
 
 
 def _damped_step(equations, damping, rows):

@@ -12,7 +12,8 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.optimise.pose_chart import PoseScale
-from SOPIRegistrationLib.optimise.progress import IterationCallback, IterationReport, OptimisationResult
+from SOPIRegistrationLib.optimise.result import OptimisationResult
+from SOPIRegistrationLib.progress import Progress, Report
 
 _MOMENTUM = 0.9
 # The rate goes up and down between these shares of itself, once in so many iterations (the paper's cycle of
@@ -32,7 +33,7 @@ def momentum_descent(
     rotation_tolerance: float = 0.02,
     translation_tolerance: float = 0.005,
     max_iterations: int = 500,
-    callback: IterationCallback | None = None,
+    report: Report | None = None,
     stage: str = "",
 ) -> tuple[np.ndarray, np.ndarray, OptimisationResult]:
     """Minimise an error over rigid poses by the directions of its gradient.
@@ -52,7 +53,7 @@ def momentum_descent(
         rotation_tolerance: rate, units, at which rotations are frozen.
         translation_tolerance: rate, units, at which a start has converged.
         max_iterations: at most so many.
-        callback: told every iteration; a true answer stops at once.
+        report: told the best pose and its error, negative, every iteration.
         stage: label in the reports.
 
     Returns:
@@ -65,9 +66,8 @@ def momentum_descent(
     rates, stale = np.full(count, rate), np.zeros(count, dtype=int)
     units = scale.twist.reshape(2, 3)
     iteration = evaluations = 0
-    stopped = False
     active = np.arange(count)
-    while len(active) and iteration < max_iterations and not stopped:
+    while len(active) and iteration < max_iterations:
         iteration += 1
         error, gradient = evaluate(T[active], active)
         evaluations += len(active)
@@ -92,11 +92,10 @@ def momentum_descent(
         T[spent] = best_T[spent]
 
         active = active[np.isfinite(error) & (rates[active] >= translation_tolerance)]
-        if callback is not None:
+        if report is not None:
             first = int(np.argmin(best))
-            report = IterationReport(iteration, -float(best[first]), best_T[first].copy(), stage)
-            stopped = bool(callback(report))
+            report(Progress(stage, iteration / max_iterations, best_T[first].copy(), -float(best[first])))
     first = int(np.argmin(best))
-    reason = "stopped" if stopped else "iterations" if len(active) else "step"
-    result = OptimisationResult(best_T[first], -float(best[first]), iteration, evaluations, stopped, reason)
+    reason = "iterations" if len(active) else "step"
+    result = OptimisationResult(best_T[first], -float(best[first]), iteration, evaluations, reason)
     return best_T, best, result

@@ -55,7 +55,7 @@ class PoseChart:
     def T(self, x):
         """Poses (..., 4, 4) of coordinates (..., 6); numpy, or torch and then differentiable."""
         xp = array_namespace(x)
-        centre = self.T_start[:3, :3] @ self.centre_mm + self.T_start[:3, 3]
+        centre = se3.transform_points(self.T_start, self.centre_mm)
         to_centre = se3.rigid(np.eye(3), -centre) @ self.T_start
         from_centre = se3.rigid(np.eye(3), centre)
         scale, to_centre, from_centre = (

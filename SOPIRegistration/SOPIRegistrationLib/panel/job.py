@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from SOPIRegistrationLib.errors import Cancelled
+
 
 class Job:
     """Runs one function in a thread; reports come out where :meth:`take_report` is called.
@@ -13,11 +15,11 @@ class Job:
     Nodes and widgets belong to the main thread: the work gets arrays and gives arrays back.
 
     Args:
-        work: called with ``report(value) -> bool``, which the work calls with what it has reached; a true
-            answer asks it to stop.
+        work: called with ``report(value)``, which the work calls with what it has reached; it raises
+            ``Cancelled`` where the work shall stop.
     """
 
-    def __init__(self, work: Callable[[Callable[[Any], bool]], Any]):
+    def __init__(self, work: Callable[[Callable[[Any], None]], Any]):
         self._work = work
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
@@ -69,7 +71,8 @@ class Job:
         except BaseException as error:
             self._error = error
 
-    def _take(self, report: Any) -> bool:
+    def _take(self, report: Any) -> None:
         with self._lock:
             self._report = report
-        return self._cancelled.is_set()
+        if self._cancelled.is_set():
+            raise Cancelled("the job was cancelled")

@@ -433,7 +433,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         def start():
             session = self._session
             weights = self._weights_of_patient(init)
-            case, settings = session.case, session.settings(init, refine, CONTENTS[p.content], weights)
+            task = session.task(init, refine, CONTENTS[p.content], weights)
 
             def finish(result):
                 if self._taken_over:
@@ -450,7 +450,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
             self._undo.changed(session.pose)
             self._lock_handles()
-            self._run(lambda report: session.register(case, settings, report), finish)
+            self._run(lambda report: session.register(task, report), finish)
             self._job_moves_ct, self._taken_over = True, False
 
         self._when_ready(start)

@@ -14,7 +14,7 @@ import slicer
 import vtk
 
 from SOPIRegistrationLib import scene as bridge
-from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.files import geometry_as_dict, load_geometry
@@ -26,18 +26,13 @@ from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE, OVERLAY_MODES, POLARITIES
+from SOPIRegistrationLib.progress import Progress
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.registration import (
-    Progress,
-    RegistrationResult,
-    RegistrationSettings,
-    lay_out,
-    moving_volumes,
-    register,
-)
-from SOPIRegistrationLib.registration.moving import MovingVolume
+from SOPIRegistrationLib.registration import RegistrationResult, register
 from SOPIRegistrationLib.registration.outputs import result_json
 from SOPIRegistrationLib.scene.pose import own_to_ras
+from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
+from SOPIRegistrationLib.subject import Subject
 
 # Longer edge of a DRR while something moves, and at rest.
 LIVE_PIXELS, REST_PIXELS = 256, 512
@@ -76,19 +71,22 @@ class PreparedCase:
 
     Attributes:
         inputs: what it was made from.
-        ct: attenuation and bones.
-        moving: the CT at several resolutions, for projection.
+        subject: the CT.
         xray: the X-ray, bones bright.
         frame: what pose parameters are measured from.
         seconds: how long preparing took.
     """
 
     inputs: Inputs
-    ct: PreparedCT
-    moving: MovingVolume
+    subject: Subject
     xray: PreparedRadiograph
     frame: PoseFrame
     seconds: float
+
+    @property
+    def ct(self) -> PreparedCT:
+        """Attenuation and bones."""
+        return self.subject.ct
 
     @property
     def T_world_to_camera(self) -> np.ndarray:
@@ -104,12 +102,27 @@ class PreparedCase:
 
     def render(self, T_lps_to_camera: np.ndarray, pixels: int) -> np.ndarray:
         """DRR (rows, columns) whose longer edge has at most ``pixels`` pixels; coarse where that is small."""
-        camera = _reduced(self.xray.camera, pixels)
-        volume, halvings = self.moving.for_camera(camera, T_lps_to_camera), 0
+        camera, moving = _reduced(self.xray.camera.as_world(), pixels), self.subject.body
+        volume, halvings = moving.for_camera(camera, T_lps_to_camera), 0
         while pixels <= LIVE_PIXELS and volume.default_step_mm < _LIVE_STEP_MM:
             halvings += 1
-            volume = self.moving.level(halvings)
+            volume = moving.level(halvings)
         return project(volume, camera, T_lps_to_camera)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A registration to be made.
+
+    Attributes:
+        case: what is registered.
+        settings: how.
+        start: (4, 4) T_lps_to_world, where a start pose is given.
+    """
+
+    case: PreparedCase
+    settings: RegistrationSettings
+    start: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -212,31 +225,29 @@ class Session:
         known = json.dumps(geometry_as_dict(geometry)) if geometry is not None else ""
         return _content_key(p.xray), p.frame, p.polarity, known
 
-    def prepare(self, inputs: Inputs, report: Callable[[LiveView], bool]) -> PreparedCase:
+    def prepare(self, inputs: Inputs, report: Callable[[LiveView], None]) -> PreparedCase:
         """Prepare inputs; any thread. What did not change is taken from the case at hand.
 
         Raises:
             InputError: an input is unusable.
-            Cancelled: the report answered true.
+            Cancelled: the report raised it.
         """
 
         def progress(fraction, what):
-            if report(LiveView(f"Preparing the CT: {what}", fraction)):
-                raise Cancelled("stopped while the CT was prepared")
+            report(LiveView(f"Preparing the CT: {what}", fraction))
 
         began, known = time.perf_counter(), self.case
         if known is not None and known.inputs.ct_key == inputs.ct_key:
-            ct, moving = known.ct, known.moving
+            subject = known.subject
         else:
-            ct = prepare_ct(inputs.ct, inputs.mask, progress=progress)
-            lay_out(ct)
-            moving = moving_volumes(ct)["body"]
+            subject = Subject(prepare_ct(inputs.ct, inputs.mask, progress=progress))
+            subject.warm_up()
         if known is not None and known.inputs.xray_key == inputs.xray_key:
             xray = known.xray
         else:
             xray = prepare_radiograph(inputs.radiograph, inputs.geometry.camera, inputs.polarity)
-        frame = inputs.geometry.pose_frame(ct.rotation_centre_lps_mm)
-        return PreparedCase(inputs, ct, moving, xray, frame, round(time.perf_counter() - began, 3))
+        frame = inputs.geometry.pose_frame(subject.ct.rotation_centre_lps_mm)
+        return PreparedCase(inputs, subject, xray, frame, round(time.perf_counter() - began, 3))
 
     def accept(self, case: PreparedCase) -> None:
         """Show a prepared case: X-ray on its detector, CT under the transform, C-arm, DRR, overlay."""
@@ -395,13 +406,13 @@ class Session:
 
     # Registering
 
-    def settings(
+    def task(
         self,
         init: str | np.ndarray,
         refine: str,
         content: str,
         weights: Mapping[str, str | Path] | None = None,
-    ) -> RegistrationSettings:
+    ) -> Task:
         """How to register the case.
 
         Args:
@@ -413,29 +424,28 @@ class Session:
         Raises:
             InputError: a name is unknown.
         """
+        start = None
         if isinstance(init, str) and init == CURRENT_POSE:
             init = self.pose
         if not isinstance(init, str):
-            init = se3.invert_rigid(self.case.T_world_to_camera) @ np.asarray(init, dtype=np.float64)
-        return RegistrationSettings(init=init, refine=refine, content=content, weights=weights or {})
+            start = se3.invert_rigid(self.case.T_world_to_camera) @ np.asarray(init, dtype=np.float64)
+            init = GIVEN
+        settings = RegistrationSettings(init=init, refine=refine, content=content, weights=weights or {})
+        return Task(self.case, settings, start)
 
-    def register(
-        self, case: PreparedCase, settings: RegistrationSettings, report: Callable[[LiveView], bool]
-    ) -> RegistrationResult:
+    def register(self, task: Task, report: Callable[[LiveView], None]) -> RegistrationResult:
         """Register a prepared case; any thread."""
-        last = 0.0
+        last, case = 0.0, task.case
 
-        def callback(progress: Progress) -> bool:
+        def show(progress: Progress) -> None:
             nonlocal last
-            if progress.T is None:
-                return report(LiveView(progress.stage, progress.fraction))
             T_lps_to_camera, drr = case.T_world_to_camera @ progress.T, None
             if time.perf_counter() - last > _LIVE_INTERVAL_S:
                 drr = case.render(T_lps_to_camera, LIVE_PIXELS)
                 last = time.perf_counter()
-            return report(LiveView(progress.stage, progress.fraction, T_lps_to_camera, drr))
+            report(LiveView(progress.stage, progress.fraction, T_lps_to_camera, drr))
 
-        return register(case.ct, [case.xray], case.frame, settings, callback)
+        return register(case.subject, [case.xray], case.frame, task.settings, task.start, show)
 
     def record(self, result: RegistrationResult) -> None:
         """Show a result and remember it; one that was stopped leaves its pose only."""

@@ -62,7 +62,7 @@ def resolve_backend(name: str = "auto") -> str:
 def project(
     volume: ProjectorVolume | PolychromaticVolume,
     camera: Camera,
-    T_lps_to_camera,
+    T_lps_to_world,
     step_mm: float | None = None,
     backend: str | None = None,
 ) -> np.ndarray:
@@ -71,21 +71,21 @@ def project(
     Args:
         volume: what to project, attenuation in 1/mm for line integrals without unit; a
             :class:`PolychromaticVolume` for the log attenuation of its beam.
-        camera: intrinsics and image size; its extrinsics are not applied.
-        T_lps_to_camera: (..., 4, 4) poses, mm.
+        camera: intrinsics, image size and extrinsics; a single C-arm's camera is the world.
+        T_lps_to_world: (..., 4, 4) poses, mm.
         step_mm: sampling step along the ray; the smallest voxel edge unless given.
         backend: one of ``BACKENDS``; the volume's own unless given.
 
     Returns:
         (..., rows, columns) float32.
     """
-    return _run(volume, camera, T_lps_to_camera, step_mm, backend, with_jacobian=False)[0]
+    return _run(volume, camera, T_lps_to_world, step_mm, backend, with_jacobian=False)[0]
 
 
 def project_with_jacobian(
     volume: ProjectorVolume | PolychromaticVolume,
     camera: Camera,
-    T_lps_to_camera,
+    T_lps_to_world,
     step_mm: float | None = None,
     backend: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -95,9 +95,9 @@ def project_with_jacobian(
 
     Returns:
         image (..., rows, columns) and Jacobian (..., rows, columns, 6), float32: the derivative by the
-        twist (w rad, v mm) of ``exp(twist) T_lps_to_camera``, in the camera frame.
+        twist (w rad, v mm) of ``exp(twist) T_world_to_camera T_lps_to_world``, in the camera frame.
     """
-    return _run(volume, camera, T_lps_to_camera, step_mm, backend, with_jacobian=True)
+    return _run(volume, camera, T_lps_to_world, step_mm, backend, with_jacobian=True)
 
 
 def remove_shift_along_rays(jacobian: np.ndarray, rays: np.ndarray) -> None:
@@ -115,14 +115,12 @@ def remove_shift_along_rays(jacobian: np.ndarray, rays: np.ndarray) -> None:
     jacobian[:, 3:] -= along[:, None] * rays
 
 
-def _run(volume, camera, T_lps_to_camera, step_mm, backend, with_jacobian):
+def _run(volume, camera, T_lps_to_world, step_mm, backend, with_jacobian):
     if isinstance(volume, PolychromaticVolume):
-        parts = [
-            _run(part, camera, T_lps_to_camera, step_mm, backend, with_jacobian) for part in volume.parts
-        ]
+        parts = [_run(part, camera, T_lps_to_world, step_mm, backend, with_jacobian) for part in volume.parts]
         return volume.response.projection(*zip(*parts, strict=True), with_jacobian)
-    T = np.asarray(T_lps_to_camera, dtype=np.float64)
-    poses = T.reshape(-1, 4, 4)
+    T = np.asarray(T_lps_to_world, dtype=np.float64)
+    poses = camera.T_world_to_camera @ T.reshape(-1, 4, 4)
     camera_to_padded = volume.lps_to_padded @ se3.invert_rigid(poses)
     step_mm = step_mm or volume.default_step_mm
     march = _march_function(resolve_backend(backend or volume.backend))

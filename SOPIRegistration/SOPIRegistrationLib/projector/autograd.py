@@ -20,49 +20,49 @@ from SOPIRegistrationLib.projector.volume import ProjectorVolume
 def project_differentiable(
     volume: ProjectorVolume | PolychromaticVolume,
     camera: Camera,
-    T_lps_to_camera: torch.Tensor,
+    T_lps_to_world: torch.Tensor,
     step_mm: float | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """Line integrals, differentiable by the pose.
 
-    The fused backends return to ``T_lps_to_camera`` the gradient's part tangent to SE(3): the derivative
+    The fused backends return to ``T_lps_to_world`` the gradient's part tangent to SE(3): the derivative
     by any parameters of a rigid motion comes out exact. Differentiating the gradient again
     is exact in what came into backward; the second derivative of the image itself by the pose is
     left out there (use the reference backend if it is needed).
 
     Args:
         volume: what to project; of a :class:`PolychromaticVolume` the log attenuation of its beam.
-        camera: intrinsics and image size.
-        T_lps_to_camera: (B, 4, 4) rigid poses, mm.
+        camera: intrinsics, image size and extrinsics; a single C-arm's camera is the world.
+        T_lps_to_world: (B, 4, 4) rigid poses, mm.
         step_mm: sampling step along the ray; the smallest voxel edge unless given.
         backend: one of ``projector.BACKENDS``; the volume's own unless given ("auto" follows the
             tensor's device).
 
     Returns:
-        (B, rows, columns), on the device of ``T_lps_to_camera``; float32, or float64 from the reference
+        (B, rows, columns), on the device of ``T_lps_to_world``; float32, or float64 from the reference
         backend with a float64 pose.
     """
     if isinstance(volume, PolychromaticVolume):
         integrals = [
-            project_differentiable(part, camera, T_lps_to_camera, step_mm, backend) for part in volume.parts
+            project_differentiable(part, camera, T_lps_to_world, step_mm, backend) for part in volume.parts
         ]
         return volume.response.differentiable(integrals)
     step_mm = step_mm or volume.default_step_mm
     name = backend or volume.backend
-    if name == "auto" and T_lps_to_camera.is_cuda:
+    if name == "auto" and T_lps_to_world.is_cuda:
         name = "fused_cuda"
     name = resolve_backend(name)
     if name == "reference":
-        return project_reference(volume, camera, T_lps_to_camera, step_mm)
-    image, _ = _Project.apply(T_lps_to_camera, volume, camera, step_mm, name)
+        return project_reference(volume, camera, T_lps_to_world, step_mm)
+    image, _ = _Project.apply(poses_in_camera(T_lps_to_world, camera), volume, camera, step_mm, name)
     return image
 
 
 def project_tensors(
     volume: ProjectorVolume,
     camera: Camera,
-    T_lps_to_camera: torch.Tensor,
+    T_lps_to_world: torch.Tensor,
     step_mm: float | None = None,
     with_jacobian: bool = False,
     backend: str | None = None,
@@ -71,8 +71,8 @@ def project_tensors(
 
     Args:
         volume: what to project.
-        camera: intrinsics and image size.
-        T_lps_to_camera: (B, 4, 4) rigid poses, mm.
+        camera: intrinsics, image size and extrinsics.
+        T_lps_to_world: (B, 4, 4) rigid poses, mm.
         step_mm: sampling step along the ray; the smallest voxel edge unless given.
         with_jacobian: whether the Jacobian is wanted.
         backend: one of ``projector.BACKENDS``; the volume's own unless given ("auto" follows the poses'
@@ -80,19 +80,27 @@ def project_tensors(
 
     Returns:
         image (B, rows, columns) and Jacobian (B, 6, rows, columns), float32: the derivative by the twist
-        (w rad, v mm) of ``exp(twist) T_lps_to_camera``, in the camera frame; None unless wanted.
+        (w rad, v mm) of ``exp(twist) T_world_to_camera T_lps_to_world``, in the camera frame; None unless
+        wanted.
     """
     name = backend or volume.backend
-    if name == "auto" and T_lps_to_camera.is_cuda:
+    if name == "auto" and T_lps_to_world.is_cuda:
         name = "fused_cuda"
     step_mm = step_mm or volume.default_step_mm
-    return _marched(volume, camera, T_lps_to_camera, step_mm, resolve_backend(name), with_jacobian)
+    T = poses_in_camera(T_lps_to_world, camera)
+    return _marched(volume, camera, T, step_mm, resolve_backend(name), with_jacobian)
+
+
+def poses_in_camera(T_lps_to_world: torch.Tensor, camera: Camera) -> torch.Tensor:
+    """(B, 4, 4) T_lps_to_camera of poses in the world, differentiable."""
+    T_world_to_camera = torch.as_tensor(camera.T_world_to_camera)
+    return T_world_to_camera.to(T_lps_to_world) @ T_lps_to_world
 
 
 def project_reference(
     volume: ProjectorVolume,
     camera: Camera,
-    T_lps_to_camera: torch.Tensor,
+    T_lps_to_world: torch.Tensor,
     step_mm: float | None = None,
     voxels: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -100,16 +108,17 @@ def project_reference(
 
     Args:
         volume: geometry, and the voxels unless those are given apart.
-        camera: intrinsics and image size.
-        T_lps_to_camera: (B, 4, 4) rigid poses; its dtype is the working precision.
+        camera: intrinsics, image size and extrinsics; a single C-arm's camera is the world.
+        T_lps_to_world: (B, 4, 4) rigid poses; its dtype is the working precision.
         step_mm: sampling step along the ray.
         voxels: (k, j, i) tensor in place of the volume's own, e.g. to differentiate by it.
 
     Returns:
         (B, rows, columns).
     """
-    options = {"dtype": T_lps_to_camera.dtype, "device": T_lps_to_camera.device}
+    options = {"dtype": T_lps_to_world.dtype, "device": T_lps_to_world.device}
     support = volume.support
+    T_lps_to_camera = poses_in_camera(T_lps_to_world, camera)
     if voxels is None:
         padded = torch.as_tensor(volume.voxels, **options)
     else:

@@ -23,7 +23,7 @@ from SOPIRegistrationLib.networks.image_channels import fixed_channels
 from SOPIRegistrationLib.networks.weights import network_of
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
 from SOPIRegistrationLib.optimise.momentum import momentum_descent
-from SOPIRegistrationLib.optimise.progress import IterationCallback
+from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.projector import ProjectorVolume
 
 # Starts from which a descent is tried besides, its iterations, and the rate at which it ends.
@@ -73,50 +73,51 @@ class EmbeddedView:
         )
         self._valid = valid
         self._camera, self._body, self._bone = camera, body, bone
+        # A twist about the rotation centre in world axes to one in camera axes.
+        self._axes = np.kron(np.eye(2), camera.T_world_to_camera[:3, :3])
         self._centre = np.asarray(centre_lps_mm, dtype=np.float64)
         with torch.no_grad():
             self._fixed = network.fixed_features(fixed_channels(image, valid))
 
-    def equations(self, T_lps_to_camera: np.ndarray, starts: np.ndarray) -> NormalEquations:
-        """L_N and its quadratic model in twists about the rotation centre, camera axes, rad and mm.
+    def equations(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> NormalEquations:
+        """L_N and its quadratic model in twists about the rotation centre, world axes, rad and mm.
 
         Args:
-            T_lps_to_camera: (P, 4, 4) poses.
+            T_lps_to_world: (P, 4, 4) poses.
             starts: (P,) the X-ray of each, where there are several.
         """
         with torch.inference_mode():
-            model = error_model(self._embedded(*self._inputs(T_lps_to_camera, starts), with_jacobian=True))
-        per_unit = 1 / SCALE.twist
-        return NormalEquations(
-            model.error.double().cpu().numpy(),
-            model.gradient.double().cpu().numpy() * per_unit,
-            model.hessian.double().cpu().numpy() * np.outer(per_unit, per_unit),
-        )
+            model = error_model(self._embedded(*self._inputs(T_lps_to_world, starts), with_jacobian=True))
+        per_unit, axes = 1 / SCALE.twist, self._axes
+        gradient = model.gradient.double().cpu().numpy() * per_unit
+        hessian = model.hessian.double().cpu().numpy() * np.outer(per_unit, per_unit)
+        error = model.error.double().cpu().numpy()
+        return NormalEquations(error, gradient @ axes, axes.T @ hessian @ axes)
 
     def error_and_gradient(
-        self, T_lps_to_camera: np.ndarray, starts: np.ndarray
+        self, T_lps_to_world: np.ndarray, starts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """L_N (P,) and its gradient (P, 6) by twists as in :meth:`equations`, by backpropagation."""
-        fixed, valid, images = self._inputs(T_lps_to_camera, starts)
+        fixed, valid, images = self._inputs(T_lps_to_world, starts)
         body, bone = (image.clone().requires_grad_() for image in (images.body, images.bone))
         images = images._replace(body=body, bone=bone)
         with torch.enable_grad():
             error = embedding_error(self._embedded(fixed, valid, images))
             by_body, by_bone = torch.autograd.grad(error.sum(), (body, bone))
-        gradient = images.pose_gradient(by_body, by_bone)
-        return error.detach().double().cpu().numpy(), gradient.double().cpu().numpy()
+        gradient = images.pose_gradient(by_body, by_bone).double().cpu().numpy()
+        return error.detach().double().cpu().numpy(), gradient @ self._axes
 
-    def errors(self, T_lps_to_camera: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    def errors(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """(P,) L_N alone; arguments as for :meth:`equations`."""
         with torch.inference_mode():
-            error = embedding_error(self._embedded(*self._inputs(T_lps_to_camera, starts, False)))
+            error = embedding_error(self._embedded(*self._inputs(T_lps_to_world, starts, False)))
             return error.double().cpu().numpy()
 
     def _embedded(self, fixed, valid, images, with_jacobian: bool = False) -> Embedded:
         return self._network.embed(fixed, valid, images, with_jacobian, self._reach, self._masked)
 
-    def _inputs(self, T_lps_to_camera, starts, with_jacobian: bool = True):
-        seen = self._body, self._bone, self._camera, T_lps_to_camera, self._centre
+    def _inputs(self, T_lps_to_world, starts, with_jacobian: bool = True):
+        seen = self._body, self._bone, self._camera, T_lps_to_world, self._centre
         images = moving_images(*seen, with_jacobian).to(self._device)
         index = torch.as_tensor(starts if len(self._valid) > 1 else np.zeros(len(starts), dtype=int))
         index = index.to(self._device)
@@ -143,12 +144,10 @@ class Refined(NamedTuple):
         T: (n, 4, 4) the pose that each start led to, or of a network that reaches further than it was trained
             for, the different ones of these.
         error: (n,) their L_N.
-        stopped: whether the callback asked for the end.
     """
 
     T: np.ndarray
     error: np.ndarray
-    stopped: bool
 
 
 def refined(
@@ -156,7 +155,7 @@ def refined(
     objective: Objective,
     T_start: np.ndarray,
     centre_lps_mm: np.ndarray,
-    callback: IterationCallback | None = None,
+    report: Report | None = None,
     stage: str = "",
 ) -> Refined:
     """Poses of least L_N from several starts.
@@ -171,30 +170,27 @@ def refined(
         objective: L_N and its derivatives by twists about the rotation centre.
         T_start: (S, 4, 4) start poses, the best ones first.
         centre_lps_mm: (3,) rotation centre.
-        callback: told every iteration; a true answer stops at once.
+        report: told every iteration.
         stage: label in the reports.
     """
-    report = {"callback": callback, "stage": stage}
+    told = {"report": report, "stage": stage}
     if network.config.inference == "descent":
-        return descended(objective, T_start, centre_lps_mm, **report)
-    first = stepped(objective, T_start, centre_lps_mm, **report)
-    if first.stopped:
-        return first
+        return descended(objective, T_start, centre_lps_mm, **told)
+    first = stepped(objective, T_start, centre_lps_mm, **told)
     again = descended(
-        objective, T_start[:_SECOND_TRIES], centre_lps_mm, _SHORT_DESCENT, tolerance=_COARSE, **report
+        objective, T_start[:_SECOND_TRIES], centre_lps_mm, _SHORT_DESCENT, tolerance=_COARSE, **told
     )
-    if not again.stopped:
-        again = stepped(objective, again.T, centre_lps_mm, **report)
+    again = stepped(objective, again.T, centre_lps_mm, **told)
     better = np.zeros(len(T_start), dtype=bool)
     better[: len(again.T)] = again.error < first.error[: len(again.T)]
     T, error = first.T.copy(), first.error.copy()
     chosen = better[: len(again.T)]
     T[better], error[better] = again.T[chosen], again.error[chosen]
-    if again.stopped or (network.config.reach == 1 and network.config.near_pixels is None):
-        return Refined(T, error, again.stopped)
+    if network.config.reach == 1 and network.config.near_pixels is None:
+        return Refined(T, error)
     T = T[np.argsort(error, kind="stable")]
     T = T[distinct_poses(T, centre_lps_mm, *SAME_MINIMUM, len(T))]
-    return stepped(objective.nearby(T), T, centre_lps_mm, **report)
+    return stepped(objective.nearby(T), T, centre_lps_mm, **told)
 
 
 def stepped(
@@ -202,7 +198,7 @@ def stepped(
     T_start: np.ndarray,
     centre_lps_mm: np.ndarray,
     max_iterations: int = 60,
-    callback: IterationCallback | None = None,
+    report: Report | None = None,
     stage: str = "",
 ) -> Refined:
     """Levenberg-Marquardt on the features' differences; arguments as for :func:`refined`."""
@@ -213,10 +209,10 @@ def stepped(
         max_iterations,
         step_tolerance_mm=0.05,
         gain_tolerance=1e-6,
-        callback=callback,
+        report=report,
         stage=stage,
     )
-    return Refined(solution.T, solution.equations.cost, solution.stopped)
+    return Refined(solution.T, solution.equations.cost)
 
 
 def descended(
@@ -225,7 +221,7 @@ def descended(
     centre_lps_mm: np.ndarray,
     max_iterations: int = 500,
     tolerance: float = 0.005,
-    callback: IterationCallback | None = None,
+    report: Report | None = None,
     stage: str = "",
 ) -> Refined:
     """The published descent; arguments as for :func:`refined`.
@@ -236,10 +232,10 @@ def descended(
         centre_lps_mm: (3,) rotation centre.
         max_iterations: at most so many.
         tolerance: rate, units of ``SCALE``, at which a start has converged.
-        callback: told every iteration.
+        report: told every iteration.
         stage: label in the reports.
     """
-    T, error, result = momentum_descent(
+    T, error, _ = momentum_descent(
         objective.error_and_gradient,
         T_start,
         centre_lps_mm,
@@ -247,7 +243,7 @@ def descended(
         rotation_tolerance=max(0.02, tolerance),
         translation_tolerance=tolerance,
         max_iterations=max_iterations,
-        callback=callback,
+        report=report,
         stage=stage,
     )
-    return Refined(T, error, result.stopped)
+    return Refined(T, error)

@@ -1,14 +1,6 @@
-"""Registration of a prepared CT to prepared X-rays: stages, verdict, result."""
+"""From prepared inputs to a verified pose."""
 
-from SOPIRegistrationLib.registration.pipeline import RegistrationSettings, lay_out, moving_volumes, register
-from SOPIRegistrationLib.registration.result import Progress, RegistrationResult, Verdict
+from SOPIRegistrationLib.registration.loop import register, warm_up
+from SOPIRegistrationLib.registration.result import RegistrationResult, Verdict
 
-__all__ = [
-    "Progress",
-    "RegistrationResult",
-    "RegistrationSettings",
-    "Verdict",
-    "lay_out",
-    "moving_volumes",
-    "register",
-]
+__all__ = ["RegistrationResult", "Verdict", "register", "warm_up"]

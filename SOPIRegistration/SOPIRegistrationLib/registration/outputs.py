@@ -18,9 +18,9 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.overlay import fusion_image
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.registration.pose_files import write_transform
 from SOPIRegistrationLib.registration.result import RegistrationResult
+from SOPIRegistrationLib.subject import MovingVolume
 
 
 def write_results(
@@ -49,7 +49,7 @@ def write_results(
     for number, radiograph in enumerate(result.radiographs):
         camera = radiograph.camera
         suffix = "_" + re.sub(r"[^\w.-]", "_", camera.name) if number else ""
-        drr = project(moving.level(0), camera, camera.T_world_to_camera @ result.T_lps_to_world)
+        drr = project(moving.level(0), camera, result.T_lps_to_world)
         write_detector_image(folder / f"drr{suffix}.nrrd", drr, camera, frame, reference)
         write_picture(folder / f"overlay{suffix}.png", fusion_image(radiograph.image, drr, radiograph.valid))
         names += [f"drr{suffix}.nrrd", f"overlay{suffix}.png"]

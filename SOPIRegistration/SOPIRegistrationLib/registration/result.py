@@ -7,38 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from SOPIRegistrationLib import __version__
+from SOPIRegistrationLib.compare import StageRecord
 from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-
-
-@dataclass(frozen=True)
-class Progress:
-    """State of a running registration.
-
-    Attributes:
-        stage: name of the running stage.
-        fraction: share of the work done, 0 to 1.
-        T: (4, 4) T_lps_to_world, best pose so far; None before there is one.
-        similarity: correlation reached at the running stage's resolution; None before there is one.
-    """
-
-    stage: str
-    fraction: float
-    T: np.ndarray | None = None
-    similarity: float | None = None
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """A finished stage: its name, duration, the correlation and the pose (T_lps_to_world) it ended with.
-
-    The correlation is None for a stage that measures none.
-    """
-
-    name: str
-    seconds: float
-    similarity: float | None
-    T: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -76,7 +47,7 @@ class RegistrationResult:
         initial_similarity: the same at the initial pose; None for a stopped run.
         verdict: trust.
         seconds: from prepared inputs to the verified pose.
-        stopped: whether the callback ended it early.
+        stopped: whether it was cancelled.
     """
 
     T_lps_to_world: np.ndarray

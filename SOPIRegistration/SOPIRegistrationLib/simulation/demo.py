@@ -55,12 +55,12 @@ class DemoCase:
 
     @property
     def T_true(self) -> np.ndarray:
-        """(4, 4) T_lps_to_camera of the X-ray."""
+        """(4, 4) T_lps_to_world of the X-ray."""
         return self.pose_frame.T_from_theta(self.theta_true)
 
     @property
     def T_start(self) -> np.ndarray:
-        """(4, 4) T_lps_to_camera at the start."""
+        """(4, 4) T_lps_to_world at the start."""
         return self.pose_frame.T_from_theta(self.theta_start)
 
 
@@ -90,18 +90,18 @@ def random_paper_theta(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.normal(0, _THETA_SD, (count, 6))
 
 
-def fine_line_integrals(seed: int, camera: Camera, T_lps_to_camera: np.ndarray) -> np.ndarray:
+def fine_line_integrals(seed: int, camera: Camera, T_lps_to_world: np.ndarray) -> np.ndarray:
     """Line integrals (rows, columns) of a phantom, finer in every respect than its CT and without CT noise.
 
     Args:
         seed: of the phantom.
         camera: geometry of the image; each of its pixels averages the intensity over its area.
-        T_lps_to_camera: (4, 4) pose, mm.
+        T_lps_to_world: (4, 4) pose, mm.
     """
     patient = lumbar_phantom(seed, XRAY_SPACING_MM, noise_hu=0.0).ct
     attenuation = patient.same_grid(attenuation_of_hu(patient.array.astype(np.float32)))
     fine = camera.resampled(camera.width * XRAY_OVERSAMPLING, camera.height * XRAY_OVERSAMPLING)
-    integrals = project(ProjectorVolume(attenuation), fine, T_lps_to_camera, XRAY_STEP_MM)
+    integrals = project(ProjectorVolume(attenuation), fine, T_lps_to_world, XRAY_STEP_MM)
     return -np.log(area_average(np.exp(-integrals), camera.width, camera.height))
 
 

@@ -29,7 +29,7 @@ from SOPIRegistrationLib.networks.comparing import centre_in_camera, correction_
 from SOPIRegistrationLib.networks.image_channels import fixed_channels, standardised
 from SOPIRegistrationLib.networks.patient import PatientConfig, PatientNetwork, PatientOutput
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.registration import moving_volumes
+from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.training.muon import Muon
 from SOPIRegistrationLib.training.pairs import misjudged, seen, through_tissue
 from SOPIRegistrationLib.training.pose_loss import geodesic_pose_loss, pose_errors
@@ -201,13 +201,13 @@ class PatientXrays:
         self._T_reference = np.reshape(config.T_reference, (4, 4))
         deviation = default_deviation(config) if settings.deviation is None else np.array(settings.deviation)
         self._deviation = np.concatenate([np.deg2rad(deviation[:3]), deviation[3:]])
-        moving = moving_volumes(ct)
-        content = settings.content
+        subject, content = Subject(ct), settings.content
         if content == "auto":
-            content = "part" if moving["bone"].is_part else "body"
+            content = "part" if subject.is_segmented_bone else "body"
         self._is_part = content == "part"
         names = ("body", "bone") if content == "body" else ("bone",)
-        self._volumes = [moving[name].for_camera(config.camera, self._T_reference) for name in names]
+        volumes = {"body": subject.body, "bone": subject.bones}
+        self._volumes = [volumes[name].for_camera(config.camera, self._T_reference) for name in names]
         self._capacity = max(256, _POOL_BYTES // (2 * len(names) * config.pixels**2))
         # Half the digits: coarser than these images' noise, finer than anything learned from them.
         self._drrs = np.empty((0, len(names), config.pixels, config.pixels), np.float16)

@@ -8,20 +8,21 @@ domain (Padfield 2012, Eq. 7 ff., on locally normalised images, whose mean is ze
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft, ndimage
 
-from SOPIRegistrationLib.errors import Cancelled
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.distinct import distinct_poses
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.projector import ProjectorVolume, project
 
+STAGE = "template search"
 # Templates are this much wider than the X-ray, so that a shift brings in what lies beyond its edge.
 _CANVAS = 2.0
 _WINDOW_PX = 9
@@ -85,7 +86,7 @@ def template_search(
     search_range: SearchRange | None = None,
     unscanned: Sequence[ProjectorVolume] = (),
     max_candidates: int = 64,
-    progress: Callable[[float], bool | None] | None = None,
+    report: Report | None = None,
 ) -> SearchResult:
     """Find the poses whose templates look most like the X-ray.
 
@@ -96,10 +97,7 @@ def template_search(
         search_range: the grid; the ``wide`` range about the nominal view unless given.
         unscanned: masks of where the object leaves the scan and goes on: rays through them do not count.
         max_candidates: at most so many poses, all different, are returned.
-        progress: called with the fraction done; a true answer raises Cancelled.
-
-    Raises:
-        Cancelled: ``progress`` asked for it.
+        report: told the fraction done.
     """
     search_range = search_range or SearchRange()
     canvas = _canvas_camera(radiograph.camera)
@@ -122,8 +120,8 @@ def template_search(
         normalised = _local_normalisation(templates, seen)
         for k, (template, weight) in enumerate(zip(normalised, seen, strict=True), start=first):
             scores[k], offsets[k] = variants.best_shifts(template, weight, shifts)
-        if progress is not None and progress(chosen.stop / len(rotations)):
-            raise Cancelled("the search was cancelled")
+        if report is not None:
+            report(Progress(STAGE, chosen.stop / len(rotations)))
 
     best = np.argsort(-scores.ravel(), kind="stable")[: _POOL * max_candidates]
     template_index, variant_index = np.unravel_index(best, grid_shape)

@@ -24,8 +24,6 @@ class MovingVolume:
     Args:
         attenuation: linear attenuation, 1/mm.
         truncated: mask of the border through which the object leaves the scan, or None.
-        outline_lps_mm: (n, 3) surface points, where the volume holds only part of what the X-ray shows (a
-            segmented bone): comparison then keeps to the surroundings of its projection.
 
     Attributes:
         unscanned: masks of where the object leaves the scan and of where it goes on; empty if it ends inside.
@@ -33,20 +31,13 @@ class MovingVolume:
 
     unscanned: Sequence[ProjectorVolume] = ()
 
-    def __init__(
-        self, attenuation: Volume, truncated: Volume | None = None, outline_lps_mm: np.ndarray | None = None
-    ):
+    def __init__(self, attenuation: Volume, truncated: Volume | None = None):
         self.attenuation = attenuation
-        self.outline_lps_mm = outline_lps_mm
         self._levels = [ProjectorVolume(attenuation)]
         if truncated is not None and truncated.array.any():
             border = Volume(truncated.array.astype(np.float32), truncated.index_to_lps)
             masks = border, beyond_border(border)
             self.unscanned = tuple(ProjectorVolume(mask) for mask in masks if mask is not None)
-
-    @property
-    def is_part(self) -> bool:
-        return self.outline_lps_mm is not None
 
     def without_truncation(self) -> MovingVolume:
         """The same volume, its rays through the end of the scan compared like any other."""
@@ -60,8 +51,9 @@ class MovingVolume:
             self._levels.append(ProjectorVolume(halved(self._levels[-1].volume)))
         return self._levels[halvings]
 
-    def for_camera(self, camera: Camera, T_lps_to_camera: np.ndarray) -> ProjectorVolume:
+    def for_camera(self, camera: Camera, T_lps_to_world: np.ndarray) -> ProjectorVolume:
         """The coarsest level whose voxels still suit the camera's pixels at the volume's place."""
+        T_lps_to_camera = camera.T_world_to_camera @ T_lps_to_world
         depth = (T_lps_to_camera @ np.append(self.attenuation.centre_lps_mm, 1.0))[2]
         pixel_mm = depth / min(camera.K[0, 0], camera.K[1, 1])
         finest = self.attenuation.spacing_mm.max()

@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import maximum_filter
 
+from SOPIRegistrationLib.compare.target import Level, Target
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.images.pyramid import resampled_radiograph
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations
 from SOPIRegistrationLib.projector import project, project_with_jacobian, remove_shift_along_rays
-from SOPIRegistrationLib.registration.moving import MovingVolume
 from SOPIRegistrationLib.similarity.residuals import LocalResidual, WholeImageResidual
+from SOPIRegistrationLib.subject import MovingVolume
 
 # Below this share of its pixels an image has nothing to compare: the mask is then left out.
 _LEAST_VALID = 0.1
 # Cost of a depth one prior's width away, where 2 (1 - correlation) is the cost of an image.
 _DEPTH_PRIOR_COST = 0.01
-# About a part of the body: room for the error of the start.
+# About a segmented bone: room for the error of the start.
 _MARGIN_MM = 15.0
 _LEAST_CROP_PX = 16
-
-
-@dataclass(frozen=True)
-class Level:
-    """One resolution of the coarse-to-fine refinement.
-
-    Attributes:
-        pixels: longer edge of the image.
-        window_px: edge of the local normalisation's window; None for whole-image normalisation.
-        max_iterations: of Levenberg-Marquardt.
-        step_tolerance_mm: convergence, motion of the object.
-        depth_prior_mm: by how much a single view's depth may plausibly leave its start; None for no prior.
-    """
-
-    pixels: int
-    window_px: int | None = None
-    max_iterations: int = 20
-    step_tolerance_mm: float = 0.01
-    depth_prior_mm: float | None = None
-
-    @property
-    def name(self) -> str:
-        kind = "whole image" if self.window_px is None else f"{self.window_px} px windows"
-        return f"{self.pixels} px, {kind}"
 
 
 def at_level(radiograph: PreparedRadiograph, pixels: int) -> PreparedRadiograph:
@@ -61,7 +37,7 @@ class LevelObjective:
 
     Args:
         radiographs: one or several prepared views of one world.
-        moving: the CT's pyramid.
+        target: what is projected.
         level: resolution and normalisation.
         T_start: (S, 4, 4) T_lps_to_world of the starts: where they stand decides which rays leave the scanned
             volume and are left out.
@@ -71,7 +47,7 @@ class LevelObjective:
     def __init__(
         self,
         radiographs: Sequence[PreparedRadiograph],
-        moving: MovingVolume,
+        target: Target,
         level: Level,
         T_start: np.ndarray,
         centre_lps_mm: np.ndarray,
@@ -80,13 +56,13 @@ class LevelObjective:
         self._views = []
         self._depth_prior_mm = level.depth_prior_mm if len(radiographs) == 1 else None
         self._depth_start = (radiographs[0].camera.T_world_to_camera @ self._pivot(T_start))[:, 2, 3]
+        moving = target.moving
         for radiograph in radiographs:
-            T_lps_to_camera = radiograph.camera.T_world_to_camera @ T_start
-            view = at_level(around_object(radiograph, moving, T_lps_to_camera), level.pixels)
-            volume = moving.for_camera(view.camera, T_lps_to_camera[0])
-            valid = comparable_pixels(view, moving, T_lps_to_camera)
-            if level.window_px is not None and moving.is_part:
-                valid = valid & near_object(volume, view.camera, T_lps_to_camera, level.window_px)
+            view = at_level(around_object(radiograph, target, T_start), level.pixels)
+            volume = moving.for_camera(view.camera, T_start[0])
+            valid = comparable_pixels(view, moving, T_start)
+            if level.window_px is not None and target.outline_lps_mm is not None:
+                valid = valid & near_object(volume, view.camera, T_start, level.window_px)
             if level.window_px is None:
                 residual = WholeImageResidual(view.image, valid)
             else:
@@ -100,8 +76,7 @@ class LevelObjective:
         cost, gradient, hessian = np.zeros(poses), np.zeros((poses, 6)), np.zeros((poses, 6, 6))
         pivot = self._pivot(T_lps_to_world)
         for camera, volume, residual, rays in self._views:
-            T = camera.T_world_to_camera @ T_lps_to_world
-            image, jacobian = project_with_jacobian(volume, camera, T)
+            image, jacobian = project_with_jacobian(volume, camera, T_lps_to_world)
             jacobian = np.moveaxis(jacobian, -1, 1)
             remove_shift_along_rays(jacobian, rays)
             r, J = residual(image, jacobian, starts)
@@ -132,22 +107,22 @@ class LevelObjective:
     def _pivot(self, T_lps_to_world):
         """(P, 4, 4) translations to the centre's place in the world."""
         pivot = np.tile(np.eye(4), (len(T_lps_to_world), 1, 1))
-        pivot[:, :3, 3] = T_lps_to_world[:, :3, :3] @ self._centre + T_lps_to_world[:, :3, 3]
+        pivot[:, :3, 3] = se3.transform_points(T_lps_to_world, self._centre)
         return pivot
 
 
 def around_object(
-    radiograph: PreparedRadiograph, moving: MovingVolume, T_lps_to_camera: np.ndarray
+    radiograph: PreparedRadiograph, target: Target, T_lps_to_world: np.ndarray
 ) -> PreparedRadiograph:
-    """The X-ray cropped to what the volume holds, at any of the poses (S, 4, 4), and a margin.
+    """The X-ray cropped to the target's outline, at any of the poses (S, 4, 4), and a margin.
 
-    A whole body fills the image: then this is the X-ray itself.
+    Without an outline this is the X-ray itself.
     """
-    if not moving.is_part:
+    if target.outline_lps_mm is None:
         return radiograph
     camera = radiograph.camera
-    points = T_lps_to_camera[:, None, :3, :3] @ moving.outline_lps_mm[..., None]
-    points = points[..., 0] + T_lps_to_camera[:, None, :3, 3]
+    T_lps_to_camera = camera.T_world_to_camera @ T_lps_to_world
+    points = se3.transform_points(T_lps_to_camera[:, None], target.outline_lps_mm)
     pixels = camera.project(points[points[..., 2] > 0])
     if len(pixels) == 0:
         return radiograph
@@ -161,20 +136,20 @@ def around_object(
     return PreparedRadiograph(radiograph.image[window], radiograph.valid[window], cropped, radiograph.name)
 
 
-def near_object(volume, camera, T_lps_to_camera: np.ndarray, window_px: int) -> np.ndarray:
+def near_object(volume, camera, T_lps_to_world: np.ndarray, window_px: int) -> np.ndarray:
     """(S, rows, columns) bool: pixels whose window meets the projected object."""
-    shadow = project(volume, camera, T_lps_to_camera) > 0
+    shadow = project(volume, camera, T_lps_to_world) > 0
     return maximum_filter(shadow, size=(1, window_px, window_px))
 
 
 def comparable_pixels(
-    view: PreparedRadiograph, moving: MovingVolume, T_lps_to_camera: np.ndarray
+    view: PreparedRadiograph, moving: MovingVolume, T_lps_to_world: np.ndarray
 ) -> np.ndarray:
     """(S, rows, columns) bool: valid pixels whose rays do not meet the object where it was not scanned."""
     if not moving.unscanned:
         return view.valid[None]
     valid = view.valid
     for mask in moving.unscanned:
-        valid = valid & (project(mask, view.camera, T_lps_to_camera) == 0)
+        valid = valid & (project(mask, view.camera, T_lps_to_world) == 0)
     enough = valid.mean(axis=(1, 2), keepdims=True) >= _LEAST_VALID * view.valid.mean()
     return np.where(enough, valid, view.valid)

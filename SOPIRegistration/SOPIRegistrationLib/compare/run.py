@@ -1,0 +1,125 @@
+"""A registration under way: what it tells its caller, and what it has reached when it is stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from SOPIRegistrationLib.compare.case import Case, Comparison
+from SOPIRegistrationLib.progress import Progress, Report
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A finished stage: its name, duration, the correlation and the pose (T_lps_to_world) it ended with.
+
+    The correlation is None for a stage that measures none.
+    """
+
+    name: str
+    seconds: float
+    similarity: float | None
+    T: np.ndarray
+
+
+class Run:
+    """Stages done, best pose so far, and the share of the work that is done.
+
+    Args:
+        case: what is registered.
+        report: told several times a second; raises ``Cancelled`` to stop.
+
+    Attributes:
+        comparison: what is being compared; of the pose reached so far.
+        T: (4, 4) T_lps_to_world, best pose so far.
+        stages: those done.
+    """
+
+    def __init__(self, case: Case, report: Report | None = None):
+        self.comparison = Comparison(case, case.radiographs, case.targets[0])
+        self.T = case.T_expected
+        self.stages: list[StageRecord] = []
+        self._report = report
+        self._done, self._until, self._shown = 0.0, 1.0, 0.0
+
+    def report(
+        self,
+        stage: str,
+        T: np.ndarray | None = None,
+        similarity: float | None = None,
+        fraction: float = 0.0,
+    ) -> None:
+        """Tell the caller of a stage under way.
+
+        Args:
+            stage: its name.
+            T: (4, 4) T_lps_to_world, its best pose so far.
+            similarity: correlation there.
+            fraction: share of the stage that is done.
+
+        Raises:
+            Cancelled: the caller wants it to stop.
+        """
+        if T is not None:
+            self.T = T
+        if self._report is not None:
+            # A stage may go through its work more than once.
+            self._shown = max(self._shown, self._done + fraction * (self._until - self._done))
+            self._report(Progress(stage, self._shown, self.T, similarity))
+
+    @contextmanager
+    def share(self, part: float) -> Iterator[None]:
+        """Work that is this part of what is left to do."""
+        until = self._until
+        self._until = self._done + part * (until - self._done)
+        yield
+        self._done, self._until = self._until, until
+
+    @contextmanager
+    def stage(self, name: str, shows_poses: bool = True) -> Iterator[Stage]:
+        """A stage; what it reached is recorded at its end.
+
+        Args:
+            name: of the stage.
+            shows_poses: whether the poses on its way may stand for the best one so far.
+        """
+        began, stage = time.perf_counter(), Stage(self, name, shows_poses)
+        yield stage
+        if stage.T is not None:
+            seconds = time.perf_counter() - began
+            self.stages.append(StageRecord(name, seconds, stage.similarity, stage.T))
+
+
+class Stage:
+    """A stage under way.
+
+    Args:
+        run: the registration.
+        name: of the stage.
+        shows_poses: as for :meth:`Run.stage`.
+
+    Attributes:
+        T: (4, 4) T_lps_to_world where it ended; None leaves no record of it.
+        similarity: correlation there, if it measures one.
+    """
+
+    def __init__(self, run: Run, name: str, shows_poses: bool = True):
+        self._run, self.name, self._shows_poses = run, name, shows_poses
+        self.T: np.ndarray | None = None
+        self.similarity: float | None = None
+
+    def ended(self, T: np.ndarray, similarity: float | None = None) -> None:
+        """Where the stage ended."""
+        self.T, self.similarity = T, similarity
+        self._run.T = T
+
+    def optimiser_report(self, progress: Progress) -> None:
+        """What an optimiser tells whose objective is minus the cost 2 (1 - correlation)."""
+        if self._shows_poses:
+            self._run.report(self.name, progress.T, 1 + progress.similarity / 2, progress.fraction)
+        else:
+            self._run.report(self.name, fraction=progress.fraction)

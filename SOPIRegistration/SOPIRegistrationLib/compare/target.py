@@ -1,0 +1,247 @@
+"""What of a CT is compared with an X-ray, and how: one record for each kind of target, chosen once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from SOPIRegistrationLib.subject import MovingVolume, Subject
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of the coarse-to-fine refinement.
+
+    Attributes:
+        pixels: longer edge of the image.
+        window_px: edge of the local normalisation's window; None for whole-image normalisation.
+        max_iterations: of Levenberg-Marquardt.
+        step_tolerance_mm: convergence, motion of the object.
+        depth_prior_mm: by how much a single view's depth may plausibly leave its start; None for no prior.
+    """
+
+    pixels: int
+    window_px: int | None = None
+    max_iterations: int = 20
+    step_tolerance_mm: float = 0.01
+    depth_prior_mm: float | None = None
+
+    @property
+    def name(self) -> str:
+        kind = "whole image" if self.window_px is None else f"{self.window_px} px windows"
+        return f"{self.pixels} px, {kind}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A level of the refinement and who goes on from it.
+
+    Attributes:
+        level: what Levenberg-Marquardt minimises.
+        keep: at most so many different poses go on.
+        ranking: the level at which they are ranked; that of the refinement if None.
+    """
+
+    level: Level
+    keep: int = 1
+    ranking: Level | None = None
+
+
+Steps = tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class MultiStart:
+    """Starts about a pose.
+
+    Attributes:
+        turn_deg: how far turned.
+        shift_mm: how far shifted across the first view besides; 0 for not at all.
+    """
+
+    turn_deg: float
+    shift_mm: float = 0.0
+
+
+@dataclass(frozen=True)
+class RandomStarts:
+    """Many starts all around a pose, random but always the same.
+
+    Attributes:
+        turn_deg: they are turned up to so far about each axis,
+        shift_mm: shifted up to so far across the first view,
+        depth_mm: and along its central ray.
+        count: how many.
+    """
+
+    turn_deg: float = 30.0
+    shift_mm: float = 18.0
+    depth_mm: float = 25.0
+    count: int = 400
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Structural correlation (locally normalised images) from which a pose is accepted, or worth a review."""
+
+    accept: float
+    review: float
+
+
+@dataclass(frozen=True)
+class TargetKind:
+    """All that depends on what kind of thing is registered.
+
+    Attributes:
+        name: of the kind.
+        thresholds: of the verdict.
+        check: level of the structural correlation. Noise hides structure at fine resolution; here it is
+            averaged out and wrong poses still differ.
+        coarse: coarse refinements, the next one tried where the one before ends in no agreement.
+        coarse_from_afar: the same from random starts.
+        fine: fine refinement.
+        beam: fine refinement with the DRRs of a beam.
+        alignment: what brings a pose network's answers onto the X-ray, and the share of them that goes on.
+        starts: about an expected pose, first near, then further around.
+        starts_from_afar: where nothing else agreed; None for never.
+        neighbour_gain: by how much less the cost of a neighbouring vertebra must be to count.
+        searches_unscanned: whether a search also tries with the rays that leave the scan.
+    """
+
+    name: str
+    thresholds: Thresholds
+    check: Level
+    coarse: tuple[Steps, ...]
+    coarse_from_afar: tuple[Steps, ...]
+    fine: Steps
+    beam: Steps
+    alignment: tuple[tuple[Level, float], ...]
+    starts: tuple[MultiStart, MultiStart]
+    starts_from_afar: RandomStarts | None
+    neighbour_gain: float
+    searches_unscanned: bool
+
+    @property
+    def finest(self) -> Level:
+        """The level at which a refinement ends."""
+        return self.fine[-1].level
+
+
+# Whole-image normalisation catches nearly every start, windows then pin the depth. But seen from very near or
+# far any body is as smooth as another: a weak hold on depth, and windows rank the poses.
+_WHOLE_IMAGES_FIRST = (
+    Step(Level(32, None, 15, 0.3, depth_prior_mm=60.0), 12, Level(32, 9)),
+    Step(Level(64, None, 10, 0.1, depth_prior_mm=60.0), 3, Level(64, 15)),
+)
+# The same with wide windows: scatter and steep intensity curves change the image's large-scale shape, which
+# then leads astray.
+_WIDE_WINDOWS = (
+    Step(Level(32, 21, 15, 0.3, depth_prior_mm=60.0), 12, Level(32, 9)),
+    Step(Level(64, 21, 12, 0.1, depth_prior_mm=60.0), 3, Level(64, 15)),
+)
+# Thresholds were chosen on simulated targets of several CTs (Resources/Evaluation/configs/core.toml prints
+# both distributions).
+WHOLE_BODY = TargetKind(
+    name="whole body",
+    thresholds=Thresholds(accept=0.85, review=0.7),
+    check=Level(64, 15),
+    coarse=(_WHOLE_IMAGES_FIRST, _WIDE_WINDOWS),
+    coarse_from_afar=(_WHOLE_IMAGES_FIRST, _WIDE_WINDOWS),
+    fine=(Step(Level(128, 31, 10, 0.05)), Step(Level(128, 13, 10, 0.02)), Step(Level(256, 21, 10))),
+    # Whole images first, where the beam's physics shows most.
+    beam=(
+        Step(Level(64, None, 10, 0.1, depth_prior_mm=60.0)),
+        Step(Level(128, 31, 10, 0.05)),
+        Step(Level(256, 21, 10)),
+    ),
+    # Whole images lead home from further away, windows despite scatter, collimation and steep curves.
+    alignment=(
+        (Level(32, None, 5, 0.5, depth_prior_mm=60.0), 2 / 3),
+        (Level(32, 15, 10, 0.5, depth_prior_mm=60.0), 1 / 2),
+    ),
+    starts=(MultiStart(8.0), MultiStart(16.0)),
+    starts_from_afar=None,
+    neighbour_gain=0.0,
+    searches_unscanned=True,
+)
+# The bones of a body, compared with the whole X-ray.
+BONES = replace(WHOLE_BODY, name="bones")
+# One bone in an X-ray of more: windows from the start, or the rest of the image would decide; and a weak hold
+# on depth, or the bone's projection could grow until its outline has left the comparison. It explains less of
+# its X-ray, so less agreement is expected of it.
+_SEGMENTED_COARSE = (
+    Step(Level(64, 15, 15, 0.2, depth_prior_mm=30.0), 6),
+    Step(Level(128, 11, 12, 0.05, depth_prior_mm=30.0), 3),
+)
+SEGMENTED_BONE = TargetKind(
+    name="segmented bone",
+    thresholds=Thresholds(accept=0.55, review=0.45),
+    check=Level(128, 11),
+    coarse=(_SEGMENTED_COARSE,),
+    # Of starts from all around only a few lead home, and at first these need not look best.
+    coarse_from_afar=((replace(_SEGMENTED_COARSE[0], keep=48), replace(_SEGMENTED_COARSE[1], keep=8)),),
+    fine=(Step(Level(256, 9, 15, 0.01, depth_prior_mm=30.0)),),
+    beam=(
+        Step(Level(128, 11, 12, 0.05, depth_prior_mm=30.0)),
+        Step(Level(256, 9, 15, 0.01, depth_prior_mm=30.0)),
+    ),
+    alignment=((Level(32, 15, 10, 0.5, depth_prior_mm=30.0), 1 / 2),),
+    # A long bone may also have slid along itself.
+    starts=(MultiStart(5.0), MultiStart(8.0, 6.0)),
+    # The search, which compares whole images, does not find one bone among others.
+    starts_from_afar=RandomStarts(),
+    # A bone slid along itself ends in minima of its own. Correlations rose by 0.33 to 0.42 to the true place
+    # of real vertebrae, by up to 0.21 to wrong places of a real radius.
+    neighbour_gain=0.5,
+    searches_unscanned=False,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is projected and compared.
+
+    Attributes:
+        content: "body" or "bone", as in ``RegistrationSettings.content``.
+        kind: how it is compared.
+        moving: attenuation.
+        outline_lps_mm: (n, 3) surface points where the X-ray shows more than the volume holds: comparison
+            then keeps to the surroundings of its projection; None for the whole X-ray.
+    """
+
+    content: str
+    kind: TargetKind
+    moving: MovingVolume
+    outline_lps_mm: np.ndarray | None = None
+
+    def with_all_rays(self) -> Target:
+        """The same, its rays through the end of the scan compared like any other."""
+        return replace(self, moving=self.moving.without_truncation())
+
+
+def targets_of(subject: Subject, content: str = "auto") -> tuple[Target, ...]:
+    """The targets of a CT, in the order in which they are tried.
+
+    A CT that is a segmented bone already has no body besides: its bone is compared with its surroundings
+    only, in an X-ray that shows more.
+
+    Args:
+        subject: the CT.
+        content: "body", "bone", or "auto" for both.
+    """
+    body = subject.kept("target body", None, lambda: Target("body", WHOLE_BODY, subject.body))
+    bone = subject.kept("target bone", None, lambda: _bone_target(subject))
+    return tuple(target for target in (body, bone) if content in ("auto", target.content))
+
+
+def compared_target(subject: Subject) -> Target:
+    """What stands for the CT where one target must: the bone, of a segmented one, else the body."""
+    body, bone = targets_of(subject)
+    return body if bone.outline_lps_mm is None else bone
+
+
+def _bone_target(subject: Subject) -> Target:
+    if subject.is_segmented_bone:
+        return Target("bone", SEGMENTED_BONE, subject.bones, subject.ct.surface_points_lps_mm)
+    return Target("bone", BONES, subject.bones)

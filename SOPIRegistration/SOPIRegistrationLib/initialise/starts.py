@@ -1,0 +1,105 @@
+"""Starts about an expected pose: the nominal view, a given pose, or poses all around."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Proposal, Run
+from SOPIRegistrationLib.compare.case import Reading
+from SOPIRegistrationLib.compare.starts import multi_start, random_starts
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.initialise.initialiser import InTurn
+
+
+@dataclass(frozen=True)
+class AboutExpected:
+    """Starts about the expected pose, as near or as far as suits the target.
+
+    Attributes:
+        name: of the source.
+        further: the second time, from further around.
+    """
+
+    name: str
+    further: bool = False
+    from_afar = False
+
+    def lots(self, case: Case, reading: Reading, run: Run) -> Iterator[Hypotheses]:
+        """Of each target; see ``initialiser.Source``."""
+        for target in case.targets:
+            T = multi_start(case, case.T_expected, target.kind.starts[self.further])
+            yield Hypotheses.unscored(Comparison(case, reading, target), T, case.T_expected)
+
+
+@dataclass(frozen=True)
+class AllAround:
+    """Random starts all around the expected pose, of targets that are sought so.
+
+    Attributes:
+        name: of the source.
+    """
+
+    name: str
+    from_afar = True
+
+    def lots(self, case: Case, reading: Reading, run: Run) -> Iterator[Hypotheses]:
+        """Of each target that is sought so; see ``initialiser.Source``."""
+        for target in case.targets:
+            plan = target.kind.starts_from_afar
+            if plan is not None:
+                T = random_starts(case, plan)
+                yield Hypotheses.unscored(Comparison(case, reading, target), T, case.T_expected)
+
+
+class Nominal(InTurn):
+    """The nominal view, and poses about it."""
+
+    name = "nominal"
+
+    def sources(self, case: Case):
+        """Nearby, from further around, from all around."""
+        return AboutExpected(self.name), AboutExpected(self.name, further=True), AllAround(self.name)
+
+    def propose(self, case: Case, run: Run) -> Iterator[Proposal]:
+        """See ``initialiser.Initialiser``.
+
+        Raises:
+            InputError: the object lies outside the X-ray at the expected pose.
+        """
+        _require_in_view(case)
+        return super().propose(case, run)
+
+
+class Given(Nominal):
+    """The start pose that was given, and poses about it."""
+
+    name = "given pose"
+
+    def expected(self, case: Case) -> np.ndarray:
+        """(4, 4) the given pose.
+
+        Raises:
+            InputError: none was given.
+        """
+        if self.start is None:
+            raise InputError("no start pose is given: give one, or choose another way to start")
+        return np.asarray(self.start, dtype=np.float64)
+
+
+def _require_in_view(case: Case) -> None:
+    """Refuse an expected pose at which the object lies outside an X-ray."""
+    for radiograph in case.radiographs:
+        camera = radiograph.camera
+        x = se3.transform_points(camera.T_world_to_camera @ case.T_expected, case.centre_lps_mm)
+        u, v = camera.project(x) if x[2] > 0 else (np.inf, np.inf)
+        # Half an image beyond the edge a large object still shows.
+        if abs(u - camera.width / 2) > camera.width or abs(v - camera.height / 2) > camera.height:
+            name = radiograph.name or "the X-ray"
+            raise InputError(
+                f"{name}: the CT lies outside the field of view at the start pose: check the geometry "
+                "and the start pose, or use the search"
+            )

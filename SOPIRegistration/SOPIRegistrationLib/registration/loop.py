@@ -1,0 +1,126 @@
+"""A registration: propose, score and thin, refine, judge; from prepared inputs to a verified pose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from SOPIRegistrationLib import methods
+from SOPIRegistrationLib.compare import Case, Hypotheses, Run
+from SOPIRegistrationLib.errors import Cancelled
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.progress import Report
+from SOPIRegistrationLib.registration.result import RegistrationResult
+from SOPIRegistrationLib.registration.verdict import Verdict, judge
+from SOPIRegistrationLib.settings import RegistrationSettings
+from SOPIRegistrationLib.subject import Subject
+
+_ORDER = {"accept": 0, "review": 1, "reject": 2}
+
+
+def warm_up(subject: Subject, settings: RegistrationSettings) -> None:
+    """Load and compile ahead of a registration what it would have to wait for, and nothing else.
+
+    Args:
+        subject: the CT.
+        settings: how it will be registered.
+
+    Raises:
+        InputError: weights that cannot be used, or not for this CT.
+    """
+    subject.warm_up()
+    methods.initialiser(settings).warm_up(subject)
+    methods.refiner(settings).warm_up(subject)
+
+
+def register(
+    subject: Subject,
+    radiographs: Sequence[PreparedRadiograph],
+    frame: PoseFrame,
+    settings: RegistrationSettings | None = None,
+    start: np.ndarray | None = None,
+    report: Report | None = None,
+) -> RegistrationResult:
+    """Find the pose of a CT in one X-ray, or jointly in several calibrated ones.
+
+    Args:
+        subject: the CT.
+        radiographs: prepared X-rays; several share one world (``Camera.T_world_to_camera``).
+        frame: nominal view, source-object distance and rotation centre, in the first camera.
+        settings: how to register.
+        start: (4, 4) T_lps_to_world, the start pose of the initialiser "given".
+        report: told several times a second; raises ``Cancelled`` to stop at once, and the result holds the
+            best pose reached so far.
+
+    Raises:
+        InputError: the object lies outside the X-ray at the start pose, or weights cannot be used.
+    """
+    began = time.perf_counter()
+    settings = settings or RegistrationSettings()
+    initialiser, refiner = methods.initialiser(settings, start), methods.refiner(settings)
+    case = Case(subject, tuple(radiographs), frame, settings.content)
+    case = replace(case, T_expected=initialiser.expected(case))
+    run, outcomes = Run(case, report), []
+    try:
+        for proposal in initialiser.propose(case, run):
+            if not refiner.takes(proposal, [outcome.verdict.status for outcome in outcomes]):
+                break
+            with run.share(1 / 2):
+                hypotheses = refiner.thin(proposal, run)
+                if hypotheses is None:
+                    continue
+                refined = refiner.refine(hypotheses, run)
+            outcomes.append(_Outcome(proposal.source, refined, judge(refined)))
+            if outcomes[-1].verdict.status == "accept":
+                break
+        best = min(outcomes, key=_Outcome.rank)
+    except Cancelled:
+        best = _Outcome.stopped(settings.init, run)
+    return best.result(run, settings, time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a proposal."""
+
+    source: str
+    refined: Hypotheses
+    verdict: Verdict
+    was_stopped: bool = False
+
+    @classmethod
+    def stopped(cls, source: str, run: Run) -> _Outcome:
+        """Where the run was when it was stopped.
+
+        Whoever stops wants to go on at once: nothing is computed any more but what the images say.
+        """
+        reached = Hypotheses.unscored(run.comparison, run.T[None], run.comparison.case.T_expected)
+        verdict = Verdict("review", ["stopped early: not verified"], None, None)
+        return cls(source, reached, verdict, was_stopped=True)
+
+    def rank(self) -> tuple[int, float]:
+        """Smaller for what is to be trusted more."""
+        return _ORDER[self.verdict.status], -self.refined.comparison.margin(self.refined.T[0])
+
+    def result(self, run: Run, settings: RegistrationSettings, seconds: float) -> RegistrationResult:
+        """The same for the caller."""
+        comparison, T, T_initial = self.refined.comparison, self.refined.T[0], self.refined.T_initial
+        return RegistrationResult(
+            T_lps_to_world=T,
+            initial_T=T_initial,
+            frame=comparison.case.frame,
+            T_world_to_camera=comparison.case.T_world_to_camera,
+            radiographs=comparison.radiographs,
+            method=f"{self.source} + {settings.refine}",
+            content=comparison.target.content,
+            stages=run.stages,
+            similarity=comparison.image_similarity(T),
+            initial_similarity=None if self.was_stopped else comparison.image_similarity(T_initial),
+            verdict=self.verdict,
+            seconds=seconds,
+            stopped=self.was_stopped,
+        )

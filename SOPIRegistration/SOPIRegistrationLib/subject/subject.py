@@ -1,0 +1,82 @@
+"""A prepared CT with everything that is computed of it once and used for every X-ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.ct_preparation import bone_only
+from SOPIRegistrationLib.images.prepared_ct import PreparedCT
+from SOPIRegistrationLib.projector import project_with_jacobian
+from SOPIRegistrationLib.subject.moving import MovingVolume
+
+# Share of the attenuation that lies in bone from which a CT is a segmented bone, not a body.
+_SEGMENTED = 0.85
+# Halvings of the resolution at which a registration begins.
+_HALVINGS = 3
+
+Made = TypeVar("Made")
+
+
+class Subject:
+    """A CT as what a registration moves; made once, handed on, and the only owner of its caches.
+
+    Args:
+        ct: the prepared CT.
+
+    Attributes:
+        ct: the same.
+    """
+
+    def __init__(self, ct: PreparedCT):
+        self.ct = ct
+        self._kept: dict[str, tuple[Hashable, object]] = {}
+
+    @cached_property
+    def is_segmented_bone(self) -> bool:
+        """Whether the CT holds bone and hardly anything else: X-rays then show more than it does."""
+        total = float(self.ct.attenuation.array.sum(dtype=np.float64))
+        return float(self._bone_attenuation.array.sum(dtype=np.float64) / max(total, 1e-12)) > _SEGMENTED
+
+    @cached_property
+    def body(self) -> MovingVolume:
+        """All of the CT."""
+        return MovingVolume(self.ct.attenuation, self.ct.truncated)
+
+    @cached_property
+    def bones(self) -> MovingVolume:
+        """Its bones; all of it where it is a segmented bone."""
+        if self.is_segmented_bone:
+            return self.body
+        truncated = self.ct.truncated
+        return MovingVolume(self._bone_attenuation, truncated.same_grid(truncated.array * self.ct.bone.array))
+
+    @cached_property
+    def _bone_attenuation(self):
+        return bone_only(self.ct)
+
+    def warm_up(self) -> None:
+        """Make the coarse volumes and load the compiled kernels, ahead of a registration."""
+        camera = Camera.from_c_arm(1000.0, (50.0, 50.0), 8, 8)
+        T = PoseFrame(self.ct.rotation_centre_lps_mm, 700.0).T_nominal
+        for moving in (self.body, self.bones):
+            for halvings in range(_HALVINGS):
+                project_with_jacobian(moving.level(halvings), camera, T)
+
+    def kept(self, name: str, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What was made of the subject before, or is made now.
+
+        Args:
+            name: what it is; of each name the last one is kept.
+            key: of what else it depends on; another one means that it is made anew.
+            make: makes it.
+        """
+        known = self._kept.get(name)
+        if known is None or known[0] != key:
+            known = self._kept[name] = key, make()
+        return known[1]

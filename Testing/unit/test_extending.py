@@ -1,0 +1,95 @@
+"""The worked examples of Docs/extending.md, run as they stand there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from SOPIRegistrationLib import methods
+from SOPIRegistrationLib.cli.main import main
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, target
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.ct_preparation import prepare_ct
+from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.registration.verdict import judge
+from SOPIRegistrationLib.settings import RegistrationSettings
+from SOPIRegistrationLib.subject import Subject
+
+PAGE = Path(__file__).resolve().parents[2] / "Docs" / "extending.md"
+
+
+def example(heading: str) -> dict:
+    """What the Python blocks under a heading define."""
+    [section] = re.findall(rf"^## {heading}$(.*?)(?=^## |\Z)", PAGE.read_text("utf-8"), re.M | re.S)
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", section, re.S):
+        exec(block, names)
+    return names
+
+
+def as_module(monkeypatch, name: str, names: dict) -> None:
+    """Make an example the module that its entry names."""
+    module = ModuleType(f"SOPIRegistrationLib.{name}")
+    module.__dict__.update(names)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.fixture(scope="module")
+def prepared(demo_case):
+    subject = Subject(prepare_ct(demo_case.ct))
+    xray = prepare_radiograph(demo_case.radiograph, demo_case.camera, "bone-dark")
+    return subject, [xray], PoseFrame(subject.ct.rotation_centre_lps_mm, 700.0)
+
+
+def test_an_initialiser_is_a_class_and_an_entry(prepared, demo_case, monkeypatch, capsys):
+    names = example("An initialiser")
+    with pytest.raises(InputError, match="unknown init 'quarter-turns'"):
+        RegistrationSettings("quarter-turns")
+    as_module(monkeypatch, "initialise.quarter_turns", names)
+    monkeypatch.setattr(methods, "INITIALISERS", (*methods.INITIALISERS, names["entry"]))
+    result = register(*prepared, RegistrationSettings("quarter-turns"))
+    assert result.method == "quarter turns + opt"
+    assert result.verdict.status == "accept"
+    assert np.abs(result.T_lps_to_world - demo_case.T_true)[:3, 3].max() < 2
+    with pytest.raises(SystemExit):
+        main(["register", "--help"])
+    assert "quarter-turns|FILE" in capsys.readouterr().out.replace("\n", "").replace(" ", "")
+
+
+def test_a_refiner_is_a_class_and_an_entry(prepared, demo_case, monkeypatch):
+    as_module(monkeypatch, "refine.narrowed", example("A refiner"))
+    entry = methods.Method("narrow", "refine.narrowed:Narrowed")
+    monkeypatch.setattr(methods, "REFINEMENTS", (*methods.REFINEMENTS, entry))
+    result = register(*prepared, RegistrationSettings("nominal", "narrow"))
+    assert [stage.name for stage in result.stages[-2:]] == ["256 px, 21 px windows", "256 px, 9 px windows"]
+    assert result.verdict.status == "accept"
+
+
+def test_a_kind_of_target_is_a_record(prepared):
+    strict = example("A kind of target")["STRICT_BONE"]
+    assert strict.thresholds.accept > target.SEGMENTED_BONE.thresholds.accept
+    # As `targets_of` would choose it for this CT.
+    subject, xrays, frame = prepared
+    chosen = target.Target("bone", strict, subject.bones, subject.ct.surface_points_lps_mm)
+    case = Case(subject, tuple(xrays), frame)
+    verdict = judge(Hypotheses.unscored(Comparison(case, case.radiographs, chosen), case.T_expected[None]))
+    assert any("below 0.6" in reason for reason in verdict.reasons)
+
+
+def test_an_option_is_a_field(capsys):
+    example("An option")
+    printed = capsys.readouterr().out
+    for name in ("init", "refine", "content", "polarity", "device"):
+        assert re.search(rf"^{name} \('auto'|^{name} \('opt'", printed, re.M)
+
+
+def test_hypotheses_that_were_not_scored_say_so(prepared):
+    found = Hypotheses.unscored(None, np.stack([np.eye(4)] * 3))
+    assert np.isinf(found.cost).all()
+    np.testing.assert_array_equal(found.T_initial, np.eye(4))
