@@ -18,7 +18,7 @@ from SOPIRegistrationLib.images.pyramid import square_radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.initialise.network import load_network, network_poses
 from SOPIRegistrationLib.initialise.networks import PoseNetwork
-from SOPIRegistrationLib.initialise.views_around import views_around
+from SOPIRegistrationLib.initialise.views_around import places_along, views_around
 from SOPIRegistrationLib.networks.comparing import ComparingConfig, ComparingRTPI, Correction
 from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, registered, save_weights
@@ -68,6 +68,34 @@ def test_the_network_is_asked_from_views_all_around(scene, weights):
     assert sorted(apart.argmin(axis=1)) == list(range(len(views)))
     assert found.expected_error.shape == (len(views), 3)
     assert (found.expected_error > 0).all()
+
+
+def test_the_network_looks_from_all_along_the_scan_when_asked_again(scene, weights):
+    bones = scene.ct.bone
+    places = places_along(bones, scene.frame.centre_lps_mm)
+    np.testing.assert_array_equal(places[0], scene.frame.centre_lps_mm)
+    assert len(places) > 3
+    # All bones lie near one of them, as far as the scan's axis is concerned.
+    heights = bones.points_lps(np.argwhere(bones.array > 0)[:, ::-1])[:, 2]
+    near = np.abs(heights[:, None] - places[:, 2]).min(axis=1)
+    assert np.percentile(near, 95) < 35
+    network = load_network(weights)
+    found = network_poses(network, scene.xray, scene.subject, scene.frame, along_scan=True)
+    # The untrained network corrects nothing: every pose looks at one of them, and as often at each.
+    T = found.T_lps_to_camera
+    at = np.einsum("nij,pj->npi", T[:, :3, :3], places) + T[:, None, :3, 3] - [0, 0, scene.frame.sod_mm]
+    away = np.linalg.norm(at, axis=2)
+    assert away.min(axis=1).max() < 6
+    assert set(np.bincount(away.argmin(axis=1))) == {len(views_around(scene.frame))}
+    assert PoseNetwork("rtpi").thorough().along_scan
+
+
+def test_a_scan_of_one_bone_has_one_place(scene):
+    part = np.zeros_like(scene.ct.bone.array)
+    part[40:50, 40:60, 40:60] = 1
+    mask = scene.ct.bone.same_grid(part)
+    centre = mask.points_lps([49.5, 49.5, 44.5])
+    np.testing.assert_allclose(places_along(mask, centre), [centre])
 
 
 def test_views_reach_all_around_the_nominal_one(scene):
