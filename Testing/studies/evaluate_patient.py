@@ -43,9 +43,9 @@ from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
 from SOPIRegistrationLib.registration import RegistrationSettings, moving_volumes, register
 from SOPIRegistrationLib.registration.stages import Case, first_look
 from SOPIRegistrationLib.training.patient import (
-    PatientTrainer,
     PatientTrainingSettings,
     configured,
+    patient_trainer,
 )
 from tqdm import tqdm
 
@@ -121,7 +121,7 @@ def trained(
                 )
             return False
 
-        done = PatientTrainer(ct, config, row.settings(budget, **settings), out, device, report).run()
+        done = patient_trainer(ct, config, row.settings(budget, **settings), out, device, report).run()
     path = out / "patient.safetensors"
     save_weights(path, done.network, dict.fromkeys(("name", *CARD_HEADINGS), "study"), half=True)
     return path

@@ -17,6 +17,7 @@ from SOPIRegistrationLib.networks.weights import load_weights
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.similarity import ncc
 from SOPIRegistrationLib.simulation.regions import REGIONS
+from SOPIRegistrationLib.training.pair_training import PairSettings, PairTraining
 from SOPIRegistrationLib.training.pairs import PairOptions, draw_pairs
 from SOPIRegistrationLib.training.patients import (
     TRAINING_SEEDS,
@@ -25,12 +26,14 @@ from SOPIRegistrationLib.training.patients import (
     PatientPool,
     varied,
 )
+from SOPIRegistrationLib.training.placement import OneDevice, OnFabric
+from SOPIRegistrationLib.training.pose_loss import pose_errors
 from SOPIRegistrationLib.training.rtpi import ComparingTask, Stopwatch, TwoBranchTask, correction_loss
-from SOPIRegistrationLib.training.trainer import Trainer, TrainingSettings, pose_errors
+from SOPIRegistrationLib.training.trainer import Trainer
 from support.networks import COMPARING, TWO_BRANCH
 
 PIXELS = 24
-SETTINGS = TrainingSettings(
+SETTINGS = PairSettings(
     steps=4, patients=2, group=2, pool=2, phantoms=1, validate_every=2, validation_patients=1, warm_up=1
 )
 
@@ -277,11 +280,11 @@ def test_the_loss_is_least_at_the_truth_and_at_the_size_of_the_errors():
     assert loss(values, 0.3) < min(loss(values, 0.15), loss(values, 0.6))
 
 
-def trainer(out, task, settings=SETTINGS, report=lambda fraction, line: None):
-    fabric = Fabric(accelerator="cpu", devices=1)
-    fabric.launch()
+def trainer(out, task, settings=SETTINGS, report=lambda progress: None, placement=None):
     torch.manual_seed(settings.seed)
-    return Trainer(fabric, out, [], task, task.network(), settings, report)
+    placement = placement or OneDevice(torch.device("cpu"))
+    pairs = PairTraining(task, settings, [], out / "phantoms")
+    return Trainer(placement, out, pairs, task.network(), settings, report)
 
 
 @pytest.mark.parametrize(
@@ -315,10 +318,10 @@ def test_training_goes_on_where_it_stopped(out):
     lines = []
     first = trainer(out, ComparingTask(COMPARING), replace(SETTINGS, steps=2)).run()
     assert first.steps == 2
-    second = trainer(out, ComparingTask(COMPARING), SETTINGS, lambda f, line: lines.append((f, line))).run()
+    second = trainer(out, ComparingTask(COMPARING), SETTINGS, lines.append).run()
     assert second.steps == 4
-    assert second.pairs == 16
-    assert lines[0] == (0.5, "resumed at step 2")
+    assert second.count == 16
+    assert (lines[0].fraction, lines[0].said) == (0.5, "resumed at step 2")
     assert [row["step"] for row in second.log] == [2, 4]
     with (out / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -326,6 +329,39 @@ def test_training_goes_on_where_it_stopped(out):
     assert all(float(row["pairs_per_second"]) > 0 and 0 < float(row["rendering_share"]) < 1 for row in rows)
     with pytest.raises(InputError, match="of another network"):
         trainer(out, TwoBranchTask(TWO_BRANCH)).run()
+
+
+def test_it_is_the_same_by_itself_and_on_lightning_fabric(out):
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    alone = OneDevice(torch.device("cpu"))
+    alone.is_half = False
+    found = []
+    for placement in (alone, OnFabric(fabric)):
+        settings = replace(SETTINGS, steps=2, warm_up=1)
+        trained = trainer(out, ComparingTask(COMPARING), settings, placement=placement).run()
+        assert not trained.stopped
+        found.append((trained.network.state_dict(), trained.best))
+        for name in ("last.pt", "best.pt", "log.csv"):
+            (out / name).unlink()
+    torch.testing.assert_close(found[0][0], found[1][0])
+    same = ("step", "pairs", "learning_rate", "loss", "rotation_deg", "depth_mm")
+    assert [found[0][1][name] for name in same] == pytest.approx([found[1][1][name] for name in same])
+
+
+def test_a_stop_keeps_the_best_so_far(out):
+    told = []
+
+    def report(progress):
+        told.append(progress)
+        return progress.step == 3
+
+    trained = trainer(out, ComparingTask(COMPARING), replace(SETTINGS, steps=9), report).run()
+    assert trained.stopped
+    assert trained.steps == trained.log[-1]["step"] == 3
+    assert trained.best in trained.log
+    assert told[0].said == "patient 1 of 2 made"
+    assert [p.row["step"] for p in told if p.row] == [2, 3]
 
 
 def test_a_training_stops_when_its_time_is_up_and_goes_on_later(out):
@@ -351,16 +387,14 @@ def test_a_training_cut_off_between_validations_knows_what_it_has_seen(out):
     with pytest.raises(KeyboardInterrupt):
         trainer(out, CutOff(COMPARING), settings).run()
     trained = trainer(out, ComparingTask(COMPARING), settings).run()
-    assert trained.pairs == 4 * SETTINGS.patients * SETTINGS.group
-    assert trained.hours > 0
+    assert trained.count == 4 * SETTINGS.patients * SETTINGS.group
+    assert trained.seconds > 0
 
 
 def test_the_best_weights_stay_the_best_until_the_x_rays_are_others(out):
     def bests(**changes):
-        lines = []
-        report = lambda fraction, line: lines.append(line)  # noqa: E731
         settings = replace(SETTINGS, learning_rate=0.0, validate_every=1, **changes)
-        trainer(out, ComparingTask(COMPARING), settings, report).run()
+        trainer(out, ComparingTask(COMPARING), settings).run()
         return (out / "best.pt").stat().st_mtime_ns
 
     # Nothing is learned, so that no later weights are better.

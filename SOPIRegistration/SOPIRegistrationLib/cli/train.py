@@ -375,8 +375,10 @@ def _train(args: argparse.Namespace, task, name: str, card: dict[str, str], prec
     from lightning_fabric import Fabric
 
     from SOPIRegistrationLib.networks.weights import load_weights, model_card, save_weights
+    from SOPIRegistrationLib.training.pair_training import PairSettings, PairTraining
+    from SOPIRegistrationLib.training.placement import OnFabric
     from SOPIRegistrationLib.training.precision import has_bfloat16
-    from SOPIRegistrationLib.training.trainer import Trainer, TrainingSettings
+    from SOPIRegistrationLib.training.trainer import Trainer
 
     cuda = has_cuda(args.device)
     torch.manual_seed(args.seed)
@@ -389,16 +391,16 @@ def _train(args: argparse.Namespace, task, name: str, card: dict[str, str], prec
         precision=precision if cuda or has_bfloat16() else "32-true",
     )
     fabric.launch()
-    names = {field.name for field in fields(TrainingSettings)}
-    settings = TrainingSettings(**{name: value for name, value in vars(args).items() if name in names})
+    names = {field.name for field in fields(PairSettings)}
+    settings = PairSettings(**{name: value for name, value in vars(args).items() if name in names})
     network = task.network()
     if args.start is not None:
         start = load_weights(require_file(args.start, "weights")).network
         if type(start) is not type(network) or start.config != network.config:
             raise InputError(f"--start {args.start} holds another network than --network {args.network}")
         network.load_state_dict(start.state_dict())
-    trainer = Trainer(fabric, args.out, cts, task, network, settings, _print_progress)
-    trained = trainer.run()
+    pairs = PairTraining(task, settings, cts, args.out / "phantoms")
+    trained = Trainer(OnFabric(fabric), args.out, pairs, network, settings, _print_progress).run()
     if fabric.is_global_zero:
         card = card | _facts(args, trained)
         path = args.out / f"{name}.safetensors"
@@ -408,9 +410,10 @@ def _train(args: argparse.Namespace, task, name: str, card: dict[str, str], prec
     return 0
 
 
-def _print_progress(fraction: float, line: str) -> None:
+def _print_progress(progress) -> None:
     """A line that a program can follow as well as a person."""
-    print(f"progress {fraction:.4f} {line}", flush=True)
+    if progress.said:
+        print(f"progress {progress.fraction:.4f} {progress.said}", flush=True)
 
 
 def _facts(args: argparse.Namespace, trained) -> dict:
@@ -439,11 +442,11 @@ def _facts(args: argparse.Namespace, trained) -> dict:
             f"{args.elsewhere:.0%}; at any roll: {args.rolled:.0%}; anywhere in the image: "
             f"{args.shifted:.0%}",
             f"real CTs, varied likewise: {names or 'none'}",
-            f"{trained.pairs} simulated X-rays with random geometry, intensity curve, noise, scatter, blur, "
+            f"{trained.count} simulated X-rays with random geometry, intensity curve, noise, scatter, blur, "
             "collimation and metal",
         ],
         "steps": trained.steps,
-        "hours": round(trained.hours, 2),
+        "hours": round(trained.seconds / 3600, 2),
         "machine": f"{processor()}, {platform.system()} {platform.machine()}, "
         f"{args.devices * args.machines} {'process(es)' if args.device != 'cuda' else 'GPU(s)'}",
         "figures": figures,
