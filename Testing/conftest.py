@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -51,6 +54,23 @@ def demo_case():
     from SOPIRegistrationLib.simulation.demo import demo_case
 
     return demo_case(1)
+
+
+class DemoRun(NamedTuple):
+    """What ``sopi demo`` left behind and printed."""
+
+    folder: Path
+    printed: str
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory) -> DemoRun:
+    """``sopi demo`` in a process of its own, once; its files are not to be changed."""
+    folder = tmp_path_factory.mktemp("cli") / "demo"
+    command = [sys.executable, "-m", "SOPIRegistrationLib", "demo", "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return DemoRun(folder, done.stdout)
 
 
 @pytest.fixture

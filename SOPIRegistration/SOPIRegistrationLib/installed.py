@@ -6,8 +6,11 @@ from pathlib import Path
 
 from SOPIRegistrationLib.errors import InputError
 
-# Beside the package, in a checkout and in Slicer's folder of modules alike.
-WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Weights"
+_PACKAGE = Path(__file__).resolve().parent
+# In the package where it came as a wheel (setup.py), else beside it: in a checkout and in Slicer's folder of
+# modules alike.
+_IN_WHEEL = _PACKAGE / "Weights"
+WEIGHTS_FOLDER = _IN_WHEEL if _IN_WHEEL.is_dir() else _PACKAGE.parent / "Resources" / "Weights"
 # Of the pose initialiser.
 RTPI = "rtpi"
 # Of a pose network for one patient: never installed, always a file of the user's own.

@@ -29,6 +29,8 @@ class RegistrationSettings:
         refine: name of the refinement.
         content: what DRRs are made of; "auto" takes what agrees better with the X-ray.
         polarity: what bones are in the X-ray as stored; "auto" detects it, and tries the other one, too.
+        mirrored: whether the X-ray is stored mirrored; "auto" tries both where the initialiser is "auto".
+        time_limit: s; after it "auto" tries nothing new, and the result says so.
         device: where to compute.
         weights: files of weights by network (``NETWORKS``), over the installed ones.
     """
@@ -56,6 +58,15 @@ class RegistrationSettings:
         lambda: ("auto", "bone-dark", "bone-bright"),
         "bones in the X-ray as stored; auto detects it, and tries the other one where that fails",
     )
+    mirrored: str = _option(
+        "auto",
+        lambda: ("auto", "yes", "no"),
+        "whether the X-ray is stored mirrored, as one faces the patient; auto finds out (with --init auto)",
+    )
+    time_limit: float = field(
+        default=20.0,
+        metadata={"unit": "SECONDS", "help": "after which --init auto tries nothing new"},
+    )
     device: str = _option("auto", lambda: ("auto", "cpu"), "where to compute")
     weights: Mapping[str, str | Path] = field(default_factory=dict)
 
@@ -64,6 +75,8 @@ class RegistrationSettings:
             value, known = getattr(self, one.name), choices(one)
             if value not in known:
                 raise InputError(f"unknown {one.name} '{value}': use one of {', '.join(known)}")
+        if not self.time_limit > 0:
+            raise InputError(f"the time limit must be positive, not {self.time_limit} s")
         if self.init == PATIENT and PATIENT not in self.weights:
             raise InputError(
                 "a patient's network has no weights: give the file that sopi train patient made for this "
@@ -81,8 +94,8 @@ def options() -> tuple[Field, ...]:
 
 
 def option(name: str) -> Field:
-    """One of :func:`options` by its name."""
-    return next(one for one in options() if one.name == name)
+    """A setting by its name."""
+    return next(one for one in fields(RegistrationSettings) if one.name == name)
 
 
 def choices(one: Field) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ PEERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("peer", "tolerance"), PEERS)
 def test_peers_render_our_geometry(peer, tolerance):
     """Oblique anisotropic grid, non-square pixels, principal point off centre: image and gradient."""
@@ -72,6 +73,7 @@ def arguments(*words: str) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+@pytest.mark.slow
 def test_command_writes_table_and_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "_SECONDS_A_MEASUREMENT", 0.0)
     for module in ("diffdrr.drr", "itk"):

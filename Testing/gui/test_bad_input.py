@@ -82,6 +82,20 @@ def test_empty_ct(chosen):
     assert "Air" in _press_and_read(chosen)
 
 
+def test_ct_in_another_scale_is_mended_and_said_once(chosen):
+    import slicer
+
+    ct = chosen.parameters.ct
+    hu = slicer.util.arrayFromVolume(ct).astype(np.int32)
+    slicer.util.updateVolumeFromArray(ct, (np.maximum(hu, -1024) + 1024).astype(np.uint16))
+    for polarity in ("Bones dark", "Bones bright"):
+        # The second time only the X-ray is prepared anew.
+        chosen.ui.polarityCombo.setCurrentText(polarity)
+        chosen.show_views()
+        assert [kind for kind, _ in chosen.host.messages] == ["infoDisplay"]
+        assert "1024 added" in chosen.last_message()
+
+
 def test_ct_without_voxels(chosen):
     import slicer
 

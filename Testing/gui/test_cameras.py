@@ -74,6 +74,7 @@ def test_what_is_chosen_for_a_camera_is_kept_while_looking_at_another(chosen):
     assert chosen.ui.sodSpinBox.value == 640.0
 
 
+@pytest.mark.slow
 def test_registered_and_exported_in_the_world_of_the_set(chosen, demo_case, cameras, tmp_path):
     import slicer
 

@@ -117,6 +117,7 @@ def test_dicom_tags_are_taken_when_the_xray_is_chosen(user, monkeypatch):
     assert "DICOM" in user.ui.geometrySourceLabel.text
 
 
+@pytest.mark.slow
 def test_a_changed_geometry_is_shown_at_once(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()

@@ -199,6 +199,7 @@ def test_sample_data_entry_makes_the_demo_case(host, widget, module, demo_case, 
     assert Path(source.thumbnailFileName).exists()
 
 
+@pytest.mark.slow
 def test_reloading_the_module_in_mid_run(host, user, demo_case, module):
     import slicer
 

@@ -16,6 +16,7 @@ def wrist(shared_data):
     return folder
 
 
+@pytest.mark.slow
 def test_wrist_from_files_with_a_geometry_file(user, wrist):
     import slicer
     from SOPIRegistrationLib.scene import matrix_from_pose

@@ -16,6 +16,7 @@ from SOPIRegistrationLib.scene import (
     radiograph_from_node,
     volume_from_node,
 )
+from support.ct_files import grid, largest_error_voxels, sampled
 from support.objects import oblique_grid
 
 slicer = pytest.importorskip("slicer")
@@ -76,10 +77,36 @@ def test_non_linear_transform_is_refused(scene, oblique_ct):
         volume_from_node(oblique_ct)
 
 
-def test_shearing_transform_is_refused(oblique_ct):
-    put_under(oblique_ct, np.eye(4) + 0.2 * np.eye(4, k=1))
-    with pytest.raises(InputError, match="not perpendicular"):
+def test_sheared_CT_is_resampled_to_perpendicular_axes(scene, add_volume):
+    """A tilted gantry's volume, as loaded with a sheared matrix or moved by a shearing transform."""
+    affine = grid(0.4)
+    node = add_volume(sampled(affine), name="tilted")
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(RAS_FROM_LPS @ affine))
+    volume = volume_from_node(node)
+    assert largest_error_voxels(volume) < 0.01
+    (note,) = volume.notes
+    assert "'tilted' has sheared axes" in note
+    straight = add_volume(sampled(affine), name="moved")
+    straight.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(RAS_FROM_LPS @ grid()))
+    put_under(straight, RAS_FROM_LPS @ affine @ np.linalg.inv(grid()) @ RAS_FROM_LPS)
+    moved = volume_from_node(straight)
+    np.testing.assert_allclose(moved.index_to_lps, volume.index_to_lps, atol=1e-6)
+    assert largest_error_voxels(moved) < 0.01
+
+
+def test_CT_with_singular_axes_is_refused(oblique_ct):
+    put_under(oblique_ct, np.diag([1.0, 1, 1e-14, 1]))
+    with pytest.raises(InputError, match="CT 'CT' has axes that do not span space"):
         volume_from_node(oblique_ct)
+
+
+def test_CT_with_an_offset_is_taken_in_hounsfield_units(add_volume):
+    hu = sampled(grid())
+    node = add_volume((hu + 1024).astype(np.uint16), name="unsigned")
+    volume = volume_from_node(node)
+    np.testing.assert_array_equal(volume.array, hu)
+    assert "1024 added" in volume.notes[0]
+    assert slicer.util.arrayFromVolume(node).min() == 24
 
 
 def test_empty_single_slice_colour_and_nan_CTs_are_refused(scene, add_volume):
@@ -171,11 +198,26 @@ def test_polarity_and_tags_come_from_the_dicom_file(dicom_xray, add_volume, pixe
     as_stored.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
     radiograph = radiograph_from_node(as_stored)
     assert radiograph.metadata["DistanceSourceToDetector"] == 1050
-    assert radiograph.bone_dark is True
+    assert (radiograph.bone_dark, radiograph.bone_dark_expected) == (None, True)
 
     turned_over = add_volume(4095 - pixels[None])
     turned_over.SetAttribute("DICOM.instanceUIDs", "1.2.3")
-    assert radiograph_from_node(turned_over).bone_dark is False
+    assert radiograph_from_node(turned_over).bone_dark_expected is False
+
+
+def test_what_the_file_says_of_the_intensity_is_certain(dicom_xray, add_volume, pixels, monkeypatch):
+    import pydicom
+
+    dataset = pydicom.dcmread(dicom_xray)
+    dataset.PixelIntensityRelationshipSign = 1
+    dataset.save_as(dicom_xray)
+    database = type("Database", (), {"fileForInstance": lambda self, uid: str(dicom_xray)})()
+    monkeypatch.setattr(slicer, "dicomDatabase", database, raising=False)
+    for values, dark in ((pixels, True), (4095 - pixels, False)):
+        node = add_volume(values[None])
+        node.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+        radiograph = radiograph_from_node(node)
+        assert (radiograph.bone_dark, radiograph.bone_dark_expected) == (dark, None)
 
 
 def test_dicom_file_dropped_into_the_application_is_recognised(scene, dicom_xray, pixels):
@@ -189,7 +231,7 @@ def test_dicom_file_dropped_into_the_application_is_recognised(scene, dicom_xray
     radiograph = radiograph_from_node(node)
     # Slicer's reader has turned MONOCHROME1 over, with the bones that were dark.
     assert np.corrcoef(radiograph.pixels.ravel(), pixels.ravel())[0, 1] < -0.99
-    assert radiograph.bone_dark is False
+    assert radiograph.bone_dark_expected is False
     assert radiograph.metadata["DistanceSourceToDetector"] == 1050
 
 

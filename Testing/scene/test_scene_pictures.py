@@ -89,6 +89,7 @@ def test_demo_nodes_are_the_demo_case(scene, demo, case):
     np.testing.assert_allclose(pose_of(transform, case.pose_frame), case.T_true, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_fusion_of_the_demo_case_is_gray_at_the_truth_and_coloured_beside_it(
     host, scene, views, demo, case, screenshots
 ):

@@ -26,17 +26,10 @@ from SOPIRegistrationLib.registration import outputs, pose_files
 FILES = {"result.json", "ct_to_carm.tfm", "drr.nrrd", "overlay.png"}
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> tuple[Path, str]:
+@pytest.fixture
+def demo(demo_run) -> tuple[Path, str]:
     """Folder and printed text of ``sopi demo``."""
-    folder = tmp_path_factory.mktemp("cli") / "demo"
-    done = subprocess.run(
-        [sys.executable, "-m", "SOPIRegistrationLib", "demo", "--out", str(folder)],
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return folder, done.stdout
+    return demo_run
 
 
 @pytest.fixture
@@ -85,6 +78,7 @@ def test_demo_writes_the_projection_and_a_picture_of_it(demo):
     assert pixels(folder / "overlay.png").shape == (*xray.shape, 3)
 
 
+@pytest.mark.slow
 def test_register_repeats_the_demo(demo, inputs, tmp_path, capsys):
     """The demo goes the way of ``register``: same files, same pose, but for the polarity it tells."""
     out = tmp_path / "new" / "results"
@@ -97,6 +91,7 @@ def test_register_repeats_the_demo(demo, inputs, tmp_path, capsys):
     assert f"rx {expected['theta']['rx_deg']:.2f}" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["result.json", "ct_to_carm.tfm"])
 def test_a_result_starts_the_next_registration(demo, inputs, tmp_path, name):
     start = str(demo[0] / name)
@@ -237,6 +232,7 @@ def test_start_poses_are_read_from_every_form(tmp_path, suffix):
     np.testing.assert_allclose(camera.T_world_to_camera @ start, T, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_two_real_views_jointly(shared_data, tmp_path):
     """The wrist, from 3 degrees and 4 mm off: views in any order, told apart by their names."""
     wrist = shared_data / "wrist"
@@ -338,6 +334,7 @@ def test_help_does_not_load_the_numerics():
     assert done.stdout.split() == ["sopi", __version__, "[]"]
 
 
+@pytest.mark.slow
 def test_core_runs_without_torch(inputs, tmp_path):
     """The classical way needs no PyTorch: the same registration where it cannot be imported."""
     code = (

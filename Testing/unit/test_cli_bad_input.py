@@ -273,6 +273,45 @@ def test_geometry_without_scale(case, refused):
     refused("geometry.json", "source-object distance", "add sod_mm")
 
 
+def test_distance_to_the_object_comes_from_the_start_pose(case):
+    """A camera known by its K alone: the depth of the start pose, and that is said."""
+    case.describe(sdd_mm=1000, pixel_spacing_mm=[3, 3], sod_mm=650, view="AP")
+    assert case.run() == 0
+    first = json.loads((case.out / "result.json").read_text())
+    start = case.folder / "start.json"
+    start.write_text(json.dumps(first))
+    case.describe(K=[[1000 / 3, 0, 27.5], [0, 1000 / 3, 23.5], [0, 0, 1]])
+    assert case.run("--init", start) == 0
+    result = json.loads((case.out / "result.json").read_text())
+    assert result["geometry"]["sod_mm"] == pytest.approx(650)
+    assert result["geometry"]["sources"]["sod_mm"] == "start pose: depth of the CT's rotation centre"
+    assert result["pose"]["theta"]["tz_mm"] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(result["pose"]["T_lps_to_camera"], first["pose"]["T_lps_to_camera"])
+
+
+def test_distance_to_the_object_is_not_in_a_transform_file(case, refused, capsys):
+    assert case.run() == 0
+    capsys.readouterr()
+    case.out.joinpath("ct_to_carm.tfm").rename(case.folder / "start.tfm")
+    (case.out / "result.json").write_text("the result of an earlier run")
+    case.describe(K=[[1000 / 3, 0, 27.5], [0, 1000 / 3, 23.5], [0, 0, 1]])
+    refused("geometry.json", "add sod_mm", options=("--init", case.folder / "start.tfm"))
+
+
+def test_start_pose_behind_the_source(case, refused):
+    T = np.eye(4)
+    T[2, 3] = -900.0
+    case.describe(K=[[1000 / 3, 0, 27.5], [0, 1000 / 3, 23.5], [0, 0, 1]])
+    refused("start.json", "behind the X-ray source", options=("--init", start_file(case, T)))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, 56), (56, 9)])
+def test_xray_too_small(case, refused, shape):
+    pixels = np.arange(shape[0] * shape[1], dtype=np.uint16).reshape(shape)
+    case.write("xray.tif", pixels)
+    refused("xray.tif", f"only {shape[1]} x {shape[0]} pixels", "at least 16 x 16")
+
+
 def test_geometry_for_another_image(case, refused):
     case.describe(sdd_mm=1000, pixel_spacing_mm=[3, 3], width=512, height=512)
     refused("geometry.json", "512 x 512", "xray.tif", "56 x 48")

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.evaluation import targets
-from SOPIRegistrationLib.evaluation.cases import SimulatedCases
 from SOPIRegistrationLib.evaluation.figures import end_figures, pose_of_row, start_figures
 from SOPIRegistrationLib.evaluation.methods import METHODS, EvaluatedMethod
 from SOPIRegistrationLib.evaluation.metrics import mean_interval
 from SOPIRegistrationLib.evaluation.peers import installed_version
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
 from SOPIRegistrationLib.evaluation.report import _page
-from SOPIRegistrationLib.evaluation.runner import Evaluation, Results, default_workers, run
+from SOPIRegistrationLib.evaluation.runner import default_workers
 from SOPIRegistrationLib.evaluation.series import Series
+from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.evaluation.tables import table
 from SOPIRegistrationLib.geometry.se3 import move_about
 from SOPIRegistrationLib.progress import Progress
@@ -52,7 +51,7 @@ def copied(finished, tmp_path) -> Path:
 
 
 def test_rows_report_and_pictures(finished):
-    assert {path.name for path in finished.iterdir()} == FILES | PLOTS
+    assert {path.name for path in finished.iterdir() if path.name != ".lock"} == FILES | PLOTS
     rows = rows_of(finished)
     assert set(rows) == {(number, name) for number in (0, 1) for name in ("initial", "opt")}
     for (_, name), row in rows.items():
@@ -193,37 +192,6 @@ def test_an_interruption_keeps_what_is_done(ct, tmp_path, monkeypatch, capsys):
     assert evaluate(tmp_path, ct, "--methods", "initial,opt", "--cases", 2) == 130
     assert "1 rows are in" in capsys.readouterr().err
     assert set(rows_of(tmp_path)) == {(0, "initial")}
-
-
-@dataclass(frozen=True)
-class Deadly(SimulatedCases):
-    """Cases one of which takes its process with it."""
-
-    def make(self, number):
-        if number == 1:
-            os._exit(3)
-        return super().make(number)
-
-
-def test_several_processes_and_one_that_dies(ct, tmp_path, finished):
-    source = Deadly(target="ours", cts=(ct,), pixels=PIXELS)
-    evaluation = Evaluation(source, ("initial", "opt"), 3, workers=2)
-    results = Results(tmp_path, evaluation.settings())
-    ticks = []
-    before = dict(os.environ)
-    run(evaluation, results, lambda: ticks.append(1))
-    assert dict(os.environ) == before
-    rows = rows_of(tmp_path)
-    assert len(rows) == len(ticks) == 6
-    for name in ("initial", "opt"):
-        assert "the process ended with code 3" in rows[1, name]["error"]
-        assert rows[2, name]["error"] == ""
-    alone = rows_of(finished)
-    np.testing.assert_allclose(
-        [float(value) for value in poses(rows[0, "opt"])],
-        [float(value) for value in poses(alone[0, "opt"])],
-        atol=1e-4,
-    )
 
 
 def test_few_cores_run_one_at_a_time(monkeypatch):

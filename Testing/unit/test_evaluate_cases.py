@@ -10,7 +10,8 @@ import pytest
 import SimpleITK as sitk
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.evaluation.cases import DrawnStarts, SimulatedCases, read_cases_file
+from SOPIRegistrationLib.evaluation.listed import DrawnStarts, read_cases_file
+from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.projector import ProjectorVolume, project
@@ -60,6 +61,7 @@ def evaluate_own(path: Path, out: Path, *options) -> int:
     return main([str(word) for word in ("evaluate", "--cases-file", path, "--out", out, *options)])
 
 
+@pytest.mark.slow
 def test_own_cases_with_and_without_truth_and_a_bad_one(own, tmp_path):
     lines = (GOOD, "ct.nrrd,xray.tif,geometry.json,,start.json", GOOD.replace("xray.tif", "text.png"))
     out = tmp_path / "out"
@@ -110,6 +112,7 @@ def views(own, ct, rng) -> Path:
     return own
 
 
+@pytest.mark.slow
 def test_x_rays_of_one_case_are_registered_jointly(views, tmp_path):
     alone = "ct.nrrd,front.tif,set.json,truth.json,start.json,"
     path = write_list(views, alone, FRONT, SIDE, header=JOINT)

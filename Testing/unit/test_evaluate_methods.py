@@ -12,7 +12,6 @@ from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.cli.common import parse_weights
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation import methods
-from SOPIRegistrationLib.evaluation.cases import SimulatedCases
 from SOPIRegistrationLib.evaluation.methods import (
     METHODS,
     NETWORKS,
@@ -22,6 +21,7 @@ from SOPIRegistrationLib.evaluation.methods import (
     require_methods,
     runnable_methods,
 )
+from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.geometry.se3 import move_about
 from SOPIRegistrationLib.networks.comparing import ComparingRTPI
 from SOPIRegistrationLib.networks.composite import CompositeSimilarity
@@ -180,6 +180,7 @@ def untrained(tmp_path_factory) -> dict[str, Path]:
     return files | {"deep-reg": files["ifr"]}
 
 
+@pytest.mark.slow
 def test_learned_methods_end_in_rows_and_their_tables(ct, untrained, no_weights, tmp_path):
     """What untrained networks say is worthless: here they only have to be asked."""
     names = ("rtpi", "ifr", "sopi", "deep-reg")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation import published
 from SOPIRegistrationLib.evaluation.figures import COLUMNS, axis_errors
 from SOPIRegistrationLib.evaluation.methods import METHODS, NETWORKS
 from SOPIRegistrationLib.evaluation.plots import plots
-from SOPIRegistrationLib.evaluation.runner import weights_setting
+from SOPIRegistrationLib.evaluation.results import Results, weights_setting
 from SOPIRegistrationLib.evaluation.series import series_of
 from SOPIRegistrationLib.evaluation.tables import table
 from SOPIRegistrationLib.geometry.views import THETA_NAMES
@@ -173,9 +174,125 @@ def test_published_figures_are_of_methods_that_can_be_run(figures):
     assert set(figures) <= set(METHODS)
 
 
+@pytest.mark.slow
 def test_every_method_has_its_place_in_the_plots():
     rows = [row(name, case, (0, 0, 0, 0, 0, 1.0 + case)) for name in METHODS for case in (0, 1)]
     pictures = plots(series_of(rows))
     assert set(pictures) == {"errors.png", "capture_range.png", "time_and_error.png"}
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
     assert "time_and_error.png" not in plots(series_of([row("initial")]))
+
+
+def grouped(group: str, method: str, case: int, **figures) -> dict[str, str]:
+    return row(method, case, **figures) | {"group": group}
+
+
+def table_of(rows: list[dict], groups: dict, **options) -> str:
+    series = [one for name in groups for one in series_of(rows, group=name)]
+    return table(series, SETTINGS | {"groups": groups, "variants": {}}, **options)
+
+
+GROUPS = {name: {key: SIMULATED[key] for key in SIMULATED if key not in SETTINGS} for name in ("near", "far")}
+
+
+def test_several_groups_share_one_table():
+    rows = [grouped("near", "opt", case, right=1, mpd_object_mm=0.1 * case) for case in range(4)]
+    rows += [grouped("far", "opt", case, right=int(case > 0), verdict="accept") for case in range(4)]
+    rows += [grouped("far", "opt", 4, error="ValueError: x", mtre_mm="")]
+    text = table_of(rows, GROUPS, title="Both", within={"near": (("mpd_object_mm", 0.15),)})
+    assert text.startswith("# Both\n")
+    [summary] = [section for section in text.split("\n## ") if section.startswith("Summary")]
+    lines = [line for line in summary.splitlines() if "opt (ours)" in line]
+    near, far = ([cell.strip() for cell in line.split("|")] for line in lines)
+    assert near[1:4] == ["near", "opt (ours)", "4 (0)"]
+    assert near[4].startswith("100.0 [")
+    assert near[6].startswith("50.0 [")
+    # An error is not right; nothing is counted within where there are no limits.
+    assert far[3] == "5 (1)"
+    assert far[4].startswith("60.0 [")
+    assert far[6] == ""
+    # All four verdicts are accept, one of them is wrong.
+    assert far[-4].startswith("100.0 [")
+    assert far[-3] == "1"
+    assert "- far, case 4, `opt`: ValueError: x" in text
+    assert "Table 1" not in text
+    assert "Table 1" in table_of(rows, GROUPS, chosen=["papers"])
+    assert "Summary" not in table_of(rows, GROUPS, chosen=["medians"])
+
+
+def test_what_is_accepted_and_how_right_and_wrong_poses_differ():
+    rows = [row("opt", case, right=1, verdict="accept", correlation=0.9 + 0.01 * case) for case in range(3)]
+    rows += [row("opt", 3, right=1, verdict="review", correlation=0.8, share=0.2)]
+    rows += [row("opt", 4, right=0, stranger=1, verdict="accept", correlation=0.7)]
+    rows += [row("opt", 5, right=0, verdict="reject", correlation=0.3)]
+    lines = lines_of(rows, SIMULATED, "Verdicts")
+    found = cells(lines, "opt (ours)")
+    assert found[1] == "6"
+    assert found[2].startswith("75.0 [")
+    assert found[3:] == ["1", "2", "0.800 (0.905)", "0.700", "0.20"]
+
+
+def test_probabilities_are_compared_with_what_is_right():
+    rows = [row("opt", case, right=int(case < 19), probability=0.97) for case in range(20)]
+    rows += [row("opt", 20 + case, right=int(case < 1), probability=0.1) for case in range(10)]
+    lines = lines_of(rows, SIMULATED, "Probabilities")
+    assert cells(lines, "0.95 to 0.99")[1:3] == ["20", "0.970"]
+    assert cells(lines, "0.95 to 0.99")[3].startswith("95.0 [")
+    assert cells(lines, "0.05 to 0.25")[3].startswith("10.0 [")
+    assert len(lines) == 2 + 2 + 2
+
+
+def test_predicted_errors_cover_as_often_as_normal_ones_do():
+    """Of right poses only; a wrong one says nothing about the width of its minimum."""
+    rng = np.random.default_rng(1)
+    drawn = rng.normal(0, 0.2, 4000)
+    rows = [
+        row("opt", case, right=1, error_x_mm=value, predicted_x_mm=0.2) for case, value in enumerate(drawn)
+    ]
+    rows += [row("opt", 5000, right=0, error_x_mm=9.0, predicted_x_mm=0.2)]
+    [one] = series_of(rows)
+    ratio, held, count = one.predicted()["x_mm"]
+    assert count == 4000
+    assert ratio == pytest.approx(0.674, rel=0.05)
+    assert held / count == pytest.approx(0.95, abs=0.012)
+    assert list(one.predicted()) == ["x_mm"]
+    assert one.predicted("statistical") == {}
+
+
+def test_first_seconds_stand_beside_later_ones():
+    rows = [row("opt", case, seconds_first=3.0 + case, seconds=1.0) for case in range(3)]
+    lines = lines_of(rows, SIMULATED, "Seconds, the first registration of a process")
+    first, first_most, later, later_most = cells(lines, "opt (ours)")[2:]
+    assert first.startswith("4 [")
+    assert (first_most, later_most) == ("4.9", "1")
+    assert later.startswith("1 [")
+    assert "Seconds, the first" not in table(series_of([row("opt")]), SIMULATED)
+
+
+def test_the_order_in_which_rows_came_changes_nothing(tmp_path):
+    rows = [row("opt", case, (0, 0, 0, 0, 0, float(case)), right=1) for case in range(9)]
+    settings = SIMULATED | {"groups": {"": {}}, "variants": {}}
+    tables = []
+    for name, order in (("one", range(9)), ("other", (4, 8, 0, 3, 1, 7, 2, 6, 5))):
+        results = Results(tmp_path / name, settings)
+        for number in order:
+            results.add(rows[number])
+        results.close()
+        again = Results(tmp_path / name, settings)
+        assert again.rows == rows
+        tables.append(table(series_of(again.rows), SIMULATED))
+    assert tables[0] == tables[1]
+
+
+def test_a_row_is_written_once_and_a_folder_by_one_run_at_a_time(tmp_path):
+    settings = SIMULATED | {"groups": {"": {}}, "variants": {}}
+    results = Results(tmp_path, settings)
+    results.add(row("opt", 0, error="ValueError: x"))
+    results.add(row("opt", 0))
+    assert (tmp_path / "results.csv").read_text(encoding="utf-8").count("\n") == 2
+    with pytest.raises(ValueError, match="already"):
+        results.add(row("opt", 0))
+    with pytest.raises(InputError, match="another evaluation writes to"):
+        Results(tmp_path, settings)
+    results.close()
+    assert [one["error"] for one in Results(tmp_path, settings).rows] == [""]

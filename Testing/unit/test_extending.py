@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from SOPIRegistrationLib import methods
 from SOPIRegistrationLib.cli.main import main
-from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, target
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, target
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
@@ -77,8 +79,8 @@ def test_a_kind_of_target_is_a_record(prepared):
     # As `targets_of` would choose it for this CT.
     subject, xrays, frame = prepared
     chosen = target.Target("bone", strict, subject.bones, subject.ct.surface_points_lps_mm)
-    case = Case(subject, tuple(xrays), frame)
-    verdict = judge(Hypotheses.unscored(Comparison(case, case.radiographs, chosen), case.T_expected[None]))
+    case = Case(subject, Reading(tuple(xrays)), frame)
+    verdict = judge(Hypotheses.unscored(Comparison(case, case.reading, chosen), case.T_expected[None]))
     assert any("below 0.6" in reason for reason in verdict.reasons)
 
 
@@ -87,6 +89,25 @@ def test_an_option_is_a_field(capsys):
     printed = capsys.readouterr().out
     for name in ("init", "refine", "content", "polarity", "device"):
         assert re.search(rf"^{name} \('auto'|^{name} \('opt'", printed, re.M)
+
+
+@pytest.mark.slow
+def test_a_similarity_is_a_function(demo_run, tmp_path, monkeypatch):
+    shutil.copytree(demo_run.folder, tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    names = example("A similarity")
+    T_start, found = names["T_start"], names["found"]
+    truth = np.array(json.loads((tmp_path / "demo" / "result.json").read_text())["pose"]["T_lps_to_camera"])
+    off, end = (np.abs(T - truth)[:2, 3].max() for T in (T_start, found.T))
+    assert found.value > names["objective"](T_start[None])[0]
+    assert end < off / 2
+
+
+def test_a_network_is_a_class_and_its_sizes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = example("A network")
+    assert names["network"].config == names["TinyConfig"](width=4)
+    assert "An example" in capsys.readouterr().out
 
 
 def test_hypotheses_that_were_not_scored_say_so(prepared):

@@ -11,6 +11,7 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry, meeting_depth_mm
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.files import geometry_as_dict, load_geometry, write_geometry
+from SOPIRegistrationLib.geometry.tolerances import Tolerances
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, nominal_view_from_angles
 
 SHAPE = (480, 640)
@@ -286,3 +287,67 @@ def test_geometry_cannot_be_written(tmp_path):
     geometry = load_geometry("Perlove PLX118F")
     with pytest.raises(InputError, match=r"cannot write .*absent"):
         write_geometry(geometry, tmp_path / "absent" / "geometry.json")
+
+
+# What else a geometry carries
+
+
+def test_tolerances_distortion_and_mirroring_survive_the_json(tmp_path):
+    camera = Camera(np.array(K), 640, 480, 1100.0, distortion=np.array([0.1, -0.2, 0.003, -0.004, 0.5]))
+    geometry = CArmGeometry((camera,), 700.0, mirrored=True, tolerances=Tolerances(5.5, 3.0, 0.2))
+    path = tmp_path / "geometry.json"
+    write_geometry(geometry, path)
+    read = load_geometry(path, SHAPE)
+    np.testing.assert_array_equal(read.camera.distortion, camera.distortion)
+    np.testing.assert_allclose(read.camera.K, camera.K)
+    assert (read.mirrored, read.tolerances, read.sod_mm) == (True, geometry.tolerances, 700)
+    # What is not there is not written.
+    plain = geometry_as_dict(CArmGeometry((Camera(np.array(K), 640, 480),)))
+    assert not {"mirrored", "sdd_tolerance_mm"} & plain.keys()
+    assert "distortion" not in plain["cameras"][0]
+
+
+def test_tolerances_of_a_set(geometry_file, calibrated):
+    entry = geometry_as_dict(calibrated[0]) | {"principal_point_tolerance_px": 4}
+    read = load_geometry(geometry_file(entry))
+    assert read.tolerances == Tolerances(0, 4, 0)
+    assert read.for_camera("two").tolerances == read.tolerances
+    assert "principal_point_tolerance_px" not in read.sources
+
+
+@pytest.mark.parametrize("value", [-1, "a lot", [1], True, float("nan")])
+def test_unusable_tolerances(geometry_file, value):
+    entry = {"sdd_mm": 1000, "pixel_spacing_mm": [1, 1], "sdd_tolerance_mm": value}
+    assert "sdd_tolerance_mm must be a standard deviation" in refused(geometry_file(entry), SHAPE)
+
+
+@pytest.mark.parametrize("value", [[0.1, 0.2], "none", [0.1, 0, 0, 0, None]])
+def test_unusable_distortion(geometry_file, value):
+    assert "distortion must be 5 finite numbers" in refused(
+        geometry_file({"K": K, "distortion": value}), SHAPE
+    )
+
+
+def test_a_camera_calibrated_alone_has_the_object_near_its_origin(geometry_file):
+    camera = {"K": K, "width": 640, "height": 480, "R": np.eye(3).tolist(), "t": [10, -20, 850]}
+    known = load_geometry(geometry_file({"cameras": [camera]}), SHAPE).with_default_sod()
+    assert known.sod_mm == 850
+    assert known.sources["sod_mm"] == "estimated: depth of the calibration's origin"
+
+
+def test_the_depth_of_a_start_pose_is_the_last_resort(geometry_file):
+    T = np.eye(4)
+    T[:3, 3] = [5, 6, 700]
+    known = load_geometry(geometry_file({"K": K}), SHAPE).with_sod_of(T, [1.0, 2.0, 30.0])
+    assert known.sod_mm == 730
+    given = load_geometry(geometry_file({"K": K, "sod_mm": 650}), SHAPE)
+    assert given.with_sod_of(T, [1.0, 2.0, 30.0]).sod_mm == 650
+    with pytest.raises(InputError, match="behind the X-ray source"):
+        load_geometry(geometry_file({"K": K}), SHAPE).with_sod_of(np.diag([1, -1, -1, 1.0]) @ T, np.zeros(3))
+
+
+def test_a_preset_does_not_need_an_unreadable_tag():
+    tags = {**TAGS, "DistanceSourceToDetector": "110,5", "ImagerPixelSpacing": 0.3}
+    geometry = load_geometry("Perlove PLX118F", (1024, 1024), tags)
+    assert geometry.camera.sdd_mm == 1011.7
+    assert geometry.sources["sdd_mm"] == "preset Perlove PLX118F"

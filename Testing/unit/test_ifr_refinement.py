@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from SOPIRegistrationLib import installed
-from SOPIRegistrationLib.compare import Case, Comparison, Proposal, compared_target
+from SOPIRegistrationLib.compare import Case, Comparison, Proposal, Reading, compared_target
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry import se3
@@ -72,8 +72,8 @@ class Scene:
 
     def comparison(self, subject=None, views=None) -> Comparison:
         subject = subject or self.subject
-        case = Case(subject, tuple(views or [self.xray]), self.frame)
-        return Comparison(case, case.radiographs, compared_target(subject))
+        case = Case(subject, Reading(tuple(views or [self.xray])), self.frame)
+        return Comparison(case, case.reading, compared_target(subject))
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +191,7 @@ def with_inference(scene, inference: str) -> CompositeSimilarity:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inference", ["least squares", "descent"])
 def test_poses_are_found_the_way_the_network_was_trained_for(scene, inference):
     network = with_inference(scene, inference)
@@ -339,6 +340,7 @@ def test_a_refinement_stops_when_asked(scene, at):
     assert len(seen) == at
 
 
+@pytest.mark.slow
 def test_registration_by_the_shipped_similarity(scene):
     reports = []
     result = scene.register(scene.start(NEAR), "sopi", reports.append, weights={})
@@ -354,6 +356,7 @@ def test_registration_by_the_shipped_similarity(scene):
     assert fractions == sorted(fractions)
 
 
+@pytest.mark.slow
 def test_then_the_optimiser(scene):
     result = scene.register(scene.start(3 * NEAR), "sopi+opt")
     assert result.method == "given pose + sopi+opt"
@@ -363,6 +366,7 @@ def test_then_the_optimiser(scene):
     assert scene.error(result.T_lps_to_world).mtre_mm < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("far", [(0.06, 0.06, -0.1, -8.0, 4.0, 10.0), (-0.08, 0.1, 0.08, 6.0, 6.0, -10.0)])
 def test_the_shipped_similarity_leads_back_from_far(scene, far):
     """From starts as far as those of protocol `paper`, on a patient it never saw."""

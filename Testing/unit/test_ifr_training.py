@@ -141,6 +141,7 @@ def test_starts_lie_about_the_true_pose_at_all_distances(phantoms):
         assert 0.25 * typical < high < 1.5 * typical
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "config", "weights"),
     [
@@ -188,6 +189,7 @@ def test_a_pose_is_corrected_by_the_networks_own_step(phantoms, monkeypatch):
         assert (moved.abs().amax(dim=1) < 500).all()
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_and_leaves_weights(tmp_path, phantoms, capsys, monkeypatch):
     monkeypatch.setitem(CONFIGURATIONS, "light", COMPOSITE)
     (tmp_path / "phantoms").symlink_to(phantoms)

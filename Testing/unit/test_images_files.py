@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import struct
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, XRayAngiographicImageStorage, generate_uid
 from scipy.spatial.transform import Rotation
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph, read_volume
 
+FOR_PROCESSING = {"PresentationIntentType": "FOR PROCESSING"}
 SPACING, ORIGIN = (0.7, 1.3, 2.5), (-40.0, 12.5, 300.0)
 
 
@@ -117,13 +120,13 @@ def test_dicom_series_of_a_folder_or_of_one_of_its_slices(series_folder):
         np.testing.assert_allclose(volume.points_lps([0, 0, 1]), [-5, 7, 33])
 
 
-def test_largest_of_several_series_is_taken_with_a_warning(series_folder, caplog):
+def test_largest_of_several_series_is_taken_with_a_note(series_folder):
     folder, hu = series_folder
     write_ct_slice(folder / "scout1.dcm", np.ones((6, 5)), (0, 0, 0), "1.2.3.5", 1)
     write_ct_slice(folder / "scout2.dcm", np.ones((6, 5)), (0, 0, 4), "1.2.3.5", 2)
-    with caplog.at_level(logging.WARNING):
-        np.testing.assert_array_equal(read_volume(folder).array, hu)
-    assert "2 series" in caplog.text
+    volume = read_volume(folder)
+    np.testing.assert_array_equal(volume.array, hu)
+    assert "2 series" in volume.notes[0]
     assert read_volume(folder / "scout2.dcm").array.shape == (2, 6, 5)
 
 
@@ -221,30 +224,33 @@ def test_spacing_not_above_zero(tmp_path, voxels, value):
     assert "must be above zero" in volume_refusal(path)
 
 
-@pytest.mark.parametrize("matrix", ["1 0 0 1 0 0 0 0 1", "1 0 0 0.3 0.954 0 0 0 1"])
-def test_axes_that_are_not_perpendicular(tmp_path, voxels, matrix):
+@pytest.mark.parametrize("matrix", ["1 0 0 1 0 0 0 0 1", "0 0 0 0 0 0 0 0 0", "1 0 0 0.9 0.436 0 0 0 1"])
+def test_axes_that_do_not_span_space(tmp_path, voxels, matrix):
     path = tmp_path / "ct.mha"
     sitk.WriteImage(sitk.GetImageFromArray(voxels), path)
     content = path.read_bytes().replace(b"1 0 0 0 1 0 0 0 1", matrix.encode())
     path.write_bytes(content)
-    assert "axes that are not perpendicular" in volume_refusal(path)
+    assert "axes that do not span space" in volume_refusal(path)
 
 
-def test_series_with_a_missing_or_a_doubled_slice(series_folder):
-    folder, _ = series_folder
-    (folder / "b7.dcm").unlink()
-    message = volume_refusal(folder)
-    assert "a step of 6 mm at 33 mm: export the complete series" in message
-    write_ct_slice(folder / "again.dcm", np.ones((6, 5)), (-5, 7, 30), "1.2.3.4", 8)
-    assert "several slices at one place" in volume_refusal(folder)
+def test_pictures_are_no_volume(tmp_path, voxels):
+    """A stack of pictures has neither a slice distance nor directions; libraries make up 1 mm."""
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), tmp_path / "stack.tif")
+    assert "does not say how large its voxels are" in volume_refusal(tmp_path / "stack.tif")
 
 
-def test_series_of_a_tilted_gantry(tmp_path):
-    for number in range(4):
-        write_ct_slice(
-            tmp_path / f"{number}.dcm", np.ones((6, 5)), (0, number * 0.8, number * 3), "1.2.3.4", number
-        )
-    assert "tilted gantry" in volume_refusal(tmp_path)
+def test_files_without_directions_say_so(tmp_path, voxels):
+    nrrd = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 7 6 5\nspacings: 1 2 3\nendian: little\n"
+    (tmp_path / "ct.nrrd").write_bytes(nrrd + b"encoding: raw\n\n" + voxels.tobytes())
+    mha = b"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
+    mha += b"ElementSpacing = 1 2 3\nDimSize = 7 6 5\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    (tmp_path / "ct.mha").write_bytes(mha + voxels.tobytes())
+    for name in ("ct.nrrd", "ct.mha"):
+        volume = read_volume(tmp_path / name)
+        np.testing.assert_array_equal(volume.array, voxels)
+        np.testing.assert_allclose(volume.spacing_mm, [1, 2, 3])
+        (note,) = volume.notes
+        assert f"{name} does not say how its axes lie" in note
 
 
 # X-rays
@@ -332,16 +338,72 @@ def test_mirrored_dicom_is_flipped_once_at_the_border(tmp_path, pixels):
     np.testing.assert_array_equal(radiograph.pixels, pixels)
 
 
-def test_rotating_run_has_its_own_angle_in_every_frame(tmp_path, pixels):
+@pytest.mark.parametrize(
+    ("increment", "angles"),
+    [
+        # One value is the change from frame to frame, as many as frames are offsets from the first angle.
+        ("15", (10, 25, 40)),
+        (["0", "4", "8"], (10, 14, 18)),
+        (["3", "-2", "8"], (13, 8, 18)),
+        ([], (10, 10, 10)),
+    ],
+)
+def test_rotating_run_has_its_own_angle_in_every_frame(tmp_path, pixels, increment, angles):
     path = write_dicom(
         tmp_path / "run.dcm",
         np.stack([pixels] * 3),
         PositionerPrimaryAngle="10",
         PositionerSecondaryAngle="5",
-        PositionerPrimaryAngleIncrement=["0", "4", "8"],
+        PositionerPrimaryAngleIncrement=increment,
     )
-    tags = read_radiograph(path, 3).metadata
-    assert (tags["PositionerPrimaryAngle"], tags["PositionerSecondaryAngle"]) == (18, 5)
+    for frame, angle in enumerate(angles, start=1):
+        tags = read_radiograph(path, frame).metadata
+        assert (tags["PositionerPrimaryAngle"], tags["PositionerSecondaryAngle"]) == (angle, 5)
+
+
+def test_increments_of_another_number_of_frames_ask_for_the_view(tmp_path, pixels):
+    path = write_dicom(
+        tmp_path / "run.dcm",
+        np.stack([pixels] * 3),
+        DistanceSourceToDetector="1100",
+        ImagerPixelSpacing=[0.3, 0.2],
+        PositionerPrimaryAngle="10",
+        PositionerSecondaryAngle="5",
+        PositionerPrimaryAngleIncrement=["0", "4"],
+    )
+    message = refusal(open_radiograph, path, frame=2)
+    assert "2 INCREMENTS FOR 3 FRAMES" in message
+    assert "--view" in message
+    assert open_radiograph(path, view="AP", frame=2)[1].view == "AP"
+
+
+@pytest.mark.parametrize(
+    ("tag", "text", "said"),
+    [
+        (0x00181510, b"LAO 30", "(0018,1510) is 'LAO 30'"),
+        (0x00181164, rb"0,3\0,3 ", r"(0018,1164) is '0,3\0,3'"),
+        (0x00181164, b"0.3 ", "(0018,1164) is '0.3'"),
+        (0x00181110, b"1100 mm ", "(0018,1110) is '1100 MM'"),
+    ],
+)
+def test_numbers_written_otherwise(tmp_path, pixels, tag, text, said):
+    """As it stands in the file, which no library would write."""
+    path = write_dicom(
+        tmp_path / "xa.dcm",
+        pixels,
+        DistanceSourceToDetector="1100",
+        ImagerPixelSpacing=[0.3, 0.2],
+        PositionerPrimaryAngle="30",
+        PositionerSecondaryAngle="0",
+    )
+    dataset = pydicom.dcmread(path)
+    dataset[tag] = RawDataElement(pydicom.tag.Tag(tag), "DS", len(text), text, 0, False, True)
+    dataset.save_as(path)
+    message = refusal(open_radiograph, path)
+    assert said in message
+    geometry = tmp_path / "geometry.json"
+    geometry.write_text('{"sdd_mm": 1000, "pixel_spacing_mm": [1, 1], "view": "PA"}')
+    assert open_radiograph(path, geometry)[1].camera.sdd_mm == 1000
 
 
 def test_enhanced_dicom_keeps_its_tags_in_functional_groups(tmp_path, pixels):
@@ -372,15 +434,80 @@ def test_enhanced_dicom_keeps_its_tags_in_functional_groups(tmp_path, pixels):
         ({"PixelIntensityRelationship": "DISP"}, None),
         ({"Modality": "DX", "PixelIntensityRelationshipSign": 1}, True),
         ({"Modality": "DX", "PixelIntensityRelationshipSign": -1}, False),
-        ({"Modality": "CR", "PhotometricInterpretation": "MONOCHROME1"}, True),
-        ({"Modality": "CR"}, False),
         ({"Modality": "RF"}, None),
+        ({"Modality": "RF", "PixelIntensityRelationship": "LOG"}, True),
+        # Neither a rescale nor a table changes what is said of the stored values.
+        ({"PixelIntensityRelationship": "LIN", "RescaleSlope": "-1", "RescaleIntercept": "4095"}, True),
+        ({"Modality": "DX", "PixelIntensityRelationshipSign": -1, "RescaleSlope": "-1"}, False),
+        ({"Modality": "DX", "PixelIntensityRelationshipSign": 1, **FOR_PROCESSING}, True),
     ],
 )
 def test_what_dicom_says_of_the_bones(tmp_path, pixels, tags, bone_dark):
     radiograph = read_radiograph(write_dicom(tmp_path / "x.dcm", pixels, **tags))
-    assert radiograph.bone_dark is bone_dark
+    assert (radiograph.bone_dark, radiograph.bone_dark_expected) == (bone_dark, None)
     np.testing.assert_array_equal(radiograph.pixels, pixels)
+
+
+def lut_sequence(data, first=0, bits=16) -> list[Dataset]:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [len(data), first, bits])
+    item.add_new("LUTData", "US", [int(value) for value in data])
+    return [item]
+
+
+FALLING = np.linspace(65535, 0, 4096).astype(int)
+RISING = FALLING[::-1]
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({}, False),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, True),
+        ({"RescaleSlope": "2", "RescaleIntercept": "-100"}, False),
+        ({"RescaleSlope": "-1", "RescaleIntercept": "4095"}, True),
+        ({"RescaleSlope": "-1", "PhotometricInterpretation": "MONOCHROME1"}, False),
+        ({"ModalityLUTSequence": lut_sequence(FALLING)}, True),
+        ({"ModalityLUTSequence": lut_sequence(RISING)}, False),
+        # With a table, a slope has no meaning.
+        ({"ModalityLUTSequence": lut_sequence(FALLING), "RescaleSlope": "-1"}, True),
+        ({"VOILUTSequence": lut_sequence(FALLING)}, True),
+        ({"VOILUTSequence": lut_sequence(FALLING), "PhotometricInterpretation": "MONOCHROME1"}, False),
+        ({"VOILUTSequence": lut_sequence(FALLING[:200], first=900)}, True),
+        ({"WindowCenter": "2000", "WindowWidth": "3000"}, False),
+        ({"PresentationLUTShape": "INVERSE", "PhotometricInterpretation": "MONOCHROME1"}, True),
+        ({"PresentationLUTShape": "IDENTITY"}, False),
+        ({"PresentationLUTShape": "INVERSE", "RescaleSlope": "-1"}, False),
+        # A table that is damaged, or flat where the image is, tells nothing.
+        ({"VOILUTSequence": lut_sequence(FALLING * 0)}, None),
+        ({"RescaleSlope": "0"}, None),
+        (FOR_PROCESSING, None),
+    ],
+)
+@pytest.mark.parametrize("modality", ["CR", "DX"])
+def test_how_dicom_displays_is_a_hypothesis(tmp_path, pixels, tags, expected, modality):
+    """White bones on the screen, through all of DICOM's grayscale pipeline."""
+    path = tmp_path / "x.dcm"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_dicom(path, pixels, **{"Modality": modality, **tags})
+    radiograph = read_radiograph(path)
+    assert (radiograph.bone_dark, radiograph.bone_dark_expected) == (None, expected)
+    np.testing.assert_array_equal(radiograph.pixels, pixels)
+
+
+def test_a_sign_against_the_display_is_a_hypothesis(tmp_path, pixels):
+    """Makers that invert for display and forget the sign."""
+    tags = {
+        "Modality": "DX",
+        "PixelIntensityRelationshipSign": 1,
+        "PresentationIntentType": "FOR PRESENTATION",
+    }
+    radiograph = read_radiograph(write_dicom(tmp_path / "x.dcm", pixels, **tags))
+    assert (radiograph.bone_dark, radiograph.bone_dark_expected) == (None, True)
+    tags |= {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"}
+    radiograph = read_radiograph(write_dicom(tmp_path / "y.dcm", pixels, **tags))
+    assert (radiograph.bone_dark, radiograph.bone_dark_expected) == (True, None)
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -462,3 +589,38 @@ def test_geometry_of_another_image(tmp_path, pixels):
     message = refusal(open_radiograph, tmp_path / "xray.png", geometry)
     assert "is for an image of 512 x 512 pixels" in message
     assert "has 9 x 6" in message
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT", "US", "SEG", "RTDOSE", "OPT"])
+def test_dicom_that_is_no_projection(tmp_path, pixels, modality):
+    path = write_dicom(tmp_path / "x.dcm", pixels, Modality=modality)
+    assert f"is a {modality} image: give a projection" in refusal(read_radiograph, path)
+
+
+@pytest.mark.parametrize("modality", ["XA", "RF", "DX", "CR", "RTIMAGE", "OT", ""])
+def test_dicom_that_may_be_a_projection(tmp_path, pixels, modality):
+    path = write_dicom(tmp_path / "x.dcm", pixels, Modality=modality)
+    np.testing.assert_array_equal(read_radiograph(path).pixels, pixels)
+
+
+def test_the_files_that_pydicom_ships(capfd):
+    """Whatever they are: an X-ray with what its tags say, or one line; and quietly."""
+    root = Path(pydicom.__file__).parent / "data"
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix != ".py"]
+    assert len(files) > 100
+    opened, refused = [], []
+    for path in files:
+        try:
+            opened.append((path, read_radiograph(path, 1)))
+        except InputError as error:
+            refused.append((path, str(error)))
+    assert len(opened) > 3
+    for path, said in refused:
+        assert "\n" not in said
+        assert str(path) in said
+    for path, radiograph in opened:
+        if {"DistanceSourceToDetector", "ImagerPixelSpacing"} <= radiograph.metadata.keys():
+            assert open_radiograph(path, frame=1)[1].camera.sdd_mm > 0
+        else:
+            assert "--geometry" in refusal(open_radiograph, path, frame=1)
+    assert capfd.readouterr().err == ""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from SOPIRegistrationLib import installed
-from SOPIRegistrationLib.compare import Case, Comparison, compared_target
+from SOPIRegistrationLib.compare import Case, Comparison, Reading, compared_target
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry.se3 import exp_so3, move_about, rotation_distance
@@ -145,8 +145,8 @@ def test_views_are_rendered_once_for_a_ct(scene, weights, monkeypatch):
 
 
 def test_promising_poses_are_those_in_which_the_images_agree_at_other_depths_too(scene):
-    case = Case(scene.subject, (scene.xray,), scene.frame)
-    comparison = Comparison(case, case.radiographs, compared_target(scene.subject))
+    case = Case(scene.subject, Reading((scene.xray,)), scene.frame)
+    comparison = Comparison(case, case.reading, compared_target(scene.subject))
     T_true, centre = scene.case.T_true, scene.frame.centre_lps_mm
     further = T_true.copy()
     further[:3, 3] += 0.2 * (T_true[:3, :3] @ centre + T_true[:3, 3])
@@ -162,6 +162,7 @@ def test_promising_poses_are_those_in_which_the_images_agree_at_other_depths_too
     np.testing.assert_array_equal(sure[0], near)
 
 
+@pytest.mark.slow
 def test_registration_goes_on_from_the_network(scene, weights):
     result = scene.register(RegistrationSettings("rtpi", weights={"rtpi": weights}))
     assert result.method == "rtpi + opt"
@@ -188,6 +189,7 @@ def test_without_refinement_the_pose_is_a_networks_brought_onto_the_x_ray(scene,
     assert error < 0.5 * turned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 5])
 def test_the_shipped_network_finds_patients_it_never_saw(seed, demo_case):
     """From no start, poses of the demo; then the optimiser ends at the truth."""
@@ -207,6 +209,7 @@ def test_the_shipped_network_finds_patients_it_never_saw(seed, demo_case):
     assert refined.mtre_mm < 1.5
 
 
+@pytest.mark.slow
 def test_auto_asks_the_network_where_there_is_one(scene, weights, monkeypatch, tmp_path):
     monkeypatch.setattr(installed, "WEIGHTS_FOLDER", weights.parent)
     assert scene.register(RegistrationSettings("auto")).method == "rtpi + opt"

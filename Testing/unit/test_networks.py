@@ -340,6 +340,7 @@ def test_nominal_cube_averages_a_fine_ct(rng):
     assert (cube[0] == 0).all()
 
 
+@pytest.mark.slow
 def test_light_network_learns_eight_pairs(rng):
     grid = oblique_grid((1.4, 2.0, 3.2), (48, 36, 22))
     volume = GaussianBlobs.asymmetric(grid).sampled(grid)

@@ -36,6 +36,7 @@ def finished(out, process, seconds=240.0) -> TrainingStatus:
     raise AssertionError("the training did not end")
 
 
+@pytest.mark.slow
 def test_trains_for_the_ct_it_was_given(tmp_path):
     ct = small_ct()
     mask = ct.same_grid((ct.array > 200).astype(np.uint8), "mask")

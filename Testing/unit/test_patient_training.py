@@ -227,6 +227,7 @@ def trainer(ct, config, settings, out, report=quiet) -> Trainer:
     return patient_trainer(ct, config, settings, out, CPU, report)
 
 
+@pytest.mark.slow
 def test_learns(ct, config, tmp_path):
     """A small task: where in the image, of a patient that does not turn."""
     settings = replace(

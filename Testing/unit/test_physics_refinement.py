@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Run, targets_of
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, Run, targets_of
 from SOPIRegistrationLib.errors import Cancelled
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry import se3
@@ -47,15 +47,15 @@ def case(subject, ct) -> Case:
     T_true = frame.T_from_theta(np.array([*np.deg2rad([4.0, -2.0, 3.0]), 5.0, -4.0, 10.0]))
     image = project(PolychromaticVolume.from_attenuation(ct.attenuation, BEAM), camera, T_true)
     xray = prepare_radiograph(Radiograph(image, "beam", bone_dark=False), camera)
-    return Case(subject, (xray,), frame, T_expected=T_true)
+    return Case(subject, Reading((xray,)), frame, T_expected=T_true)
 
 
 def compared(case, target) -> Comparison:
-    return Comparison(case, case.radiographs, target)
+    return Comparison(case, case.reading, target)
 
 
 def test_moving_volume_projects_like_the_projectors_own(subject, ct, body, case):
-    camera = case.radiographs[0].camera
+    camera = case.reading.radiographs[0].camera
     volume = polychromatic(subject, body, BEAM).moving.level(0)
     expected = PolychromaticVolume.from_attenuation(ct.attenuation, BEAM)
     np.testing.assert_array_equal(
@@ -77,7 +77,7 @@ def test_finds_the_pose(ct, body, case):
     reports = []
     run = Run(case, reports.append)
     result = with_beam(Hypotheses.unscored(compared(case, body), start[None]), run, BEAM)
-    points, camera = ct.surface_points_lps_mm, case.radiographs[0].camera
+    points, camera = ct.surface_points_lps_mm, case.reading.radiographs[0].camera
     before = pose_error(start, case.T_expected, points, case.centre_lps_mm, camera)
     after = pose_error(result.T[0], case.T_expected, points, case.centre_lps_mm, camera)
     assert before.mtre_mm > 5
@@ -107,10 +107,10 @@ def test_stops_when_asked(body, case):
 )
 def test_registration_with_it(subject, ct, case, refine, last, largest_mm):
     """The pipeline knows no beam: it takes the usual C-arm's. Plain DRRs at the end lose a little depth."""
-    result = register(subject, case.radiographs, case.frame, RegistrationSettings("nominal", refine))
+    result = register(subject, case.reading.radiographs, case.frame, RegistrationSettings("nominal", refine))
     assert result.method == f"nominal + {refine}"
     assert result.stages[-1].name == last
-    points, camera = ct.surface_points_lps_mm, case.radiographs[0].camera
+    points, camera = ct.surface_points_lps_mm, case.reading.radiographs[0].camera
     error = pose_error(result.T_lps_to_world, case.T_expected, points, case.centre_lps_mm, camera)
     assert error.mtre_mm < largest_mm
     assert result.verdict.status == "accept"

@@ -203,6 +203,7 @@ def test_unknown_backend(smooth):
         project(smooth, off_centre_camera(), np.eye(4), backend="gpu")
 
 
+@pytest.mark.slow
 def test_without_numba_the_reference_is_used_with_one_warning():
     program = """
 import sys, warnings
@@ -293,6 +294,7 @@ def test_no_voxel_is_skipped(rng):
         assert relative_difference(image, expected) < 1e-3, position
 
 
+@pytest.mark.slow
 def test_two_threads_may_project_at_once():
     """Numba's workqueue layer, the only one on some systems, would end the process."""
     program = """
@@ -324,6 +326,7 @@ assert all((image == expected).all() for image in images)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_kernel_from_the_cache_gives_the_same_images(tmp_path):
     """The process that compiles it and those after it: the same bits, or nothing could be repeated."""
     program = """

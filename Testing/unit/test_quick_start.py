@@ -12,14 +12,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_automatic_run_is_the_second_quick_start_command():
+def test_automatic_run_begins_with_the_quick_start_commands():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     quick_start = readme.split("## Quick start")[1].split("\n## ")[0]
     commands = re.findall(r"```sh\n(.*?)\n```", quick_start, re.DOTALL)
     assert len(commands) == 2
     assert all("\n" not in command for command in commands)
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    assert script[-1] == commands[1]
+    first = script.index(commands[0])
+    assert script[first + 1] == commands[1]
+    assert commands[1].endswith(".venv/bin/python -m pytest")
+    assert script[first + 2] == ".venv/bin/python -m pytest -m slow"
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

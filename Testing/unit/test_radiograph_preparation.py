@@ -341,3 +341,29 @@ def test_stripes_are_an_image():
 
 def test_unknown_polarity():
     assert "use auto, bone-dark, bone-bright" in refusal(anatomy(), polarity="white")
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, 300), (300, 15), (1, 1)])
+def test_an_image_too_small_to_compare(shape, rng):
+    camera = Camera.from_c_arm(1000, (1, 1), shape[1], shape[0])
+    pixels = np.arange(shape[0] * shape[1], dtype=np.uint16).reshape(shape)
+    with pytest.raises(InputError, match=rf"only {shape[1]} x {shape[0]} pixels .*at least 16 x 16"):
+        prepare_radiograph(Radiograph(pixels, "small.png"), camera)
+
+
+def test_the_smallest_useful_image(rng):
+    camera = Camera.from_c_arm(1000, (10, 10), 16, 16)
+    pixels = rng.integers(100, 4000, (16, 16)).astype(np.uint16)
+    assert prepare_radiograph(Radiograph(pixels, "small.png"), camera).image.shape == (16, 16)
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_an_expected_polarity_comes_first_and_the_other_after_it(expected, rng):
+    counts = exposed(anatomy(), FIELDS["open"], rng)
+    radiograph = Radiograph(shown(counts, "linear 16 bit"), bone_dark_expected=expected)
+    camera = Camera.from_c_arm(1000, (1, 1), N, N)
+    prepared = prepare_radiograph(radiograph, camera)
+    agrees = np.corrcoef(prepared.image[prepared.valid], -counts[prepared.valid])[0, 1] > 0
+    assert agrees == expected
+    other = prepared.other_polarity()
+    assert (np.corrcoef(other.image[other.valid], -counts[other.valid])[0, 1] > 0) != expected

@@ -14,6 +14,7 @@ from SOPIRegistrationLib.compare import (
     Hypotheses,
     Level,
     LevelObjective,
+    Reading,
     Run,
     compared_target,
     targets_of,
@@ -133,11 +134,13 @@ def test_result_as_json(scene, registered):
     assert sum(stage["seconds"] for stage in entry["stages"]) <= entry["seconds"]
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_pose(scene, registered):
     again = scene.register("nominal")
     np.testing.assert_array_equal(again.T_lps_to_world, registered[0].T_lps_to_world)
 
 
+@pytest.mark.slow
 def test_two_views_fix_what_one_leaves_open(scene, registered):
     start = scene.start([0.05, -0.06, 0.04, 4, -3, 8])
     joint = scene.register("given", views=[scene.front, scene.side], start=start)
@@ -148,6 +151,7 @@ def test_two_views_fix_what_one_leaves_open(scene, registered):
     assert joint.verdict.predicted_error_mm[2] < 0.5 * registered[0].verdict.predicted_error_mm[2]
 
 
+@pytest.mark.slow
 def test_world_of_the_views_may_be_anywhere(scene):
     """Cameras given in another world: the same pose in the first camera."""
     T_other_to_world = se3.exp_se3(np.array([0.3, -0.8, 1.1, 50, -20, 400]))
@@ -179,6 +183,7 @@ def test_stop_is_obeyed_at_once(scene):
     np.testing.assert_array_equal(result.T_lps_to_world, calls[-1].T)
 
 
+@pytest.mark.slow
 def test_an_xray_of_something_else_is_not_accepted(scene):
     upside_down = replace(scene.front, image=scene.front.image[::-1], valid=scene.front.valid[::-1])
     result = scene.register("nominal", views=[upside_down])
@@ -195,8 +200,8 @@ def test_without_refinement_the_start_is_judged(scene):
 
 @pytest.mark.parametrize("off_mm", [-29.0, 31.0])
 def test_a_pose_one_vertebra_off_is_corrected(scene, off_mm):
-    case = Case(scene.subject, (scene.front,), scene.frame)
-    comparison = Comparison(case, case.radiographs, scene.body)
+    case = Case(scene.subject, Reading((scene.front,)), scene.frame)
+    comparison = Comparison(case, case.reading, scene.body)
     wrong = scene.case.T_true.copy()
     wrong[:3, 3] += off_mm * wrong[:3, 2]
     found, run = Hypotheses(comparison, wrong[None], np.zeros(1), wrong), Run(case)
@@ -217,6 +222,7 @@ def vertebra():
     return Subject(prepare_ct(phantom.ct.same_grid(hu.astype(np.int16))))
 
 
+@pytest.mark.slow
 def test_a_segmented_bone_that_lies_wholly_in_its_scan(scene, vertebra):
     """In the X-ray of the whole patient, from a start and views around it."""
     ct = vertebra.ct
@@ -234,6 +240,7 @@ def test_a_segmented_bone_that_lies_wholly_in_its_scan(scene, vertebra):
     assert error.rotation_deg < 1.5
 
 
+@pytest.mark.slow
 def test_a_segmented_bone_that_its_network_misses_is_sought_all_around(scene, vertebra, tmp_path):
     """The bone before a ramp, 45 degrees off where it is expected."""
     pytest.importorskip("torch")

@@ -48,6 +48,7 @@ def test_xray_shows_the_patient_at_the_true_pose(case):
     assert correlation["true"] > correlation["start"] + 0.02
 
 
+@pytest.mark.slow
 def test_same_seed_same_case(case):
     again = demo.demo_case(1)
     np.testing.assert_array_equal(case.radiograph.pixels, again.radiograph.pixels)

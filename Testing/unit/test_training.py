@@ -391,6 +391,7 @@ def test_a_training_cut_off_between_validations_knows_what_it_has_seen(out):
     assert trained.seconds > 0
 
 
+@pytest.mark.slow
 def test_the_best_weights_stay_the_best_until_the_x_rays_are_others(out):
     def bests(**changes):
         settings = replace(SETTINGS, learning_rate=0.0, validate_every=1, **changes)
@@ -403,6 +404,7 @@ def test_the_best_weights_stay_the_best_until_the_x_rays_are_others(out):
     assert bests(steps=3, strength=0.5) > first
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_and_leaves_weights(out, capsys):
     words = (
         "--steps 2 --patients 2 --group 2 --pool 2 --phantoms 1 --validate-every 2 --validation-patients 1"

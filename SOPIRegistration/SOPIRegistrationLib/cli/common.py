@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
-from SOPIRegistrationLib.settings import GIVEN, NETWORKS, choices, options
+from SOPIRegistrationLib.settings import GIVEN, NETWORKS, choices, option, options
 
 
 def add_ct_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +46,14 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{setting.metadata['help']} ({setting.default})",
             **named,
         )
+    limit = option("time_limit")
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        default=limit.default,
+        metavar=limit.metadata["unit"],
+        help=f"{limit.metadata['help']} ({limit.default:g})",
+    )
     parser.add_argument(
         "--weights",
         nargs="+",
@@ -102,6 +111,8 @@ def parse_weights(words: Sequence[str], networks: Sequence[str]) -> dict[str, Pa
 def read_ct(path: Path, mask: Path | None, bone_threshold_hu: float | None) -> PreparedCT:
     """Read and prepare a CT, and its mask where there is one, showing how far it is.
 
+    What was assumed or mended in them is printed to stderr, a line each.
+
     Raises:
         InputError: either is unusable.
     """
@@ -109,7 +120,10 @@ def read_ct(path: Path, mask: Path | None, bone_threshold_hu: float | None) -> P
         update(0.0, "reading")
         volume = read_volume(path)
         labels = None if mask is None else read_volume(mask, "mask")
-        return prepare_ct(volume, labels, bone_threshold_hu, progress=update)
+        prepared = prepare_ct(volume, labels, bone_threshold_hu, progress=update)
+    for note in prepared.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return prepared
 
 
 def has_cuda(device: str) -> bool:

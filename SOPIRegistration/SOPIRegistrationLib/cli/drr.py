@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from SOPIRegistrationLib.cli.common import add_ct_arguments, add_view_argument, read_ct, staged
-from SOPIRegistrationLib.cli.register import one_camera, pose_frame
+from SOPIRegistrationLib.cli.register import one_camera, pose_frame, with_depth_of_start
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.files import load_geometry
@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
         chosen = one_camera(known, args.camera or known.camera.name, args.geometry)
         camera = chosen.camera
         ct = read_ct(args.ct, args.mask, args.bone_threshold)
+        if args.pose is not None:
+            chosen = with_depth_of_start(chosen, ct, args.pose, known.cameras)
         frame = pose_frame(chosen, ct, args.geometry)
         if args.pose is not None:
             T = read_start(args.pose, frame, known.cameras, camera)

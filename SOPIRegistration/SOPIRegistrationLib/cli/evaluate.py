@@ -10,39 +10,26 @@ from tqdm import tqdm
 
 from SOPIRegistrationLib.cli.common import parse_weights
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.evaluation.cases import (
-    CONTENTS,
-    PHANTOMS_BY_DEFAULT,
-    CaseSource,
-    DrawnStarts,
-    SimulatedCases,
-    read_cases_file,
+from SOPIRegistrationLib.evaluation.configuration import (
+    CASES_BY_DEFAULT,
+    LEAST_PIXELS,
+    METHODS_BY_DEFAULT,
+    evaluation_of,
+    read_configuration,
 )
-from SOPIRegistrationLib.evaluation.methods import (
-    BASELINE_PIXELS,
-    METHODS,
-    NETWORKS,
-    require_methods,
-    runnable_methods,
-)
+from SOPIRegistrationLib.evaluation.methods import BASELINE_PIXELS, METHODS, NETWORKS
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
 from SOPIRegistrationLib.evaluation.report import TABLE, write_report
-from SOPIRegistrationLib.evaluation.runner import (
-    RESULTS,
-    Evaluation,
-    Results,
-    default_workers,
-)
-from SOPIRegistrationLib.evaluation.runner import (
-    run as run_all,
-)
+from SOPIRegistrationLib.evaluation.results import RESULTS, Results
+from SOPIRegistrationLib.evaluation.runner import default_workers
+from SOPIRegistrationLib.evaluation.runner import run as run_all
+from SOPIRegistrationLib.evaluation.simulated import CONTENTS, PHANTOMS_BY_DEFAULT
 from SOPIRegistrationLib.evaluation.targets import TARGETS
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 
-CASES_BY_DEFAULT = 20
-_METHODS_BY_DEFAULT = ("initial", "opt", "search")
 _INTERRUPTED = 130
-_LEAST_PIXELS = 32
+_NUMBERS = ("cases", "seed", "baseline_pixels", "workers")
+_SIMULATED = ("protocol", "target", "content", "view", "pixels")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,31 +43,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cases or methods, continues there",
     )
     parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help="what to evaluate, in place of the options for it; --methods, --cases, --seed, --ct, --weights, "
+        "--timeout and --baseline-pixels go before what it says",
+    )
+    parser.add_argument(
         "--methods",
         nargs="+",
-        default=list(_METHODS_BY_DEFAULT),
         metavar="LIST",
         help=f"names with commas or spaces between, or all that can run here: {', '.join(METHODS)} "
-        f"({' '.join(_METHODS_BY_DEFAULT)})",
+        f"({' '.join(METHODS_BY_DEFAULT)})",
     )
     parser.add_argument(
         "--protocol",
         choices=list(PROTOCOLS),
-        help="poses: paper (start and target drawn with the paper's numbers as variances, deg^2 and mm^2) or "
-        "wide (target drawn with them as standard deviations, deg and mm; start at the nominal view); with "
+        help="poses: paper (start and target drawn with the paper's numbers as variances, deg^2 and mm^2), "
+        "wide (target drawn with them as standard deviations, deg and mm; start at the nominal view), near "
+        "(start 1.5 deg and mm from the target, 5 mm in depth) or any-view (as paper, but with any roll, "
+        "half of them mirrored, half from behind, anywhere along the CT; start at the nominal view); with "
         "--starts, how far these are off (paper)",
     )
     parser.add_argument(
         "--target",
         choices=list(TARGETS),
-        help="X-rays: our projector without noise, as in the papers; RTK on the CT's own grid with noise "
-        "and an intensity curve; RTK with scatter, collimation and metal besides (rtk)",
+        help="X-rays: our projector without noise, as in the papers; RTK on the CT's own grid with little "
+        "noise; with noise and an intensity curve; with a beam of 80 kV and scatter; with scatter, "
+        "collimation and metal besides (rtk)",
     )
     parser.add_argument(
         "--ct",
         type=Path,
         nargs="+",
-        default=[],
         metavar="FILE",
         help=f"CTs: DICOM series folders, NIfTI, NRRD or MHA, in HU (default: {PHANTOMS_BY_DEFAULT} "
         "phantoms)",
@@ -110,9 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"how many ({CASES_BY_DEFAULT}; with --cases-file all of it)",
     )
-    parser.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="of everything random, 0 or more (1)"
-    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of everything random, 0 or more (1)")
     parser.add_argument("--view", type=str.upper, choices=list(NOMINAL_VIEWS), help="nominal view (AP)")
     parser.add_argument(
         "--pixels", type=int, metavar="N", help="rows and columns of simulated X-rays of 204 mm (256)"
@@ -120,7 +113,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baseline-pixels",
         type=int,
-        default=BASELINE_PIXELS,
         metavar="N",
         help="longer edge of the images that the baselines compare; at 128 they take a third of the time "
         f"({BASELINE_PIXELS}, as in the papers)",
@@ -133,17 +125,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"other weights than the installed ones; networks: {', '.join(NETWORKS)}; a plain FILE is of "
         f"{next(iter(NETWORKS))}",
     )
-    parser.add_argument(
-        "--timeout", type=float, default=300.0, metavar="S", help="limit of a registration, seconds (300)"
-    )
+    parser.add_argument("--timeout", type=float, metavar="S", help="limit of a registration, seconds (300)")
     parser.add_argument(
         "--workers",
         type=int,
-        default=default_workers(),
         metavar="N",
         help="processes, the cores shared between them; a registration alone uses several cores, so that "
         f"seconds are comparable only at the same number (one for every four cores: {default_workers()} "
         "here)",
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="of a Dask scheduler, such as tcp://host:8786: run on its workers, which see the same files, in "
+        "place of processes of this machine",
     )
     parser.add_argument("--retry", action="store_true", help="run cases that ended with an error once more")
 
@@ -155,26 +150,20 @@ def run(args: argparse.Namespace) -> int:
         0; 130 where it was interrupted (finished rows are kept).
 
     Raises:
-        InputError: an option, a CT or the cases file is unusable, or the folder holds another evaluation.
+        InputError: an option, the configuration, a CT or the cases file is unusable, or the folder holds
+            another evaluation.
     """
-    weights = parse_weights(args.weights, list(NETWORKS))
-    methods = tuple(_names(args.methods, weights))
     _require_numbers(args)
-    source = _source(args)
-    require_methods(methods, weights)
-    source.check()
-    cases = args.cases or CASES_BY_DEFAULT
-    if not isinstance(source, SimulatedCases):
-        cases = min(args.cases or source.count, source.count)
-    evaluation = Evaluation(
-        source, methods, cases, args.seed, args.timeout, args.workers, weights, args.baseline_pixels
-    )
+    content = _content(args)
+    evaluation = evaluation_of(content, args.config)
+    evaluation.check()
     results = Results(args.out, evaluation.settings())
-    left = sum(len(names) for _, names in results.missing(evaluation, args.retry))
-    total = cases * len(methods)
+    total = len(evaluation.tasks)
+    left = len(results.missing(evaluation.tasks, args.retry))
     try:
         with tqdm(total=total, initial=total - left, desc="evaluation", unit="row", disable=None) as bar:
-            run_all(evaluation, results, bar.update, args.retry)
+            run_all(evaluation, results, bar.update, args.retry, args.scheduler)
+        files = write_report(evaluation, results)
     except KeyboardInterrupt:
         print(
             f"sopi evaluate: interrupted; {len(results.rows)} rows are in {args.out / RESULTS}, the same "
@@ -182,44 +171,70 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return _INTERRUPTED
-    files = write_report(args.out, source, results.settings, results.rows)
+    finally:
+        results.close()
     print((args.out / TABLE).read_text(encoding="utf-8"))
     print(f"written  {args.out}: {', '.join([RESULTS, *files])}")
     return 0
 
 
-def _names(words: list[str], weights: dict[str, Path]) -> list[str]:
-    """Method names, each once, from words with commas."""
-    names = [name for word in words for name in word.lower().split(",") if name]
-    return runnable_methods(weights) if names == ["all"] else list(dict.fromkeys(names))
+def _content(args: argparse.Namespace) -> dict:
+    """What the options say, as a configuration would; over what the configuration says if there is one.
+
+    Raises:
+        InputError: the configuration cannot be read, or options do not go together.
+    """
+    weights = parse_weights(args.weights, list(NETWORKS))
+    methods = [name for word in args.methods or () for name in word.lower().split(",") if name]
+    said = {
+        "methods": methods,
+        "ct": [str(path.absolute()) for path in args.ct or ()],
+        "weights": {name: str(path) for name, path in weights.items()},
+        "timeout_s": args.timeout,
+        **{name: getattr(args, name) for name in (*_NUMBERS, *_SIMULATED)},
+    }
+    said = {name: value for name, value in said.items() if value not in (None, [], {})}
+    if args.config is None:
+        return said | _listed(args, said)
+    for name in (*_SIMULATED, "cases_file", "starts"):
+        if getattr(args, name) is not None:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} does not go with --config: write {name} into {args.config}")
+    if weights:
+        said["weights"] = {name: str(path.absolute()) for name, path in weights.items()}
+    content = read_configuration(args.config)
+    groups = content.get("groups")
+    if isinstance(groups, list) and all(isinstance(group, dict) for group in groups):
+        content["groups"] = [
+            {key: value for key, value in group.items() if key not in said} for group in groups
+        ]
+    return content | said
+
+
+def _listed(args: argparse.Namespace, said: dict) -> dict:
+    """The user's own cases; their starts take the protocol.
+
+    Raises:
+        InputError: options of simulated and of listed cases are mixed.
+    """
+    if args.cases_file is None:
+        if args.starts is not None:
+            raise InputError("--starts is for cases of your own: give them with --cases-file")
+        return {}
+    listed: dict = {"cases_file": str(args.cases_file)}
+    if args.starts is not None:
+        listed["starts"] = {"number": args.starts, "protocol": said.pop("protocol", "paper")}
+    for name in ("ct", *_SIMULATED):
+        if name in said:
+            raise InputError(f"--{name} is for simulated cases: leave it out with --cases-file")
+    return listed
 
 
 def _require_numbers(args: argparse.Namespace) -> None:
-    sizes = dict.fromkeys(("pixels", "baseline_pixels"), _LEAST_PIXELS)
+    sizes = dict.fromkeys(("pixels", "baseline_pixels"), LEAST_PIXELS)
     for name, least in {"cases": 1, "starts": 1, "seed": 0, "workers": 1, **sizes}.items():
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} is {value}: give {least} or more")
-    if not args.timeout > 0:
+    if args.timeout is not None and not args.timeout > 0:
         raise InputError(f"--timeout is {args.timeout:g} s: give more than 0")
-
-
-def _source(args: argparse.Namespace) -> CaseSource:
-    """The cases that were asked for.
-
-    Raises:
-        InputError: the cases file is unusable, or options of simulated and of listed cases are mixed.
-    """
-    options = {name: getattr(args, name) for name in ("protocol", "target", "content", "view", "pixels")}
-    chosen = {name: value for name, value in options.items() if value is not None}
-    if args.cases_file is None:
-        if args.starts is not None:
-            raise InputError("--starts is for cases of your own: give them with --cases-file")
-        return SimulatedCases(cts=tuple(args.ct), seed=args.seed, **chosen)
-    starts = None
-    if args.starts is not None:
-        starts = DrawnStarts(args.starts, chosen.pop("protocol", "paper"), args.seed)
-    if args.ct or chosen:
-        name = "ct" if args.ct else next(iter(chosen))
-        raise InputError(f"--{name} is for simulated cases: leave it out with --cases-file")
-    return read_cases_file(args.cases_file, starts)

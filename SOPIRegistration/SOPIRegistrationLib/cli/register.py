@@ -28,6 +28,7 @@ from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.registration import RegistrationResult, register, warm_up
 from SOPIRegistrationLib.registration.outputs import write_results
 from SOPIRegistrationLib.registration.pose_files import read_start
@@ -93,7 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--geometry",
         metavar="FILE",
-        help="geometry JSON (mm, pixels) or the name of a C-arm preset; without it the X-ray's DICOM tags",
+        help="geometry JSON (mm, pixels), calibration of XMALab, JointTrack, OpenCV or RTK, projection "
+        "matrices, a folder of such, or the name of a C-arm preset; without it the DICOM tags",
     )
     parser.add_argument(
         "--camera", metavar="NAME", help="camera of the X-ray, where the geometry has several"
@@ -126,7 +128,7 @@ def request_of(args: argparse.Namespace) -> Request:
     # A plain file is of the network that was asked for.
     first = args.init if args.init in NETWORKS else NETWORKS[0]
     weights = parse_weights(args.weights, sorted(NETWORKS, key=lambda name: name != first))
-    chosen = {setting.name: getattr(args, setting.name) for setting in options()}
+    chosen = {name: getattr(args, name) for name in ("time_limit", *(one.name for one in options()))}
     if start_file is not None:
         chosen["init"] = GIVEN
     files = {
@@ -149,6 +151,8 @@ def register_files(request: Request, folder: Path) -> Registered:
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
     subject = Subject(read_ct(request.ct, request.mask, request.bone_threshold))
+    if request.start_file is not None:
+        geometry = with_depth_of_start(geometry, subject.ct, request.start_file, all_cameras)
     frame = pose_frame(geometry, subject.ct, request.geometry)
     start = None
     if request.start_file is not None:
@@ -179,6 +183,34 @@ def pose_frame(geometry: CArmGeometry, ct: PreparedCT, origin: str | None) -> Po
         raise InputError(f"{origin}: {error}") from None
 
 
+def with_depth_of_start(
+    geometry: CArmGeometry, ct: PreparedCT, start: Path, cameras: Sequence[Camera]
+) -> CArmGeometry:
+    """The geometry; one that knows no source-object distance takes it from a start pose that has one.
+
+    A result.json holds a pose of the CT in the camera, a transform file one from the nominal place, which the
+    distance is needed for.
+
+    Args:
+        geometry: with the X-ray's camera first.
+        ct: whose rotation centre's depth is taken.
+        start: result.json or transform file.
+        cameras: all cameras of the set.
+
+    Raises:
+        InputError: the file has no usable pose.
+    """
+    if start.suffix.lower() != ".json" or geometry.with_default_sod().sod_mm is not None:
+        return geometry
+    camera, centre = geometry.camera, ct.rotation_centre_lps_mm
+    # A result's pose does not depend on what theta is measured from.
+    T = camera.T_world_to_camera @ read_start(start, PoseFrame(centre, 1.0), cameras, camera)
+    try:
+        return geometry.with_sod_of(T, centre)
+    except InputError as error:
+        raise InputError(f"start pose {start}: {error}") from None
+
+
 def one_camera(geometry: CArmGeometry, name: str, origin) -> CArmGeometry:
     """The geometry of one camera.
 
@@ -202,7 +234,7 @@ def open_views(request: Request) -> tuple[list[Radiograph], CArmGeometry, tuple[
     if len(request.xray) > 1:
         return _open_several(request)
     [path] = request.xray
-    radiograph, known = open_radiograph(path, request.geometry, request.view, request.frame)
+    radiograph, known = open_radiograph(path, request.geometry, request.view, request.frame, request.camera)
     names = [camera.name for camera in known.cameras]
     name = request.camera or (known.camera_named_in(path.name) if len(names) > 1 else names[0])
     if name is None:
@@ -222,7 +254,9 @@ def _open_several(request: Request):
             f"{request.xray[1]}: --camera is for one X-ray, several are matched by name or order"
         )
     radiographs = [read_radiograph(path, request.frame) for path in request.xray]
-    known = load_geometry(request.geometry, view=request.view)
+    shapes = {radiograph.pixels.shape for radiograph in radiographs}
+    shape = shapes.pop() if len(shapes) == 1 else None
+    known = load_geometry(request.geometry, shape, view=request.view, image_name=str(request.xray[0]))
     names = [camera.name for camera in known.cameras]
     chosen = [known.camera_named_in(path.name) for path in request.xray]
     if not any(chosen) and len(names) == len(chosen):
@@ -233,6 +267,10 @@ def _open_several(request: Request):
             "let each file's name hold its camera's, or give as many X-rays as cameras in their order"
         )
     cameras = tuple(known.cameras[names.index(name)] for name in chosen)
+    radiographs = [
+        as_seen_from_the_source(radiograph, known.mirrored, camera)
+        for radiograph, camera in zip(radiographs, cameras, strict=True)
+    ]
     return radiographs, replace(known, cameras=cameras), known.cameras
 
 
@@ -251,6 +289,7 @@ def summary(registered: Registered, out: Path) -> str:
             "similarity",
             f"NCC {similarity['ncc']:.3f}, gradient correlation {similarity['gradient_correlation']:.3f}",
         ),
+        *(("X-ray", finding) for finding in result.findings),
         ("verdict", verdict.status.upper()),
         *(("", reason) for reason in verdict.reasons),
         (

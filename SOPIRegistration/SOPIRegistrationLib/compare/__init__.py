@@ -1,6 +1,6 @@
 """What a registration compares: the case, its targets and their kinds, residuals at a level, hypotheses."""
 
-from SOPIRegistrationLib.compare.case import Case, Comparison, Hypotheses
+from SOPIRegistrationLib.compare.case import Case, Comparison, Hypotheses, Reading
 from SOPIRegistrationLib.compare.objective import LevelObjective
 from SOPIRegistrationLib.compare.proposal import Proposal
 from SOPIRegistrationLib.compare.run import Run, StageRecord
@@ -13,6 +13,7 @@ __all__ = [
     "Level",
     "LevelObjective",
     "Proposal",
+    "Reading",
     "Run",
     "StageRecord",
     "Step",

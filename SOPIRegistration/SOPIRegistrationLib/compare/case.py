@@ -26,9 +26,32 @@ from SOPIRegistrationLib.subject import Subject
 _LARGEST_TURN = np.deg2rad(85.0)
 _DEPTH_FACTORS = (0.5, 1.7)
 _MEASURE_PIXELS = 256
+# Where fewer of an X-ray's rays than this can be compared, what is left is easily alike.
+_LEAST_SHARE = 0.25
 
-# Prepared X-rays of one world, as one hypothesis reads them: as detected, or with bright and dark exchanged.
-Reading = tuple[PreparedRadiograph, ...]
+
+@dataclass(frozen=True)
+class Reading:
+    """What the X-rays are taken to be.
+
+    Attributes:
+        radiographs: prepared X-rays of one world.
+        mirrored: whether they are the stored ones turned over, left for right.
+    """
+
+    radiographs: tuple[PreparedRadiograph, ...]
+    mirrored: bool = False
+
+    def turned_over(self) -> Reading:
+        """The same, stored the other way round."""
+        return Reading(tuple(one.mirrored() for one in self.radiographs), not self.mirrored)
+
+    def other_polarity(self) -> Reading | None:
+        """The same with bright and dark exchanged where that was only detected; None where all is known."""
+        if not any(one.other_polarity for one in self.radiographs):
+            return None
+        others = tuple(one.other_polarity() if one.other_polarity else one for one in self.radiographs)
+        return Reading(others, self.mirrored)
 
 
 @dataclass(frozen=True)
@@ -37,22 +60,26 @@ class Case:
 
     Attributes:
         subject: the CT.
-        radiographs: prepared views of one world, as they were detected to be.
+        reading: prepared views of one world, as they were detected to be.
         frame: nominal view, source-object distance and rotation centre, in the first camera.
         content: what DRRs are made of: "body", "bone", or "auto" for whichever agrees.
         T_expected: (4, 4) T_lps_to_world about where the pose lies; the nominal one if None.
+        any_view: whether the X-ray may be taken from any side and turned by any angle.
+        may_be_mirrored: whether nobody knows which way round it is stored.
     """
 
     subject: Subject
-    radiographs: Reading
+    reading: Reading
     frame: PoseFrame
     content: str = "auto"
     T_expected: np.ndarray | None = None
+    any_view: bool = False
+    may_be_mirrored: bool = False
 
     def __post_init__(self):
         if self.T_expected is None:
-            T_nominal = np.linalg.inv(self.T_world_to_camera) @ self.frame.T_nominal
-            object.__setattr__(self, "T_expected", T_nominal)
+            T_lps_to_camera = self.frame.T_expected(self.radiographs[0].camera)
+            object.__setattr__(self, "T_expected", np.linalg.inv(self.T_world_to_camera) @ T_lps_to_camera)
 
     @property
     def centre_lps_mm(self) -> np.ndarray:
@@ -62,7 +89,12 @@ class Case:
     @property
     def T_world_to_camera(self) -> np.ndarray:
         """(4, 4) extrinsics of the first camera."""
-        return self.radiographs[0].camera.T_world_to_camera
+        return self.reading.radiographs[0].camera.T_world_to_camera
+
+    @property
+    def is_single_view(self) -> bool:
+        """Whether there is one X-ray only. How several calibrated ones were taken is known."""
+        return len(self.reading.radiographs) == 1
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -72,10 +104,12 @@ class Case:
     @property
     def readings(self) -> tuple[Reading, ...]:
         """The X-rays as detected; with bright and dark exchanged, where that was only detected."""
-        if not any(radiograph.other_polarity for radiograph in self.radiographs):
-            return (self.radiographs,)
-        others = tuple(x.other_polarity() if x.other_polarity else x for x in self.radiographs)
-        return self.radiographs, others
+        other = self.reading.other_polarity()
+        return (self.reading,) if other is None else (self.reading, other)
+
+    def stored_either_way(self, reading: Reading) -> tuple[Reading, ...]:
+        """A reading, and the same turned over where the X-ray may be stored mirrored."""
+        return (reading, reading.turned_over()) if self.may_be_mirrored else (reading,)
 
     def is_plausible(self, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(n,) whether poses (n, 4, 4) lie as near the expected one as the pose sought can be."""
@@ -83,7 +117,8 @@ class Case:
         angle = se3.rotation_distance(np.repeat(T[:1, :3, :3], len(T) - 1, axis=0), T[1:, :3, :3])
         depth = (T @ np.append(self.centre_lps_mm, 1.0))[:, 2]
         nearest, furthest = depth[0] * np.array(_DEPTH_FACTORS)
-        return (angle < _LARGEST_TURN) & (depth[1:] > nearest) & (depth[1:] < furthest)
+        near = (depth[1:] > nearest) & (depth[1:] < furthest)
+        return near if self.any_view else near & (angle < _LARGEST_TURN)
 
 
 @dataclass(frozen=True)
@@ -92,13 +127,18 @@ class Comparison:
 
     Attributes:
         case: the registration.
-        radiographs: the X-rays as they are read.
+        reading: the X-rays as they are read.
         target: what is projected.
     """
 
     case: Case
-    radiographs: Reading
+    reading: Reading
     target: Target
+
+    @property
+    def radiographs(self) -> tuple[PreparedRadiograph, ...]:
+        """The X-rays."""
+        return self.reading.radiographs
 
     def objective(self, level: Level, T_start: np.ndarray) -> LevelObjective:
         """What least squares minimises at a level from poses (S, 4, 4)."""
@@ -108,6 +148,26 @@ class Comparison:
         """(n,) 2 (1 - correlation) at a level, of poses (n, 4, 4)."""
         return self.objective(level, T_lps_to_world)(T_lps_to_world, np.arange(len(T_lps_to_world))).cost
 
+    def share(self, T_lps_to_world: np.ndarray) -> np.ndarray:
+        """(n,) of the X-rays' valid rays, those that are compared at poses (n, 4, 4), mean over the views.
+
+        Of a target with an outline only its surroundings are: then 1.
+        """
+        if self.target.outline_lps_mm is not None:
+            return np.ones(len(T_lps_to_world))
+        shares = []
+        for radiograph in self.radiographs:
+            view = at_level(radiograph, self.target.kind.check.pixels)
+            compared = comparable_pixels(view, self.target.moving, T_lps_to_world)
+            share = compared.mean(axis=(1, 2)) / max(view.valid.mean(), 1e-9)
+            shares.append(np.broadcast_to(share, len(T_lps_to_world)))
+        return np.mean(shares, axis=0)
+
+    def agreement(self, T_lps_to_world: np.ndarray) -> np.ndarray:
+        """(n,) structural correlation, less where hardly any rays are left to compare."""
+        few = np.minimum(1.0, self.share(T_lps_to_world) / _LEAST_SHARE)
+        return self.structural_correlation(T_lps_to_world) * np.sqrt(few)
+
     def structural_correlation(self, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(n,) correlation of the locally normalised images at poses (n, 4, 4), mean over the views."""
         return 1 - self.cost(self.target.kind.check, T_lps_to_world) / 2
@@ -116,8 +176,7 @@ class Comparison:
         """By how much a pose (4, 4) agrees better than an acceptable one; -1 if implausible."""
         if not self.case.is_plausible(T_lps_to_world[None])[0]:
             return -1.0
-        correlation = self.structural_correlation(T_lps_to_world[None])[0]
-        return float(correlation) - self.target.kind.thresholds.accept
+        return float(self.agreement(T_lps_to_world[None])[0]) - self.target.kind.thresholds.accept
 
     def image_similarity(self, T_lps_to_world: np.ndarray) -> dict[str, float]:
         """NCC and gradient correlation over the comparable pixels at a pose, mean over the views."""
@@ -132,7 +191,7 @@ class Comparison:
         return {"ncc": float(np.mean(ncc_values)), "gradient_correlation": float(np.mean(gradient_values))}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hypotheses:
     """Poses that may be right, best first, of one target in one reading of the X-rays.
 
@@ -141,12 +200,14 @@ class Hypotheses:
         T: (n, 4, 4) T_lps_to_world.
         cost: (n,) 2 (1 - correlation) of the level they come from; infinite where not evaluated.
         T_initial: (4, 4) the pose that stands for where they come from.
+        source: name of where they come from, where it is not that of the whole proposal.
     """
 
     comparison: Comparison
     T: np.ndarray
     cost: np.ndarray
     T_initial: np.ndarray
+    source: str = ""
 
     @classmethod
     def unscored(

@@ -32,18 +32,22 @@ class Run:
     Args:
         case: what is registered.
         report: told several times a second; raises ``Cancelled`` to stop.
+        time_limit_s: after which nothing new is to be tried.
 
     Attributes:
         comparison: what is being compared; of the pose reached so far.
         T: (4, 4) T_lps_to_world, best pose so far.
         stages: those done.
+        timed_out: whether something was left out for want of time.
     """
 
-    def __init__(self, case: Case, report: Report | None = None):
-        self.comparison = Comparison(case, case.radiographs, case.targets[0])
+    def __init__(self, case: Case, report: Report | None = None, time_limit_s: float = np.inf):
+        self.comparison = Comparison(case, case.reading, case.targets[0])
         self.T = case.T_expected
         self.stages: list[StageRecord] = []
         self._report = report
+        self._deadline = time.perf_counter() + time_limit_s
+        self.timed_out = False
         self._done, self._until, self._shown = 0.0, 1.0, 0.0
 
     def report(
@@ -70,6 +74,11 @@ class Run:
             # A stage may go through its work more than once.
             self._shown = max(self._shown, self._done + fraction * (self._until - self._done))
             self._report(Progress(stage, self._shown, self.T, similarity))
+
+    def has_time(self) -> bool:
+        """Whether something new may be tried; asked before it is."""
+        self.timed_out |= time.perf_counter() > self._deadline
+        return not self.timed_out
 
     @contextmanager
     def share(self, part: float) -> Iterator[None]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import torch
 
 from SOPIRegistrationLib.evaluation.peers import DiffDrr, NanoDrr, Ours, Rtk, installed_version
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -183,6 +182,8 @@ def _status_mb(key: str) -> float:
 
 def machine() -> dict[str, str]:
     """What the figures depend on besides the programs, for the report."""
+    import torch
+
     threads = {"torch": torch.get_num_threads()}
     with suppress(ImportError):
         import numba

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import compared_target
+from SOPIRegistrationLib.compare import Case, Comparison, compared_target
 from SOPIRegistrationLib.compare.objective import around_object, at_level, comparable_pixels
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase
+from SOPIRegistrationLib.evaluation.methods import Estimate
 from SOPIRegistrationLib.evaluation.metrics import PoseError, pose_error, structural_similarity
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import THETA_NAMES, theta_as_dict, theta_from_dict
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
@@ -21,21 +23,32 @@ _ERRORS = (
     *("mtre_mm", "mpd_detector_mm", "mpd_object_mm"),
 )
 _IMAGE_FIGURES = ("ncc", "gradient_correlation", "ssim", "css")
+# Rotation about and translation along the first camera's axes.
+AXES = ("rx_deg", "ry_deg", "rz_deg", "x_mm", "y_mm", "z_mm")
 COLUMNS = (
-    *("case", "name", "method", "error", "seconds", "device", "workers", "verdict"),
+    *("group", "case", "name", "method", "error"),
+    *("seconds", "seconds_first", "device", "workers"),
+    *("verdict", "probability", "share", "content", "correlation", "correlation_at_truth"),
+    *("stranger", "mirrored", "behind", "roll_deg", "along_mm"),
     *(f"true_{axis}" for axis in THETA_NAMES),
     *(f"start_{axis}" for axis in THETA_NAMES),
     *(f"end_{axis}" for axis in THETA_NAMES),
     *(f"start_{name}" for name in _ERRORS),
     *_ERRORS,
-    *("failed", "succeeded", "sum_abs_rotation_deg", "sum_abs_translation_mm"),
+    *("right", "failed", "succeeded", "sum_abs_rotation_deg", "sum_abs_translation_mm"),
+    *(f"error_{axis}" for axis in AXES),
+    *(f"predicted_{axis}" for axis in AXES),
+    *(f"statistical_{axis}" for axis in AXES),
     *_IMAGE_FIGURES,
 )
 
 
 def start_figures(case: EvaluationCase) -> dict:
-    """What is known before a method has run: names, true and start pose, the start's errors."""
-    row = {"case": case.number, "name": case.name}
+    """What is known before a method has run: names, how it was drawn, true and start pose, its errors."""
+    row = {"case": case.number, "name": case.name, "stranger": int(case.is_stranger)}
+    if (drawn := case.drawn) is not None:
+        row |= {"mirrored": int(drawn.mirrored), "behind": int(drawn.behind)}
+        row |= {"roll_deg": drawn.roll_deg, "along_mm": drawn.along_mm}
     row |= _theta_entries("start", case, case.T_start)
     if case.T_true is not None:
         row |= _theta_entries("true", case, case.T_true)
@@ -46,22 +59,51 @@ def start_figures(case: EvaluationCase) -> dict:
 def end_figures(case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict:
     """Figures of a final pose (4, 4), mm; those that need the truth only where it is known.
 
-    ``sum_abs_rotation_deg`` and ``sum_abs_translation_mm`` are the sums over the three axes of the absolute
-    differences of theta, which the SOPI reference code reports as its errors; ``rotation_deg`` (geodesic) and
-    ``translation_mm`` (Euclidean) are ours.
+    ``right`` says whether it lies within 2 mm in the plane, at the object, and 3 deg; no pose is right for a
+    stranger. ``sum_abs_rotation_deg`` and ``sum_abs_translation_mm`` are the sums over the three axes of the
+    absolute differences of theta, which the SOPI reference code reports as its errors; ``rotation_deg``
+    (geodesic) and ``translation_mm`` (Euclidean) are ours. ``error_...`` are signed, about and along the
+    first camera's axes.
     """
     row = _theta_entries("end", case, T_lps_to_world) | image_figures(case, T_lps_to_world)
+    if case.is_stranger:
+        return row | {"right": 0}
     if case.T_true is None:
         return row
     error = _error(case, T_lps_to_world)
     apart = axis_errors(row | _theta_entries("true", case, case.T_true))
     return row | {
         **_error_entries(error),
+        "right": int(error.right),
         "failed": int(error.failed),
         "succeeded": int(error.succeeded),
         "sum_abs_rotation_deg": float(apart[:3].sum()),
         "sum_abs_translation_mm": float(apart[3:].sum()),
+        **_axis_entries("error", *_signed_errors(case, T_lps_to_world)),
     }
+
+
+def judgement_figures(case: EvaluationCase, estimate: Estimate) -> dict:
+    """What a method says about its own result: nothing, or verdict, predicted errors and correlations."""
+    row: dict = {"verdict": estimate.verdict, "device": estimate.device}
+    result = estimate.result
+    if result is None:
+        return row
+    verdict = result.verdict
+    row["content"] = result.content
+    for name in ("probability", "share"):
+        row[name] = getattr(verdict, name, None)
+    for prefix in ("predicted", "statistical"):
+        parts = [getattr(verdict, f"{prefix}_error_{unit}", None) for unit in ("deg", "mm")]
+        if all(part is not None for part in parts):
+            row |= _axis_entries(prefix, *parts)
+    poses = [estimate.T_lps_to_world] + ([] if case.T_true is None else [case.T_true])
+    compared = Case(case.subject, case.radiographs, case.frame)
+    target = next(target for target in compared.targets if target.content == result.content)
+    comparison = Comparison(compared, result.radiographs, target)
+    correlations = comparison.structural_correlation(np.stack(poses))
+    names = ("correlation", "correlation_at_truth")
+    return row | {name: float(value) for name, value in zip(names, correlations, strict=False)}
 
 
 def axis_errors(row: dict) -> np.ndarray:
@@ -121,6 +163,18 @@ def _error(case: EvaluationCase, T_lps_to_world: np.ndarray) -> PoseError:
         mpd_detector_mm=None if None in at_detector else float(np.mean(at_detector)),
         mpd_object_mm=float(np.mean([error.mpd_object_mm for error in errors])),
     )
+
+
+def _signed_errors(case: EvaluationCase, T_lps_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(3,) rotation from the truth about the first camera's axes, deg, and (3,) shift along them, mm."""
+    T, T_true = (case.T_world_to_camera @ pose for pose in (T_lps_to_world, case.T_true))
+    turn = se3.log_so3(T[:3, :3] @ T_true[:3, :3].T)
+    return np.rad2deg(turn), ((T - T_true) @ np.append(case.frame.centre_lps_mm, 1.0))[:3]
+
+
+def _axis_entries(prefix: str, degrees: np.ndarray, millimetres: np.ndarray) -> dict[str, float]:
+    values = (*degrees, *millimetres)
+    return {f"{prefix}_{axis}": float(value) for axis, value in zip(AXES, values, strict=True)}
 
 
 def _error_entries(error: PoseError) -> dict:

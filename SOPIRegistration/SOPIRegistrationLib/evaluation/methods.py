@@ -17,6 +17,7 @@ import numpy as np
 from SOPIRegistrationLib.compare import compared_target
 from SOPIRegistrationLib.compare.objective import around_object, at_level, comparable_pixels
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.evaluation import parts
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
@@ -24,7 +25,7 @@ from SOPIRegistrationLib.installed import IFR, PATIENT, RTPI, has_weights, insta
 from SOPIRegistrationLib.optimise.cmaes import maximise_by_cmaes
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.projector import ProjectorVolume, project
-from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.registration import RegistrationResult, register
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.similarity import get_similarity
 from SOPIRegistrationLib.subject import Subject
@@ -35,6 +36,8 @@ _DESCENT_ITERATIONS, _CMAES_GENERATIONS = 300, 150
 
 # Networks that only comparisons need: ProST's encoders; IFR's, trained with the projected mask.
 DEEP_REG, IFR_MASKED = "deep-reg", "ifr-masked"
+# The start pose as it is: takes no time, and nothing to get ready for.
+INITIAL = "initial"
 # Whose weights `--weights NETWORK=FILE` gives, and what trains them.
 NETWORKS = {
     RTPI: "sopi train rtpi",
@@ -76,11 +79,13 @@ class Estimate:
         T_lps_to_world: (4, 4) pose, mm.
         verdict: "accept", "review" or "reject"; empty for methods that give none.
         device: where it computed.
+        result: all that a registration says, where it was one.
     """
 
     T_lps_to_world: np.ndarray
     verdict: str = ""
     device: str = "cpu"
+    result: RegistrationResult | None = None
 
 
 @dataclass(frozen=True)
@@ -262,7 +267,20 @@ def by_pipeline(
     settings = RegistrationSettings(init or GIVEN, refine, weights=weights)
     start = problem.T_start if init is None else None
     result = register(problem.subject, problem.radiographs, problem.frame, settings, start, report)
-    return Estimate(result.T_lps_to_world, result.verdict.status, result.device)
+    return Estimate(result.T_lps_to_world, result.verdict.status, result.device, result)
+
+
+def by_part(problem: Problem, report: Report, *, part: Callable, network: str | None = None) -> Estimate:
+    """One of the ``parts`` of a registration by itself.
+
+    Args:
+        problem: what to register.
+        report: told every iteration; raises ``Cancelled`` to end.
+        part: the part.
+        network: whose weights it is given, if it takes any.
+    """
+    weights = {} if network is None else {"weights": weights_file(network, problem.weights)}
+    return Estimate(part(problem, report, **weights))
 
 
 def in_turn(problem: Problem, report: Report, *, first: Callable, then: Callable) -> Estimate:
@@ -305,7 +323,7 @@ _DEEP_REG_SOLVE = partial(by_pipeline, init=None, refine="sopi", similarity=DEEP
 _SOPI_SOLVE = partial(by_pipeline, init="rtpi", refine="sopi")
 
 METHODS: dict[str, EvaluatedMethod] = {
-    "initial": EvaluatedMethod("Initial", "the start pose itself", start_itself),
+    INITIAL: EvaluatedMethod("Initial", "the start pose itself", start_itself),
     "opt-nccl": EvaluatedMethod(
         "Opt-NCCL",
         f"NCC and cosine of Laplacian-of-Gaussian images (Liu 2022); {_FROM_START}",
@@ -426,6 +444,50 @@ METHODS: dict[str, EvaluatedMethod] = {
         partial(by_pipeline, init="rtpi", refine="sopi+opt"),
         _LEARNED,
         (RTPI, IFR),
+    ),
+    "rtpi-look": EvaluatedMethod(
+        "RTPI, first answer",
+        f"the pose of which the pose network is surest, not brought onto the X-ray; {_OWN_START}",
+        partial(by_part, part=parts.first_answer, network=RTPI),
+        _LEARNED,
+        (RTPI,),
+    ),
+    "patient-look": EvaluatedMethod(
+        "Patient-specific, first answer",
+        f"the same of the network trained on this patient's CT; {_OWN_START}",
+        partial(by_part, part=parts.first_answer, network=PATIENT),
+        _LEARNED,
+        (PATIENT,),
+    ),
+    "ifr-alone": EvaluatedMethod(
+        "IFR alone",
+        "L_N minimised from the start alone, unverified, by what the network was trained for",
+        partial(by_part, part=parts.learned_alone, network=IFR),
+        _LEARNED,
+        (IFR,),
+    ),
+    "ifr-descent": EvaluatedMethod(
+        "IFR alone, descent",
+        "L_N minimised from the start alone, unverified, by the published descent",
+        partial(by_part, part=partial(parts.learned_alone, inference="descent"), network=IFR),
+        _LEARNED,
+        (IFR,),
+    ),
+    "fine": EvaluatedMethod(
+        "fine levels",
+        "the fine levels of opt from the start alone, unverified",
+        partial(by_part, part=partial(parts.fine_levels, physics=False, plain=True)),
+    ),
+    "fine-physics": EvaluatedMethod(
+        "fine levels, physics",
+        f"the fine levels with DRRs of a beam of {parts.BELIEVED_BEAM.tube_voltage_kv:g} kV, from the start "
+        "alone, unverified",
+        partial(by_part, part=partial(parts.fine_levels, physics=True, plain=False)),
+    ),
+    "fine-physics+opt": EvaluatedMethod(
+        "fine levels, physics, then plain",
+        "the same, then the fine levels of opt",
+        partial(by_part, part=partial(parts.fine_levels, physics=True, plain=True)),
     ),
     "auto": EvaluatedMethod(
         "auto (ours)",

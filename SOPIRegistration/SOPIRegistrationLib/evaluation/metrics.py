@@ -15,6 +15,7 @@ from SOPIRegistrationLib.geometry.camera import Camera
 FAILURE_ROTATION_DEG = 3.0
 FAILURE_TRANSLATION_MM = 3.0
 SUCCESS_MTRE_MM = 10.0
+RIGHT_IN_PLANE_MM, RIGHT_ROTATION_DEG = 2.0, 3.0
 
 # Wang et al. 2004: an 11x11 Gaussian window of 1.5 pixels, K1 and K2.
 _SSIM_RADIUS, _SSIM_SIGMA_PX, _SSIM_K1, _SSIM_K2 = 5, 1.5, 0.01, 0.03
@@ -44,6 +45,12 @@ class PoseError:
     mtre_mm: float
     mpd_detector_mm: float | None
     mpd_object_mm: float
+
+    @property
+    def right(self) -> bool:
+        """Within 2 mm in the plane, at the object, and 3 deg; depth, which one view hardly fixes, is judged
+        by its predicted error."""
+        return self.in_plane_mm <= RIGHT_IN_PLANE_MM and self.rotation_deg <= RIGHT_ROTATION_DEG
 
     @property
     def failed(self) -> bool:

@@ -9,15 +9,18 @@ whose package is absent raises ImportError.
 from __future__ import annotations
 
 from importlib import metadata
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import ProjectorVolume, project, project_with_jacobian, resolve_backend
+
+# Slow to import: only the renderers that are built on it need it.
+if TYPE_CHECKING:
+    import torch
 
 # Where a calibration has no detector distance any serves: a projection depends on K alone.
 _ANY_SDD_MM = 1000.0
@@ -137,11 +140,15 @@ class _TorchPeer:
 
     def image(self, T_lps_to_camera) -> np.ndarray:
         """(rows, columns) float32 line integrals at the pose (4, 4)."""
+        import torch
+
         with torch.no_grad():
             return self.render(_leaf(T_lps_to_camera))[0].numpy()
 
     def image_and_gradient(self, T_lps_to_camera, weights) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`Ours.image_and_gradient`, by forward and backward."""
+        import torch
+
         T_camera_to_lps = _leaf(T_lps_to_camera).requires_grad_()
         image = self.render(T_camera_to_lps)[0]
         (image * torch.from_numpy(weights)).sum().backward()
@@ -149,6 +156,8 @@ class _TorchPeer:
 
 
 def _leaf(T_lps_to_camera) -> torch.Tensor:
+    import torch
+
     return torch.from_numpy(se3.invert_rigid(np.asarray(T_lps_to_camera))[None]).float()
 
 
@@ -171,6 +180,7 @@ class NanoDrr(_TorchPeer):
     distribution: ClassVar[str] = "nanodrr"
 
     def __init__(self, volume: Volume, camera: Camera, samples: int = 500):
+        import torch
         from nanodrr.data import Subject
         from nanodrr.drr import DRR
 
@@ -203,6 +213,7 @@ class DiffDrr(_TorchPeer):
     distribution: ClassVar[str] = "diffdrr"
 
     def __init__(self, volume: Volume, camera: Camera, renderer: str = "siddon", samples: int = 500):
+        import torch
         import torchio
         from diffdrr.drr import DRR
         from diffdrr.pose import RigidTransform
@@ -239,6 +250,7 @@ class DiffDrr(_TorchPeer):
 
 def _torchio_image(volume: Volume):
     """The volume as torchio holds one: (1, i, j, k) with its affine; LPS serves as the world."""
+    import torch
     import torchio
 
     tensor = torch.from_numpy(np.ascontiguousarray(volume.array.T, dtype=np.float32)[None])

@@ -7,7 +7,6 @@ import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,8 @@ from SOPIRegistrationLib.compare.objective import around_object, at_level
 from SOPIRegistrationLib.evaluation.cases import CaseSource, EvaluationCase
 from SOPIRegistrationLib.evaluation.figures import pose_of_row
 from SOPIRegistrationLib.evaluation.plots import plots
-from SOPIRegistrationLib.evaluation.runner import write_aside
+from SOPIRegistrationLib.evaluation.results import Results, write_aside
+from SOPIRegistrationLib.evaluation.runner import Evaluation
 from SOPIRegistrationLib.evaluation.series import Series, series_of
 from SOPIRegistrationLib.evaluation.tables import table
 from SOPIRegistrationLib.images.overlay import display_window, fusion_image, windowed
@@ -27,25 +27,32 @@ TABLE, PAGE = "table.md", "report.html"
 _PICTURE_PIXELS = 256
 
 
-def write_report(folder: Path, source: CaseSource, settings: dict, rows: Sequence[dict]) -> list[str]:
-    """Write table.md, plots and report.html from the rows of an evaluation.
+def write_report(evaluation: Evaluation, results: Results) -> list[str]:
+    """Write table.md, plots and report.html from the rows of an evaluation, into their folder.
 
     Args:
-        folder: where they go.
-        source: the cases, to make those that are shown once more.
-        settings: of the evaluation.
-        rows: of results.csv, as text.
+        evaluation: what was run; its cases that are shown are made once more.
+        results: its rows.
 
     Returns:
         The files' names.
     """
-    series = series_of(rows)
-    text = table(series, settings)
+    folder = results.folder
+    groups = {name: series_of(results.rows, evaluation.variants, name) for name in results.settings["groups"]}
+    series = [one for own in groups.values() for one in own]
+    within = {group.name: group.within for group in evaluation.groups}
+    text = table(series, results.settings, evaluation.title, evaluation.tables, within)
     write_aside(folder / TABLE, text)
-    pictures = plots(series)
+    pictures = {}
+    for group, own in groups.items():
+        marked = "".join(letter if letter.isalnum() else "-" for letter in f" {group}" if group)
+        pictures |= {name.replace(".png", f"{marked}.png"): picture for name, picture in plots(own).items()}
     for name, picture in pictures.items():
         write_aside(folder / name, picture)
-    write_aside(folder / PAGE, _page(text, pictures, _galleries(source, series)))
+    shown = []
+    for group in evaluation.groups:
+        shown += _galleries(group.source, groups[group.name])
+    write_aside(folder / PAGE, _page(text, pictures, shown))
     return [TABLE, *pictures, PAGE]
 
 
@@ -67,7 +74,8 @@ def _galleries(source: CaseSource, series: Sequence[Series]) -> list[_Shown]:
             continue
         # Of few rows one may be several of these: it is shown once.
         places = {len(rows) // 2: "median", len(rows) - 1: "worst", 0: "best"}
-        chosen += [(one.label, word, rows[place]) for place, word in sorted(places.items())]
+        label = f"{one.group}: {one.label}" if one.group else one.label
+        chosen += [(label, word, rows[place]) for place, word in sorted(places.items())]
     # One after the other of one patient: its CT is prepared once.
     numbers = [int(row["case"]) for _, _, row in chosen]
     order = sorted(range(len(chosen)), key=lambda i: (source.patient_of(numbers[i]), numbers[i]))

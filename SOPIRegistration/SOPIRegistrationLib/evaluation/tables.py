@@ -2,69 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
+from itertools import pairwise
 
 import numpy as np
 
 from SOPIRegistrationLib.evaluation import published
 from SOPIRegistrationLib.evaluation.benchmark import machine, source_commit
-from SOPIRegistrationLib.evaluation.figures import axis_errors
+from SOPIRegistrationLib.evaluation.figures import AXES, axis_errors
 from SOPIRegistrationLib.evaluation.methods import METHODS
 from SOPIRegistrationLib.evaluation.metrics import (
     FAILURE_ROTATION_DEG,
     FAILURE_TRANSLATION_MM,
+    RIGHT_IN_PLANE_MM,
+    RIGHT_ROTATION_DEG,
     SUCCESS_MTRE_MM,
     mean_interval,
     median_interval,
     wilson_interval,
 )
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
-from SOPIRegistrationLib.evaluation.runner import weights_setting
+from SOPIRegistrationLib.evaluation.results import weights_setting
 from SOPIRegistrationLib.evaluation.series import SMALLEST_SHOWN, Series
+from SOPIRegistrationLib.evaluation.simulated import STRANGERS
 from SOPIRegistrationLib.evaluation.targets import TARGETS
 
+# Sections that a configuration may choose.
+SECTIONS = {
+    "summary": "a line for each group and method",
+    "papers": "the layouts of the SOPI paper, with its figures",
+    "medians": "medians of all errors",
+    "axes": "means of the errors about and along each axis",
+    "sums": "sums of absolute errors, as the SOPI reference code reports them",
+    "verdicts": "what is accepted, and by what right and wrong poses differ",
+    "reliability": "how often poses of some probability are right",
+    "predicted": "predicted against actual errors",
+    "seconds": "the first registration of a process, and a later one",
+    "assisted": "what choosing by the truth would report: no result",
+}
+OF_SEVERAL = ("summary", "verdicts", "reliability", "predicted", "seconds")
+# Column of errors and the largest value, each.
+Limits = Sequence[tuple[str, float]]
+_PROBABILITIES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 # The two results between which the SOPI reference code chooses by the truth.
 _ASSISTED = ("rtpi", "sopi")
 _SUM_HEADS = ("rotation: sum of 3 axes, deg", "translation: sum of 3 axes, mm")
 _SIMILARITY_HEADS = ("NCC", "SSIM", "CSS", "accepted, % (of them failed)")
 
 
-def table(series: Sequence[Series], settings: dict) -> str:
+def table(
+    series: Sequence[Series],
+    settings: dict,
+    title: str = "Evaluation",
+    chosen: Sequence[str] = (),
+    within: Mapping[str, Limits] | None = None,
+) -> str:
     """The report as Markdown.
 
-    Conditions; the papers' tables as far as the cases are of their kind; medians; sums of absolute errors;
-    what the methods are; errors; last what is no result.
+    Conditions; the chosen sections; what the methods are; errors; last what is no result.
 
     Args:
-        series: the rows, by method.
-        settings: of the evaluation.
+        series: the rows, by group and method.
+        settings: of the evaluation; those of each group under "groups", or of the only one among the others.
+        title: heading.
+        chosen: names in ``SECTIONS``; if empty, of one group all that fit, of several ``OF_SEVERAL``.
+        within: by group, the limits that its errors are counted against.
     """
-    sections = {"": _conditions(series, settings)}
-    if not any(one.has_truth for one in series):
-        sections["Without truth"] = _similarity_table(series)
-    elif "target" in settings:
-        sections["Simulated X-rays, as in Table 1 of the SOPI paper"] = _table_1(series, settings)
-        if any(one.name in published.TABLE_2 for one in series):
-            sections["Ablation, as in Table 2 of the SOPI paper"] = _table_2(series, settings)
-    else:
-        sections["Real X-rays, as in Table 3 of the SOPI paper"] = _table_3(series)
-        sections["Means"] = _means_table(series)
-    if any(one.has_truth for one in series):
-        sections["Medians"] = _medians_table(series)
-        sections["Sums of absolute errors over the three axes"] = _sums_table(series)
-    sections["Methods"] = [f"- {one.label} (`{one.name}`): {METHODS[one.name].summary}" for one in series]
+    groups = {one.group: [other for other in series if other.group == one.group] for one in series}
+    known = {name: _of_group(settings, name) for name in groups}
+    sections = {"": _conditions(series, settings, known)}
+    chosen = chosen or (SECTIONS if len(groups) < 2 else OF_SEVERAL)
+    if "summary" in chosen and (len(groups) > 1 or len(chosen) < len(SECTIONS)):
+        sections["Summary"] = _summary_table(series, within or {})
+    for name, own in groups.items():
+        sections |= {
+            f"{heading}: {name}" if name else heading: lines
+            for heading, lines in _sections_of_group(own, known[name], chosen).items()
+        }
+    for name, (heading, make) in {
+        "verdicts": ("Verdicts", _verdicts_table),
+        "reliability": ("Probabilities", _reliability_table),
+        "predicted": ("Predicted errors", _predicted_table),
+        "seconds": ("Seconds, the first registration of a process and a later one", _seconds_table),
+    }.items():
+        if name in chosen and (lines := make(series)):
+            sections[heading] = lines
+    methods = {one.name: one for one in series}.values()
+    sections["Methods"] = [f"- {one.label} (`{one.name}`): {one.summary}" for one in methods]
     if failed := [row for one in series for row in one.rows if row["error"]]:
-        sections["Errors"] = [f"- case {row['case']}, `{row['method']}`: {row['error']}" for row in failed]
-    if assisted := _assisted_table(series):
-        sections["No result: what choosing by the truth would report"] = assisted
-    lines = ["# Evaluation"]
-    for title, content in sections.items():
-        lines += ["", *([f"## {title}", ""] if title else []), *content]
+        sections["Errors"] = [
+            f"- {row['group']}{', ' if row['group'] else ''}case {row['case']}, `{row['method']}`: "
+            f"{row['error']}"
+            for row in failed
+        ]
+    for name, own in groups.items():
+        if "assisted" in chosen and (assisted := _assisted_table(own)):
+            heading = "No result: what choosing by the truth would report"
+            sections[f"{heading}: {name}" if name else heading] = assisted
+    lines = [f"# {title}"]
+    for heading, content in sections.items():
+        lines += ["", *([f"## {heading}", ""] if heading else []), *content]
     return "\n".join(lines) + "\n"
 
 
-def _conditions(series: Sequence[Series], settings: dict) -> list[str]:
+def _of_group(settings: dict, name: str) -> dict:
+    """The settings of a group and those of all."""
+    return settings | settings.get("groups", {}).get(name, {})
+
+
+def _sections_of_group(series: Sequence[Series], settings: dict, chosen: Sequence[str]) -> dict[str, list]:
+    """The sections that are of one group each."""
+    sections = {}
+    has_truth = any(one.has_truth for one in series)
+    if "papers" in chosen:
+        if not has_truth:
+            sections["Without truth"] = _similarity_table(series)
+        elif "target" in settings:
+            sections["Simulated X-rays, as in Table 1 of the SOPI paper"] = _table_1(series, settings)
+            if any(one.name in published.TABLE_2 for one in series):
+                sections["Ablation, as in Table 2 of the SOPI paper"] = _table_2(series, settings)
+        else:
+            sections["Real X-rays, as in Table 3 of the SOPI paper"] = _table_3(series)
+            sections["Means"] = _means_table(series)
+    if has_truth and "medians" in chosen:
+        sections["Medians"] = _medians_table(series)
+    if has_truth and "axes" in chosen:
+        sections["Means of absolute errors, axis by axis"] = _axes_table(series)
+    if has_truth and "sums" in chosen:
+        sections["Sums of absolute errors over the three axes"] = _sums_table(series)
+    return sections
+
+
+def _conditions(series: Sequence[Series], settings: dict, groups: Mapping[str, dict]) -> list[str]:
     computer, commit = machine(), source_commit()
     devices: dict[str, list[str]] = {}
     for one in series:
@@ -72,21 +142,15 @@ def _conditions(series: Sequence[Series], settings: dict) -> list[str]:
             devices.setdefault(device, []).append(one.label)
     where = next(iter(devices), "nothing")
     if len(devices) > 1:
-        where = "; on ".join(f"{device}: {', '.join(labels)}" for device, labels in devices.items())
+        where = "; on ".join(
+            f"{device}: {', '.join(dict.fromkeys(labels))}" for device, labels in devices.items()
+        )
     workers = sorted({row["workers"] for one in series for row in one.rows})
     concurrent = "one at a time" if workers == ["1"] else f"{' or '.join(workers)} processes at a time"
     what = []
-    if "target" in settings:
-        what.append(f"- protocol `{settings['protocol']}`: {PROTOCOLS[settings['protocol']].summary}")
-        what.append(f"- targets `{settings['target']}`: {TARGETS[settings['target']]}")
-        of = settings.get("cts") or f"{settings['phantoms']} lumbar phantoms"
-        of = of if isinstance(of, str) else ", ".join(name.rsplit(" ", 1)[0] for name in of)
-        only = "; everything but bone removed from both" if settings["content"] == "bone" else ""
-        size = f"{settings['pixels']} x {settings['pixels']} pixels"
-        what.append(f"- CT and X-rays of {of}, view {settings['view']}, {size}{only}")
-    else:
-        starts = f", starts of each about its truth: {settings['starts']}" if "starts" in settings else ""
-        what.append(f"- cases of {settings['cases']}{starts}")
+    for name, known in groups.items():
+        lines = _cases_of(known)
+        what += [f"- **{name}**: {'; '.join(lines)}"] if name else [f"- {line}" for line in lines]
     return [
         f"{date.today().isoformat()}, version {settings['version']}{f' ({commit})' if commit else ''}, "
         f"seed {settings['seed']}.",
@@ -95,11 +159,164 @@ def _conditions(series: Sequence[Series], settings: dict) -> list[str]:
         f"- registrations on {where}, {concurrent}, limit {settings['timeout_s']:g} s; seconds from prepared "
         f"images to the pose; baselines compare images of {settings['baseline_pixels']} pixels",
         f"- {settings['processor']}; {computer['system']}; {computer['versions']}",
-        f"- failure: rotation above {FAILURE_ROTATION_DEG:g} deg (geodesic) or translation above "
+        f"- right: at most {RIGHT_IN_PLANE_MM:g} mm off in the plane, at the object, and "
+        f"{RIGHT_ROTATION_DEG:g} deg; failure: rotation above "
+        f"{FAILURE_ROTATION_DEG:g} deg (geodesic) or translation above "
         f"{FAILURE_TRANSLATION_MM:g} mm (Euclidean, of the rotation centre); success: mTRE over points of "
         f"the bone surface at most {SUCCESS_MTRE_MM:g} mm. A case that ended with an error has failed.",
         "- in brackets: 95 % intervals (rates: Wilson; means and medians: bootstrap)",
     ]
+
+
+def _cases_of(settings: dict) -> list[str]:
+    """What the cases of a group are."""
+    if "target" not in settings:
+        starts = f", starts of each about its truth: {settings['starts']}" if "starts" in settings else ""
+        return [f"cases of {settings['cases']}{starts}"]
+    of = settings.get("cts") or f"{settings['phantoms']} lumbar phantoms"
+    of = of if isinstance(of, str) else ", ".join(name.rsplit(" ", 1)[0] for name in of)
+    only = "; everything but bone removed from both" if settings["content"] == "bone" else ""
+    if settings.get("scan_height_mm"):
+        only += f"; registered are the slices within {settings['scan_height_mm']:g} mm about its middle"
+    lines = [
+        f"protocol `{settings['protocol']}`: {PROTOCOLS[settings['protocol']].summary}",
+        f"targets `{settings['target']}`: {TARGETS[settings['target']]}",
+        f"CT and X-rays of {of}, view {settings['view']}, {settings['pixels']} x {settings['pixels']} "
+        f"pixels{only}",
+    ]
+    if settings.get("stranger"):
+        lines.append(f"{STRANGERS[settings['stranger']]}: no pose is right")
+    return lines
+
+
+def _summary_table(series: Sequence[Series], within: Mapping[str, Limits]) -> list[str]:
+    """A line for each group and method: rates, medians, verdicts."""
+    columns = {
+        "rotation_deg": "rotation, deg",
+        "in_plane_mm": "in plane, mm",
+        "depth_mm": "depth, mm",
+        "mtre_mm": "mTRE, mm",
+        "mpd_object_mm": "mPD at the object, mm",
+    }
+    named = any(one.group for one in series)
+    counted = any(within.values())
+    heads = [*(["cases"] if named else []), "method", "n (errors)", "right, %", "failures, %"]
+    heads += [*(["within limits, %"] if counted else []), *columns.values()]
+    lines = _head([*heads, "accepted, %", "wrong among accepted", "s (median)"])
+    for one in series:
+        cells = [*([one.group] if named else []), one.label, _count(one)]
+        cells += [_rate(*one.rate("right", 0)), _rate(*one.rate("failed", 1))]
+        limits = within.get(one.group, ())
+        if counted:
+            cells.append(_rate(*one.within(limits)) if limits else "")
+        cells += [_median(one.values(column)) for column in columns]
+        lines.append(_row(*cells, *_acceptance(one, limits), _time(one, np.median)))
+    said = {
+        group: ", ".join(f"{column} at most {most:g}" for column, most in limits)
+        for group, limits in within.items()
+        if limits
+    }
+    notes = [f"Within limits{f', {group}' if group else ''}: {text}." for group, text in said.items()]
+    return [*lines, "", "Medians [interval].", *notes]
+
+
+def _acceptance(one: Series, limits: Limits) -> list[str]:
+    """The share of verdicts that are accept, and how many of these are wrong: outside limits, where there are
+    any, else not right."""
+    judged, accepted, wrong = one.accepted()
+    if not judged:
+        return ["", ""]
+    if limits:
+        wrong = sum(
+            any(float(row[column]) > most for column, most in limits)
+            for row in one.solved
+            if row["verdict"] == "accept"
+        )
+    known = one.is_judged or limits
+    return [_rate(accepted, judged), str(wrong) if known else ""]
+
+
+def _verdicts_table(series: Sequence[Series]) -> list[str]:
+    """What is accepted, and by what right and wrong poses differ."""
+    judged = [one for one in series if one.is_judged and one.accepted()[0]]
+    if not judged:
+        return []
+    named = any(one.group for one in judged)
+    heads = [*(["cases"] if named else []), "method", "verdicts", "accepted of the right ones, %"]
+    heads += ["accepted though wrong", "of all wrong ones"]
+    heads += ["correlation of right ones: least (median)", "of wrong ones: greatest", "share compared: least"]
+    lines = _head(heads)
+    for one in judged:
+        verdicts, _, wrong = one.accepted()
+        rows = [row for row in one.solved if row["verdict"]]
+        known = [row for row in rows if row["correlation"]]
+        right, others = (
+            np.array([float(row["correlation"]) for row in known if row["right"] == value]) for value in "10"
+        )
+        shares = [float(row["share"]) for row in rows if row["share"]]
+        cells = [*([one.group] if named else []), one.label, str(verdicts), _rate(*one.accepted_of_right())]
+        cells += [str(wrong), str(sum(row["right"] == "0" for row in rows))]
+        cells += [f"{right.min():.3f} ({np.median(right):.3f})" if len(right) else ""]
+        cells += [f"{others.max():.3f}" if len(others) else "", f"{min(shares):.2f}" if shares else ""]
+        lines.append(_row(*cells))
+    return [*lines, "", "Correlation: of the locally normalised images (structural correlation)."]
+
+
+def _reliability_table(series: Sequence[Series]) -> list[str]:
+    """How often poses are right that are given some probability of it."""
+    rows = [row for one in series for row in one.solved if row["probability"] and row["right"]]
+    if not rows:
+        return []
+    probability = np.array([float(row["probability"]) for row in rows])
+    right = np.array([row["right"] == "1" for row in rows])
+    lines = _head(("probability of being right", "poses", "mean", "right, %"))
+    for low, high in pairwise(_PROBABILITIES):
+        inside = (probability >= low) & ((probability < high) | (high == 1))
+        if inside.any():
+            mean = f"{probability[inside].mean():.3f}"
+            cells = f"{low:g} to {high:g}", str(inside.sum()), mean
+            lines.append(_row(*cells, _rate(int(right[inside].sum()), int(inside.sum()))))
+    return lines
+
+
+def _predicted_table(series: Sequence[Series]) -> list[str]:
+    """Predicted errors against actual ones, of right poses."""
+    lines = []
+    named = any(one.group for one in series)
+    for prefix, said in (("predicted", "predicted"), ("statistical", "statistical part")):
+        for one in series:
+            found = one.predicted(prefix)
+            if found:
+                cells = (f"{ratio:.2f}, {_rate(held, count)}" for ratio, held, count in found.values())
+                lines.append(_row(*([one.group] if named else []), one.label, said, *cells))
+    if not lines:
+        return []
+    heads = [*(["cases"] if named else []), "method", "predicted error"]
+    heads += [axis.replace("_", ", ").replace("z, mm", "z (depth), mm") for axis in AXES]
+    return [
+        *_head(heads),
+        *lines,
+        "",
+        "Of right poses, about and along the first camera's axes: the median of actual over predicted error "
+        "(0.67 if normal), and how many 95 % intervals hold the truth, %.",
+    ]
+
+
+def _seconds_table(series: Sequence[Series]) -> list[str]:
+    """Seconds of the first registration of a process, which makes what is made once, and of a later one."""
+    timed = [one for one in series if len(one.values("seconds_first"))]
+    if not timed:
+        return []
+    named = any(one.group for one in timed)
+    heads = [*(["cases"] if named else []), "method", "n", "first: median", "95th percentile"]
+    lines = _head([*heads, "later: median", "95th percentile"])
+    for one in timed:
+        cells = [*([one.group] if named else []), one.label, str(len(one.values("seconds_first")))]
+        for column in ("seconds_first", "seconds"):
+            values = one.values(column)
+            cells += [_median(values), _number(float(np.percentile(values, 95)))]
+        lines.append(_row(*cells))
+    return lines
 
 
 def _table_1(series: Sequence[Series], settings: dict) -> list[str]:
@@ -223,6 +440,19 @@ def _medians_table(series: Sequence[Series]) -> list[str]:
     return lines
 
 
+def _axes_table(series: Sequence[Series]) -> list[str]:
+    """Means about and along the first camera's axes, as papers on patient-specific networks report them."""
+    heads = ("method", "n (errors)", "mTRE, mm", "mPD at the detector, mm")
+    heads += tuple(axis.replace("_", ", ").replace("z, mm", "z (depth), mm") for axis in AXES)
+    lines = _head((*heads, f"success at mTRE {SUCCESS_MTRE_MM:g} mm, %"))
+    for one in series:
+        values = [one.values("mtre_mm"), one.values("mpd_detector_mm")]
+        values += [np.abs(one.values(f"error_{axis}")) for axis in AXES]
+        means = [f"{_number(v.mean())} ± {_number(v.std())}" if len(v) else "" for v in values]
+        lines.append(_row(one.label, _count(one), *means, _rate(*one.rate("succeeded", 0))))
+    return [*lines, "", "Means ± standard deviations."]
+
+
 def _sums_table(series: Sequence[Series]) -> list[str]:
     lines = [
         "What the SOPI reference code reports as its errors; never smaller than the Euclidean ones above, "
@@ -275,13 +505,11 @@ def _similarity_table(series: Sequence[Series]) -> list[str]:
 def _similarities(one: Series) -> list[str]:
     """Medians of the images' agreement, and the verdicts."""
     medians = [_number(np.median(v)) if len(v := one.values(name)) else "" for name in ("ncc", "ssim", "css")]
-    judged = [row for row in one.solved if row["verdict"]]
-    accepted = [row for row in judged if row["verdict"] == "accept"]
+    judged, accepted, failed = one.accepted("failed", "1")
     if not judged:
         return [*medians, ""]
-    wrong = sum(row["failed"] == "1" for row in accepted)
-    known = any(row["failed"] for row in accepted)
-    return [*medians, f"{100 * len(accepted) / len(judged):.0f}{f' ({wrong})' if known else ''}"]
+    known = any(row["failed"] for row in one.solved if row["verdict"] == "accept")
+    return [*medians, f"{100 * accepted / judged:.0f}{f' ({failed})' if known else ''}"]
 
 
 def _count(one: Series, settings: dict | None = None) -> str:

@@ -1,4 +1,4 @@
-"""X-rays with a known pose, from three renderers of rising independence from the one that registers them."""
+"""X-rays with a known pose, from renderers of rising independence from the one that registers them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.peers import Rtk, installed_version
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu
+from SOPIRegistrationLib.images.materials import decompose
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import ProjectorVolume, project
-from SOPIRegistrationLib.simulation.xray import IntensityCurve, random_degradation, simulate_radiograph
+from SOPIRegistrationLib.projector.physics import Beam, BeamResponse
+from SOPIRegistrationLib.projector.physics.polychromatic import material_volumes
+from SOPIRegistrationLib.simulation.xray import (
+    IntensityCurve,
+    XRayDegradation,
+    random_degradation,
+    simulate_radiograph,
+)
 
-PHOTONS = 1e6
+PHOTONS, MANY_PHOTONS = 1e6, 1e7
+TARGET_BEAM = Beam(80)
+_SCATTERED = XRayDegradation(scatter_to_primary=0.5, photons=PHOTONS)
 
 # Makes the X-ray of a pose (4, 4) T_lps_to_camera; the generator is of its noise and whatever else is drawn.
 Photographer = Callable[[np.ndarray, np.random.Generator], Radiograph]
@@ -24,8 +34,12 @@ Photographer = Callable[[np.ndarray, np.random.Generator], Radiograph]
 TARGETS = {
     "ours": "rendered by this project's projector from the very volume that is registered, no noise (as in "
     "the papers)",
+    "rtk-clean": f"rendered by RTK on the CT's own grid, {MANY_PHOTONS:.0e} photons a pixel, line integrals",
     "rtk": f"rendered by RTK on the CT's own grid, {PHOTONS:.0e} photons a pixel, a random monotone "
     "intensity curve, 12 bits",
+    "rtk-polychromatic": "rendered by RTK on the CT's own grid, each material by itself, for a beam of "
+    f"{TARGET_BEAM.tube_voltage_kv:g} kV, scatter half as strong as the primary beam, "
+    f"{PHOTONS:.0e} photons a pixel",
     "rtk-degraded": "rendered by RTK on the CT's own grid, then with random exposure, scatter, blur, noise, "
     "collimation, metal, polarity, window and intensity curve",
 }
@@ -59,12 +73,32 @@ def photographer(name: str, prepared: PreparedCT, patient: Volume, camera: Camer
     if name == "ours":
         volume = ProjectorVolume(prepared.attenuation)
         return lambda T, rng: Radiograph(project(volume, camera, T), "target", bone_dark=False)
-    renderer = Rtk(patient.same_grid(attenuation_of_hu(patient.array.astype(np.float32))), camera)
+    attenuation = patient.same_grid(attenuation_of_hu(patient.array.astype(np.float32)))
+    if name == "rtk-polychromatic":
+        return _polychromatic(attenuation, camera)
+    renderer = Rtk(attenuation, camera)
+    if name == "rtk-clean":
+        return lambda T, rng: Radiograph(
+            photographed(renderer.image(T), MANY_PHOTONS, rng), "target", bone_dark=False
+        )
     if name == "rtk":
         return lambda T, rng: Radiograph(
             displayed(photographed(renderer.image(T), PHOTONS, rng), rng), "target", bone_dark=False
         )
     return lambda T, rng: simulate_radiograph(renderer.image(T), random_degradation(rng), rng, "target")
+
+
+def _polychromatic(attenuation: Volume, camera: Camera) -> Photographer:
+    """X-rays of a beam, by RTK's line integrals of every material."""
+    renderers = [Rtk(volume, camera) for volume in material_volumes(decompose(attenuation))]
+    response = BeamResponse(TARGET_BEAM.spectrum)
+
+    def photograph(T: np.ndarray, rng: np.random.Generator) -> Radiograph:
+        # RTK may return minus a rounding error beside the object.
+        integrals = [np.maximum(renderer.image(T), 0) for renderer in renderers]
+        return simulate_radiograph(response(integrals)[0], _SCATTERED, rng, "target")
+
+    return photograph
 
 
 def photographed(line_integrals: np.ndarray, photons: float, rng: np.random.Generator) -> np.ndarray:

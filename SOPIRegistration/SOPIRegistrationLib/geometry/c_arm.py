@@ -9,11 +9,14 @@ import numpy as np
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.tolerances import Tolerances
 from SOPIRegistrationLib.geometry.views import PoseFrame
 
 # Where a C-arm holds the patient when nothing says so: 700 mm of the 1011.7 mm of the paper's C-arm.
 DEFAULT_SOD_FRACTION = 0.7
 _NOT_GIVEN = "not given"
+_START_POSE = "start pose: depth of the CT's rotation centre"
+_CALIBRATION_ORIGIN = "estimated: depth of the calibration's origin"
 _RAYS_MEET = "estimated: where the central rays meet"
 
 
@@ -26,9 +29,10 @@ class CArmGeometry:
         sod_mm: nominal source-object distance in the first camera, mm; None where nothing gives it.
         view: name of the nominal view, or "angles" where it comes from positioner angles.
         rotation: (3, 3) nominal rotation LPS -> camera where it is not simply that of ``view``.
-        mirrored: the stored image runs against the camera's x; the cameras are those of the image flipped
+        mirrored: the stored images run against the camera's x; the cameras are those of the images flipped
             left-right.
         sources: for each value, where it came from, for messages and reports.
+        tolerances: how far the intrinsics are to be trusted, of each camera.
     """
 
     cameras: tuple[Camera, ...]
@@ -37,6 +41,7 @@ class CArmGeometry:
     rotation: np.ndarray | None = None
     mirrored: bool = False
     sources: dict[str, str] = field(default_factory=dict)
+    tolerances: Tolerances = field(default_factory=Tolerances)
 
     @property
     def camera(self) -> Camera:
@@ -69,18 +74,37 @@ class CArmGeometry:
     def with_default_sod(self) -> CArmGeometry:
         """The same with a source-object distance wherever one can be had, its source recorded.
 
-        In this order: the given one; in a calibrated set, where the central rays meet; 0.7 of the
-        source-detector distance. A single camera known by K alone has no scale to take one from: None stays.
+        In this order: the given one; in a calibrated set, where the central rays meet; the world's origin in
+        a camera calibrated alone, for the calibration object stands where the patient does; 0.7 of the
+        source- detector distance. A single camera known by K alone has no scale to take one from: None
+        stays.
         """
         if self.sod_mm is not None:
             return self
         sod, source = meeting_depth_mm(self.cameras, self.camera), _RAYS_MEET
+        if sod is None and self.camera.T_world_to_camera[2, 3] > 0:
+            sod, source = float(self.camera.T_world_to_camera[2, 3]), _CALIBRATION_ORIGIN
         if sod is None and self.camera.sdd_mm is not None:
             sod = DEFAULT_SOD_FRACTION * self.camera.sdd_mm
             source = f"default: {DEFAULT_SOD_FRACTION:g} of the source-detector distance"
         if sod is None:
             return self
         return replace(self, sod_mm=sod, sources={**self.sources, "sod_mm": source})
+
+    def with_sod_of(self, T_lps_to_camera: np.ndarray, centre_lps_mm) -> CArmGeometry:
+        """The same with the depth of a rotation centre (LPS, mm) at a pose (4, 4) as source-object distance.
+
+        Only where no other is known, as for a camera known by K alone.
+
+        Raises:
+            InputError: the centre is not in front of the source.
+        """
+        if self.with_default_sod().sod_mm is not None:
+            return self
+        depth = float((T_lps_to_camera @ [*centre_lps_mm, 1.0])[2])
+        if depth <= 0:
+            raise InputError("it has the CT behind the X-ray source: give another")
+        return replace(self, sod_mm=depth, sources={**self.sources, "sod_mm": _START_POSE})
 
     def pose_frame(self, centre_lps_mm) -> PoseFrame:
         """Frame of theta about a rotation centre (LPS, mm).
@@ -90,7 +114,10 @@ class CArmGeometry:
         """
         known = self.with_default_sod()
         if known.sod_mm is None:
-            raise InputError("the geometry has no source-object distance: add sod_mm to the geometry file")
+            raise InputError(
+                "the geometry has no source-object distance: add sod_mm to the geometry file, or start from "
+                "a result.json"
+            )
         return PoseFrame(centre_lps_mm, known.sod_mm, self.view, self.rotation)
 
 
@@ -99,7 +126,7 @@ def meeting_depth_mm(cameras, camera: Camera) -> float | None:
     origins, directions = [], []
     for other in cameras:
         R, t = other.T_world_to_camera[:3, :3], other.T_world_to_camera[:3, 3]
-        ray = R.T @ other.K_inverse @ [(other.width - 1) / 2, (other.height - 1) / 2, 1.0]
+        ray = R.T @ other.middle_ray
         directions.append(ray / np.linalg.norm(ray))
         origins.append(-R.T @ t)
     across = np.stack([np.eye(3) - np.outer(d, d) for d in directions])

@@ -23,6 +23,8 @@ class Camera:
             depend on K alone. From a calibration without it, a detector pitch is not known: None.
         T_world_to_camera: (4, 4) extrinsics, mm; the identity for a single C-arm, whose camera is the world.
         name: label of the view.
+        distortion: (5,) k1, k2, p1, p2, k3 of the picture as stored, OpenCV's model; None for none. An X-ray
+            is undistorted where it is opened, everything else uses K alone.
     """
 
     K: np.ndarray
@@ -31,6 +33,7 @@ class Camera:
     sdd_mm: float | None = None
     T_world_to_camera: np.ndarray = field(default_factory=lambda: np.eye(4))
     name: str = ""
+    distortion: np.ndarray | None = None
 
     def __post_init__(self):
         K = np.asarray(self.K, dtype=np.float64)
@@ -49,6 +52,11 @@ class Camera:
             raise ValueError("the camera's R must be a rotation (orthonormal, determinant +1)")
         if self.width < 1 or self.height < 1:
             raise ValueError("image width and height must be positive")
+        if self.distortion is not None:
+            distortion = np.asarray(self.distortion, dtype=np.float64)
+            if distortion.shape != (5,) or not np.isfinite(distortion).all():
+                raise ValueError("distortion must be five finite numbers [k1, k2, p1, p2, k3]")
+            object.__setattr__(self, "distortion", distortion if distortion.any() else None)
         # A rotation typed with a few digits, one metre from the patient, would be off by millimetres.
         U, _, Vt = np.linalg.svd(rotation)
         T = T.copy()
@@ -106,6 +114,17 @@ class Camera:
         """(3, 3): pixel (u, v, 1) to the ray point at depth one."""
         return np.linalg.inv(self.K)
 
+    @property
+    def middle_ray(self) -> np.ndarray:
+        """(3,) ray of the image's middle, at depth one."""
+        return self.K_inverse @ [(self.width - 1) / 2, (self.height - 1) / 2, 1.0]
+
+    @property
+    def is_off_centre(self) -> bool:
+        """Whether the principal point lies outside the middle half of the image, as in a crop."""
+        off = np.abs(self.K[:2, 2] - [(self.width - 1) / 2, (self.height - 1) / 2])
+        return bool((off > [self.width / 4, self.height / 4]).any())
+
     def project(self, points_camera) -> np.ndarray:
         """Pixels (..., 2) of points (..., 3) in the camera frame, mm."""
         points = np.asarray(points_camera, dtype=np.float64)
@@ -118,9 +137,22 @@ class Camera:
         rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ self.K_inverse.T
         return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
 
+    def flipped(self) -> Camera:
+        """The camera of the image with its columns reversed, of a scene mirrored likewise."""
+        flip = np.array([[-1.0, 0, self.width - 1], [0, 1, 0], [0, 0, 1]])
+        K = flip @ self.K @ np.diag([-1.0, 1, 1])
+        distortion = None if self.distortion is None else self.distortion * [1, 1, 1, -1, 1]
+        return replace(self, K=K, distortion=distortion)
+
     def as_world(self) -> Camera:
         """The same camera where its own frame is the world."""
         return replace(self, T_world_to_camera=np.eye(4))
+
+    def mirrored(self) -> Camera:
+        """The camera of the image with its columns in reverse order, as if seen from the other side."""
+        K = self.K.copy()
+        K[0, 1], K[0, 2] = -K[0, 1], self.width - 1 - K[0, 2]
+        return replace(self, K=K)
 
     def cropped(self, column: int, row: int, width: int, height: int) -> Camera:
         """The camera of the sub-image that starts at (column, row)."""

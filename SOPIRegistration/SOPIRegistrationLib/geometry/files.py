@@ -1,4 +1,4 @@
-"""Geometry from JSON files, DICOM tags and presets, and what overrides what.
+"""Geometry from files, DICOM tags and presets, and what overrides what.
 
 One C-arm view is described by a few values; each may come from the user's choice of a view, the
 geometry file, the image's DICOM tags or a preset, in this order. Nothing that decides a projection is
@@ -9,6 +9,7 @@ recorded as such.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,29 +19,32 @@ import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.calibrations import (
+    written_calibration,
+)
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.dicom_values import (
+    SDD_TAG,
+    SPACING_TAG,
+    UNREADABLE_ANGLES,
+    values_from_dicom,
+)
 from SOPIRegistrationLib.geometry.presets import PRESETS, Preset, find_preset
-from SOPIRegistrationLib.geometry.views import (
-    NOMINAL_VIEWS,
-    nominal_view,
-    nominal_view_from_angles,
-    view_of_stored_image,
+from SOPIRegistrationLib.geometry.reading import preset_names, read_entry
+from SOPIRegistrationLib.geometry.tolerances import EXACT, PRESET_TOLERANCES, SourceTolerances, Tolerances
+from SOPIRegistrationLib.geometry.values import (
+    CAMERA_KEYS,
+    SHARED_KEYS,
+    TOLERANCE_KEYS,
+    VIEW_KEYS,
+    Values,
+    array_of,
+    positive,
+    values_from_entry,
 )
+from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, nominal_view, view_of_stored_image
 
-_VIEW_KEYS = {"K", "sdd_mm", "pixel_spacing_mm", "principal_point_px", "width", "height"}
-_CAMERA_KEYS = _VIEW_KEYS | {"name", "R", "t"}
-_SHARED_KEYS = {"sod_mm", "view", "nominal_rotation", "sources", "comment"}
-_FORMS = (
-    '{"sdd_mm", "pixel_spacing_mm": [row, column], "principal_point_px", "sod_mm", "view"}, {"K": 3x3} or '
-    '{"cameras": [{"name", "K", "R", "t", "width", "height"}]}'
-)
-_SDD_TAG = "Distance Source to Detector (0018,1110)"
-_SPACING_TAG = "Imager Pixel Spacing (0018,1164)"
-# View Position (0018,5101): the side towards the detector for the laterals, the beam's way for the others.
-_DICOM_VIEWS = {"AP": "AP", "PA": "PA", "LL": "LLAT", "RL": "RLAT", "LLAT": "LLAT", "RLAT": "RLAT"}
-
-# name of a value -> (the value, where it came from)
-Values = dict[str, tuple[Any, str]]
+log = logging.getLogger(__name__)
 
 
 def load_geometry(
@@ -53,62 +57,125 @@ def load_geometry(
     """The geometry of an X-ray from all that is known of it.
 
     Args:
-        geometry: path of a geometry JSON, or the name of a preset.
+        geometry: path of a geometry JSON, of a calibration of another program (or of a folder with one for
+        each
+            camera), or the name of a preset.
         image_shape: (rows, columns) of the image as stored; a file with "cameras" does not need it.
         metadata: the image's DICOM tags by keyword (``Radiograph.metadata``).
         view: AP, PA, LLAT or RLAT, over whatever the files say.
         image_name: the image's name, for messages.
 
     Returns:
-        The geometry. With DICOM Patient Orientation it may be ``mirrored``: flip the pixels left-right.
+        The geometry. It may be ``mirrored``, or its cameras have ``distortion``: see
+        :func:`SOPIRegistrationLib.images.stored.as_seen_from_the_source`.
 
     Raises:
         InputError: a file or value is unusable, another image size is meant, or something needed is missing.
     """
-    tags = _values_from_dicom(metadata or {})
+    tags, of_tags = values_from_dicom(metadata or {}, image_shape, image_name)
+    reliability = {name: of_tags for name in tags}
     if geometry is None:
         origin, values = image_name, tags
     elif str(geometry).strip().lower() in PRESETS and not Path(geometry).exists():
         preset = find_preset(str(geometry))
         origin = f"preset {preset.name}"
         # The image's own tags know more of its acquisition than a type plate does.
-        values = {**_values_from_preset(preset, image_shape, image_name), **tags}
+        plate = _values_from_preset(preset, image_shape, image_name)
+        values = plate | {
+            name: value
+            for name, value in _readable(tags, image_name).items()
+            if name not in plate or not isinstance(value[0], InputError)
+        }
+        reliability = {
+            name: PRESET_TOLERANCES if source == origin else of_tags for name, (_, source) in values.items()
+        }
     else:
-        entry = _read_json(geometry)
+        entry, origin = read_entry(Path(geometry), image_shape, tags)
         if "cameras" in entry:
-            return _calibrated_set(entry, geometry, image_shape, view, image_name)
-        origin = str(geometry)
-        values = {**tags, **_values_from_entry(entry, origin, _VIEW_KEYS | _SHARED_KEYS)}
+            return _calibrated_set(entry, origin, image_shape, view, image_name)
+        given = values_from_entry(entry, origin, VIEW_KEYS | SHARED_KEYS)
+        values = {**_readable({**tags, **given}, image_name), **given}
+        reliability = {name: of_tags for name in tags.keys() - given.keys()}
     if view is not None:
         values["view"] = (view, "chosen by the user")
-    return _single_view(values, image_shape, origin, image_name, bool(metadata))
+    return _single_view(values, image_shape, origin, image_name, bool(metadata), reliability)
 
 
-def _single_view(values: Values, shape, origin: str, image_name: str, is_dicom: bool) -> CArmGeometry:
-    sources = {name: source for name, (_, source) in values.items()}
+def _readable(values: Values, image_name: str) -> Values:
+    """Values without those that a geometry can do without: what no tag tells has a default, which is said."""
+    kept = dict(values)
+    if isinstance(values.get("sod_mm", (None,))[0], InputError):
+        log.warning("%s: not needed, and taken from elsewhere", values["sod_mm"][0])
+        del kept["sod_mm"]
+    if values.get("view", (None, ""))[1] == UNREADABLE_ANGLES:
+        log.warning("%s: the view is taken as AP; give another with --view", image_name)
+        kept["view"] = ("AP", f"default: AP ({UNREADABLE_ANGLES})")
+    return kept
+
+
+def _single_view(
+    values: Values,
+    shape,
+    origin: str,
+    image_name: str,
+    is_dicom: bool,
+    reliability: dict[str, SourceTolerances],
+) -> CArmGeometry:
+    sources = _sources(values)
     view, rotation, mirrored = _nominal(values, sources, origin)
     camera = _camera(values, sources, shape, origin, image_name, is_dicom)
+    tolerances = _tolerances(values, camera, reliability)
     if mirrored:
-        flip = np.array([[-1.0, 0, camera.width - 1], [0, 1, 0], [0, 0, 1]])
-        K = flip @ camera.K @ np.diag([-1.0, 1, 1])
-        camera = Camera(K, camera.width, camera.height, camera.sdd_mm, name=camera.name)
-    sod = _positive(values, "sod_mm")
-    return CArmGeometry((camera,), sod, view, rotation, mirrored, sources)
+        camera = camera.flipped()
+    sod = positive(values, "sod_mm")
+    return CArmGeometry((camera,), sod, view, rotation, mirrored, sources, tolerances)
+
+
+def _sources(values: Values) -> dict[str, str]:
+    return {name: source for name, (_, source) in values.items() if name not in TOLERANCE_KEYS.values()}
+
+
+def _tolerances(values: Values, camera: Camera, reliability: dict[str, SourceTolerances]) -> Tolerances:
+    """Those given; else what to expect of the values' sources."""
+    if "K" in values:
+        reliability = {}
+    of_sdd, of_spacing = (reliability.get(name, EXACT) for name in ("sdd_mm", "pixel_spacing_mm"))
+    # The detector's centre belongs to the machine that the pitch was taken from.
+    of_point = EXACT if "principal_point_px" in values else of_spacing
+    expected = {
+        "sdd_mm": of_sdd.sdd_percent / 100 * (camera.sdd_mm or 0.0),
+        "principal_point_px": of_point.principal_point_px,
+        "pixel_spacing_mm": of_spacing.pixel_spacing_percent,
+    }
+    given = {name: _tolerance(values, key) for name, key in TOLERANCE_KEYS.items()}
+    chosen = (expected[name] if given[name] is None else given[name] for name in TOLERANCE_KEYS)
+    return Tolerances(*chosen)
+
+
+def _tolerance(values: Values, key: str) -> float | None:
+    if key not in values:
+        return None
+    value, source = values[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
+        raise InputError(f"{source}: {key} must be a standard deviation, zero or above, not {value}")
+    return float(value)
 
 
 def _nominal(values: Values, sources: dict, origin: str):
     """(name of the view, rotation where the name does not tell it, whether the stored image is mirrored)."""
     value, source = values.get("view", ("AP", origin))
+    if isinstance(value, InputError):
+        raise value
     sources.setdefault("view", "default: AP")
     rotation = None
     if not isinstance(value, str):
-        name, rotation = "angles", _array(values, "view", (3, 3))
+        name, rotation = "angles", array_of(values, "view", (3, 3))
         if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
             raise InputError(f"{source}: nominal_rotation must be a rotation (orthonormal, determinant +1)")
     elif (name := value.upper()) not in NOMINAL_VIEWS:
         raise InputError(f"{source}: view is '{value}', use one of {', '.join(NOMINAL_VIEWS)}")
     orientation = values.get("patient_orientation")
-    if orientation is None:
+    if orientation is None or orientation[0] is None:
         return name, rotation, False
     nominal = nominal_view(name) if rotation is None else rotation
     turned, mirrored = view_of_stored_image(nominal, orientation[0])
@@ -117,18 +184,26 @@ def _nominal(values: Values, sources: dict, origin: str):
 
 def _camera(values: Values, sources: dict, shape, origin: str, image_name: str, is_dicom: bool) -> Camera:
     size = _image_size(values, shape, origin, image_name)
-    sdd, spacing = _positive(values, "sdd_mm"), _positive(values, "pixel_spacing_mm", (2,))
+    distortion = array_of(values, "distortion", (5,)) if "distortion" in values else None
     if "K" in values:
-        K = _array(values, "K", (3, 3))
+        K = array_of(values, "K", (3, 3))
+        # K says it all: a tag that cannot be read is no loss.
+        sdd, spacing = (
+            None
+            if name in values and isinstance(values[name][0], InputError)
+            else positive(values, name, size)
+            for name, size in (("sdd_mm", ()), ("pixel_spacing_mm", (2,)))
+        )
         if sdd is None and spacing is not None:
             sdd = float(np.sqrt(spacing[0] * spacing[1] * abs(K[0, 0] * K[1, 1]))) / abs(K[2, 2] or 1)
             sources["sdd_mm"] = "K and the pixel spacing"
         for name in ("pixel_spacing_mm", "principal_point_px"):
             sources.pop(name, None)
-        return _checked_camera(values["K"][1], K, *size, sdd)
+        return _checked_camera(values["K"][1], K, *size, sdd, distortion=distortion)
+    sdd, spacing = positive(values, "sdd_mm"), positive(values, "pixel_spacing_mm", (2,))
     missing = [
         (name, tag)
-        for name, tag, value in (("sdd_mm", _SDD_TAG, sdd), ("pixel_spacing_mm", _SPACING_TAG, spacing))
+        for name, tag, value in (("sdd_mm", SDD_TAG, sdd), ("pixel_spacing_mm", SPACING_TAG, spacing))
         if value is None
     ]
     if missing:
@@ -138,21 +213,21 @@ def _camera(values: Values, sources: dict, shape, origin: str, image_name: str, 
         if origin == image_name:
             raise InputError(
                 f"{image_name} carries no geometry: give {keys} in a geometry file, or a preset "
-                f"({_preset_names()}), with --geometry"
+                f"({preset_names()}), with --geometry"
             )
         raise InputError(f"{origin} lacks {keys} (or K): add them")
     centre = (size[0] - 1) / 2, (size[1] - 1) / 2
     if "principal_point_px" in values:
-        centre = _array(values, "principal_point_px", (2,))
+        centre = array_of(values, "principal_point_px", (2,))
     else:
         sources["principal_point_px"] = "default: detector centre"
     K = np.array([[sdd / spacing[1], 0, centre[0]], [0, sdd / spacing[0], centre[1]], [0, 0, 1]])
-    return _checked_camera(origin, K, *size, sdd)
+    return _checked_camera(origin, K, *size, sdd, distortion=distortion)
 
 
 def _image_size(values: Values, shape, origin: str, image_name: str) -> tuple[int, int]:
     """(width, height) of the image, checked against the file's."""
-    given = [_positive(values, name) for name in ("width", "height")]
+    given = [positive(values, name) for name in ("width", "height")]
     if any(size is not None and size != int(size) for size in given):
         raise InputError(f"{origin}: width and height must be whole numbers of pixels")
     if shape is None:
@@ -173,29 +248,34 @@ def _calibrated_set(entry: dict, path, shape, view, image_name) -> CArmGeometry:
     cameras, origin = entry["cameras"], str(path)
     if not isinstance(cameras, list) or not cameras or not all(isinstance(one, dict) for one in cameras):
         raise InputError(f"{path}: 'cameras' must be a list of {{name, K, R, t, width, height}}")
-    shared = {key: value for key, value in entry.items() if key != "cameras"}
-    values = _values_from_entry(shared, path, _SHARED_KEYS)
+    shared = {key: value for key, value in entry.items() if key not in ("cameras", "mirrored")}
+    values = values_from_entry(shared, path, SHARED_KEYS)
+    mirrored = entry.get("mirrored", False)
+    if not isinstance(mirrored, bool):
+        raise InputError(f"{path}: mirrored must be true or false, not {mirrored}")
     if view is not None:
         values["view"] = (view, "chosen by the user")
-    sources = {name: source for name, (_, source) in values.items()} | {"cameras": origin}
+    sources = _sources(values) | {"cameras": origin}
     name, rotation, _ = _nominal(values, sources, origin)
     built = []
     for number, one in enumerate(cameras, start=1):
         label = str(one.get("name", f"cam{number:02d}"))
         where = f"{path}, camera '{label}'"
-        one_values = _values_from_entry(one, where, _CAMERA_KEYS)
+        one_values = values_from_entry(one, where, CAMERA_KEYS)
         T = np.eye(4)
         if "R" in one_values:
-            T[:3, :3] = _array(one_values, "R", (3, 3))
+            T[:3, :3] = array_of(one_values, "R", (3, 3))
         if "t" in one_values:
-            T[:3, 3] = _array(one_values, "t", (3,))
+            T[:3, 3] = array_of(one_values, "t", (3,))
         if len(cameras) > 1 and not {"R", "t"} <= one_values.keys():
             raise InputError(f"{where} lacks R and t, its place in the world the cameras share")
         alone = _camera(one_values, {}, shape if len(cameras) == 1 else None, where, image_name, False)
-        built.append(_checked_camera(where, alone.K, alone.width, alone.height, alone.sdd_mm, T, label))
+        built.append(_placed(where, alone, T, label))
     if len({camera.name for camera in built}) < len(built):
         raise InputError(f"{path}: two cameras have the same name, give each its own")
-    return CArmGeometry(tuple(built), _positive(values, "sod_mm"), name, rotation, False, sources)
+    tolerances = _tolerances(values, built[0], {})
+    sod = positive(values, "sod_mm")
+    return CArmGeometry(tuple(built), sod, name, rotation, mirrored, sources, tolerances)
 
 
 def geometry_as_dict(geometry: CArmGeometry) -> dict:
@@ -205,15 +285,26 @@ def geometry_as_dict(geometry: CArmGeometry) -> dict:
         entry = {"name": camera.name, "K": camera.K.tolist(), "width": camera.width, "height": camera.height}
         if camera.sdd_mm is not None:
             entry["sdd_mm"] = camera.sdd_mm
+        if camera.distortion is not None:
+            entry["distortion"] = camera.distortion.tolist()
         T = camera.T_world_to_camera
         cameras.append({**entry, "R": T[:3, :3].tolist(), "t": T[:3, 3].tolist()})
     result: dict[str, Any] = {"cameras": cameras}
+    if geometry.mirrored:
+        result["mirrored"] = True
     if geometry.sod_mm is not None:
         result["sod_mm"] = geometry.sod_mm
     if geometry.rotation is None:
         result["view"] = geometry.view
     else:
         result["nominal_rotation"] = np.asarray(geometry.rotation).tolist()
+    tolerances = geometry.tolerances
+    written = zip(
+        TOLERANCE_KEYS.values(),
+        (tolerances.sdd_mm, tolerances.principal_point_px, tolerances.pixel_spacing_percent),
+        strict=True,
+    )
+    result |= {key: value for key, value in written if value}
     return {**result, "sources": geometry.sources}
 
 
@@ -231,72 +322,33 @@ def geometry_from_dict(entry: dict, origin: str) -> CArmGeometry:
     return replace(geometry, sources=entry.get("sources", geometry.sources))
 
 
-def write_geometry(geometry: CArmGeometry, path) -> None:
-    """Write a geometry JSON (aside, then renamed).
+def write_geometry(geometry: CArmGeometry, path, form: str = "json") -> list[Path]:
+    """Write a geometry (aside, then renamed).
+
+    Args:
+        geometry: what to write.
+        path: the file; of several cameras in a format that holds one, their names are added to it.
+        form: "json", or the name of another program's format.
+
+    Returns:
+        The files written.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the folder cannot be written to, or the format cannot hold this geometry.
     """
     path = Path(path)
-    aside = path.with_name(path.name + ".part")
-    try:
-        aside.write_text(json.dumps(geometry_as_dict(geometry), indent=1) + "\n", encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def _read_json(path) -> dict:
-    try:
-        entry = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"geometry file {path} does not exist, nor is it a preset ({_preset_names()})"
-        ) from None
-    except OSError as error:
-        raise InputError(f"geometry file {path} cannot be read: {error.strerror or error}") from None
-    except ValueError:
-        raise InputError(f"geometry file {path} is not JSON: use {_FORMS}") from None
-    if not isinstance(entry, dict):
-        raise InputError(f"geometry file {path} is not a JSON object: use {_FORMS}")
-    return entry
-
-
-def _values_from_entry(entry: dict, origin, allowed: set[str]) -> Values:
-    unknown = sorted(set(entry) - allowed)
-    if unknown:
-        raise InputError(f"{origin}: unknown key '{unknown[0]}', known are {', '.join(sorted(allowed))}")
-    values: Values = {}
-    for key, value in entry.items():
-        if value is not None and key not in ("comment", "sources", "name"):
-            values["view" if key == "nominal_rotation" else key] = (value, origin)
-    return values
-
-
-def _values_from_dicom(metadata: dict) -> Values:
-    """Values of DICOM tags by keyword; a zero distance or spacing, common in exports, counts as absent."""
-    source = "DICOM"
-    values: Values = {}
-    for name, keyword in (
-        ("sdd_mm", "DistanceSourceToDetector"),
-        ("sod_mm", "DistanceSourceToIsocenter"),
-        ("sod_mm", "DistanceSourceToPatient"),
-    ):
-        if metadata.get(keyword):
-            values[name] = (metadata[keyword], source)
-    spacing = metadata.get("ImagerPixelSpacing")
-    if spacing is not None and len(spacing) == 2 and all(spacing):
-        values["pixel_spacing_mm"] = (spacing, source)
-    primary, secondary = metadata.get("PositionerPrimaryAngle"), metadata.get("PositionerSecondaryAngle")
-    position = _DICOM_VIEWS.get(str(metadata.get("ViewPosition", "")).upper())
-    if primary is not None and secondary is not None:
-        rotation = nominal_view_from_angles(primary, secondary)
-        values["view"] = (rotation, f"{source} positioner angles {primary:g} and {secondary:g} deg")
-    elif position is not None:
-        values["view"] = (position, f"{source} View Position")
-    if metadata.get("PatientOrientation"):
-        values["patient_orientation"] = (tuple(metadata["PatientOrientation"]), source)
-    return values
+    if form == "json":
+        texts = {path: json.dumps(geometry_as_dict(geometry), indent=1) + "\n"}
+    else:
+        texts = written_calibration(geometry, form, path)
+    for file, text in texts.items():
+        aside = file.with_name(file.name + ".part")
+        try:
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(file)
+        except OSError as error:
+            raise InputError(f"cannot write {file}: {error.strerror or error}") from None
+    return [*texts]
 
 
 def _values_from_preset(preset: Preset, shape, image_name: str) -> Values:
@@ -316,40 +368,15 @@ def _values_from_preset(preset: Preset, shape, image_name: str) -> Values:
     return values
 
 
-def _preset_names() -> str:
-    return ", ".join(preset.name for preset in PRESETS.values())
-
-
-def _array(values: Values, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    value, source = values[name]
+def _checked_camera(origin, K, width, height, sdd_mm=None, distortion=None) -> Camera:
     try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        array = np.empty(0)
-    if array.shape != shape or not np.isfinite(array).all():
-        size = " x ".join(str(n) for n in shape)
-        raise InputError(f"{source}: {name} must be {size} finite numbers")
-    return array
+        return Camera(K, width, height, sdd_mm, distortion=distortion)
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise InputError(f"{origin}: {error}") from None
 
 
-def _positive(values: Values, name: str, shape: tuple[int, ...] = ()) -> Any:
-    """A positive value, an array of them, or None where it is not given."""
-    if name not in values:
-        return None
-    value, source = values[name]
+def _placed(origin, camera: Camera, T: np.ndarray, name: str) -> Camera:
     try:
-        array = np.asarray(value, dtype=np.float64)
-        usable = array.shape == shape and np.isfinite(array).all() and (array > 0).all()
-    except (TypeError, ValueError):
-        usable = False
-    if not usable:
-        count = "two positive numbers [row, column]" if shape else "a positive number"
-        raise InputError(f"{source}: {name} must be {count}, not {value}")
-    return array if shape else float(array)
-
-
-def _checked_camera(origin, K, width, height, sdd_mm=None, T=None, name="") -> Camera:
-    try:
-        return Camera(K, width, height, sdd_mm, np.eye(4) if T is None else T, name)
-    except ValueError as error:
+        return replace(camera, T_world_to_camera=T, name=name)
+    except (ValueError, np.linalg.LinAlgError) as error:
         raise InputError(f"{origin}: {error}") from None

@@ -12,6 +12,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.camera import Camera
 
 # Rows are the camera's x, y, z axes in LPS; with y = -S the patient's head is up in the image.
 NOMINAL_VIEWS: dict[str, np.ndarray] = {
@@ -67,6 +68,8 @@ def nominal_view_from_angles(primary_deg: float, secondary_deg: float) -> np.nda
     return np.stack([np.cross(y, z), y, z])
 
 
+# An image plane's normal this much along the central ray is that of the view.
+LEAST_FACING = 0.3
 _DIRECTIONS_LPS = {
     "L": (1, 0, 0),
     "R": (-1, 0, 0),
@@ -75,6 +78,28 @@ _DIRECTIONS_LPS = {
     "H": (0, 0, 1),
     "F": (0, 0, -1),
 }
+
+
+def is_direction(value: str) -> bool:
+    """Whether one value of Patient Orientation is a direction in a patient, such as "L" or "LA"."""
+    return bool(value) and set(value) <= set(_DIRECTIONS_LPS)
+
+
+def view_of_orientation(patient_orientation) -> str | None:
+    """The view that an image's two directions (:func:`is_direction`) allow to be assumed, or None.
+
+    Images in the frontal plane are AP unless something says PA: they are shown alike. A lateral image does
+    not tell on which side the source was.
+    """
+    along_columns, along_rows = (direction_lps(value) for value in patient_orientation)
+    frontal = NOMINAL_VIEWS["AP"][2] @ np.cross(along_columns, along_rows)
+    return "AP" if abs(frontal) >= LEAST_FACING else None
+
+
+def direction_lps(value: str) -> np.ndarray:
+    """(3,) direction in LPS, not of unit length, of a value of Patient Orientation."""
+    # The first letter is the dominant direction (PS3.3 C.7.6.1.1.1).
+    return sum(np.array(_DIRECTIONS_LPS[letter]) / 2**rank for rank, letter in enumerate(value))
 
 
 def view_of_stored_image(rotation, patient_orientation) -> tuple[np.ndarray, bool]:
@@ -94,17 +119,11 @@ def view_of_stored_image(rotation, patient_orientation) -> tuple[np.ndarray, boo
         values are not directions, or not those of this view's image plane, ``(rotation, False)``.
     """
     rotation = np.asarray(rotation, dtype=np.float64)
-    if len(patient_orientation) != 2 or not all(
-        value and set(value) <= set(_DIRECTIONS_LPS) for value in patient_orientation
-    ):
+    if len(patient_orientation) != 2 or not all(is_direction(value) for value in patient_orientation):
         return rotation, False
-    # The first letter is the dominant direction (PS3.3 C.7.6.1.1.1).
-    along_columns, along_rows = (
-        sum(np.array(_DIRECTIONS_LPS[letter]) / 2**rank for rank, letter in enumerate(value))
-        for value in patient_orientation
-    )
+    along_columns, along_rows = (direction_lps(value) for value in patient_orientation)
     facing = rotation[2] @ np.cross(along_columns, along_rows)
-    if abs(facing) < 0.3:
+    if abs(facing) < LEAST_FACING:
         return rotation, False
     mirrored = bool(facing < 0)
     x = -along_columns if mirrored else along_columns
@@ -202,6 +221,20 @@ class PoseFrame:
         """(4, 4) T_lps_to_camera at theta = 0."""
         return self.T_from_theta(np.zeros(6))
 
+    def T_expected(self, camera: Camera) -> np.ndarray:
+        """(4, 4) T_lps_to_camera where an object is to be expected in an image: nominal, but in the picture.
+
+        A crop of a larger detector has its principal point near its border or outside: there the rotation
+        centre is taken to lie on the ray of the image's middle, at the nominal depth.
+
+        Args:
+            camera: the image's camera.
+        """
+        theta = np.zeros(6)
+        if camera.is_off_centre:
+            theta[3:5] = self.sod_mm * camera.middle_ray[:2]
+        return self.T_from_theta(theta)
+
     def _constants_like(self, theta):
         sod = np.array([0.0, 0.0, self.sod_mm])
         constants = (self.rotation, self.centre_lps_mm, sod)
@@ -220,3 +253,30 @@ def theta_from_dict(entry: dict[str, float]) -> np.ndarray:
     """Inverse of :func:`theta_as_dict`."""
     values = np.array([float(entry[name]) for name in THETA_NAMES])
     return np.concatenate([np.deg2rad(values[:3]), values[3:]])
+
+
+# Tilted by more than this against its nominal view, an X-ray shows another one.
+_ANOTHER_VIEW = np.cos(np.deg2rad(70.0))
+
+
+def view_seen(rotation: np.ndarray) -> tuple[str, float]:
+    """What a pose looks like on the screen.
+
+    Args:
+        rotation: (3, 3) LPS -> camera.
+
+    Returns:
+        The named nominal view whose central ray is nearest, and by how many degrees the picture is turned
+        against it, -180 to 180.
+    """
+    turned = {name: rotation @ nominal_view(name).T for name in NOMINAL_VIEWS}
+    name = max(turned, key=lambda one: turned[one][2, 2])
+    D = turned[name]
+    return name, float(np.rad2deg(np.arctan2(D[1, 0] - D[0, 1], D[0, 0] + D[1, 1])))
+
+
+def frame_of(frame: PoseFrame, T_lps_to_camera: np.ndarray) -> PoseFrame:
+    """The given frame, or that of the named view which a pose shows, if it shows another."""
+    if (T_lps_to_camera[:3, :3] @ frame.rotation.T)[2, 2] > _ANOTHER_VIEW:
+        return frame
+    return PoseFrame(frame.centre_lps_mm, frame.sod_mm, view_seen(T_lps_to_camera[:3, :3])[0])

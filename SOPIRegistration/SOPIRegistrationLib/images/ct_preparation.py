@@ -123,6 +123,7 @@ def prepare_ct(
         surface_points_lps_mm=_surface_points_lps(bone, grid),
         truncated=Volume(truncated.astype(np.uint8), grid.index_to_lps, volume.name),
         identity=ct_identity(volume),
+        notes=volume.notes + (() if mask is None else mask.notes),
     )
     report(1.0, "done")
     if content == "body":

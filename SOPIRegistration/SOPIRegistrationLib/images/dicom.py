@@ -1,4 +1,4 @@
-"""DICOM: CT series and X-ray projections.
+"""DICOM X-ray projections.
 
 A projection's geometry travels as ``Radiograph.metadata``, tags by keyword; the enhanced objects keep them in
 functional groups, per frame before shared.
@@ -6,34 +6,44 @@ functional groups, per frame before shared.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.images.itk_reading import image_reader, quiet, read_pixels
+from SOPIRegistrationLib.images.dicom_tags import frame_value, plain_value
+from SOPIRegistrationLib.images.grayscale import polarity_of
+from SOPIRegistrationLib.images.itk_reading import image_reader, read_pixels
 from SOPIRegistrationLib.images.radiograph import Radiograph
-
-log = logging.getLogger(__name__)
 
 _GEOMETRY_KEYWORDS = (
     "DistanceSourceToDetector",
     "DistanceSourceToPatient",
     "DistanceSourceToIsocenter",
+    "EstimatedRadiographicMagnificationFactor",
     "ImagerPixelSpacing",
+    "DetectorElementSpacing",
+    "DetectorBinning",
+    "FieldOfViewDimensions",
+    "FieldOfViewDimensionsInFloat",
+    "FieldOfViewRotation",
+    "IntensifierSize",
+    "NominalScannedPixelSpacing",
+    "PixelSpacing",
+    "PixelSpacingCalibrationType",
     "PositionerPrimaryAngle",
     "PositionerSecondaryAngle",
     "ViewPosition",
     "PatientOrientation",
     "PixelIntensityRelationship",
 )
-_VOLUME_MODALITIES = ("CT", "MR", "PT", "NM", "US")
-# Slices may be placed to a hundredth of a millimetre; more is a missing slice or a tilted gantry.
-_STEP_TOLERANCE = 0.02
-_TILT_TOLERANCE = 0.005
+# What may hold a projection: X-ray modalities, and those of pictures of unknown origin.
+_PROJECTIONS = ("XA", "RF", "DX", "CR", "DR", "RG", "DF", "MG", "IO", "PX", "RTIMAGE", "OT", "SC", "")
 
 
 def is_dicom(path: Path) -> bool:
@@ -42,70 +52,16 @@ def is_dicom(path: Path) -> bool:
         return stream.read(132)[128:] == b"DICM"
 
 
-def read_series(folder: Path, member: Path | None, what: str) -> sitk.Image:
-    """The CT series of a folder: the one of ``member``, or that with most slices.
+def modality_of(path: Path) -> str:
+    """Modality (0008,0060) of a DICOM file; empty where it has none or cannot be read."""
+    import pydicom
 
-    Raises:
-        InputError: no series, slices missing or doubled, tilted gantry, damaged files.
-    """
-    with quiet():
-        series = {
-            uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-            for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        }
-    if not series:
-        raise InputError(f"{what} {folder} is a folder without a DICOM series: give the folder of its slices")
-    if member is None:
-        names = max(series.values(), key=len)
-        if len(series) > 1:
-            others = ", ".join(str(len(files)) for files in series.values() if files is not names)
-            log.warning(
-                "%s holds %d series: the largest, of %d slices, is taken (the others have %s)",
-                folder,
-                len(series),
-                len(names),
-                others,
-            )
-    else:
-        mine = [files for files in series.values() if member.resolve() in [Path(f).resolve() for f in files]]
-        names = mine[0] if mine else (str(member),)
-    if len(names) == 1:
-        return read_pixels(image_reader(Path(names[0]), what, "a DICOM series"), names[0], what)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(names)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    image = read_pixels(reader, folder, what)
-    positions = [
-        [float(value) for value in reader.GetMetaData(index, "0020|0032").split("\\")]
-        for index in range(len(names))
-        if reader.HasMetaDataKey(index, "0020|0032")
-    ]
-    if len(positions) == len(names):
-        _check_positions(
-            np.array(positions), np.array(image.GetDirection()).reshape(3, 3)[:, 2], folder, what
-        )
-    return image
-
-
-def _check_positions(positions: np.ndarray, normal: np.ndarray, folder, what: str) -> None:
-    along = np.sort(positions @ normal)
-    steps = np.diff(along)
-    typical = float(np.quantile(steps, 0.5, method="lower"))
-    if steps.min() <= _STEP_TOLERANCE * typical:
-        raise InputError(f"{what} {folder} has several slices at one place: export a single phase or series")
-    odd = int(np.abs(steps - typical).argmax())
-    if abs(steps[odd] - typical) > _STEP_TOLERANCE * typical + 0.01:
-        raise InputError(
-            f"{what} {folder} has slices {typical:g} mm apart but a step of {steps[odd]:g} mm at "
-            f"{along[odd]:g} mm: export the complete series"
-        )
-    span = positions[-1] - positions[0]
-    sideways = np.linalg.norm(span - (span @ normal) * normal)
-    if sideways > _TILT_TOLERANCE * abs(span @ normal):
-        raise InputError(
-            f"{what} {folder} was taken with a tilted gantry (slices shifted by {sideways:g} mm): "
-            "resample it to perpendicular axes first, for instance with dcm2niix"
-        )
+    with _quiet_pydicom():
+        try:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+            return str(plain_value(dataset, "Modality") or "")
+        except Exception:  # pydicom raises whatever its parser trips over
+            return ""
 
 
 def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
@@ -114,13 +70,33 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
     Raises:
         InputError: damaged, another modality, colour, or a frame must be chosen.
     """
+    with _quiet_pydicom():
+        return _read_radiograph(path, frame)
+
+
+@contextlib.contextmanager
+def _quiet_pydicom() -> Iterator[None]:
+    """Keep away from the user what pydicom says of every value that is not as the standard wants it."""
     import pydicom
 
+    # Importing it sets its logger's level.
+    parser = pydicom.config.logger
+    level = parser.level
+    parser.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(path)
-        modality = str(dataset.get("Modality", ""))
+            yield
+    finally:
+        parser.setLevel(level)
+
+
+def _read_radiograph(path: Path, frame: int | None) -> Radiograph:
+    import pydicom
+
+    try:
+        dataset = pydicom.dcmread(path)
+        modality = str(plain_value(dataset, "Modality") or "")
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         photometric = str(dataset.get("PhotometricInterpretation", ""))
         complete = "PixelData" in dataset
@@ -128,16 +104,19 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
         complete = False
     if not complete:
         raise InputError(f"X-ray {path} is not a readable DICOM image: copy or export it again")
-    if modality in _VOLUME_MODALITIES:
+    if modality not in _PROJECTIONS:
         raise InputError(f"X-ray {path} is a {modality} image: give a projection (XA, RF, DX or CR)")
     if not photometric.startswith("MONOCHROME"):
         raise InputError(f"X-ray {path} is a colour image ({photometric}): give the grayscale original")
     index = chosen_frame(frame, frames, path)
+    pixels = _stored_pixels(dataset, path, index, frames)
+    polarity = polarity_of(dataset, pixels)
     return Radiograph(
-        _stored_pixels(dataset, path, index, frames),
+        pixels,
         path.name,
-        _bone_dark(dataset, modality, photometric),
+        polarity.bone_dark,
         _geometry_tags(dataset, index, frames),
+        polarity.expected,
     )
 
 
@@ -175,51 +154,39 @@ def _stored_pixels(dataset, path: Path, index: int, frames: int) -> np.ndarray:
         reader.SetExtractSize((width, height, 0))
     pixels = sitk.GetArrayFromImage(read_pixels(reader, path, "X-ray")).astype(np.float32)
     # GDCM has applied the rescale and turned MONOCHROME1 over: back to the values as stored.
-    pixels = (pixels - float(dataset.get("RescaleIntercept", 0))) / float(dataset.get("RescaleSlope", 1))
+    slope, intercept = (plain_value(dataset, keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
+    if isinstance(slope, float) and isinstance(intercept, float) and slope:
+        pixels = (pixels - intercept) / slope
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = 2.0 ** int(dataset.BitsStored) - 1 - pixels
     return pixels
 
 
-def _bone_dark(dataset, modality: str, photometric: str) -> bool | None:
-    """Whether bone is stored dark, where the file says so (PS3.3 C.8.11.3.1.2 for the sign, C.8.7.1.1.2)."""
-    sign = dataset.get("PixelIntensityRelationshipSign")
-    if sign in (1, -1):
-        return sign == 1
-    if modality == "XA" and dataset.get("PixelIntensityRelationship") in ("LIN", "LOG"):
-        return True
-    if modality in ("DX", "CR"):
-        # Radiography is displayed with white bones: MONOCHROME1 says that the stored ones are dark.
-        return photometric == "MONOCHROME1"
-    return None
-
-
 def _geometry_tags(dataset, index: int, frames: int) -> dict:
-    def find(keyword):
-        for groups, item in (
-            ("PerFrameFunctionalGroupsSequence", index),
-            ("SharedFunctionalGroupsSequence", 0),
-        ):
-            if len(dataset.get(groups, [])) > item:
-                for element in dataset[groups][item].iterall():
-                    if element.keyword == keyword and not element.is_empty:
-                        return element.value
-        return dataset.get(keyword)
-
+    """Tags by keyword: numbers where they are, what was written where they are not (LAO 30, 0,3)."""
     tags = {}
     for keyword in _GEOMETRY_KEYWORDS:
-        value = find(keyword)
-        if value is None or value == "":
-            continue
-        if isinstance(value, str):
-            tags[keyword] = str(value)
-        elif hasattr(value, "__len__"):
-            tags[keyword] = [str(one) if isinstance(one, str) else float(one) for one in value]
-        else:
-            tags[keyword] = float(value)
+        value = frame_value(dataset, keyword, index)
+        if value is not None:
+            tags[keyword] = value
     for angle in ("PositionerPrimaryAngle", "PositionerSecondaryAngle"):
-        # In a rotating run every frame's increment counts from the first frame.
-        increments = dataset.get(angle + "Increment")
-        if angle in tags and hasattr(increments, "__len__") and len(increments) == frames > 1:
-            tags[angle] += float(increments[index])
+        tags |= _angle_of_frame(tags.get(angle), angle, dataset, index, frames)
     return tags
+
+
+def _angle_of_frame(first, angle: str, dataset, index: int, frames: int) -> dict:
+    """The angle of a frame of a rotating run (C.8.7.5.1.3), as a tag.
+
+    The increment is the change from each frame to the next, or, of as many values as frames, the offset of
+    each frame from the first angle.
+    """
+    increment = plain_value(dataset, angle + "Increment")
+    if increment is None or frames == 1 or not isinstance(first, float):
+        return {}
+    if isinstance(increment, float):
+        return {angle: first + index * increment}
+    if not isinstance(increment, list) or not all(isinstance(one, float) for one in increment):
+        return {angle: f"{first:g} with increments {increment}"}
+    if len(increment) == frames:
+        return {angle: first + increment[index]}
+    return {angle: f"{first:g} with {len(increment)} increments for {frames} frames"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,8 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.files import load_geometry
 from SOPIRegistrationLib.images import dicom
+from SOPIRegistrationLib.images.ct_series import dicom_header, read_ct_series
+from SOPIRegistrationLib.images.hounsfield import in_hounsfield
 from SOPIRegistrationLib.images.itk_reading import (
     FORMATS,
     check_finite,
@@ -21,47 +22,44 @@ from SOPIRegistrationLib.images.itk_reading import (
     read_pixels,
     require_file,
 )
+from SOPIRegistrationLib.images.nifti_header import guessed_axes, read_nifti_header
 from SOPIRegistrationLib.images.radiograph import Radiograph
+from SOPIRegistrationLib.images.shear import perpendicular, require_sound_axes
+from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.images.volume import Volume
 
 _CT_FORMATS = f"a DICOM series folder or a 3D {FORMATS} file"
+# Formats without a voxel size along the third axis.
+_PICTURE_READERS = ("TIFFImageIO", "PNGImageIO", "JPEGImageIO", "JPEG2000ImageIO", "BMPImageIO", "LSMImageIO")
+_READERS_WITH_DIRECTIONS = ("HDF5ImageIO", "MINCImageIO")
 _XRAY_FORMATS = "DICOM, PNG, TIFF, NIfTI, NRRD or MHA"
 
 
 def read_volume(path: str | os.PathLike, what: str = "CT") -> Volume:
     """A CT, or a label map, from anything SimpleITK reads.
 
-    A folder is read as a DICOM series (with several, that of most slices, with a warning); a single slice
-    stands for the series around it.
+    A folder is read as a DICOM series (with several, that of most slices); a single slice stands for the
+    series around it. Whatever was assumed, left out or resampled is in the volume's notes.
 
     Args:
         path: file or folder.
-        what: what to call it in messages ("CT", "mask").
+        what: "CT", in Hounsfield units and on perpendicular axes when it is returned; or what to call labels
+            in messages ("mask"), which stay as they are.
 
     Raises:
         InputError: missing, unreadable, not a scalar 3D image of at least two slices, NaN or infinite
-            voxels, a spacing not above zero, axes not perpendicular.
+            voxels, another modality, a place that is not given or contradicts itself, a scale that is not
+            known.
     """
     path = Path(path)
-    if path.is_dir():
-        image = dicom.read_series(path, None, what)
-    else:
+    if not path.is_dir():
         require_file(path, what)
-        reader = image_reader(path, what, _CT_FORMATS)
-        size = reader.GetSize()
-        if dicom.is_dicom(path) and (len(size) < 3 or size[2] == 1):
-            image = dicom.read_series(path.parent, path, what)
-        else:
-            _check_layout(size, reader.GetNumberOfComponents(), path, what)
-            _check_axes(reader, path, what)
-            image = read_pixels(reader, path, what)
-    _check_layout(image.GetSize(), image.GetNumberOfComponentsPerPixel(), path, what)
-    affine = _check_axes(image, path, what)
-    if image.GetDimension() == 4:
-        image = image[:, :, :, 0]
-    array = sitk.GetArrayFromImage(image)
-    check_finite(array, path, what)
-    return Volume(array, affine, path.name)
+    if path.is_dir() or dicom_header(path) is not None:
+        volume = read_ct_series(path, what)
+    else:
+        volume = _read_plain_volume(path, what)
+    check_finite(volume.array, path, what)
+    return perpendicular(in_hounsfield(volume)) if what == "CT" else volume
 
 
 def read_radiograph(path: str | os.PathLike, frame: int | None = None) -> Radiograph:
@@ -93,26 +91,35 @@ def open_radiograph(
     geometry: str | os.PathLike | None = None,
     view: str | None = None,
     frame: int | None = None,
+    camera: str | None = None,
 ) -> tuple[Radiograph, CArmGeometry]:
     """An X-ray together with its geometry, both in the camera's frame.
 
-    Where DICOM Patient Orientation tells that the image was stored mirrored (facing the patient rather
-    than seen from the source), its pixels are flipped left-right here, and nowhere else.
+    Where DICOM Patient Orientation or the geometry tells that the image was stored mirrored (facing the
+    patient rather than seen from the source), its pixels are flipped left-right; lens distortion is taken
+    out.
 
     Args:
         path: the X-ray's file.
-        geometry: geometry JSON or the name of a preset; without it the file's own DICOM tags.
+        geometry: geometry file or the name of a preset; without it the file's own DICOM tags.
         view: AP, PA, LLAT or RLAT, over what the files say.
         frame: which frame of several, counted from 1.
+        camera: name of the one that took it, where the geometry has several; else that which the file's name
+            holds.
+
+    Returns:
+        The X-ray, and the geometry with all its cameras. Where none of several is known to be the X-ray's, it
+        is not undistorted.
 
     Raises:
         InputError: either is unusable, or the geometry is for another image.
     """
     radiograph = read_radiograph(path, frame)
     known = load_geometry(geometry, radiograph.pixels.shape, radiograph.metadata, view, str(path))
-    if known.mirrored:
-        radiograph = replace(radiograph, pixels=radiograph.pixels[:, ::-1])
-    return radiograph, known
+    if camera is None and len(known.cameras) > 1:
+        camera = known.camera_named_in(Path(path).name)
+    mine = [one for one in known.cameras if len(known.cameras) == 1 or one.name == camera]
+    return as_seen_from_the_source(radiograph, known.mirrored, mine[0] if mine else None), known
 
 
 def _read_plain(path: Path, frame: int | None) -> np.ndarray:
@@ -134,6 +141,31 @@ def _read_plain(path: Path, frame: int | None) -> np.ndarray:
     return np.ascontiguousarray(colours[..., 0])
 
 
+def _read_plain_volume(path: Path, what: str) -> Volume:
+    """A volume that is no DICOM, its axes as the file has them."""
+    reader = image_reader(path, what, _CT_FORMATS)
+    size = reader.GetSize()
+    _check_layout(size, reader.GetNumberOfComponents(), path, what)
+    kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
+    if kind in _PICTURE_READERS:
+        raise InputError(
+            f"{what} {path} is a picture, which does not say how large its voxels are nor how they lie: use "
+            f"{_CT_FORMATS}"
+        )
+    affine, notes = None, ()
+    header = read_nifti_header(path)
+    if header is not None:
+        affine, notes = header.index_to_lps(path, what)
+    elif not _has_directions(path, kind, reader):
+        notes = (guessed_axes(path, what, "no directions in its header"),)
+    affine = _affine(reader, path, what) if affine is None else affine
+    require_sound_axes(affine[:3, :3], path, what)
+    image = read_pixels(reader, path, what)
+    if image.GetDimension() == 4:
+        image = image[:, :, :, 0]
+    return Volume(sitk.GetArrayFromImage(image), affine, path.name, notes)
+
+
 def _check_layout(size, components: int, path, what: str) -> None:
     if components > 1:
         raise InputError(f"{what} {path} has {components} values a voxel (RGB or vectors): one is needed")
@@ -144,17 +176,23 @@ def _check_layout(size, components: int, path, what: str) -> None:
         raise InputError(f"{what} {path} is a single slice ({extent}): a 3D volume is needed ({_CT_FORMATS})")
 
 
-def _check_axes(image: sitk.Image | sitk.ImageFileReader, path, what: str) -> np.ndarray:
+def _has_directions(path: Path, kind: str, reader: sitk.ImageFileReader) -> bool:
+    """Whether a file says how its axes lie in the patient; ITK makes up what is missing."""
+    if kind == "NrrdImageIO":
+        return reader.HasMetaDataKey("NRRD_space")
+    if kind == "MetaImageIO":
+        with path.open("rb") as stream:
+            header = stream.read(4096)
+        return any(word in header for word in (b"TransformMatrix", b"Rotation", b"Orientation ="))
+    return kind in _READERS_WITH_DIRECTIONS
+
+
+def _affine(image: sitk.ImageFileReader, path, what: str) -> np.ndarray:
     """(4, 4) index-to-LPS matrix."""
     n = image.GetDimension()
     spacing = np.array(image.GetSpacing())[:3]
     check_spacing(spacing, path, what)
     direction = np.array(image.GetDirection()).reshape(n, n)[:3, :3]
-    if not np.isfinite(direction).all() or np.abs(direction.T @ direction - np.eye(3)).max() > 1e-3:
-        raise InputError(
-            f"{what} {path} has axes that are not perpendicular (its direction matrix is sheared or "
-            "singular): resample it to perpendicular ones"
-        )
     affine = np.eye(4)
     affine[:3, :3] = direction * spacing
     affine[:3, 3] = image.GetOrigin()[:3]

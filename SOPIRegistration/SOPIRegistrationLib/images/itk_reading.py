@@ -13,9 +13,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.nifti_header import NIFTI_SUFFIXES, any_axes_allowed, read_nifti_header
 
 FORMATS = "DICOM, NIfTI, NRRD or MHA"
-_NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
 @contextlib.contextmanager
@@ -64,26 +64,26 @@ def image_reader(path: Path, what: str, accepted: str) -> sitk.ImageFileReader:
     Raises:
         InputError: no format is recognised, or the header is broken.
     """
-    if path.name.lower().endswith(_NIFTI_SUFFIXES):
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
         _check_nifti(path, what, accepted)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        with quiet():
+        with quiet(), any_axes_allowed():
             reader.ReadImageInformation()
     except RuntimeError:
         raise InputError(f"{what} {path} is not an image that can be read: use {accepted}") from None
     return reader
 
 
-def read_pixels(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path, what: str) -> sitk.Image:
+def read_pixels(reader: sitk.ImageFileReader, path, what: str) -> sitk.Image:
     """Execute a reader.
 
     Raises:
         InputError: the pixel data are damaged.
     """
     try:
-        with quiet():
+        with quiet(), any_axes_allowed():
             return reader.Execute()
     except RuntimeError:
         raise InputError(f"{what} {path} is damaged or incomplete: copy or export it again") from None
@@ -91,41 +91,22 @@ def read_pixels(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path, wha
 
 def _check_nifti(path: Path, what: str, accepted: str) -> None:
     """What ITK passes over in silence: a spacing of zero (read as 1 mm) and missing data (read as zeros)."""
-    unreadable = InputError(f"{what} {path} is not a NIfTI file: use {accepted}")
-    zipped = path.name.lower().endswith(".gz")
     try:
-        with gzip.open(path) if zipped else path.open("rb") as stream:
-            header = stream.read(540)
+        header = read_nifti_header(path)
     except (OSError, EOFError):
-        raise unreadable from None
-    for order in "<>":
-        if len(header) < 348:
-            raise unreadable
-        if struct.unpack_from(order + "i", header)[0] == 348:
-            dim = struct.unpack_from(order + "8h", header, 40)
-            bits = struct.unpack_from(order + "h", header, 72)[0]
-            pixdim = struct.unpack_from(order + "8f", header, 76)
-            offset = struct.unpack_from(order + "f", header, 108)[0]
-            break
-        if struct.unpack_from(order + "i", header)[0] == 540 and len(header) == 540:
-            dim = struct.unpack_from(order + "8q", header, 16)
-            bits = struct.unpack_from(order + "h", header, 14)[0]
-            pixdim = struct.unpack_from(order + "8d", header, 104)
-            offset = struct.unpack_from(order + "q", header, 168)[0]
-            break
-    else:
-        raise unreadable
-    if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
-        raise unreadable
-    spacing = np.array(pixdim[1 : min(dim[0], 3) + 1])
-    check_spacing(spacing, path, what)
-    expected = int(offset) + int(np.prod([int(n) for n in dim[1 : dim[0] + 1]])) * bits // 8
-    if _unpacked_size(path, zipped, expected) < expected:
+        header = None
+    if header is None:
+        if not path.name.lower().endswith((".nii", ".nii.gz")):
+            # Other formats have .hdr and .img files, too.
+            return
+        raise InputError(f"{what} {path} is not a NIfTI file: use {accepted}")
+    check_spacing(header.spacing, path, what)
+    if _unpacked_size(header.data_path, header.data_bytes) < header.data_bytes:
         raise InputError(f"{what} {path} is damaged or incomplete: copy or export it again")
 
 
-def _unpacked_size(path: Path, zipped: bool, expected: int) -> int:
-    if not zipped:
+def _unpacked_size(path: Path, expected: int) -> int:
+    if not path.name.lower().endswith(".gz"):
         return path.stat().st_size
     with path.open("rb") as stream:
         stream.seek(-4, os.SEEK_END)

@@ -22,6 +22,7 @@ class PreparedCT:
         truncated: uint8 mask on the same grid: 1 in the outermost voxels through which the object (body or
             bone) leaves the scanned field of view, so that line integrals through them are incomplete.
         identity: of the CT that it was made from (``images.identity``).
+        notes: those of the CT and of its mask: what was assumed or mended where they were read.
     """
 
     attenuation: Volume
@@ -30,3 +31,4 @@ class PreparedCT:
     surface_points_lps_mm: np.ndarray
     truncated: Volume
     identity: str = ""
+    notes: tuple[str, ...] = ()

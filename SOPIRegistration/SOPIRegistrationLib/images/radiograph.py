@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,15 +17,20 @@ class Radiograph:
     Attributes:
         pixels: (rows, columns) stored values, any real dtype.
         name: where it came from, for messages.
-        bone_dark: whether bone is darker than soft tissue where the file says so (DICOM Photometric
-            Interpretation, Pixel Intensity Relationship Sign); None where it must be detected.
+        bone_dark: whether bone is darker than soft tissue where the file says so (DICOM Pixel Intensity
+            Relationship and its Sign); None where it must be detected.
         metadata: geometry tags of the file, by keyword; empty where the file has none.
+        bone_dark_expected: the same where the file only says how the image is displayed: tried first, the
+            other polarity after it; None where nothing is to be expected.
+        seen: (rows, columns) bool, where the stored picture has something; None for everywhere.
     """
 
     pixels: np.ndarray
     name: str = ""
     bone_dark: bool | None = None
     metadata: dict | None = None
+    bone_dark_expected: bool | None = None
+    seen: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class PreparedRadiograph:
             unexposed pixels and on burnt-in markers.
         camera: geometry of ``image``'s own pixels.
         name: where it came from, for messages.
+        bone_dark: whether bone is dark in the X-ray as stored.
         other_polarity: prepares the same X-ray with bright and dark exchanged, where which is bone was only
             detected and may be wrong; None where it is known.
     """
@@ -48,3 +54,20 @@ class PreparedRadiograph:
     camera: Camera
     name: str = ""
     other_polarity: Callable[[], PreparedRadiograph] | None = field(default=None, repr=False)
+    bone_dark: bool = False
+
+    @property
+    def polarity(self) -> str:
+        """Of the X-ray as stored, "bone-dark" or "bone-bright"."""
+        return "bone-dark" if self.bone_dark else "bone-bright"
+
+    def mirrored(self) -> PreparedRadiograph:
+        """The X-ray turned over, left for right: of one stored mirrored, what is seen from the source."""
+        other = self.other_polarity
+        return replace(
+            self,
+            image=np.ascontiguousarray(self.image[:, ::-1]),
+            valid=np.ascontiguousarray(self.valid[:, ::-1]),
+            camera=self.camera.mirrored(),
+            other_polarity=None if other is None else lambda: other().mirrored(),
+        )

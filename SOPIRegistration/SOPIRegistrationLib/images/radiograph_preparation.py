@@ -22,6 +22,8 @@ POLARITIES = ("auto", "bone-dark", "bone-bright")
 _MARGIN = 0.01
 _WIDEST_MARGIN = 0.04
 _CUE_SIZE = 192
+# Registration starts on 32 pixels; an image of half as many has no structure to compare.
+SMALLEST_SIZE = 16
 # Below this the cues of the polarity contradict each other.
 _CLEAR_POLARITY = 0.3
 
@@ -45,7 +47,7 @@ def prepare_radiograph(
         max_size: larger images are reduced to this many pixels on their longer side, by area averaging.
 
     Raises:
-        InputError: another image size than the camera's, constant, not finite, nothing exposed.
+        InputError: another image size than the camera's, too small, constant, not finite, nothing exposed.
     """
     stored_camera = camera
     pixels = np.asarray(radiograph.pixels)
@@ -53,6 +55,11 @@ def prepare_radiograph(
         raise InputError(
             f"X-ray {radiograph.name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, its geometry is for "
             f"{camera.width} x {camera.height} (columns x rows): give the geometry of this image"
+        )
+    if min(pixels.shape) < SMALLEST_SIZE:
+        raise InputError(
+            f"X-ray {radiograph.name} has only {pixels.shape[1]} x {pixels.shape[0]} pixels (columns x "
+            f"rows): give an image of at least {SMALLEST_SIZE} x {SMALLEST_SIZE}"
         )
     if polarity not in POLARITIES:
         raise InputError(f"polarity is '{polarity}': use {', '.join(POLARITIES)}")
@@ -71,6 +78,8 @@ def prepare_radiograph(
         fields[surround] = None if found is None else found.shifted(*corner)
     bone_dark = _bone_dark(radiograph, pixels, frame, fields, polarity)
     valid = _exposed(pixels.shape, fields, bone_dark) & ~_bars(pixels, frame, bone_dark)
+    if radiograph.seen is not None:
+        valid &= radiograph.seen
     valid &= ~_clipped(pixels, valid, bone_dark) & ~_burnt_in(pixels)
     if valid.mean() < 0.01:
         raise InputError(f"X-ray {radiograph.name} has no exposed field: check the image and its --polarity")
@@ -85,7 +94,7 @@ def prepare_radiograph(
     if polarity == "auto" and radiograph.bone_dark is None:
         opposite = "bone-bright" if bone_dark else "bone-dark"
         other = partial(prepare_radiograph, radiograph, stored_camera, opposite, max_size)
-    return PreparedRadiograph(_filled(image, valid), valid, camera, radiograph.name, other)
+    return PreparedRadiograph(_filled(image, valid), valid, camera, radiograph.name, other, bone_dark)
 
 
 def _inside_constant_bars(pixels: np.ndarray) -> tuple[slice, slice]:
@@ -112,8 +121,9 @@ def _bars(pixels: np.ndarray, frame, bone_dark: bool) -> np.ndarray:
 def _bone_dark(radiograph: Radiograph, pixels: np.ndarray, frame, fields, polarity: str) -> bool:
     if polarity != "auto":
         return polarity == "bone-dark"
-    if radiograph.bone_dark is not None:
-        return radiograph.bone_dark
+    for known in (radiograph.bone_dark, radiograph.bone_dark_expected):
+        if known is not None:
+            return known
     score = polarity_score(pixels, fields, frame)
     name = "bone-bright" if score > 0 else "bone-dark"
     if abs(score) < _CLEAR_POLARITY:

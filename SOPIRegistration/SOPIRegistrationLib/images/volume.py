@@ -15,17 +15,19 @@ class Volume:
         array: (k, j, i) voxels.
         index_to_lps: (4, 4) affine, (i, j, k, 1) to LPS mm; any direction matrix and spacing.
         name: where it came from, for messages.
+        notes: what was assumed or mended where it was read, each a sentence for the user.
     """
 
     array: np.ndarray
     index_to_lps: np.ndarray
     name: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         affine = np.asarray(self.index_to_lps, dtype=np.float64)
         if self.array.ndim != 3:
             raise ValueError(f"a volume has 3 axes, not {self.array.ndim}")
-        if affine.shape != (4, 4) or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        if affine.shape != (4, 4) or not _span_space(affine[:3, :3]):
             raise ValueError("index_to_lps must be an invertible 4x4 matrix")
         object.__setattr__(self, "index_to_lps", affine)
 
@@ -54,3 +56,9 @@ class Volume:
         if array.shape != self.array.shape:
             raise ValueError(f"array of shape {array.shape} on a grid of {self.array.shape}")
         return Volume(array, self.index_to_lps, self.name if name is None else name)
+
+
+def _span_space(axes: np.ndarray) -> bool:
+    """Whether three axes do, whatever the unit of their lengths."""
+    lengths = np.linalg.norm(axes, axis=0)
+    return bool(lengths.min() > 0) and abs(np.linalg.det(axes / lengths)) > 1e-9

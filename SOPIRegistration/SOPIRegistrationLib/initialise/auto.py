@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Case
+from SOPIRegistrationLib.compare import Case, Hypotheses, Proposal, Run
+from SOPIRegistrationLib.initialise.any_view import AnyView
 from SOPIRegistrationLib.initialise.initialiser import InTurn, Source
 from SOPIRegistrationLib.initialise.networks import Patient, PoseNetwork, Rtpi
 from SOPIRegistrationLib.initialise.starts import AboutExpected, AllAround, Nominal
@@ -34,6 +38,26 @@ class Auto(InTurn):
         else:
             first = AboutExpected("nominal")
         return first, SEARCH, THOROUGH_SEARCH, AllAround(first.name)
+
+    def propose(self, case: Case, run: Run) -> Iterator[Proposal]:
+        """One proposal of all that the X-ray may be, the likeliest first; then the thorough search.
+
+        What is stated of the X-ray comes first, but is not believed against the images.
+        """
+        first, *others = self.sources(case)
+        either_way = case.is_single_view and self.settings.mirrored == "auto"
+        case = replace(case, any_view=True, may_be_mirrored=either_way)
+        yield Proposal(first.name, self._pool(case, run, first))
+        for source, reading in itertools.product(others, case.readings):
+            if run.has_time():
+                yield Proposal(source.name, source.lots(case, reading, run), from_afar=source.from_afar)
+
+    def _pool(self, case: Case, run: Run, first: Source) -> Iterator[Hypotheses]:
+        asked = first.lots(case, case.reading, run)
+        for target, lot in zip(case.targets, asked, strict=False):
+            yield lot
+            if case.is_single_view and run.has_time():
+                yield from AnyView().lots(case, case.reading, run, target)
 
     def expected(self, case: Case) -> np.ndarray:
         """(4, 4) where the patient's network expects it, else the nominal view."""

@@ -7,8 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Case, Hypotheses, Proposal, Run
-from SOPIRegistrationLib.compare.case import Reading
+from SOPIRegistrationLib.compare import Case, Hypotheses, Proposal, Reading, Run
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
 

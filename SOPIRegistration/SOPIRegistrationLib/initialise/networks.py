@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Level, Step, compared_target
-from SOPIRegistrationLib.compare.case import Reading
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Level, Reading, Step, compared_target
 from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.compare.starts import with_starts_around
 from SOPIRegistrationLib.compare.target import WHOLE_BODY
@@ -79,13 +78,13 @@ class PoseNetwork:
 
         network = load_network(self.weights)
         require_same_ct(network, case.subject.ct.identity)
-        found = network_poses(network, reading[0], case.subject, case.frame, self.along_scan)
+        found = network_poses(network, reading.radiographs[0], case.subject, case.frame, self.along_scan)
         return np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
 
     def _aligned(self, comparison: Comparison, run: Run) -> Hypotheses:
         case, kind = comparison.case, comparison.target.kind
         with run.share(1 / 8), run.stage(STAGE) as stage:
-            T = self.look(case, comparison.radiographs)
+            T = self.look(case, comparison.reading)
             run.report(STAGE)
             hypotheses = Hypotheses.unscored(comparison, T)
             if len(T) > 1:

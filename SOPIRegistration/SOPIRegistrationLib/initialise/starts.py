@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Proposal, Run
-from SOPIRegistrationLib.compare.case import Reading
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Proposal, Reading, Run
 from SOPIRegistrationLib.compare.starts import multi_start, random_starts
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
@@ -92,7 +91,7 @@ class Given(Nominal):
 
 def _require_in_view(case: Case) -> None:
     """Refuse an expected pose at which the object lies outside an X-ray."""
-    for radiograph in case.radiographs:
+    for radiograph in case.reading.radiographs:
         camera = radiograph.camera
         x = se3.transform_points(camera.T_world_to_camera @ case.T_expected, case.centre_lps_mm)
         u, v = camera.project(x) if x[2] > 0 else (np.inf, np.inf)

@@ -9,7 +9,7 @@ domain (Padfield 2012, Eq. 7 ff., on locally normalised images, whose mean is ze
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import fft, ndimage
@@ -23,10 +23,10 @@ from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.projector import ProjectorVolume, project
 
 STAGE = "template search"
-# Templates are this much wider than the X-ray, so that a shift brings in what lies beyond its edge.
-_CANVAS = 2.0
 _WINDOW_PX = 9
 _FLAT_WINDOW = 0.1
+# Where less than this of a template's rays end within the scan there is nothing else to go by: all count.
+_LEAST_SEEN = 0.2
 # A shift counts only if this share of the X-ray's structure meets a template.
 _LEAST_OVERLAP = 0.5
 # Candidates are picked from so many times as many grid points, the best, without neighbours of a better one.
@@ -42,9 +42,12 @@ class SearchRange:
 
     Attributes:
         tilt_deg, tilt_step_deg: rotations about the image's x and y axes, each from -tilt to +tilt.
-        roll_deg, roll_step_deg: rotation about the central ray.
+        roll_deg, roll_step_deg: rotation about the central ray, from -roll to +roll; 180 for the full circle.
         depth_factors: depths as multiples of the nominal source-object distance.
         shift_mm: in-plane translation, as far as the canvas allows.
+        canvas: templates are so many times wider than the X-ray, so that a shift brings in what lies beyond
+            its edge.
+        both_signs: whether an X-ray with bright and dark exchanged is found as well.
     """
 
     tilt_deg: float = 50.0
@@ -53,6 +56,8 @@ class SearchRange:
     roll_step_deg: float = 10.0
     depth_factors: tuple[float, ...] = (0.72, 0.85, 1.0, 1.18, 1.36)
     shift_mm: float = 75.0
+    canvas: float = 2.0
+    both_signs: bool = False
 
     @property
     def tilts(self) -> np.ndarray:
@@ -63,6 +68,8 @@ class SearchRange:
     @property
     def rolls(self) -> np.ndarray:
         """(n,) rad."""
+        if self.roll_deg >= 180:
+            return np.deg2rad(np.arange(0, 360, self.roll_step_deg))
         return np.deg2rad(_symmetric_grid(self.roll_deg, self.roll_step_deg))
 
 
@@ -72,11 +79,13 @@ class SearchResult:
 
     Attributes:
         T_lps_to_camera: (n, 4, 4) poses.
-        scores: (n,) correlation with the X-ray, in [-1, 1].
+        scores: (n,) correlation with the X-ray, in [-1, 1]; its absolute value where both signs are sought.
+        negative: (n,) bool, whether bright and dark are exchanged there.
     """
 
     T_lps_to_camera: np.ndarray
     scores: np.ndarray
+    negative: np.ndarray
 
 
 def template_search(
@@ -90,6 +99,9 @@ def template_search(
 ) -> SearchResult:
     """Find the poses whose templates look most like the X-ray.
 
+    The X-ray is turned and scaled about its principal point. Where that is far from its middle, as in a crop
+    of a larger detector, the search is that of a camera at the same place which looks at the middle.
+
     Args:
         radiograph: prepared X-ray at the resolution of the search (about 32 pixels).
         volume: attenuation, as coarse as the pixels allow.
@@ -100,7 +112,15 @@ def template_search(
         report: told the fraction done.
     """
     search_range = search_range or SearchRange()
-    canvas = _canvas_camera(radiograph.camera)
+    R_aim = _towards_the_middle(radiograph.camera)
+    if R_aim is not None:
+        aimed = replace(frame, view="angles", rotation=R_aim @ frame.rotation)
+        found = template_search(
+            _turned(radiograph, R_aim), volume, aimed, search_range, unscanned, max_candidates, report
+        )
+        T = se3.rigid(R_aim.T, np.zeros(3)) @ found.T_lps_to_camera
+        return replace(found, T_lps_to_camera=T)
+    canvas = _canvas_camera(radiograph.camera, search_range.canvas)
     rotations = _tilt_rotations(search_range.tilts)
     variants = _XrayVariants(radiograph, canvas, search_range)
     shifts = _ShiftWindow(canvas.width, variants.edge, canvas.K[0, 0] * search_range.shift_mm / frame.sod_mm)
@@ -109,6 +129,7 @@ def template_search(
     grid_shape = (len(rotations), len(variants.parameters))
     scores = np.full(grid_shape, -1.0, np.float32)
     offsets = np.zeros((*grid_shape, 2))
+    negative = np.zeros(grid_shape, dtype=bool)
     batch = 16
     for first in range(0, len(rotations), batch):
         chosen = slice(first, min(first + batch, len(rotations)))
@@ -117,9 +138,14 @@ def template_search(
         seen = np.ones_like(templates)
         for mask in unscanned:
             seen *= project(mask, canvas, T) == 0
+        shown = templates > 0
+        share = (seen * shown).sum(axis=(1, 2)) / np.maximum(shown.sum(axis=(1, 2)), 1)
+        seen[share < _LEAST_SEEN] = 1
         normalised = _local_normalisation(templates, seen)
         for k, (template, weight) in enumerate(zip(normalised, seen, strict=True), start=first):
-            scores[k], offsets[k] = variants.best_shifts(template, weight, shifts)
+            scores[k], offsets[k], negative[k] = variants.best_shifts(
+                template, weight, shifts, search_range.both_signs
+            )
         if report is not None:
             report(Progress(STAGE, chosen.stop / len(rotations)))
 
@@ -133,7 +159,29 @@ def template_search(
         frame,
     )
     kept = distinct_poses(T, frame.centre_lps_mm, _SAME_ANGLE, _SAME_SHIFT_MM, _SAME_DEPTH_MM, max_candidates)
-    return SearchResult(T[kept], scores.ravel()[best][kept])
+    return SearchResult(T[kept], scores.ravel()[best][kept], negative.ravel()[best][kept])
+
+
+def _towards_the_middle(camera: Camera) -> np.ndarray | None:
+    """(3, 3) rotation, camera -> a camera that looks at the image's middle; None where it does already."""
+    if not camera.is_off_centre:
+        return None
+    z = camera.middle_ray / np.linalg.norm(camera.middle_ray)
+    axis = np.cross(z, [0.0, 0.0, 1.0])
+    sine = np.linalg.norm(axis)
+    return se3.exp_so3(axis / sine * np.arctan2(sine, z[2]))
+
+
+def _turned(radiograph: PreparedRadiograph, R: np.ndarray) -> PreparedRadiograph:
+    """The X-ray as a camera at the same place, turned by ``R`` to look at its middle, would have it."""
+    camera = radiograph.camera
+    K = camera.K.copy()
+    K[:2, 2] = (camera.width - 1) / 2, (camera.height - 1) / 2
+    turned = Camera(K, camera.width, camera.height)
+    u, v = camera.project(turned.unit_rays() @ R).transpose(2, 0, 1)
+    image = ndimage.map_coordinates(radiograph.image, [v, u], order=1, mode="nearest")
+    valid = ndimage.map_coordinates(radiograph.valid.astype(np.float32), [v, u], order=1, mode="constant")
+    return PreparedRadiograph(image, valid > 0.5, turned, radiograph.name)
 
 
 def _symmetric_grid(extent, step):
@@ -155,10 +203,10 @@ def _poses_on_axis(rotations, frame):
     return se3.rigid(R, t)
 
 
-def _canvas_camera(camera: Camera) -> Camera:
-    """A square-pixel camera about the principal point, wider than the X-ray."""
+def _canvas_camera(camera: Camera, times: float) -> Camera:
+    """A square-pixel camera about the principal point, so many times wider than the X-ray."""
     focal = (camera.K[0, 0] + camera.K[1, 1]) / 2
-    edge = int(_CANVAS * max(camera.shape) / 2) * 2 + 1
+    edge = int(times * max(camera.shape) / 2) * 2 + 1
     middle = (edge - 1) / 2
     return Camera(np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1]]), edge, edge)
 
@@ -213,8 +261,8 @@ class _XrayVariants:
         self._energy_spectra = conjugate(self._images**2)
         self._energy = (self._images**2).sum(axis=(1, 2))
 
-    def best_shifts(self, template, weight, shifts) -> tuple[np.ndarray, np.ndarray]:
-        """Best correlation of one template with every variant, and its shift (columns, rows)."""
+    def best_shifts(self, template, weight, shifts, both_signs: bool):
+        """Best correlation of one template with every variant, its shift (columns, rows), and its sign."""
         size = (shifts.size, shifts.size)
 
         def correlate(array, spectra):
@@ -227,9 +275,12 @@ class _XrayVariants:
         total = self._energy[:, None, None]
         enough = (xray_energy > _LEAST_OVERLAP * total) & (template_energy > 0.05 * total)
         norm = np.sqrt(np.maximum(template_energy, 1e-9) * np.maximum(xray_energy, 1e-9))
-        score = np.where(enough, product / norm, -1.0).reshape(len(self.parameters), -1)
-        best = score.argmax(axis=1)
-        return np.take_along_axis(score, best[:, None], axis=1)[:, 0], shifts.offsets(best)
+        correlation = (product / norm).reshape(len(self.parameters), -1)
+        score = np.abs(correlation) if both_signs else correlation
+        score = np.where(enough.reshape(score.shape), score, -1.0)
+        best = score.argmax(axis=1)[:, None]
+        negative = np.take_along_axis(correlation, best, axis=1)[:, 0] < 0
+        return np.take_along_axis(score, best, axis=1)[:, 0], shifts.offsets(best[:, 0]), negative
 
 
 class _ShiftWindow:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses
-from SOPIRegistrationLib.compare.case import Reading
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading
 from SOPIRegistrationLib.compare.objective import at_level
 from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.initialise.initialiser import InTurn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import slicer
@@ -18,6 +18,13 @@ def errors_shown() -> Iterator[None]:
         yield
     except InputError as error:
         show_error(error)
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """What was assumed or mended in an input, each a line; nothing where there is none."""
+    text = "\n".join(notes)
+    if text:
+        slicer.util.infoDisplay(text)
 
 
 def show_error(error: BaseException) -> None:

@@ -20,7 +20,7 @@ from SOPIRegistrationLib.panel.choices import CONTENTS, CURRENT_POSE, INITIALISE
 from SOPIRegistrationLib.panel.geometry_section import GeometrySection, XrayFacts
 from SOPIRegistrationLib.panel.job import Job
 from SOPIRegistrationLib.panel.landmark_section import LandmarkSection
-from SOPIRegistrationLib.panel.messages import errors_shown, show_error
+from SOPIRegistrationLib.panel.messages import errors_shown, show_error, show_notes
 from SOPIRegistrationLib.panel.overlay_section import OverlaySection
 from SOPIRegistrationLib.panel.pose_section import PoseSection
 from SOPIRegistrationLib.panel.pose_undo import PoseUndo
@@ -417,6 +417,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             if not self._ui.landmarksSection.collapsed:
                 self._open_landmarks()
             self._settle.start()
+            if known is None or known.ct is not case.ct:
+                show_notes(case.ct.notes)
             action()
 
         self._run(lambda report: session.prepare(inputs, report), accept)

@@ -24,6 +24,7 @@ from SOPIRegistrationLib.images.overlay import fusion_image
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE, OVERLAY_MODES, POLARITIES
 from SOPIRegistrationLib.progress import Progress
@@ -183,8 +184,7 @@ class Session:
                 "choose a preset or type the source-detector distance and the pixel spacing"
             )
         check_size(geometry, radiograph.pixels.shape, p.xray.GetName())
-        if geometry.mirrored:
-            radiograph = replace(radiograph, pixels=radiograph.pixels[:, ::-1])
+        radiograph = as_seen_from_the_source(radiograph, geometry.mirrored, geometry.camera)
         if p.transform is not None:
             # Whether it is rigid does not depend on what its pose is measured from.
             bridge.pose_of(p.transform, PoseFrame(np.zeros(3), 1.0))
@@ -430,7 +430,8 @@ class Session:
         if not isinstance(init, str):
             start = se3.invert_rigid(self.case.T_world_to_camera) @ np.asarray(init, dtype=np.float64)
             init = GIVEN
-        settings = RegistrationSettings(init=init, refine=refine, content=content, weights=weights or {})
+        # The scene shows the X-ray the way round that its geometry states.
+        settings = RegistrationSettings(init, refine, content, mirrored="no", weights=weights or {})
         return Task(self.case, settings, start)
 
     def register(self, task: Task, report: Callable[[LiveView], None]) -> RegistrationResult:

@@ -18,6 +18,7 @@ import threading
 import numba
 import numpy as np
 
+from SOPIRegistrationLib.projector.kernel_cache import compiled
 from SOPIRegistrationLib.projector.volume import BRICK
 
 _TILE = 8
@@ -36,7 +37,7 @@ def _exit_parameter(position, inverse_rate, low, high):
     return ((high if inverse_rate > 0 else low) - position) * inverse_rate
 
 
-@numba.njit(parallel=True, fastmath=_CONTRACT, error_model="numpy", cache=True)
+@compiled(parallel=True, fastmath=_CONTRACT, error_model="numpy")
 def _march(
     voxels,
     brick_reach,

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from SOPIRegistrationLib import methods
-from SOPIRegistrationLib.compare import Case, Hypotheses, Run
+from SOPIRegistrationLib.compare import Case, Hypotheses, Reading, Run
 from SOPIRegistrationLib.errors import Cancelled
-from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.geometry.views import PoseFrame, frame_of
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.registration.result import RegistrationResult
@@ -62,9 +62,12 @@ def register(
     began = time.perf_counter()
     settings = settings or RegistrationSettings()
     initialiser, refiner = methods.initialiser(settings, start), methods.refiner(settings)
-    case = Case(subject, tuple(radiographs), frame, settings.content)
+    reading = Reading(tuple(radiographs))
+    if settings.mirrored == "yes":
+        reading = reading.turned_over()
+    case = Case(subject, reading, frame, settings.content)
     case = replace(case, T_expected=initialiser.expected(case))
-    run, outcomes = Run(case, report), []
+    run, outcomes = Run(case, report, settings.time_limit), []
     try:
         for proposal in initialiser.propose(case, run):
             if not refiner.takes(proposal, [outcome.verdict.status for outcome in outcomes]):
@@ -74,7 +77,7 @@ def register(
                 if hypotheses is None:
                     continue
                 refined = refiner.refine(hypotheses, run)
-            outcomes.append(_Outcome(proposal.source, refined, judge(refined)))
+            outcomes.append(_Outcome(refined.source or proposal.source, refined, judge(refined)))
             if outcomes[-1].verdict.status == "accept":
                 break
         best = min(outcomes, key=_Outcome.rank)
@@ -109,18 +112,23 @@ class _Outcome:
     def result(self, run: Run, settings: RegistrationSettings, seconds: float) -> RegistrationResult:
         """The same for the caller."""
         comparison, T, T_initial = self.refined.comparison, self.refined.T[0], self.refined.T_initial
+        case, reasons = comparison.case, list(self.verdict.reasons)
+        if run.timed_out and self.verdict.status != "accept":
+            reasons.append(f"the time limit of {settings.time_limit:g} s was reached: not all was tried")
         return RegistrationResult(
             T_lps_to_world=T,
             initial_T=T_initial,
-            frame=comparison.case.frame,
-            T_world_to_camera=comparison.case.T_world_to_camera,
+            frame=frame_of(case.frame, case.T_world_to_camera @ T),
+            T_world_to_camera=case.T_world_to_camera,
             radiographs=comparison.radiographs,
+            mirrored=comparison.reading.mirrored,
+            stated_view=case.frame.view,
             method=f"{self.source} + {settings.refine}",
             content=comparison.target.content,
             stages=run.stages,
             similarity=comparison.image_similarity(T),
             initial_similarity=None if self.was_stopped else comparison.image_similarity(T_initial),
-            verdict=self.verdict,
+            verdict=replace(self.verdict, reasons=reasons),
             seconds=seconds,
             stopped=self.was_stopped,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,13 @@ def write_results(
         camera = radiograph.camera
         suffix = "_" + re.sub(r"[^\w.-]", "_", camera.name) if number else ""
         drr = project(moving.level(0), camera, result.T_lps_to_world)
-        write_detector_image(folder / f"drr{suffix}.nrrd", drr, camera, frame, reference)
-        write_picture(folder / f"overlay{suffix}.png", fusion_image(radiograph.image, drr, radiograph.valid))
+        picture = fusion_image(radiograph.image, drr, radiograph.valid)
+        # As the X-ray is stored.
+        if mirrored := result.image(geometry.mirrored)["mirrored"]:
+            picture = picture[:, ::-1]
+        path = folder / f"drr{suffix}.nrrd"
+        write_detector_image(path, drr, camera, frame, reference, stored_mirrored=mirrored)
+        write_picture(folder / f"overlay{suffix}.png", np.ascontiguousarray(picture))
         names += [f"drr{suffix}.nrrd", f"overlay{suffix}.png"]
     write_transform(folder / "ct_to_carm.tfm", reference.T_world_to_camera @ result.T_lps_to_world, frame)
     text = result_json(result, geometry, seconds_preparation)
@@ -67,18 +73,34 @@ def result_json(result: RegistrationResult, geometry: CArmGeometry, seconds_prep
         geometry: cameras of the views, in their order, with their place in the world (R, t).
         seconds_preparation: time spent on reading and preparing the inputs.
     """
-    entry = result.to_dict(geometry_as_dict(geometry), round(seconds_preparation, 4))
+    cameras = tuple(radiograph.camera for radiograph in result.radiographs)
+    entry = result.to_dict(
+        geometry_as_dict(replace(geometry, cameras=cameras)), round(seconds_preparation, 4), geometry.mirrored
+    )
     return json.dumps(_without_nan(entry), indent=1, allow_nan=False) + "\n"
 
 
 def write_detector_image(
-    path: Path, image: np.ndarray, camera: Camera, frame: PoseFrame, reference: Camera | None = None
+    path: Path,
+    image: np.ndarray,
+    camera: Camera,
+    frame: PoseFrame,
+    reference: Camera | None = None,
+    stored_mirrored: bool = False,
 ) -> None:
     """Write a camera's (rows, columns) image as a one-slice volume on the detector in the Slicer scene.
 
     Camera, frame and reference as for :func:`~SOPIRegistrationLib.geometry.detector.detector_to_scene`.
+    With ``stored_mirrored`` the file's columns run the other way, as those of the stored X-ray do; each pixel
+    stands where it stood.
     """
-    write_volume(path, Volume(image[None], detector_to_scene(camera, frame, reference)))
+    place = detector_to_scene(camera, frame, reference)
+    if stored_mirrored:
+        image = np.ascontiguousarray(image[:, ::-1])
+        flip = np.diag([-1.0, 1.0, 1.0, 1.0])
+        flip[0, 3] = camera.width - 1
+        place = place @ flip
+    write_volume(path, Volume(image[None], place))
 
 
 def write_volume(path: Path, volume: Volume) -> None:

@@ -8,8 +8,11 @@ import numpy as np
 
 from SOPIRegistrationLib import __version__
 from SOPIRegistrationLib.compare import StageRecord
-from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict
+from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict, view_seen
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+
+# A picture turned by less is upright.
+_NOTABLE_ROLL_DEG = 45.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class RegistrationResult:
         initial_T: (4, 4) pose the refinement started from.
         frame: what theta is measured from, in the first camera.
         T_world_to_camera: (4, 4) extrinsics of the first camera.
-        radiographs: the X-rays as they were compared, in the polarity that agreed with the CT.
+        radiographs: the X-rays as they were compared, in the polarity that agreed with the CT; turned over
+            where ``mirrored``.
         method: initialiser and refinement, e.g. "search + opt".
         content: what the DRRs were made of, "body" or "bone".
         stages: the stages run, in order.
@@ -48,6 +52,9 @@ class RegistrationResult:
         verdict: trust.
         seconds: from prepared inputs to the verified pose.
         stopped: whether it was cancelled.
+        mirrored: whether the X-rays given turned out to be mirrored: pose and cameras are those of the
+            pictures turned over.
+        stated_view: name of the nominal view that was given; ``frame`` has the one that was found.
     """
 
     T_lps_to_world: np.ndarray
@@ -63,14 +70,48 @@ class RegistrationResult:
     verdict: Verdict
     seconds: float
     stopped: bool = False
+    mirrored: bool = False
+    stated_view: str = ""
     device: str = field(default="cpu")
 
-    def to_dict(self, geometry: dict | None = None, seconds_preparation: float | None = None) -> dict:
+    def image(self, given_mirrored: bool = False) -> dict:
+        """What the first X-ray was found to be, as in result.json.
+
+        Args:
+            given_mirrored: whether the stored picture was turned over before it was registered.
+        """
+        T_lps_to_camera = self.T_world_to_camera @ self.T_lps_to_world
+        view, roll = view_seen(T_lps_to_camera[:3, :3])
+        return {
+            "mirrored": self.mirrored != given_mirrored,
+            "polarity": self.radiographs[0].polarity,
+            "view": view,
+            "roll_deg": round(roll, 2),
+        }
+
+    @property
+    def findings(self) -> list[str]:
+        """What the X-ray was found to be otherwise than stated, a line each."""
+        view, roll = view_seen((self.T_world_to_camera @ self.T_lps_to_world)[:3, :3])
+        lines = ["the X-ray is stored mirrored"] if self.mirrored else []
+        if self.frame.view != self.stated_view:
+            lines.append(f"taken as {view}, not {self.stated_view}")
+        if abs(roll) > _NOTABLE_ROLL_DEG:
+            lines.append(f"turned by {roll:.0f} deg")
+        return lines
+
+    def to_dict(
+        self,
+        geometry: dict | None = None,
+        seconds_preparation: float | None = None,
+        given_mirrored: bool = False,
+    ) -> dict:
         """The content of result.json.
 
         Args:
             geometry: the geometry as its JSON.
             seconds_preparation: time spent on reading and preparing the inputs.
+            given_mirrored: as for :meth:`image`.
         """
         return {
             "version": __version__,
@@ -79,6 +120,7 @@ class RegistrationResult:
             "geometry": geometry,
             "rotation_centre_lps_mm": self.frame.centre_lps_mm.tolist(),
             "view": self.frame.view,
+            "image": self.image(given_mirrored),
             "pose": self._pose_entry(self.T_lps_to_world),
             "initial_pose": self._pose_entry(self.initial_T),
             "stages": [

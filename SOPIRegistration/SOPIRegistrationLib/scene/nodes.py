@@ -11,8 +11,10 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.dicom import is_dicom, read_dicom_radiograph
+from SOPIRegistrationLib.images.hounsfield import in_hounsfield
 from SOPIRegistrationLib.images.itk_reading import check_finite
 from SOPIRegistrationLib.images.radiograph import Radiograph
+from SOPIRegistrationLib.images.shear import perpendicular, require_sound_axes
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.scene.frames import RAS_FROM_LPS
 from SOPIRegistrationLib.scene.pose import own_to_ras
@@ -24,12 +26,14 @@ def volume_from_node(volumeNode) -> Volume:
     """A CT node in the patient frame: LPS where the node stands under its own transforms.
 
     The registration's transform (see :mod:`~SOPIRegistrationLib.scene.pose`) is left out: it is the pose.
+    Sheared axes and another scale than Hounsfield units are handled as in files, with the same notes.
 
     Args:
-        volumeNode: scalar volume; its voxels are shared, not copied.
+        volumeNode: scalar volume; its voxels are shared, not copied, where they are taken as they are.
 
     Raises:
-        InputError: no voxels, a single slice, colours, NaN, a non-linear transform, axes not perpendicular.
+        InputError: no voxels, a single slice, colours, NaN, a non-linear transform, singular axes, a scale
+            that is not known.
     """
     name = f"'{volumeNode.GetName()}'"
     array = _voxels(volumeNode, "CT")
@@ -40,13 +44,8 @@ def volume_from_node(volumeNode) -> Volume:
         raise InputError(f"CT {name} is a single slice ({extent}): a 3D volume is needed")
     check_finite(array, name, "CT")
     index_to_lps = _ijk_to_lps(volumeNode)
-    axes = index_to_lps[:3, :3] / np.linalg.norm(index_to_lps[:3, :3], axis=0)
-    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
-        raise InputError(
-            f"CT {name} has axes that are not perpendicular, by itself or under its transform: resample it "
-            "(module Resample Scalar/Vector/DWI Volume)"
-        )
-    return Volume(array, index_to_lps, name)
+    require_sound_axes(index_to_lps[:3, :3], name, "CT")
+    return perpendicular(in_hounsfield(Volume(array, index_to_lps, name)))
 
 
 def radiograph_from_node(volumeNode, frame: int | None = None, mirrored: bool = False) -> Radiograph:
@@ -81,8 +80,8 @@ def radiograph_from_node(volumeNode, frame: int | None = None, mirrored: bool = 
     check_finite(pixels, name, "X-ray")
     if pixels.min() == pixels.max():
         raise InputError(f"X-ray {name} is constant: every pixel is {pixels.flat[0]:g}, no image")
-    bone_dark, metadata = _dicom_facts(volumeNode, pixels, frame)
-    return Radiograph(pixels[:, ::-1] if mirrored else pixels, name, bone_dark, metadata)
+    bone_dark, metadata, expected = _dicom_facts(volumeNode, pixels, frame)
+    return Radiograph(pixels[:, ::-1] if mirrored else pixels, name, bone_dark, metadata, expected)
 
 
 def mask_from_node(maskNode, referenceVolumeNode) -> Volume:
@@ -186,17 +185,21 @@ def _filled_in(segmentationNode, referenceVolumeNode):
     return node
 
 
-def _dicom_facts(volumeNode, pixels: np.ndarray, frame: int | None) -> tuple[bool | None, dict]:
-    """Whether bones are dark in the node's pixels, and the geometry tags, from the DICOM file behind it."""
+def _dicom_facts(volumeNode, pixels: np.ndarray, frame: int | None) -> tuple[bool | None, dict, bool | None]:
+    """From the DICOM file behind a node: whether bones are dark in it, tags, whether they should be."""
     path = _dicom_file(volumeNode)
     if path is None:
-        return None, {}
+        return None, {}, None
     stored = read_dicom_radiograph(path, frame or 1)
-    if stored.bone_dark is None or stored.pixels.shape != pixels.shape:
-        return None, stored.metadata
-    # A reader may have turned the gray scale over (MONOCHROME1): the file speaks of the stored values.
+    if stored.pixels.shape != pixels.shape:
+        return None, stored.metadata, None
+    # A reader may have turned the gray scale over (MONOCHROME1, a negative slope): the file speaks of the
+    # stored values.
     turned = bool(np.corrcoef(stored.pixels.ravel(), pixels.ravel())[0, 1] < 0)
-    return stored.bone_dark != turned, stored.metadata
+    dark, expected = (
+        None if known is None else known != turned for known in (stored.bone_dark, stored.bone_dark_expected)
+    )
+    return dark, stored.metadata, expected
 
 
 def _dicom_file(volumeNode) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ _LEAST_OF_A_BONE = 80
 _CT_MAXIMUM = float(attenuation_of_hu(METAL_CLAMP_HU))
 # Points that stand for where a CT's bones are.
 _PLACES = 400
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,7 +299,7 @@ class PatientPool:
         seed: int | Sequence[int] = 0,
     ):
         self._phantoms, self._first_seed, self._folder = phantoms, first_seed, folder
-        self._real = [Anatomy.from_ct(read_volume(path)) for path in cts]
+        self._real = [_anatomy_of(path) for path in cts]
         self._mix = mix or PatientMix()
         self._rng = np.random.default_rng(seed)
         self._size = size
@@ -330,3 +334,10 @@ class PatientPool:
     def _phantom(self, kind: str, different: int) -> Anatomy:
         seed = self._first_seed + int(self._rng.integers(different))
         return Anatomy.from_phantom(seed, self._folder, kind)
+
+
+def _anatomy_of(path: str | Path) -> Anatomy:
+    ct = read_volume(path)
+    for note in ct.notes:
+        log.warning("%s", note)
+    return Anatomy.from_ct(ct)

@@ -1,0 +1,57 @@
+"""What MkDocs needs to know of this repository: pictures outside Docs/, links to code, options of ``sopi``.
+
+The pages are written to be read on GitHub as well, so their links to pictures and code are plain relative
+paths that leave Docs/. On the site pictures are copied along and everything else leads to the repository.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURE_FOLDERS = ("Resources/Figures", "Resources/Screenshots", "Resources/Training", "Resources/Evaluation")
+_LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)#\s]+)(#[^)\s]*)?(?=\))")
+_HELP = re.compile(r"<!-- help: ([\w ]+) -->")
+
+
+def on_files(files, config):
+    """Add the pictures."""
+    for folder in PICTURE_FOLDERS:
+        for picture in sorted((ROOT / folder).glob("*.png")):
+            name = picture.relative_to(ROOT).as_posix()
+            files.append(File.generated(config, name, abs_src_path=str(picture)))
+    return files
+
+
+def on_page_markdown(markdown: str, page, config, files) -> str:
+    """Turn links that leave Docs/ into links of the site, and fill in the options of the command line."""
+    folder = PurePosixPath("Docs", page.file.src_uri).parent
+
+    def link(match: re.Match) -> str:
+        target, anchor = match[1], match[2] or ""
+        place = os.path.normpath(folder / target)
+        if place.startswith("Docs" + os.sep):
+            return match[0]
+        if not (ROOT / place).exists():
+            raise FileNotFoundError(f"{page.file.src_uri} links to {target}, which does not exist")
+        place = Path(place).as_posix()
+        if place.endswith(".png"):
+            return os.path.relpath(place, PurePosixPath(page.file.src_uri).parent).replace(os.sep, "/")
+        kind = "tree" if (ROOT / place).is_dir() else "blob"
+        return f"{config.repo_url.rstrip('/')}/{kind}/main/{place}{anchor}"
+
+    return _HELP.sub(lambda match: help_of(match[1]), _LINK.sub(link, markdown))
+
+
+def help_of(command: str) -> str:
+    """What ``sopi COMMAND --help`` prints, as a block of the page."""
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT / "SOPIRegistration")}
+    line = [sys.executable, "-m", "SOPIRegistrationLib", *command.split(), "--help"]
+    printed = subprocess.run(line, env=environment, check=True, capture_output=True, text=True).stdout
+    return f"```text\n{printed}```"

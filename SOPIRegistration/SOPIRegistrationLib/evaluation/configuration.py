@@ -1,0 +1,375 @@
+"""What to evaluate, from a TOML file or from the options of the command line: both are read here.
+
+``Docs/evaluation.md`` tells every key. Paths are relative to the file's folder; keys of a group that stand at
+the top are those of every group that does not give its own.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.evaluation.cases import CaseSource, digest
+from SOPIRegistrationLib.evaluation.figures import COLUMNS
+from SOPIRegistrationLib.evaluation.listed import (
+    COLUMNS as LISTED_COLUMNS,
+)
+from SOPIRegistrationLib.evaluation.listed import (
+    BoundedStarts,
+    DrawnStarts,
+    ListedCases,
+    Starts,
+    listed_cases,
+    read_cases_file,
+)
+from SOPIRegistrationLib.evaluation.methods import (
+    BASELINE_PIXELS,
+    METHODS,
+    NETWORKS,
+    Estimate,
+    EvaluatedMethod,
+    Problem,
+    by_pipeline,
+    require_methods,
+    runnable_methods,
+)
+from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, START_PROTOCOLS
+from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, default_workers
+from SOPIRegistrationLib.evaluation.simulated import (
+    CONTENTS,
+    STRANGERS,
+    STREAMS,
+    Detector,
+    SimulatedCases,
+)
+from SOPIRegistrationLib.evaluation.tables import SECTIONS
+from SOPIRegistrationLib.evaluation.targets import TARGETS
+from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
+from SOPIRegistrationLib.progress import Report
+from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
+
+CASES_BY_DEFAULT = 20
+METHODS_BY_DEFAULT = ("initial", "opt", "search")
+LEAST_PIXELS = 32
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a key may hold."""
+
+    said: str
+    is_one: Callable[[Any], bool]
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_names(value) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) and one for one in value)
+
+
+def _whole(least: int) -> _Kind:
+    return _Kind(f"a whole number, {least} or more", lambda value: _is_whole(value) and value >= least)
+
+
+def _one_of(names) -> _Kind:
+    return _Kind(f"one of {', '.join(name or repr(name) for name in names)}", lambda value: value in names)
+
+
+def _table_of(keys: Mapping[str, _Kind]) -> _Kind:
+    return _Kind(f"a table of {', '.join(keys)}", lambda value: isinstance(value, dict))
+
+
+_TEXT = _Kind("text", lambda value: isinstance(value, str) and bool(value))
+_FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
+_LENGTH = _Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+_NAMES = _Kind("a list of names", _is_names)
+_TABLE = _Kind("a table", lambda value: isinstance(value, dict))
+_TABLES = _Kind(
+    "tables in double brackets",
+    lambda value: isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value),
+)
+
+_STARTS = {
+    "number": _whole(1),
+    "protocol": _one_of(START_PROTOCOLS),
+    "angle_deg": _LENGTH,
+    "shift_mm": _LENGTH,
+}
+_DETECTOR = {"sdd_mm": _LENGTH, "sod_mm": _LENGTH, "size_mm": _LENGTH}
+_VARIANT = {
+    "method": _one_of(METHODS),
+    "init": _TEXT,
+    "refine": _TEXT,
+    "weights": _TABLE,
+    "summary": _TEXT,
+}
+_XRAY = dict.fromkeys(LISTED_COLUMNS, _TEXT)
+_SIMULATED = {
+    "protocol": _one_of(PROTOCOLS),
+    "target": _one_of(TARGETS),
+    "ct": _NAMES,
+    "labels": _FLAG,
+    "phantoms": _whole(1),
+    "content": _one_of(CONTENTS),
+    "view": _one_of(NOMINAL_VIEWS),
+    "pixels": _whole(LEAST_PIXELS),
+    "detector": _table_of(_DETECTOR),
+    "cases_a_patient": _whole(1),
+    "scan_height_mm": _LENGTH,
+    "streams": _one_of(STREAMS),
+    "stranger": _one_of(STRANGERS),
+}
+_LISTED = {"cases_file": _TEXT, "xrays": _TABLES, "starts": _table_of(_STARTS)}
+_GROUP = {
+    "name": _TEXT,
+    "methods": _NAMES,
+    "cases": _whole(1),
+    "first": _whole(0),
+    "seed": _whole(0),
+    "within": _TABLE,
+    **_SIMULATED,
+    **_LISTED,
+}
+_TOP = {
+    **{key: kind for key, kind in _GROUP.items() if key != "name"},
+    "title": _TEXT,
+    "timeout_s": _LENGTH,
+    "workers": _whole(1),
+    "baseline_pixels": _whole(LEAST_PIXELS),
+    "fresh": _FLAG,
+    "tables": _Kind(
+        f"a list of {', '.join(SECTIONS)}", lambda value: _is_names(value) and set(value) <= set(SECTIONS)
+    ),
+    "weights": _TABLE,
+    "variants": _TABLE,
+    "groups": _TABLES,
+}
+
+
+def read_configuration(path: Path) -> dict:
+    """The content of a configuration.
+
+    Raises:
+        InputError: no such file, or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"configuration {path} cannot be read ({error.strerror}): correct --config"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"configuration {path} is no TOML ({error}): correct the file") from None
+
+
+def evaluation_of(content: dict, path: Path | None = None) -> Evaluation:
+    """The evaluation that a configuration describes.
+
+    Args:
+        content: as :func:`read_configuration` gives it; the options of the command line look the same.
+        path: of the file; None for options.
+
+    Raises:
+        InputError: an unknown key, a value that is none, a method that cannot run here, or an unusable list
+            of cases.
+    """
+    return _Reader(path).evaluation(content)
+
+
+class _Reader:
+    """Turns tables into what they stand for; says where something is wrong."""
+
+    def __init__(self, path: Path | None):
+        self._where = "the options" if path is None else f"configuration {path}"
+        self._folder = Path() if path is None else path.parent
+        self._path = path
+
+    def evaluation(self, content: dict) -> Evaluation:
+        self._check(content, _TOP)
+        weights = self._weights(content.get("weights", {}), "weights")
+        variants, settings = {}, {}
+        for name, table in content.get("variants", {}).items():
+            variants[name], settings[name] = self._variant(name, table)
+        for name in variants:
+            if name in METHODS:
+                raise InputError(f"{self._where}: variant {name} is called as a method is: rename it")
+        shared = {key: value for key, value in content.items() if key in _GROUP}
+        tables = content.get("groups", [{}])
+        groups = tuple(self._group(shared, table, len(tables) > 1, weights, variants) for table in tables)
+        names = [group.name for group in groups]
+        if len(set(names)) < len(names):
+            raise InputError(f"{self._where}: two groups have one name: rename one")
+        return Evaluation(
+            groups,
+            content.get("seed", 1),
+            float(content.get("timeout_s", 300.0)),
+            content.get("workers", default_workers()),
+            weights,
+            content.get("baseline_pixels", BASELINE_PIXELS),
+            content.get("fresh", False),
+            variants,
+            settings,
+            content.get("title", "Evaluation"),
+            tuple(content.get("tables", ())),
+        )
+
+    def _check(self, table: dict, keys: Mapping[str, _Kind], of: str = "") -> None:
+        """Whether a table has known keys with possible values only.
+
+        Raises:
+            InputError: it has not.
+        """
+        where = f"{self._where}{of}"
+        for key, value in table.items():
+            if key not in keys:
+                raise InputError(f"{where} has an unknown key '{key}': it may have {', '.join(keys)}")
+            if not keys[key].is_one(value):
+                raise InputError(f"{where}: {key} is {value!r}: give {keys[key].said}")
+
+    def _file(self, text: str) -> Path:
+        return self._folder / Path(text).expanduser()
+
+    def _existing(self, text: str, what: str) -> Path:
+        path = self._file(text)
+        if not path.exists():
+            raise InputError(f"{self._where}: {what} {path} does not exist: correct its path")
+        return path
+
+    def _weights(self, table: dict, what: str) -> dict[str, Path]:
+        for network, file in table.items():
+            if network not in NETWORKS or not isinstance(file, str):
+                raise InputError(
+                    f"{self._where}: {what} has {network} = {file!r}: give files of {', '.join(NETWORKS)}"
+                )
+        return {network: self._file(file) for network, file in table.items()}
+
+    def _variant(self, name: str, table: dict) -> tuple[EvaluatedMethod, dict]:
+        """A method of its own, and what it depends on."""
+        of = f", variant {name}"
+        if not isinstance(table, dict):
+            raise InputError(f"{self._where}{of} is {table!r}: give a table of {', '.join(_VARIANT)}")
+        self._check(table, _VARIANT, of)
+        weights = self._weights(table.get("weights", {}), f"variant {name}: weights")
+        for network, file in weights.items():
+            if not file.is_file():
+                raise InputError(f"{self._where}{of}: weights of {network}, {file}, do not exist: train them")
+        settings = {key: table[key] for key in ("method", "init", "refine") if key in table}
+        settings |= {f"weights of {network}": digest(file) for network, file in weights.items()}
+        if "method" in table:
+            if "init" in table or "refine" in table:
+                raise InputError(f"{self._where}{of} has a method, and init or refine: give one of both")
+            base = METHODS[table["method"]]
+            summary = table.get("summary", base.summary)
+            networks = tuple(network for network in base.networks if network not in weights)
+            solve = partial(_with_weights, solve=base.solve, weights=weights)
+            return replace(base, label=name, summary=summary, solve=solve, networks=networks), settings
+        init, refine = table.get("init", "auto"), table.get("refine", "opt")
+        try:
+            RegistrationSettings(init, refine, weights=weights)
+        except InputError as error:
+            raise InputError(f"{self._where}{of}: {error}") from None
+        solve = partial(by_pipeline, init=None if init == GIVEN else init, refine=refine)
+        summary = table.get("summary", f"--init {init} --refine {refine}")
+        return EvaluatedMethod(name, summary, partial(_with_weights, solve=solve, weights=weights)), settings
+
+    def _group(
+        self, shared: dict, table: dict, named: bool, weights: dict[str, Path], variants: dict
+    ) -> Group:
+        name = table.get("name", "")
+        of = f", group {name}" if name else ""
+        self._check(table, _GROUP, of)
+        if named and not name:
+            raise InputError(f"{self._where}: a group has no name: give each one")
+        table = shared | table
+        methods = table.get("methods", list(METHODS_BY_DEFAULT))
+        methods = runnable_methods(weights) if methods == ["all"] else list(dict.fromkeys(methods))
+        try:
+            require_methods([method for method in methods if method not in variants], weights)
+        except InputError as error:
+            raise InputError(str(error) if self._path is None else f"{self._where}{of}: {error}") from None
+        within = tuple(table.get("within", {}).items())
+        for column, most in within:
+            if column not in COLUMNS or not _is_number(most):
+                raise InputError(
+                    f"{self._where}{of}: within has {column} = {most!r}: give a column of errors, such as "
+                    "mpd_object_mm, and a number"
+                )
+        source = self._source(table, of)
+        cases, first = table.get("cases", CASES_BY_DEFAULT), table.get("first", 0)
+        if isinstance(source, ListedCases):
+            cases = min(table.get("cases", source.count), source.count)
+        return Group(name, source, tuple(methods), range(first, first + cases), within)
+
+    def _source(self, table: dict, of: str) -> CaseSource:
+        listed = [key for key in _LISTED if key in table]
+        simulated = [key for key in _SIMULATED if key in table]
+        if not listed:
+            return self._simulated(table, of)
+        if simulated:
+            raise InputError(
+                f"{self._where}{of}: {simulated[0]} is for simulated cases: leave it out with {listed[0]}"
+            )
+        starts = None
+        if "starts" in table:
+            starts = self._starts(table["starts"], table.get("seed", 1), of)
+        if "cases_file" in table:
+            if "xrays" in table:
+                raise InputError(f"{self._where}{of}: give cases_file or xrays, not both")
+            return read_cases_file(self._file(table["cases_file"]), starts)
+        if "xrays" not in table:
+            raise InputError(f"{self._where}{of}: starts are for cases of your own: give cases_file or xrays")
+        rows = []
+        for number, row in enumerate(table["xrays"], 1):
+            self._check(row, _XRAY, f"{of}, X-ray {number}")
+            rows.append((f"X-ray {number}", row))
+        return listed_cases(self._path or Path("options"), rows, starts)
+
+    def _starts(self, table: dict, seed: int, of: str) -> Starts:
+        self._check(table, _STARTS, f"{of}, starts")
+        if "number" not in table:
+            raise InputError(f"{self._where}{of}: starts has no number: say how many of each case")
+        bounds = [key for key in ("angle_deg", "shift_mm") if key in table]
+        if bounds and ("protocol" in table or len(bounds) < 2):
+            raise InputError(f"{self._where}{of}: starts has {bounds[0]}: give angle_deg and shift_mm alone")
+        if bounds:
+            return BoundedStarts(table["number"], table["angle_deg"], table["shift_mm"], seed)
+        return DrawnStarts(table["number"], table.get("protocol", "paper"), seed)
+
+    def _simulated(self, table: dict, of: str) -> SimulatedCases:
+        given = {key: table[key] for key in _SIMULATED if key in table}
+        given["cts"] = tuple(self._existing(file, "CT") for file in given.pop("ct", ()))
+        if "detector" in given:
+            self._check(given["detector"], _DETECTOR, f"{of}, detector")
+            given["detector"] = Detector(**given["detector"])
+        if given.get("labels") and not given["cts"]:
+            raise InputError(f"{self._where}{of}: labels says that ct is a label map: give ct")
+        if given.get("stranger") == "other" and len(given["cts"]) == 1:
+            raise InputError(
+                f"{self._where}{of}: another patient's X-ray needs two CTs or more: give ct more"
+            )
+        known = {one.name for one in fields(SimulatedCases)}
+        return SimulatedCases(
+            seed=table.get("seed", 1), **{key: value for key, value in given.items() if key in known}
+        )
+
+
+def _with_weights(
+    problem: Problem,
+    report: Report,
+    *,
+    solve: Callable[[Problem, Report], Estimate],
+    weights: Mapping[str, Path],
+) -> Estimate:
+    """A method with weights of its own."""
+    return solve(replace(problem, weights={**problem.weights, **weights}), report)

@@ -1,0 +1,288 @@
+"""Simulated cases: X-rays at poses drawn by a protocol, of CTs in files or of lumbar phantoms."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from SOPIRegistrationLib.evaluation.anatomies import bones_of, ct_of_labels, slices_about, stranger_of
+from SOPIRegistrationLib.evaluation.cases import EvaluationCase, digest
+from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, DrawnPoses
+from SOPIRegistrationLib.evaluation.targets import Photographer, photographer, require_target
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.ct_preparation import prepare_ct
+from SOPIRegistrationLib.images.files import read_volume
+from SOPIRegistrationLib.images.prepared_ct import PreparedCT
+from SOPIRegistrationLib.images.radiograph import Radiograph
+from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.images.volume import Volume
+from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
+from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.training.patients import VALIDATION_SEEDS
+
+log = logging.getLogger(__name__)
+
+# Phantoms are registered on the coarse voxels and X-rayed on the fine ones.
+COARSE_MM, FINE_MM = 2.0, 1.5
+PHANTOMS_BY_DEFAULT = 20
+CONTENTS = ("body", "bone")
+STREAMS = {
+    "apart": "a generator for the poses of each case and one for its image",
+    "case": "a generator for each case: its poses, then its image",
+    "sequence": "one generator for all cases, one after the other",
+}
+STRANGERS = {
+    "": "",
+    "other": "X-rays of another patient: the next CT of the list, or another phantom",
+    "changed": "X-rays of the CT changed: vertebrae higher and lower by 5 to 15 %, the spine bent",
+}
+# Another phantom has a seed this much further.
+_OTHER_PHANTOM = 500
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A C-arm with a square detector, its principal point in the middle.
+
+    Attributes:
+        sdd_mm: source-detector distance.
+        sod_mm: nominal source-object distance.
+        size_mm: edge of the detector.
+    """
+
+    sdd_mm: float = 1011.7
+    sod_mm: float = 700.0
+    size_mm: float = 1024 * 0.19959
+
+    def camera(self, pixels: int) -> Camera:
+        """The whole detector in ``pixels`` x ``pixels``."""
+        pitch = self.size_mm / pixels
+        return Camera.from_c_arm(self.sdd_mm, (pitch, pitch), pixels, pixels)
+
+
+@dataclass(frozen=True)
+class SimulatedCases:
+    """X-rays at poses drawn by a protocol, of CTs in files or of lumbar phantoms.
+
+    With ``streams`` "apart" or "case", the pose of case N depends on the seed and N alone, so that more
+    cases, other targets and other methods go with it. With "sequence" what is drawn for a case depends on all
+    cases before it, which are therefore made, too: tables made that way remain comparable.
+
+    Attributes:
+        protocol: name in :data:`~SOPIRegistrationLib.evaluation.protocols.PROTOCOLS`.
+        target: name in :data:`~SOPIRegistrationLib.evaluation.targets.TARGETS`.
+        cts: files of the CTs; phantoms by seed without any.
+        seed: of everything drawn.
+        view: nominal view.
+        pixels: rows and columns of the X-rays; the detector's size stays.
+        content: "body", or "bone": everything else is taken out of CT and X-ray, as in the papers.
+        phantoms: how many different ones.
+        detector: the C-arm; that of the SOPI paper (Perlove PLX118F) by default.
+        labels: whether the files are label maps of bones, to be made CTs.
+        cases_a_patient: so many cases follow each other before the next patient's turn comes.
+        scan_height_mm: only the slices within so much about the rotation centre are registered; the X-ray is
+            of all of the CT, and start and truth are drawn about its rotation centre.
+        streams: name in ``STREAMS``: how generators of random numbers are shared.
+        stranger: name in ``STRANGERS``: the X-ray is not of the CT; no pose is right.
+    """
+
+    protocol: str = "paper"
+    target: str = "rtk"
+    cts: tuple[Path, ...] = ()
+    seed: int = 1
+    view: str = "AP"
+    pixels: int = 256
+    content: str = "body"
+    phantoms: int = PHANTOMS_BY_DEFAULT
+    detector: Detector = Detector()
+    labels: bool = False
+    cases_a_patient: int = 1
+    scan_height_mm: float | None = None
+    streams: str = "apart"
+    stranger: str = ""
+
+    @property
+    def patients(self) -> int:
+        return len(self.cts) or self.phantoms
+
+    def patient_of(self, number: int) -> int:
+        """The patient of a case: cases of one patient are best made one after the other."""
+        return number // self.cases_a_patient % self.patients
+
+    def check(self) -> None:
+        """Whether the cases can be made.
+
+        Raises:
+            InputError: RTK is missing, or a CT is unusable.
+        """
+        require_target(self.target)
+        for path in self.cts:
+            for note in read_volume(path, "mask" if self.labels else "CT").notes:
+                log.warning("%s", note)
+
+    def settings(self) -> dict:
+        """What the cases depend on, for the fingerprint of an evaluation."""
+        patients = {"phantoms": self.phantoms}
+        if self.cts:
+            patients = {"cts": [f"{path.name} {digest(path)}" for path in self.cts]}
+        detector = self.detector
+        return {
+            "protocol": self.protocol,
+            "target": self.target,
+            "content": self.content,
+            "seed": self.seed,
+            "view": self.view,
+            "pixels": self.pixels,
+            **patients,
+            "detector_mm": [detector.sdd_mm, detector.sod_mm, detector.size_mm],
+            "labels": self.labels,
+            "cases_a_patient": self.cases_a_patient,
+            "scan_height_mm": self.scan_height_mm,
+            "streams": self.streams,
+            "stranger": self.stranger,
+        }
+
+    def make(self, number: int) -> EvaluationCase:
+        """Case of that number.
+
+        Raises:
+            InputError: its CT is unusable.
+        """
+        if self.streams == "sequence":
+            shot = _sequence(self).shot(number)
+        elif self.streams == "case":
+            rng = np.random.default_rng([self.seed, number])
+            shot = self.shot(number, rng, rng)
+        else:
+            shot = self.shot(number, *(np.random.default_rng([self.seed, number, i]) for i in range(2)))
+        patient, drawn = shot.patient, shot.drawn
+        stored = shot.radiograph
+        if drawn.mirrored:
+            stored = replace(stored, pixels=np.ascontiguousarray(stored.pixels[:, ::-1]))
+        subject = patient.subject
+        if self.scan_height_mm is not None:
+            subject = _short_scan(self, self.patient_of(number))
+        return EvaluationCase(
+            number,
+            patient.name,
+            subject,
+            (prepare_radiograph(stored, patient.camera),),
+            self._frame(subject.ct),
+            drawn.T_start,
+            None if self.stranger else drawn.T_true,
+            drawn,
+            bool(self.stranger),
+        )
+
+    def shot(self, number: int, pose_rng: np.random.Generator, image_rng: np.random.Generator) -> _Shot:
+        """The X-ray of a case, not yet stored, from the generators' present state."""
+        patient = _patient(self, self.patient_of(number))
+        ct = patient.subject.ct
+        frame = self._frame(ct)
+        if not self.stranger:
+            drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, frame, ct, patient.camera)
+            return _Shot(patient, drawn, patient.photograph(drawn.T_true, image_rng))
+        stranger = self._stranger(patient, number)
+        theirs = self._frame(stranger.subject.ct)
+        drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, theirs, stranger.subject.ct, stranger.camera)
+        radiograph = stranger.photograph(drawn.T_true, image_rng)
+        # The start is as far from the nominal view of the CT that is registered.
+        T_start = frame.T_from_theta(theirs.theta_from_T(drawn.T_start))
+        return _Shot(patient, replace(drawn, T_start=T_start), radiograph)
+
+    def _frame(self, ct: PreparedCT) -> PoseFrame:
+        return PoseFrame(ct.rotation_centre_lps_mm, self.detector.sod_mm, self.view)
+
+    def _stranger(self, patient: _Patient, number: int) -> _Patient:
+        """Who is X-rayed in place of a patient."""
+        if self.stranger == "changed":
+            rng = np.random.default_rng([self.seed, number, 2])
+            return _made_patient(self, stranger_of(patient.volume, rng))
+        index = self.patient_of(number)
+        return _other_patient(self, (index + 1) % self.patients if self.cts else index + _OTHER_PHANTOM)
+
+
+class _Patient(NamedTuple):
+    name: str
+    subject: Subject
+    volume: Volume
+    camera: Camera
+    photograph: Photographer
+
+
+class _Shot(NamedTuple):
+    """A case's X-ray as it was taken."""
+
+    patient: _Patient
+    drawn: DrawnPoses
+    radiograph: Radiograph
+
+
+# Cases come patient by patient: keeping more than one would only take memory.
+@lru_cache(maxsize=1)
+def _patient(source: SimulatedCases, index: int) -> _Patient:
+    return _made_patient(source, *_volumes(source, index))
+
+
+@lru_cache(maxsize=1)
+def _other_patient(source: SimulatedCases, index: int) -> _Patient:
+    return _made_patient(source, *_volumes(source, index))
+
+
+@lru_cache(maxsize=1)
+def _short_scan(source: SimulatedCases, index: int) -> Subject:
+    patient = _patient(source, index)
+    middle = patient.subject.ct.rotation_centre_lps_mm
+    return Subject(prepare_ct(slices_about(patient.volume, middle, source.scan_height_mm)))
+
+
+def _volumes(source: SimulatedCases, index: int) -> tuple[Volume, Volume]:
+    """HU of what is registered, and of what is X-rayed."""
+    if source.cts:
+        path = source.cts[index]
+        ct = ct_of_labels(read_volume(path, "mask")) if source.labels else read_volume(path)
+        patient = ct
+    else:
+        # Below the seeds of training and validation.
+        seed = (1000 * source.seed + index) % VALIDATION_SEEDS
+        ct = lumbar_phantom(seed, COARSE_MM).ct
+        patient = ct if source.target == "ours" else lumbar_phantom(seed, FINE_MM).ct
+    if source.content == "bone":
+        ct, patient = bones_of(ct), bones_of(patient)
+    return ct, patient
+
+
+def _made_patient(source: SimulatedCases, ct: Volume, patient: Volume | None = None) -> _Patient:
+    prepared = prepare_ct(ct)
+    camera = source.detector.camera(source.pixels)
+    made = photographer(source.target, prepared, ct if patient is None else patient, camera)
+    return _Patient(ct.name, Subject(prepared), ct, camera, made)
+
+
+class _Sequence:
+    """X-rays drawn from one generator, one after the other; where each began is remembered."""
+
+    def __init__(self, source: SimulatedCases):
+        self._source = source
+        self._rng = np.random.default_rng(source.seed)
+        self._states = [self._rng.bit_generator.state]
+
+    def shot(self, number: int) -> _Shot:
+        """The X-ray of a case; all before it that were never made are made first."""
+        for current in range(min(number, len(self._states) - 1), number + 1):
+            self._rng.bit_generator.state = self._states[current]
+            shot = self._source.shot(current, self._rng, self._rng)
+            if current + 1 == len(self._states):
+                self._states.append(self._rng.bit_generator.state)
+        return shot
+
+
+@lru_cache(maxsize=8)
+def _sequence(source: SimulatedCases) -> _Sequence:
+    return _Sequence(source)

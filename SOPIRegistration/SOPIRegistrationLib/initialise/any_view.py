@@ -1,0 +1,105 @@
+"""Hypotheses of an X-ray taken from any side, turned by any angle, stored either way, anywhere along a CT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Level, Reading, Run, Step, Target
+from SOPIRegistrationLib.compare.objective import at_level
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.initialise.template_search import SearchRange, template_search
+from SOPIRegistrationLib.refine.levels import through_levels
+
+STAGE = "search of all views"
+_PIXELS = 32
+# Tilts as far apart as an alignment leads home from; the full circle; the range of C-arms' distances.
+_GRID = SearchRange(40.0, 13.4, 180.0, 15.0, (0.76, 1.0, 1.32), 110.0, canvas=2.6)
+_CANDIDATES = 100
+# Windows: scatter and steep intensity curves lead whole images astray, and here nothing else is known.
+_ALIGNMENT = (Step(Level(32, 21, 8, 0.5, depth_prior_mm=60.0), 12, Level(32, 9)),)
+# Poses of all that the X-ray may be, that go on.
+_KEEP = 16
+# Aligned poses that agree so well are tried at once. Right ones of clear pictures reach 0.95, wrong ones 0.7.
+_CLEAR = 0.9
+_HALF_TURN = np.diag([-1.0, 1.0, -1.0])
+
+
+@dataclass(frozen=True)
+class AnyView:
+    """Template searches of all that an X-ray may be, the likeliest first; each aligned on the coarsest level.
+
+    An X-ray that was stored mirrored looks much like one taken from behind, but only much: both are searched.
+    """
+
+    name = "search of all views"
+    from_afar = False
+
+    def lots(self, case: Case, reading: Reading, run: Run, target: Target) -> Iterator[Hypotheses]:
+        """Of one target: as stored and turned over, from the stated side and from the other one.
+
+        Args:
+            case: what is registered.
+            reading: the X-rays as they were detected to be; both polarities are looked at where they may be.
+            run: told of each search.
+            target: what is compared.
+        """
+        found: list[Hypotheses] = []
+        for one in case.stored_either_way(reading):
+            for frame in (case.frame, from_behind(case.frame)):
+                if not run.has_time():
+                    break
+                lots = self._found(case, one, frame, run, target)
+                clear = [lot for lot in lots if lot.cost[0] < 2 * (1 - _CLEAR)]
+                yield from clear
+                found += [lot for lot in lots if lot not in clear]
+        yield from best_of(found, _KEEP)
+
+    def _found(
+        self, case: Case, reading: Reading, frame: PoseFrame, run: Run, target: Target
+    ) -> list[Hypotheses]:
+        """The aligned poses of one view, best first, one lot a polarity."""
+        moving, T_camera_to_world = target.moving, se3.invert_rigid(case.T_world_to_camera)
+        other = reading.other_polarity()
+        first = at_level(reading.radiographs[0], _PIXELS)
+        with run.share(1 / 8), run.stage(STAGE) as stage:
+            found = template_search(
+                first,
+                moving.for_camera(first.camera, T_camera_to_world @ frame.T_nominal),
+                frame,
+                replace(_GRID, both_signs=other is not None),
+                unscanned=moving.unscanned,
+                max_candidates=_CANDIDATES,
+                report=lambda progress: run.report(STAGE, fraction=progress.fraction / 2),
+            )
+            T, lots = T_camera_to_world @ found.T_lps_to_camera, []
+            for one, chosen in ((reading, ~found.negative), (other, found.negative)):
+                if chosen.any():
+                    start = Hypotheses.unscored(Comparison(case, one, target), T[chosen])
+                    lots.append(through_levels(start, _ALIGNMENT, run, within=stage))
+            lots = [replace(lot, T_initial=lot.T[0], source=self.name) for lot in lots]
+            lots.sort(key=lambda lot: lot.cost[0])
+            stage.ended(lots[0].T[0], float(1 - lots[0].cost[0] / 2))
+        return lots
+
+
+def best_of(lots: list[Hypotheses], keep: int) -> list[Hypotheses]:
+    """The lots with the best hypotheses of all, best first, of which together so many are kept."""
+    costs = np.sort(np.concatenate([lot.cost for lot in lots])) if lots else np.empty(0)
+    limit = costs[: keep + 1][-1] if len(costs) else 0.0
+    kept = [
+        replace(lot, T=lot.T[chosen], cost=lot.cost[chosen])
+        for lot in lots
+        if (chosen := lot.cost <= limit).any()
+    ]
+    return sorted(kept, key=lambda lot: lot.cost[0])
+
+
+def from_behind(frame: PoseFrame) -> PoseFrame:
+    """The nominal view from the other side: the patient turned over about the image's long axis."""
+    opposite = {"AP": "PA", "PA": "AP", "LLAT": "RLAT", "RLAT": "LLAT"}
+    rotation = _HALF_TURN @ frame.rotation
+    return PoseFrame(frame.centre_lps_mm, frame.sod_mm, opposite.get(frame.view, "angles"), rotation)
