@@ -257,6 +257,18 @@ def test_the_pool_renews_its_oldest(phantoms):
     pool.renew()
     assert pool.patients[0] is not first
     assert pool.patients[1] is second
+    third = pool.patients[0]
+    pool.renew()
+    pool.close()
+    assert pool.patients[0] is third
+    # The same ones in the same order, whatever else is done meanwhile.
+    again = PatientPool(2, 1, folder=phantoms)
+    again.fill()
+    again.renew()
+    again.renew()
+    again.close()
+    for one, other in zip(pool.patients, again.patients, strict=True):
+        np.testing.assert_array_equal(one.body.volume.array, other.body.volume.array)
 
 
 def test_pose_errors_in_the_camera_frame():

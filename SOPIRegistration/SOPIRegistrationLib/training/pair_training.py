@@ -141,6 +141,7 @@ class PairTraining:
 
     def __init__(self, task: PairTask, settings: PairSettings, cts: Sequence[Path], folder: Path):
         self.config, self.count = task.config, 0
+        self._pool: PatientPool | None = None
         self._task, self._settings, self._cts, self._folder = task, settings, cts, folder
         self._options = settings.options(task.pixels)
 
@@ -205,7 +206,9 @@ class PairTraining:
         return "of another network: give another --out, or the same --network"
 
     def close(self) -> None:
-        """Nothing runs beside it."""
+        """End the making of patients."""
+        if self._pool is not None:
+            self._pool.close()
 
     def _begin_interval(self) -> None:
         self._rendering, self._since, self._began = Stopwatch(), 0, time.monotonic()

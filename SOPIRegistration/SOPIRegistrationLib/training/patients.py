@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -278,6 +279,8 @@ def _section(slices: int, rng) -> slice:
 class PatientPool:
     """Patients at hand, a few of them replaced by new ones now and then.
 
+    From the first renewal on the next one is made beside whatever else is done, until :meth:`close`.
+
     Args:
         size: how many patients at once.
         phantoms: how many different phantoms they are made from, and a quarter as many of each other region.
@@ -305,6 +308,8 @@ class PatientPool:
         self._size = size
         self.patients: list[Patient] = []
         self._oldest = 0
+        self._maker: ThreadPoolExecutor | None = None
+        self._coming: Future[Patient] | None = None
 
     def fill(self, progress=lambda made: None) -> None:
         """Make all patients."""
@@ -314,8 +319,18 @@ class PatientPool:
 
     def renew(self) -> None:
         """Replace the oldest patient by a new one."""
-        self.patients[self._oldest] = self._new()
+        if self._maker is None:
+            self._maker = ThreadPoolExecutor(1)
+            self._coming = self._maker.submit(self._new)
+        self.patients[self._oldest] = self._coming.result()
+        # It alone draws from now on: patients come in the same order, however long each takes.
+        self._coming = self._maker.submit(self._new)
         self._oldest = (self._oldest + 1) % self._size
+
+    def close(self) -> None:
+        """Make no more."""
+        if self._maker is not None:
+            self._maker.shutdown(cancel_futures=True)
 
     def _new(self) -> Patient:
         rng, mix = self._rng, self._mix
