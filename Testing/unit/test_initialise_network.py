@@ -15,6 +15,7 @@ from SOPIRegistrationLib.geometry.se3 import exp_so3, move_about, rotation_dista
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.pyramid import square_radiograph
+from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.initialise.network import load_network, network_poses
 from SOPIRegistrationLib.initialise.networks import PoseNetwork
@@ -22,6 +23,7 @@ from SOPIRegistrationLib.initialise.views_around import places_along, views_arou
 from SOPIRegistrationLib.networks.comparing import ComparingConfig, ComparingRTPI, Correction
 from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, registered, save_weights
+from SOPIRegistrationLib.projector import ProjectorVolume, project
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.simulation import demo
@@ -207,6 +209,22 @@ def test_the_shipped_network_finds_patients_it_never_saw(seed, demo_case):
     assert alone.rotation_deg < 4
     assert alone.in_plane_mm < 4
     assert refined.mtre_mm < 1.5
+
+
+@pytest.mark.slow
+def test_the_shipped_network_finds_an_x_ray_centred_elsewhere_along_the_scan(scene):
+    """What its first look misses: X-rays that show none of the bones' middle."""
+    centre = scene.frame.centre_lps_mm + np.array([0, 0, 85.0])
+    theta = np.array([*np.deg2rad([4.0, -3.0, 5.0]), 4.0, -3.0, 8.0])
+    T_true = replace(scene.frame, centre_lps_mm=centre).T_from_theta(theta)
+    image = project(ProjectorVolume(scene.ct.attenuation), scene.case.camera, T_true)
+    xray = prepare_radiograph(Radiograph(image, "elsewhere", bone_dark=False), scene.case.camera)
+    result = register(scene.subject, [xray], scene.frame, RegistrationSettings("rtpi", "opt"))
+    assert result.verdict.status == "accept"
+    error = pose_error(
+        result.T_lps_to_world, T_true, scene.ct.surface_points_lps_mm, centre, scene.case.camera
+    )
+    assert error.mtre_mm < 1.5
 
 
 @pytest.mark.slow
