@@ -226,7 +226,7 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onReload(self):
         """Reload the library too, not the module's file alone."""
         self.cleanup()
-        for name in [name for name in sys.modules if name.partition(".")[0] == "SOPIRegistrationLib"]:
+        for name in [name for name in list(sys.modules) if name.partition(".")[0] == "SOPIRegistrationLib"]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
 
