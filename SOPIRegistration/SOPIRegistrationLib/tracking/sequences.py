@@ -116,7 +116,9 @@ def _folder(path: Path) -> PictureFrames:
     for file in sorted(pictures):
         numbers = re.findall(r"\d+", file.stem)
         if not numbers:
-            raise InputError(f"sequence {path}: {file.name} has no number: number the pictures in their order")
+            raise InputError(
+                f"sequence {path}: {file.name} has no number: number the pictures in their order"
+            )
         number = int(numbers[-1])
         if number in numbered:
             raise InputError(

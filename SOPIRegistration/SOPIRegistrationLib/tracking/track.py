@@ -42,7 +42,7 @@ class FramePose:
 
     @property
     def status(self) -> str:
-        """"accept", "review" or "lost"."""
+        """ "accept", "review" or "lost"."""
         return self.verdict.status
 
     def doubted(self, reason: str, is_anchor: bool = True) -> FramePose:

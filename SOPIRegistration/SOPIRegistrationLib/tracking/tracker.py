@@ -18,6 +18,7 @@ from SOPIRegistrationLib.registration.loop import register
 from SOPIRegistrationLib.registration.verdict import judge
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.tracking.foreign import without_foreign
 from SOPIRegistrationLib.tracking.frames import Frame, Frames
 from SOPIRegistrationLib.tracking.journal import Journal, Key
 from SOPIRegistrationLib.tracking.track import ACCEPT, REJECT, FramePose, Track
@@ -70,6 +71,12 @@ def quick_steps(kind: TargetKind) -> Steps:
         replace(kind.coarse[-1][-1], keep=1, ranking=None),
         replace(kind.fine[len(kind.fine) // 2], keep=1, ranking=None),
     )
+
+
+def _judged(number: int, hypotheses: Hypotheses, source: str) -> FramePose:
+    """The first of some hypotheses with its verdict."""
+    margin = hypotheses.comparison.margin(hypotheses.T[0])
+    return FramePose(number, hypotheses.T[0], judge(hypotheses), margin, source)
 
 
 def distance_mm(T_a: np.ndarray, T_b: np.ndarray, centre: np.ndarray) -> float:
@@ -137,7 +144,9 @@ class _Tracker:
         """Register the frames whose pose is given, or the first ones until one is accepted."""
         track, tried = self._tracks[body.name], {}
         for number, start in (body.starts or dict.fromkeys(range(1, self._frames.count + 1))).items():
-            entry = self._kept(("start", body.name, number), lambda n=number, T=start: self._begun(body, n, T))
+            entry = self._kept(
+                ("start", body.name, number), lambda n=number, T=start: self._begun(body, n, T)
+            )
             pose = FramePose.from_dict(entry)
             if "found" in entry:
                 tried[number] = pose
@@ -177,7 +186,7 @@ class _Tracker:
         return {**pose.to_dict(), "found": found}
 
     def _sweep(self, direction: int) -> None:
-        """Every frame from the one before (1), or those before a body's first start from the one after (-1)."""
+        """Every frame from the one before (1), or those before the first start from the one after (-1)."""
         for number in range(1, self._frames.count + 1)[::direction]:
             for body in self._bodies:
                 track = self._tracks[body.name]
@@ -238,20 +247,41 @@ class _Tracker:
         return min([known, found], key=FramePose.rank)
 
     def _refined(self, body: Body, frame: Frame, guesses: list[np.ndarray], source: str) -> FramePose:
-        """The pose from guesses by two levels, and by all fine ones where these are not enough."""
+        """The pose from guesses by two levels; by all fine ones, and without what lies in front, if need be."""
         case = self._case(body, frame, guesses[0])
-        kind, run = case.targets[0].kind, Run(case, self._told(frame.number))
-        hypotheses = Hypotheses.unscored(Comparison(case, case.reading, case.targets[0]), np.array(guesses))
+        target, run = case.targets[0], Run(case, self._told(frame.number))
+        hypotheses = Hypotheses.unscored(Comparison(case, case.reading, target), np.array(guesses))
         best = None
-        for steps in (quick_steps(kind), kind.fine):
+        for steps in (quick_steps(target.kind), target.kind.fine):
             hypotheses = through_levels(hypotheses, steps, run)
-            verdict = judge(hypotheses)
-            margin = hypotheses.comparison.margin(hypotheses.T[0])
-            pose = FramePose(frame.number, hypotheses.T[0], verdict, margin, source)
+            pose = _judged(frame.number, hypotheses, source)
             best = pose if best is None else min(best, pose, key=FramePose.rank)
             if best.status == ACCEPT:
+                return best
+        return min([best, *self._cleared(body, frame, guesses, best.T, source)], key=FramePose.rank)
+
+    def _cleared(self, body: Body, frame: Frame, guesses, T_found, source: str) -> list[FramePose]:
+        """Poses without what lies in front of the body, as seen from the first guess and from a pose found."""
+        poses, shares = [], []
+        for T in (guesses[0], T_found):
+            target = self._case(body, frame, T).targets[0]
+            cleared = [without_foreign(one, target, T) for one in frame.radiographs]
+            shares = [share for _, share in cleared]
+            if not any(shares):
+                continue
+            seen = replace(frame, radiographs=tuple(radiograph for radiograph, _ in cleared))
+            case = self._case(body, seen, guesses[0])
+            run = Run(case, self._told(frame.number))
+            hypotheses = Hypotheses.unscored(Comparison(case, case.reading, target), np.array([T, *guesses]))
+            for steps in (quick_steps(target.kind), target.kind.fine):
+                hypotheses = through_levels(hypotheses, steps, run)
+            pose = _judged(frame.number, hypotheses, source)
+            reason = f"{100 * max(shares):.0f} % of the picture left out: something lies in front"
+            verdict = replace(pose.verdict, reasons=[*pose.verdict.reasons, reason])
+            poses.append(replace(pose, verdict=verdict))
+            if pose.status == ACCEPT:
                 break
-        return best
+        return poses
 
     def _sought(self, body: Body, frame: Frame, T_expected: np.ndarray) -> list[FramePose]:
         """Poses from wide around the expected one, and from anywhere if that fails."""
@@ -273,7 +303,7 @@ class _Tracker:
         return found
 
     def _believed(self, pose: FramePose, track: Track, T_expected, gap: int, frame: Frame) -> FramePose:
-        """A pose as the motion allows it: lost where it was rejected, doubted where it was not reached by moving."""
+        """A pose as the motion allows it: lost where rejected, doubted where it was not reached by moving."""
         if pose.status == REJECT:
             return FramePose.lost(pose.frame, pose.verdict.reasons[0])
         if frame.missing:
@@ -296,7 +326,7 @@ class _Tracker:
 
     @staticmethod
     def _doubt_strays(track: Track) -> None:
-        """Doubt poses that leave their neighbours' path, the worst first: they may be wrong, however alike."""
+        """Doubt poses that leave their neighbours' path, the worst first: they may be wrong all the same."""
         while True:
             known = [pose for pose in track.poses.values() if pose.is_anchor]
             away = {
