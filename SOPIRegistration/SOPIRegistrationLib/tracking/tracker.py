@@ -247,18 +247,19 @@ class _Tracker:
         return min([known, found], key=FramePose.rank)
 
     def _refined(self, body: Body, frame: Frame, guesses: list[np.ndarray], source: str) -> FramePose:
-        """The pose from guesses by two levels; by all fine ones, and without what lies in front, if need be."""
+        """The pose from guesses by two levels; without what lies in front, and by all fine ones, if need be."""
         case = self._case(body, frame, guesses[0])
         target, run = case.targets[0], Run(case, self._told(frame.number))
         hypotheses = Hypotheses.unscored(Comparison(case, case.reading, target), np.array(guesses))
-        best = None
-        for steps in (quick_steps(target.kind), target.kind.fine):
-            hypotheses = through_levels(hypotheses, steps, run)
-            pose = _judged(frame.number, hypotheses, source)
-            best = pose if best is None else min(best, pose, key=FramePose.rank)
-            if best.status == ACCEPT:
-                return best
-        return min([best, *self._cleared(body, frame, guesses, best.T, source)], key=FramePose.rank)
+        hypotheses = through_levels(hypotheses, quick_steps(target.kind), run)
+        best = _judged(frame.number, hypotheses, source)
+        if best.status == ACCEPT:
+            return best
+        best = min([best, *self._cleared(body, frame, guesses, best.T, source)], key=FramePose.rank)
+        if best.status == ACCEPT:
+            return best
+        finer = _judged(frame.number, through_levels(hypotheses, target.kind.fine, run), source)
+        return min(best, finer, key=FramePose.rank)
 
     def _cleared(self, body: Body, frame: Frame, guesses, T_found, source: str) -> list[FramePose]:
         """Poses without what lies in front of the body, as seen from the first guess and from a pose found."""
