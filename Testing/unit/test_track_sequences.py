@@ -72,7 +72,9 @@ def test_video_forwards_and_backwards(tmp_path):
 def test_a_missing_picture_is_named(tmp_path):
     path = written(tmp_path, "")
     (path / "shot_11.png").unlink()
-    with pytest.raises(InputError, match=r"from shot_10.png to shot_12.png the numbers step by 2, else by 1"):
+    with pytest.raises(
+        InputError, match=r"from shot_10\.png to shot_12\.png the numbers step by 2, else by 1"
+    ):
         open_sequence(path)
 
 
@@ -84,7 +86,7 @@ def test_folders_that_are_no_sequence(tmp_path):
     with pytest.raises(InputError, match="have the same number"):
         open_sequence(path)
     (path / "again_9.png").rename(path / "cover.png")
-    with pytest.raises(InputError, match="cover.png has no number"):
+    with pytest.raises(InputError, match=r"cover\.png has no number"):
         open_sequence(path)
     (path / "cover.png").rename(path / "shot_14.tif")
     with pytest.raises(InputError, match="several kinds"):

@@ -28,6 +28,7 @@ from SOPIRegistrationLib.settings import NETWORKS, RegistrationSettings, options
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.journal import Journal
+from SOPIRegistrationLib.tracking.kinematics import joint_values, read_joint
 from SOPIRegistrationLib.tracking.sequences import open_sequence
 from SOPIRegistrationLib.tracking.smoothing import smoothed
 from SOPIRegistrationLib.tracking.tables import Motion, write_film, write_motion
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="SEQUENCE",
-        help="multi-frame DICOM, image stack (TIFF, NRRD, MHA, NIfTI), video (AVI, MP4; needs imageio[pyav]) or "
+        help="multi-frame DICOM, image stack (TIFF, NRRD, MHA, NIfTI), video (needs imageio[pyav]) or "
         "folder of numbered pictures; one for each camera, in the geometry's order, synchronised",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="[BODY=]POSE@FRAME",
-        help="where a body is in a frame (from 1): result.json, a transform file, or auto; without it, auto in "
+        help="where a body is in a frame (from 1): result.json, a transform file, or auto; without it auto in "
         "the first frames",
     )
     parser.add_argument("--fps", type=float, metavar="N", help="frames a second, over what the file says")
@@ -76,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="FRAMES",
         help="add a smoothed track: oscillations shorter than so many frames are damped to less than half",
+    )
+    parser.add_argument(
+        "--joint",
+        type=Path,
+        metavar="FILE.json",
+        help="two bodies' anatomical axes: adds joint angles (see Docs/tracking.md)",
     )
     parser.add_argument("--transforms", action="store_true", help="write a .tfm for each body and frame")
     parser.add_argument("--film", action="store_true", help="write overlay.gif")
@@ -103,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fps is not None and not args.fps > 0:
         raise InputError(f"--fps is {args.fps:g}: give more than 0")
     starts = _starts(args.start, names)
+    joint = None if args.joint is None else read_joint(require_file(args.joint, "joint"), names)
     frames = _frames(args, settings.polarity)
     try:
         journal = Journal(args.out, _inputs(args))
@@ -123,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
                 )
         except (KeyboardInterrupt, Cancelled):
             print(
-                f"sopi track: interrupted; {len(journal)} steps are kept in {args.out}, the same command goes on",
+                f"sopi track: interrupted; {len(journal)} steps are kept, the same command goes on",
                 file=sys.stderr,
             )
             return _INTERRUPTED
@@ -132,6 +140,8 @@ def run(args: argparse.Namespace) -> int:
         if args.smooth is not None:
             T_world_to_camera = frames.geometry.camera.T_world_to_camera
             motion = replace(motion, smooth=[smoothed(one, args.smooth, T_world_to_camera) for one in tracks])
+        if joint is not None:
+            motion = replace(motion, joints=joint_values(joint, tracks))
         with staged(args.out) as folder:
             files = write_motion(folder, motion, args.transforms)
             if args.film:
@@ -252,4 +262,4 @@ def _inputs(args: argparse.Namespace) -> dict:
 
 
 # Neither what is told nor how it is shown changes a pose.
-_PASSING = ("run", "out", "fps", "smooth", "transforms", "film")
+_PASSING = ("run", "out", "fps", "smooth", "joint", "transforms", "film")

@@ -117,7 +117,7 @@ class Frames:
                 rows, columns = stored.pixels.shape
                 raise InputError(
                     f"frame {number} of {sequence.path} has {columns} x {rows} pixels, its camera "
-                    f"{camera.width} x {camera.height} (columns x rows): all frames must be of the camera's size"
+                    f"{camera.width} x {camera.height} (columns x rows): all must have the camera's size"
                 )
             try:
                 seen = as_seen_from_the_source(stored, self.geometry.mirrored, camera)

@@ -34,7 +34,7 @@ class Journal:
             lines = self._whole_lines()
             if lines and lines[0] != head:
                 raise InputError(
-                    f"{self._path} is of an unfinished track with other inputs or options: delete it, or choose "
+                    f"{self._path} is of an unfinished track with other inputs: delete it, or choose "
                     "another --out"
                 )
             for line in lines[1:]:

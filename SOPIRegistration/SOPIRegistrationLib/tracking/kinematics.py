@@ -30,8 +30,8 @@ def axes_from_landmarks(
     """Anatomical axes of a long bone: x to the patient's right, y to the front, z proximally.
 
     These are the axes of Grood and Suntay (*A joint coordinate system for the clinical description of
-    three-dimensional motions*, 1983) for both bones. The origin lies midway between the medial and the lateral
-    point; z runs along the bone, x is what of the line between these points is perpendicular to z.
+    three-dimensional motions*, 1983) for both bones. The origin lies midway between the medial and the
+    lateral point; z runs along the bone, x is what of the line between these points is perpendicular to z.
 
     Args:
         medial: (3,) LPS mm, at the joint: epicondyle or edge of the plateau.
@@ -71,8 +71,8 @@ def axes_from_landmarks(
 def grood_suntay(T_distal_to_proximal: np.ndarray, side: str) -> dict[str, float]:
     """Angles and translations of a knee.
 
-    Grood and Suntay 1983: e1 the femur's x axis, e3 the tibia's z axis, e2 = e3 x e1 the floating axis between.
-    The translations are those of the tibia's origin from the femur's along these axes.
+    Grood and Suntay 1983: e1 the femur's x axis, e3 the tibia's z axis, e2 = e3 x e1 the floating axis
+    between. The translations are those of the tibia's origin from the femur's along these axes.
 
     Args:
         T_distal_to_proximal: (4, 4) pose of the tibia's anatomical axes in the femur's, mm; both as in
@@ -80,8 +80,9 @@ def grood_suntay(T_distal_to_proximal: np.ndarray, side: str) -> dict[str, float
         side: "left" or "right".
 
     Returns:
-        ``flexion_deg``, ``adduction_deg`` (varus), ``external_rotation_deg`` of the tibia; its ``lateral_mm`` and
-        ``anterior_mm`` shift and ``distraction_mm``; each positive for what its name says, on either side.
+        ``flexion_deg``, ``adduction_deg`` (varus), ``external_rotation_deg`` of the tibia; its
+        ``lateral_mm`` and ``anterior_mm`` shift and ``distraction_mm``; each positive for what its name
+        says, on either side.
     """
     if side not in SIDES:
         raise InputError(f"the side is '{side}': give left or right")
@@ -114,8 +115,8 @@ def cardan_angles(T_distal_to_proximal: np.ndarray, sequence: str = "ZXY") -> di
         sequence: of the axes turned about, each time the axis as turned so far.
 
     Returns:
-        ``AXIS_deg`` in the sequence's order, the second within 90 deg, and ``x_mm``, ``y_mm``, ``z_mm`` in the
-        proximal axes.
+        ``AXIS_deg`` in the sequence's order, the second within 90 deg, and ``x_mm``, ``y_mm``, ``z_mm`` in
+        the proximal axes.
 
     Raises:
         InputError: no such sequence.
@@ -160,7 +161,8 @@ def read_joint(path: Path, bodies: Sequence[str]) -> Joint:
     """A joint from a JSON file.
 
     ``{"proximal": BODY, "distal": BODY, "side": "left" | "right", "convention": "grood-suntay" | "ZXY"...,
-    "axes": {BODY: {"matrix": 4x4 axes to LPS} | {"medial": [L, P, S], "lateral": ..., "proximal" | "distal": ...}}}``;
+    "axes": {BODY: {"matrix": 4x4, axes to LPS}
+    | {"medial": [L, P, S], "lateral": [...], "proximal" | "distal": [...]}}}``;
     points in LPS, mm, of the body's CT.
 
     Args:

@@ -1,15 +1,15 @@
 """Poses over time of other programs: JointTrack's and JTML's kinematics, Autoscoper's trials and tracks.
 
-JointTrack (.jts, .jtk) and JTML (.jtak): a header (JT_EULER_312, JTA_EULER_KINEMATICS), a line of column names,
-then a row a frame: x, y, z in mm, then the rotations about z, x and y in degrees; R = Rz Rx Ry takes the model to a
-camera whose x is right, y UP and z towards the viewer, the source its origin. A row NOT_OPTIMIZED is a frame without
-a pose. (Banks and Hodge 1996; JTML's pose files. The femur of JTML's example study Subject0 lies so where it is seen;
-its z and y rotations are in radians, against the program.)
+JointTrack (.jts, .jtk) and JTML (.jtak): a header (JT_EULER_312, JTA_EULER_KINEMATICS), a line of column
+names, then a row a frame: x, y, z in mm, then the rotations about z, x and y in degrees; R = Rz Rx Ry takes
+the model to a camera whose x is right, y UP and z towards the viewer, the source its origin. A row
+NOT_OPTIMIZED is a frame without a pose. (Banks and Hodge 1996; JTML's pose files. The femur of JTML's
+example study Subject0 lies so where it is seen; its z and y rotations are in radians, against the program.)
 
 Autoscoper (.tra): a row a frame, 4x4 row by row (16 numbers), or x, y, z and yaw, pitch, roll in degrees
-(R = Rz Ry Rx); the matrix takes the volume's own axes to the world of its MayaCam files. These axes start at the
-outer corner of the first column and last row of the first slice: x along columns, y UP against the rows, z against the
-slices (``Volume.cpp``, ``RayCaster_kernels.cu``). A frame without a pose is a row of NaN.
+(R = Rz Ry Rx); the matrix takes the volume's own axes to the world of its MayaCam files. These axes start at
+the outer corner of the first column and last row of the first slice: x along columns, y UP against the rows,
+z against the slices (``Volume.cpp``, ``RayCaster_kernels.cu``). A frame without a pose is a row of NaN.
 """
 
 from __future__ import annotations

@@ -225,8 +225,8 @@ class StackFrames:
 class VideoFrames:
     """A video, through imageio's PyAV plug-in.
 
-    Videos are made to be read forwards, and only so are all their frames sure to be met in their order. The last
-    ones read are kept: whoever goes backwards begins anew once for so many.
+    Videos are made to be read forwards, and only so are all their frames sure to be met in their order. The
+    last ones read are kept: whoever goes backwards begins anew once for so many.
 
     Args:
         path: the file.
@@ -276,7 +276,7 @@ class VideoFrames:
             return imageio.v3.imopen(self.path, "r", plugin="pyav")
         except ModuleNotFoundError as error:
             raise InputError(
-                f"video {self.path} needs the Python package '{error.name}': pip install imageio[pyav], or give "
+                f"video {self.path} needs the Python package '{error.name}': pip install imageio[pyav] or give "
                 "the frames as pictures"
             ) from None
         except (OSError, ValueError) as error:

@@ -16,9 +16,10 @@ def smoothed(track: Track, period_frames: float, T_world_to_camera: np.ndarray) 
     """Poses (4, 4) T_lps_to_world of a smoothed track by frame, of those that have a raw one.
 
     Whittaker's smoother (Eilers, *A perfect smoother*, 2003): sum of w (x - raw)^2 and of lambda times the
-    squared second differences, for each component of the rotation vector and the centre's place along the first
-    camera's axes; w is the inverse of the squared predicted error, relative to its median. Frames without a pose
-    weigh nothing. Where nothing is weighted, an oscillation of the given period keeps half its amplitude.
+    squared second differences, for each component of the rotation vector and the centre's place along the
+    first camera's axes; w is the inverse of the squared predicted error, relative to its median. Frames
+    without a pose weigh nothing. Where nothing is weighted, an oscillation of the given period keeps half its
+    amplitude.
 
     Args:
         track: raw poses.

@@ -110,7 +110,7 @@ class Track:
             yield self.poses.get(frame) or FramePose.lost(frame, "not reached")
 
     def anchor(self, frame: int, direction: int) -> FramePose | None:
-        """The nearest pose to start from before (-1) or after (1) a frame, not at it; None if there is none."""
+        """The nearest pose to start from before (-1) or after (1) a frame, not at it, or None."""
         reachable = range(frame + direction, self.count + 1 if direction > 0 else 0, direction)
         known = (self.poses[number] for number in reachable if number in self.poses)
         return next((pose for pose in known if pose.is_anchor), None)
@@ -118,8 +118,8 @@ class Track:
     def predicted(self, frame: int, direction: int) -> np.ndarray | None:
         """(4, 4) where the motion so far leads to in a frame, coming from before (1) or after it (-1).
 
-        With one pose to start from only, that one; None without any. The motion of the last two is taken to go on,
-        for at most as many frames as lie between them: what it is after that nobody knows.
+        With one pose to start from only, that one; None without any. The motion of the last two is taken to
+        go on, for at most as many frames as lie between them: what it is after that nobody knows.
         """
         last = self.anchor(frame, -direction)
         if last is None:

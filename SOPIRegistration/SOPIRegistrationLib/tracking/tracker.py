@@ -1,4 +1,4 @@
-"""Tracking: every frame from its neighbour's pose, lost ones sought, poor ones tried again from both sides."""
+"""Tracking: every frame from its neighbour's pose, lost ones sought, poor ones tried from both sides."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from SOPIRegistrationLib.tracking.track import ACCEPT, REJECT, FramePose, Track
 
 # Turns an angle between two poses into the distance it moves a body's points.
 _BODY_RADIUS_MM = 60.0
-# A pose so much further from where its neighbours lead than the body ever moved between two frames, and further
-# than that, was not reached by moving.
+# A pose so much further from where its neighbours lead than the body ever moved between two frames, and
+# further than that, was not reached by moving.
 _LEAP, _LEAST_LEAP_MM = 3.0, 15.0
 # A pose that leaves the path of its neighbours by so many times what is usual, and by more than that.
 _ASTRAY, _LEAST_ASTRAY_MM = 6.0, 2.0
@@ -110,7 +110,9 @@ def track(
             size, or what is done cannot be kept.
         Cancelled: stopped by the report.
     """
-    return _Tracker(bodies, frames, settings or TrackingSettings(), report, journal or Journal()).run()
+    return _Tracker(
+        bodies, frames, settings or TrackingSettings(), report, Journal() if journal is None else journal
+    ).run()
 
 
 class _Tracker:
@@ -119,7 +121,7 @@ class _Tracker:
             for number in body.starts:
                 if not 1 <= number <= frames.count:
                     raise InputError(
-                        f"the start of {body.name} is for frame {number}: the sequence has 1 to {frames.count}"
+                        f"the start of {body.name} is for frame {number}: there are 1 to {frames.count}"
                     )
         self._bodies, self._frames, self._settings = bodies, frames, settings
         self._report, self._journal = report, journal
@@ -164,7 +166,7 @@ class _Tracker:
             reasons = [reason for pose in tried.values() for reason in pose.verdict.reasons]
             where = "at its start" if body.starts else "in the first frames"
             raise InputError(
-                f"{body.name} was not found {where} ({reasons[0] if reasons else 'they show nothing'}): give a "
+                f"{body.name} was not found {where} ({reasons[0] if reasons else 'no pictures'}): give a "
                 "pose of it with --start POSE@FRAME"
             )
 
@@ -247,7 +249,7 @@ class _Tracker:
         return min([known, found], key=FramePose.rank)
 
     def _refined(self, body: Body, frame: Frame, guesses: list[np.ndarray], source: str) -> FramePose:
-        """The pose from guesses by two levels; without what lies in front, and by all fine ones, if need be."""
+        """The pose by two levels; without what lies in front, and by all fine ones, if need be."""
         case = self._case(body, frame, guesses[0])
         target, run = case.targets[0], Run(case, self._told(frame.number))
         hypotheses = Hypotheses.unscored(Comparison(case, case.reading, target), np.array(guesses))
@@ -262,7 +264,7 @@ class _Tracker:
         return min(best, finer, key=FramePose.rank)
 
     def _cleared(self, body: Body, frame: Frame, guesses, T_found, source: str) -> list[FramePose]:
-        """Poses without what lies in front of the body, as seen from the first guess and from a pose found."""
+        """Poses without what lies in front of the body, as seen from a guess and from the pose found."""
         poses, shares = [], []
         for T in (guesses[0], T_found):
             target = self._case(body, frame, T).targets[0]
@@ -338,7 +340,9 @@ class _Tracker:
             if not away:
                 return
             worst = max(away, key=away.get)
-            if away[worst] <= max(_ASTRAY * float(np.median(list(away.values()))), _LEAST_ASTRAY_MM):
+            # Beside a stray the path is bent, too.
+            usual = [mm for number, mm in away.items() if abs(number - worst) > 1] or [0.0]
+            if away[worst] <= max(_ASTRAY * float(np.median(usual)), _LEAST_ASTRAY_MM):
                 return
             reason = f"{away[worst]:.1f} mm off the path of the frames beside it"
             track.poses[worst] = track.poses[worst].doubted(reason, is_anchor=False)
