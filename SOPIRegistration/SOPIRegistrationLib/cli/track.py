@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="[BODY=]POSE@FRAME",
-        help="where a body is in a frame (from 1): result.json, a transform file, or auto; without it auto in "
+        help="where a body is in a frame (from 1): result.json, transform file, or auto; without it auto in "
         "the first frames",
     )
     parser.add_argument("--fps", type=float, metavar="N", help="frames a second, over what the file says")

@@ -276,7 +276,7 @@ class VideoFrames:
             return imageio.v3.imopen(self.path, "r", plugin="pyav")
         except ModuleNotFoundError as error:
             raise InputError(
-                f"video {self.path} needs the Python package '{error.name}': pip install imageio[pyav] or give "
+                f"video {self.path} needs the Python package '{error.name}': install imageio[pyav] or give "
                 "the frames as pictures"
             ) from None
         except (OSError, ValueError) as error:

@@ -164,22 +164,22 @@ def plot(motion: Motion, number: int) -> bytes:
     rate = motion.frames_per_second
     figure = Figure((11, 7), layout="constrained")
     found = [pose for pose in poses if pose.T is not None]
-    theta = motion.theta(body, np.stack([pose.T for pose in found]))
-    theta[:, :3] = np.rad2deg(np.unwrap(theta[:, :3], axis=0))
+    theta, smooth = _curves(motion, body, np.stack([pose.T for pose in found])), None
+    if motion.smooth:
+        smooth = _curves(motion, body, np.stack([motion.smooth[number][pose.frame] for pose in found]))
     frames = np.array([pose.frame for pose in found])
     at = (frames - 1) / rate if rate else frames
     colours = [_COLOURS[pose.status] for pose in found]
+    # A gap is a gap: no line leads over it.
+    pieces = np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames) > 1) + 1)
     for column, axes in enumerate(figure.subplots(2, 3, sharex=True).ravel()):
-        # A gap is a gap: no line leads over it.
-        pieces = np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames) > 1) + 1)
-        for piece in pieces:
-            axes.plot(at[piece], theta[piece, column], color="0.7", linewidth=1, zorder=1)
+        curves = [(theta[:, column], {"color": "0.7", "linewidth": 1, "zorder": 1})]
+        if smooth is not None:
+            curves.append((smooth[:, column], {"color": "black", "linewidth": 0.8, "zorder": 3}))
+        for curve, style in curves:
+            for piece in pieces:
+                axes.plot(at[piece], curve[piece], **style)
         axes.scatter(at, theta[:, column], c=colours, s=9, zorder=2)
-        if motion.smooth:
-            T = np.stack([motion.smooth[number][frame] for frame in frames])
-            smooth = motion.theta(body, T)[:, column]
-            smooth = np.rad2deg(np.unwrap(smooth)) if column < 3 else smooth
-            axes.plot(at, smooth, color="black", linewidth=0.8, zorder=3)
         for pose in poses:
             if pose.status == LOST:
                 axes.axvline((pose.frame - 1) / rate if rate else pose.frame, color="tab:red", alpha=0.15)
@@ -194,6 +194,13 @@ def plot(motion: Motion, number: int) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, dpi=100)
     return stream.getvalue()
+
+
+def _curves(motion: Motion, body: Body, T_lps_to_world: np.ndarray) -> np.ndarray:
+    """(n, 6) pose parameters in deg and mm, without jumps by a full turn."""
+    theta = motion.theta(body, T_lps_to_world)
+    theta[:, :3] = np.rad2deg(np.unwrap(theta[:, :3], axis=0))
+    return theta
 
 
 def write_film(path: Path, motion: Motion, frames: Frames, moving: Sequence[MovingVolume]) -> None:
@@ -212,6 +219,8 @@ def write_film(path: Path, motion: Motion, frames: Frames, moving: Sequence[Movi
     for number in range(1, frames.count + 1):
         frame = frames[number]
         if not frame.radiographs:
+            # The film keeps its time.
+            pictures.append(pictures[-1].point(lambda value: 0) if pictures else None)
             continue
         view = frame.radiographs[0]
         scale = min(1.0, _FILM_PIXELS / max(view.camera.shape))
@@ -220,8 +229,8 @@ def write_film(path: Path, motion: Motion, frames: Frames, moving: Sequence[Movi
         for body, pose in zip(moving, by_frame[number - 1], strict=True):
             if pose.T is not None:
                 drr += project(body.for_camera(view.camera, pose.T), view.camera, pose.T)
-        picture = Image.fromarray(fusion_image(view.image, drr, view.valid))
-        pictures.append(picture.quantize(64))
+        pictures.append(Image.fromarray(fusion_image(view.image, drr, view.valid)))
+    pictures = [picture.quantize(64) for picture in pictures if picture is not None]
     if pictures:
         duration = 1000 / (motion.frames_per_second or 10.0)
         pictures[0].save(
