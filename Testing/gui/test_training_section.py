@@ -100,6 +100,12 @@ def test_trainings_of_other_ranges_left_found_stopped_and_failed(prepared, start
         ui.trainingRangeCombo.setCurrentIndex(index)
         user.click("trainButton")
         user.wait()
+        assert not ui.trainButton.enabled
+        assert "the end of the training" in ui.trainButton.toolTip
+        if index == 1:
+            TrainingStatus(DONE, "reached").write(started[0][0])
+            follow(user)
+            assert ui.trainButton.enabled
     near, about = started
     assert near[6][:2] == ("--range", "8")
     assert near[7] is None
@@ -108,7 +114,6 @@ def test_trainings_of_other_ranges_left_found_stopped_and_failed(prepared, start
 
     # As when the panel is closed and opened again.
     case = user.session.case
-    TrainingStatus(DONE, "reached").write(near[0])
     section.use(None)
     assert not section.is_running
     assert not ui.stopTrainingButton.enabled
@@ -127,7 +132,7 @@ def test_trainings_of_other_ranges_left_found_stopped_and_failed(prepared, start
 
 
 def test_models_of_other_cts_are_not_offered(prepared, monkeypatch):
-    prepared.parameters.initialiser = "Network of this patient"
+    prepared.parameters.initialiser = "patient"
     prepared.click("registerButton")
     prepared.wait()
     assert "network was trained for this CT yet" in prepared.last_message()
@@ -143,12 +148,12 @@ def test_models_of_other_cts_are_not_offered(prepared, monkeypatch):
 
     seen = []
 
-    def stand_in(ct, radiographs, frame, settings, callback):
+    def stand_in(subject, radiographs, frame, settings, start, report):
         seen.append(settings)
         raise InputError("no more than this is needed")
 
-    monkeypatch.setattr("SOPIRegistrationLib.panel.session.register", stand_in)
-    for start in ("Automatic", "Network of this patient", "Nominal view"):
+    monkeypatch.setattr("SOPIRegistrationLib.registration.logic.register", stand_in)
+    for start in ("auto", "patient", "nominal"):
         prepared.parameters.initialiser = start
         prepared.click("registerButton")
         prepared.wait()

@@ -36,9 +36,30 @@ METHODS = _labelled(method for method in methods.REFINEMENTS if method.is_instal
 NEEDS_TORCH = {method.name for method in (*methods.INITIALISERS, *methods.REFINEMENTS) if method.needs_torch}
 CONTENTS = {"Automatic": "auto", "Whole body": "body", "Bones alone": "bone"}
 POLARITIES = {"Detect": "auto", "Bones dark": "bone-dark", "Bones bright": "bone-bright"}
+# In the order of the keys 1 to 5.
 OVERLAY_MODES = {
-    "Two colours": "fusion",
     "DRR edges on the X-ray": "edges",
+    "Two colours": "fusion",
+    "Curtain": "curtain",
     "Checkerboard": "checkerboard",
     "Blink": "blink",
 }
+
+# The parameters of names, and what each offers.
+OFFERED = {
+    "initialiser": INITIALISERS,
+    "method": METHODS,
+    "content": CONTENTS,
+    "polarity": POLARITIES,
+    "overlayMode": OVERLAY_MODES,
+}
+
+
+def label_of(offered: dict[str, str], name: str) -> str:
+    """What a person reads for a name."""
+    return next(label for label, known in offered.items() if known == name)
+
+
+def name_stored(parameter: str, stored: str) -> str:
+    """The name that a scene holds; former versions stored the label."""
+    return OFFERED[parameter].get(stored, stored)
