@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cases",
         type=Path,
         metavar="CASES.csv",
-        help="a registration or track a row: columns command (register or track; register if there is none), out "
+        help="a registration or track a row: columns command (register or track; register without it), out "
         "(folder of the row in --out; its number if there is none), ct and xray, or body and xrays, and any "
         f"option of the command by its name; several words in a cell are divided by '{_DIVIDER}'; relative "
         "files are looked for beside the table",
