@@ -155,6 +155,7 @@ def test_a_pose_off_its_neighbours_path_is_doubted(scene):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_three_hundred_frames(scene):
     sequence = Simulated(scene, 300, blank=(150, 151), tool=range(200, 211))
     sequence.theta = lambda number: np.array(
