@@ -7,3 +7,9 @@ class InputError(ValueError):
 
 class Cancelled(RuntimeError):
     """A callback asked a running computation to stop."""
+
+
+def line_of(error: BaseException) -> str:
+    """An exception as one line of text."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}".rstrip(": ")

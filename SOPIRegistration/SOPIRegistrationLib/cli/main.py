@@ -15,6 +15,8 @@ from SOPIRegistrationLib.errors import Cancelled, InputError
 COMMANDS = {
     "demo": "register a made-up patient to a simulated X-ray and compare with the known pose",
     "register": "find the pose of a CT in one X-ray, or in several calibrated ones",
+    "track": "find the poses of bodies in every frame of an X-ray sequence",
+    "batch": "run many registrations and tracks from a table",
     "info": "say what the program makes of a file: kind, size, axes, geometry and its sources",
     "drr": "project a CT at a given pose",
     "train": "train a network on simulated X-rays of made-up and given patients",

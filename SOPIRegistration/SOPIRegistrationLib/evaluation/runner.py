@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from weakref import WeakSet
 
 from SOPIRegistrationLib import __version__
-from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.errors import Cancelled, InputError, line_of
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.evaluation.cases import CaseSource, EvaluationCase, digest
 from SOPIRegistrationLib.evaluation.figures import end_figures, judgement_figures, start_figures
@@ -119,6 +119,26 @@ class Evaluation:
             tasks += [Task(group.name, number, name) for number in numbers for name in group.methods]
         return tasks
 
+    def on(self, workers: int) -> Evaluation:
+        """See :class:`~SOPIRegistrationLib.workers.Work`."""
+        return replace(self, workers=workers)
+
+    def row(self, task: Task, tell: Callable[[str], None]) -> Row:
+        """See :class:`~SOPIRegistrationLib.workers.Work`."""
+        return evaluate_one(self, Task(*task), tell)
+
+    def allowed_s(self, phase: str) -> float:
+        """See :class:`~SOPIRegistrationLib.workers.Work`."""
+        if phase == SOLVING:
+            return self.timeout_s + LEEWAY_S
+        # A fresh process registers twice, and prepares; its own limit ends it.
+        return PREPARING_S + (2 * self.timeout_s + PREPARING_S if self.fresh else 0.0)
+
+    def failed(self, task: Task, reason: str) -> Row:
+        """See :class:`~SOPIRegistrationLib.workers.Work`."""
+        group, number, method = task
+        return {"group": group, "case": number, "method": method, "workers": self.workers, "error": reason}
+
     def check(self) -> None:
         """Whether the cases can be made.
 
@@ -175,7 +195,7 @@ def run(
                 "several processes need the Python package 'distributed': pip install it, or use --workers 1"
             )
         # Dask takes a second to import; one process needs none of it.
-        from SOPIRegistrationLib.evaluation.workers import rows_of_workers
+        from SOPIRegistrationLib.workers import rows_of_workers
 
         rows = rows_of_workers(evaluation, tasks, scheduler)
     for row in rows:
@@ -307,12 +327,6 @@ def _warm_up(name: str, method: EvaluatedMethod, problem: Problem) -> None:
 
 def _stop_at_once(progress: Progress) -> None:
     raise Cancelled("only begun")
-
-
-def line_of(error: BaseException) -> str:
-    """An exception as one line of text."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def default_workers() -> int:

@@ -67,7 +67,8 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
         InputError: damaged, another modality, colour, or a frame must be chosen.
     """
     try:
-        dataset = pydicom.dcmread(path)
+        # Of a long run, only the frame that is wanted is read.
+        dataset = pydicom.dcmread(path, defer_size="1 MB")
         modality = str(plain_value(dataset, "Modality") or "")
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         photometric = str(dataset.get("PhotometricInterpretation", ""))
@@ -92,6 +93,24 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
     )
 
 
+def frames_of(path: Path) -> tuple[int, float | None]:
+    """(number of frames, frames a second by Frame Time (0018,1063) or Cine Rate (0018,0040) if told).
+
+    Raises:
+        InputError: not a readable DICOM file.
+    """
+    with quiet_pydicom():
+        try:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+            frames = int(dataset.get("NumberOfFrames", 1) or 1)
+            frame_ms, rate = (plain_value(dataset, keyword) for keyword in ("FrameTime", "CineRate"))
+        except Exception:  # pydicom raises whatever its parser trips over
+            raise InputError(f"X-ray {path} is not a readable DICOM image: copy or export it again") from None
+    if isinstance(frame_ms, int | float) and frame_ms > 0:
+        return frames, 1000.0 / frame_ms
+    return frames, float(rate) if isinstance(rate, int | float) and rate > 0 else None
+
+
 def chosen_frame(frame: int | None, frames: int, path) -> int:
     """Index from 0 of the frame numbered ``frame`` from 1, as DICOM numbers them.
 
@@ -109,8 +128,9 @@ def chosen_frame(frame: int | None, frames: int, path) -> int:
 
 def _stored_pixels(dataset, path: Path, index: int, frames: int) -> np.ndarray:
     try:
-        pixels = np.asarray(dataset.pixel_array)
-        return pixels[index] if frames > 1 else pixels
+        if frames == 1:
+            return np.asarray(dataset.pixel_array)
+        return np.asarray(pydicom.pixels.pixel_array(path, index=index))
     except Exception:
         # Compressed, and pydicom has no plug-in for it: GDCM, inside SimpleITK, mostly can.
         try:

@@ -131,7 +131,26 @@ def _read_plain(path: Path, frame: int | None) -> np.ndarray:
     if len(size) > 2:
         reader.SetExtractIndex((0, 0, index) + (0,) * (len(size) - 3))
         reader.SetExtractSize(size[:2] + (0,) * (len(size) - 2))
-    pixels = sitk.GetArrayFromImage(read_pixels(reader, path, "X-ray"))
+    return _in_gray(sitk.GetArrayFromImage(read_pixels(reader, path, "X-ray")), components, path)
+
+
+def read_frames(path: str | os.PathLike) -> np.ndarray:
+    """(frames, rows, columns): all frames of an image stack as stored: NRRD, MHA, NIfTI, or one picture.
+
+    Raises:
+        InputError: missing, unreadable, more than three dimensions, colours.
+    """
+    path = Path(path)
+    require_file(path, "X-ray")
+    reader = image_reader(path, "X-ray", _XRAY_FORMATS)
+    if len(reader.GetSize()) > 3 and max(reader.GetSize()[3:]) > 1:
+        raise InputError(f"X-ray {path} has {len(reader.GetSize())} dimensions: give a stack of frames")
+    stored = sitk.GetArrayFromImage(read_pixels(reader, path, "X-ray"))
+    pixels = _in_gray(stored, reader.GetNumberOfComponents(), path)
+    return pixels.reshape(-1, *pixels.shape[-2:])
+
+
+def _in_gray(pixels: np.ndarray, components: int, path: Path) -> np.ndarray:
     if components == 1:
         return pixels
     # Gray pictures are often saved as RGB: they lose nothing when one channel is taken, colours would.

@@ -1,4 +1,4 @@
-"""Evaluations on Dask workers: processes of this machine, or a cluster's.
+"""Much work on Dask workers: processes of this machine, or a cluster's.
 
 Dask's ``distributed`` keeps the processes, here or on other machines: its nannies start a worker that died
 anew, and end one that hangs. What is decided here is which case a free worker gets: one at a time, so that
@@ -11,43 +11,60 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic, sleep
+from typing import Protocol
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, wait
 
-from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.evaluation.results import Row
-from SOPIRegistrationLib.evaluation.runner import (
-    LEEWAY_S,
-    PREPARING,
-    PREPARING_S,
-    SOLVING,
-    Evaluation,
-    Task,
-    evaluate_one,
-    line_of,
-)
+from SOPIRegistrationLib.errors import InputError, line_of
 
 # A case that has taken so many workers with it is not tried again. Two deaths are nobody's case's fault: two
 # workers may be killed while they are at it.
 ATTEMPTS = 3
 _POLL_S, _CONNECT_S = 0.2, 10.0
-_TOPIC = "sopi-evaluate"
+_TOPIC = "sopi-work"
 _THREADS = ("NUMBA_NUM", "OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "ITK_GLOBAL_DEFAULT_NUMBER_OF")
 
 
-def rows_of_workers(
-    evaluation: Evaluation, tasks: Sequence[Task], scheduler: str | None = None
-) -> Iterator[Row]:
+Row = dict
+Task = tuple
+
+
+class Work(Protocol):
+    """What workers do; it travels to them.
+
+    Attributes:
+        workers: processes that share this machine.
+    """
+
+    workers: int
+
+    def on(self, workers: int) -> Work:
+        """The same for so many workers."""
+
+    def patient_of(self, task: Task) -> Hashable:
+        """Tasks of the same one are best run one after the other, in one process."""
+
+    def row(self, task: Task, tell: Callable[[str], None]) -> Row:
+        """The row of a task; whatever goes wrong is in it. What it is at is told, in words of its own."""
+
+    def allowed_s(self, phase: str) -> float:
+        """How long a task may be at what it told last; an empty word before it told anything."""
+
+    def failed(self, task: Task, reason: str) -> Row:
+        """The row of a task that took its process with it or could not be stopped."""
+
+
+def rows_of_workers(work: Work, tasks: Sequence[Task], scheduler: str | None = None) -> Iterator[Row]:
     """Rows as they come.
 
     Args:
-        evaluation: what the tasks belong to.
+        work: what the tasks belong to.
         tasks: what to run.
         scheduler: address of a Dask scheduler; processes of this machine without one.
 
@@ -56,11 +73,11 @@ def rows_of_workers(
     """
     # What a row says of its case is enough: that a worker has ended is no news.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    with _client(min(evaluation.workers, len(tasks)), evaluation.workers, scheduler) as client:
+    with _client(min(work.workers, len(tasks)), work.workers, scheduler) as client:
         try:
             if scheduler is not None:
-                evaluation = replace(evaluation, workers=max(1, len(client.nthreads())))
-            yield from _Dispatch(evaluation, tasks, client).rows()
+                work = work.on(max(1, len(client.nthreads())))
+            yield from _Dispatch(work, tasks, client).rows()
         except (CancelledError, OSError) as error:
             raise InputError(
                 f"the Dask scheduler was lost ({line_of(error)}): what is done is kept, the same command "
@@ -118,10 +135,10 @@ def _environment_kept() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _evaluated(evaluation: Evaluation, task: Task) -> Row:
+def _worked(work: Work, task: Task) -> Row:
     """In a worker: the row of a task; what it is at is told meanwhile."""
     worker = get_worker()
-    return evaluate_one(evaluation, task, lambda phase: worker.log_event(_TOPIC, [*task, phase]))
+    return work.row(task, lambda phase: worker.log_event(_TOPIC, [*task, phase]))
 
 
 @dataclass
@@ -130,22 +147,22 @@ class _Running:
 
     task: Task
     address: str
-    phase: str = PREPARING
+    phase: str = ""
     since: float = 0.0
 
 
 class _Dispatch:
     """Gives tasks to free workers until all have a row."""
 
-    def __init__(self, evaluation: Evaluation, tasks: Sequence[Task], client: Client):
-        self._evaluation, self._client = evaluation, client
-        self._waiting: dict[tuple[str, int], deque[Task]] = {}
+    def __init__(self, work: Work, tasks: Sequence[Task], client: Client):
+        self._work, self._client = work, client
+        self._waiting: dict[Hashable, deque[Task]] = {}
         for task in tasks:
-            self._waiting.setdefault(evaluation.patient_of(task), deque()).append(task)
+            self._waiting.setdefault(work.patient_of(task), deque()).append(task)
         self._running: dict[Future, _Running] = {}
         self._deaths: Counter[Task] = Counter()
         # Of whom a worker has the CT prepared; who could not be ended.
-        self._patient: dict[str, tuple[str, int]] = {}
+        self._patient: dict[str, Hashable] = {}
         self._given_up: set[str] = set()
         client.subscribe_topic(_TOPIC, self._hear)
 
@@ -164,7 +181,7 @@ class _Dispatch:
                     yield from self._ended(future, running)
                 elif running.address not in alive:
                     yield from self._died(future, running)
-                elif monotonic() - running.since > self._allowed_s(running):
+                elif monotonic() - running.since > self._work.allowed_s(running.phase):
                     yield self._overdue(future, running)
 
     def _hear(self, event) -> None:
@@ -183,7 +200,7 @@ class _Dispatch:
             task = self._next(address)
             # Bound to that worker: where else it may go when the worker dies is decided here.
             future = self._client.submit(
-                _evaluated, self._evaluation, task, pure=False, workers=[address], allow_other_workers=False
+                _worked, self._work, task, pure=False, workers=[address], allow_other_workers=False
             )
             self._running[future] = _Running(task, address, since=monotonic())
 
@@ -209,7 +226,7 @@ class _Dispatch:
             yield from self._died(future, running)
             return
         except Exception as error:
-            row = self._error(running.task, line_of(error))
+            row = self._work.failed(running.task, line_of(error))
         del self._running[future]
         yield row
 
@@ -220,17 +237,9 @@ class _Dispatch:
         task = running.task
         self._deaths[task] += 1
         if self._deaths[task] < ATTEMPTS:
-            self._waiting.setdefault(self._evaluation.patient_of(task), deque()).appendleft(task)
+            self._waiting.setdefault(self._work.patient_of(task), deque()).appendleft(task)
         else:
-            yield self._error(task, f"the process ended {ATTEMPTS} times at it: out of memory?")
-
-    def _allowed_s(self, running: _Running) -> float:
-        """How long a task may be at what it is at."""
-        limit = self._evaluation.timeout_s
-        if running.phase == SOLVING:
-            return limit + LEEWAY_S
-        # A fresh process registers twice, and prepares; its own limit ends it.
-        return PREPARING_S + (2 * limit + PREPARING_S if self._evaluation.fresh else 0.0)
+            yield self._work.failed(task, f"the process ended {ATTEMPTS} times at it: out of memory?")
 
     def _overdue(self, future: Future, running: _Running) -> Row:
         """The row of a task that does not end. Its process does: a nanny starts another in its place."""
@@ -241,14 +250,4 @@ class _Dispatch:
         except (ValueError, TimeoutError):
             # Without a nanny nobody can: it gets no more tasks.
             self._given_up.add(running.address)
-        limit = self._evaluation.timeout_s
-        return self._error(running.task, f"timed out and did not stop: ended, limit {limit:g} s")
-
-    def _error(self, task: Task, error: str) -> Row:
-        return {
-            "group": task.group,
-            "case": task.number,
-            "method": task.method,
-            "workers": self._evaluation.workers,
-            "error": error,
-        }
+        return self._work.failed(running.task, "timed out and did not stop: its process was ended")

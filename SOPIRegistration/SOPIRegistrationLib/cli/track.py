@@ -1,0 +1,265 @@
+"""``sopi track``: the poses of bodies in every frame of a sequence."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from SOPIRegistrationLib import __version__
+from SOPIRegistrationLib.cli.common import (
+    add_setting_arguments,
+    add_view_argument,
+    parse_weights,
+    progress_bar,
+    read_ct,
+    staged,
+)
+from SOPIRegistrationLib.cli.register import pose_frame, with_depth_of_start
+from SOPIRegistrationLib.compare import targets_of
+from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.files import load_geometry
+from SOPIRegistrationLib.images.itk_reading import require_file
+from SOPIRegistrationLib.registration.pose_files import read_start
+from SOPIRegistrationLib.settings import NETWORKS, RegistrationSettings, options
+from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.tracking.frames import Frames
+from SOPIRegistrationLib.tracking.journal import Journal
+from SOPIRegistrationLib.tracking.kinematics import joint_values, read_joint
+from SOPIRegistrationLib.tracking.sequences import open_sequence
+from SOPIRegistrationLib.tracking.smoothing import smoothed
+from SOPIRegistrationLib.tracking.tables import Motion, write_film, write_motion
+from SOPIRegistrationLib.tracking.track import STATUSES
+from SOPIRegistrationLib.tracking.tracker import Body, TrackingSettings, track
+
+_INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    parser.add_argument(
+        "body",
+        type=Path,
+        nargs="+",
+        metavar="BODY",
+        help="CT of each body (DICOM series folder, NIfTI, NRRD or MHA, in HU); named as its file",
+    )
+    parser.add_argument(
+        "--xrays",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="SEQUENCE",
+        help="multi-frame DICOM, image stack (TIFF, NRRD, MHA, NIfTI), video (needs imageio[pyav]) or "
+        "folder of numbered pictures; one for each camera, in the geometry's order, synchronised",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--geometry", metavar="FILE", help="as for register; without it the DICOM tags of the first frame"
+    )
+    parser.add_argument(
+        "--camera", metavar="NAME", help="camera of a single sequence, of several in the geometry"
+    )
+    parser.add_argument(
+        "--start",
+        nargs="+",
+        default=[],
+        metavar="[BODY=]POSE@FRAME",
+        help="where a body is in a frame (from 1): result.json, transform file, or auto; without it auto in "
+        "the first frames",
+    )
+    parser.add_argument("--fps", type=float, metavar="N", help="frames a second, over what the file says")
+    parser.add_argument(
+        "--smooth",
+        type=float,
+        metavar="FRAMES",
+        help="add a smoothed track: oscillations shorter than so many frames are damped to less than half",
+    )
+    parser.add_argument(
+        "--joint",
+        type=Path,
+        metavar="FILE.json",
+        help="two bodies' anatomical axes: adds joint angles (see Docs/tracking.md)",
+    )
+    parser.add_argument("--transforms", action="store_true", help="write a .tfm for each body and frame")
+    parser.add_argument("--film", action="store_true", help="write overlay.gif")
+    parser.add_argument("--mask", type=Path, metavar="FILE", help="label map of the bones of a single body")
+    parser.add_argument(
+        "--bone-threshold", type=float, metavar="HU", help="threshold of the bones without a mask, HU (200)"
+    )
+    add_view_argument(parser)
+    add_setting_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Track, print a summary, write the results.
+
+    Returns:
+        0; 130 where it was interrupted: what is done is kept, and the same command goes on.
+
+    Raises:
+        InputError: an input is unusable.
+    """
+    settings = _settings(args)
+    names = _names(args.body)
+    if args.mask is not None and len(names) > 1:
+        raise InputError("--mask is for a single body: leave it out with several")
+    if args.fps is not None and not args.fps > 0:
+        raise InputError(f"--fps is {args.fps:g}: give more than 0")
+    starts = _starts(args.start, names)
+    joint = None if args.joint is None else read_joint(require_file(args.joint, "joint"), names)
+    frames = _frames(args, settings.polarity)
+    try:
+        journal = Journal(args.out, _inputs(args))
+        subjects = [Subject(read_ct(path, args.mask, args.bone_threshold)) for path in args.body]
+        bodies = [
+            _body(name, subject, starts[name], frames.geometry, args)
+            for name, subject in zip(names, subjects, strict=True)
+        ]
+        began, known = time.perf_counter(), len(journal)
+        try:
+            with progress_bar("tracking") as update:
+                tracks = track(
+                    bodies,
+                    frames,
+                    TrackingSettings(settings),
+                    lambda state: update(state.fraction, state.stage),
+                    journal,
+                )
+        except (KeyboardInterrupt, Cancelled):
+            print(
+                f"sopi track: interrupted; {len(journal)} steps are kept, the same command goes on",
+                file=sys.stderr,
+            )
+            return _INTERRUPTED
+        seconds = time.perf_counter() - began
+        motion = Motion(bodies, tracks, frames.geometry, args.fps or frames.frames_per_second)
+        if args.smooth is not None:
+            T_world_to_camera = frames.geometry.camera.T_world_to_camera
+            motion = replace(motion, smooth=[smoothed(one, args.smooth, T_world_to_camera) for one in tracks])
+        if joint is not None:
+            motion = replace(motion, joints=joint_values(joint, tracks))
+        with staged(args.out) as folder:
+            files = write_motion(folder, motion, args.transforms)
+            if args.film:
+                moving = [targets_of(subject, "auto")[-1].moving for subject in subjects]
+                write_film(folder / "overlay.gif", motion, frames, moving)
+                files.append("overlay.gif")
+        journal.finish()
+    finally:
+        frames.close()
+    for one in tracks:
+        counts = {status: sum(pose.status == status for pose in one) for status in STATUSES}
+        print(f"{one.body}  " + ", ".join(f"{count} {status}" for status, count in counts.items() if count))
+    again = f", {known} steps of an earlier run taken over" if known else ""
+    print(f"time     {seconds:.1f} s, {frames.count / seconds:.2f} frames a second{again}")
+    print(f"written  {args.out}: {', '.join(files)}")
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> RegistrationSettings:
+    if args.init != "auto" and Path(args.init).exists():
+        raise InputError(f"--init {args.init} is a file: give start poses with --start POSE@FRAME")
+    first = args.init if args.init in NETWORKS else NETWORKS[0]
+    weights = parse_weights(args.weights, sorted(NETWORKS, key=lambda name: name != first))
+    chosen = {name: getattr(args, name) for name in ("time_limit", *(one.name for one in options()))}
+    return RegistrationSettings(**chosen, weights=weights)
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """Of bodies: their files' without the endings.
+
+    Raises:
+        InputError: two have the same.
+    """
+    names = []
+    for path in paths:
+        name = path.name
+        while Path(name).suffix.lower() in (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".hdr", ".stl"):
+            name = Path(name).stem
+        if name in names:
+            raise InputError(f"two bodies are called {name}: rename the file {path}")
+        names.append(name)
+    return names
+
+
+def _starts(words: list[str], names: list[str]) -> dict[str, dict[int, Path | None]]:
+    """Files of start poses by body and frame; None for auto.
+
+    Raises:
+        InputError: not of the form [BODY=]POSE@FRAME, another body, or twice the same frame.
+    """
+    found: dict[str, dict[int, Path | None]] = {name: {} for name in names}
+    for word in words:
+        name, _, rest = word.rpartition("=")
+        pose, _, frame = rest.rpartition("@")
+        if not pose or not frame.isdigit():
+            raise InputError(f"--start {word} is not [BODY=]POSE@FRAME: such as result.json@1")
+        if name and name not in found:
+            raise InputError(f"--start {word} is for no body: name one of {', '.join(names)}")
+        if not name and len(names) > 1:
+            raise InputError(f"--start {word} does not say of which body: write {names[0]}={rest}")
+        of_body = found[name or names[0]]
+        if int(frame) in of_body:
+            raise InputError(f"--start {word} is a second one for frame {frame}: give one")
+        of_body[int(frame)] = None if pose == "auto" else require_file(pose, "start pose")
+    return found
+
+
+def _frames(args: argparse.Namespace, polarity: str) -> Frames:
+    sequences = [open_sequence(path) for path in args.xrays]
+    first = _first_readable(sequences[0])
+    known = load_geometry(args.geometry, first.pixels.shape, first.metadata, args.view, str(args.xrays[0]))
+    if args.camera is not None:
+        known = known.for_camera(args.camera)
+    elif len(sequences) == 1 and len(known.cameras) > 1:
+        named = known.camera_named_in(str(args.xrays[0]))
+        if named is None:
+            cameras = ", ".join(camera.name for camera in known.cameras)
+            raise InputError(
+                f"{args.geometry} has the cameras {cameras}: choose that of the X-rays with --camera"
+            )
+        known = known.for_camera(named)
+    return Frames(sequences, known, polarity)
+
+
+def _first_readable(sequence):
+    """The first frame that shows something; the geometry needs its size."""
+    for number in range(1, sequence.count + 1):
+        try:
+            return sequence.frame(number)
+        except InputError:
+            if number == sequence.count:
+                raise
+    raise InputError(f"sequence {sequence.path} has no frames")
+
+
+def _body(name: str, subject: Subject, starts, geometry: CArmGeometry, args) -> Body:
+    for path in filter(None, starts.values()):
+        geometry = with_depth_of_start(geometry, subject.ct, path, geometry.cameras)
+    frame = pose_frame(geometry, subject.ct, args.geometry)
+    poses = {
+        number: None if path is None else read_start(path, frame, geometry.cameras, geometry.camera)
+        for number, path in starts.items()
+    }
+    subject.warm_up()
+    return Body(name, subject, frame, poses)
+
+
+def _inputs(args: argparse.Namespace) -> dict:
+    """What a track depends on: an unfinished one goes on only with the same."""
+    files = [*args.body, *args.xrays, *([] if args.mask is None else [args.mask])]
+    options = {key: str(value) for key, value in sorted(vars(args).items()) if key not in _PASSING}
+    stamps = [
+        [str(path.absolute()), path.stat().st_mtime_ns, path.stat().st_size]
+        for path in files
+        if path.exists()
+    ]
+    return {"version": __version__, "options": options, "files": stamps}
+
+
+# Neither what is told nor how it is shown changes a pose.
+_PASSING = ("run", "out", "fps", "smooth", "joint", "transforms", "film")

@@ -1,0 +1,7 @@
+"""Motion: a body's pose in every frame of a sequence, tables of it, and joint angles."""
+
+from SOPIRegistrationLib.tracking.sequences import FrameSequence, open_sequence
+from SOPIRegistrationLib.tracking.track import FramePose, Track
+from SOPIRegistrationLib.tracking.tracker import Body, TrackingSettings, track
+
+__all__ = ["Body", "FramePose", "FrameSequence", "Track", "TrackingSettings", "open_sequence", "track"]

@@ -1,0 +1,241 @@
+"""Poses over time of other programs: JointTrack's and JTML's kinematics, Autoscoper's trials and tracks.
+
+JointTrack (.jts, .jtk) and JTML (.jtak): a header (JT_EULER_312, JTA_EULER_KINEMATICS), a line of column
+names, then a row a frame: x, y, z in mm, then the rotations about z, x and y in degrees; R = Rz Rx Ry takes
+the model to a camera whose x is right, y UP and z towards the viewer, the source its origin. A row
+NOT_OPTIMIZED is a frame without a pose. (Banks and Hodge 1996; JTML's pose files. The femur of JTML's
+example study Subject0 lies so where it is seen; its z and y rotations are in radians, against the program.)
+
+Autoscoper (.tra): a row a frame, 4x4 row by row (16 numbers), or x, y, z and yaw, pitch, roll in degrees
+(R = Rz Ry Rx); the matrix takes the volume's own axes to the world of its MayaCam files. These axes start at
+the outer corner of the first column and last row of the first slice: x along columns, y UP against the rows,
+z against the slices (``Volume.cpp``, ``RayCaster_kernels.cu``). A frame without a pose is a row of NaN.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
+
+_HEADERS = ("JT_EULER_312", "JTA_EULER_KINEMATICS")
+_COLUMNS = "x_tran,y_tran,z_tran,z_rot,x_rot,y_rot"
+_EMPTY = "NOT_OPTIMIZED"
+# From a camera with y up and z to the viewer to ours; its own inverse.
+_TURNED = np.diag([1.0, -1.0, -1.0, 1.0])
+
+Poses = list[np.ndarray | None]
+
+
+def read_jointtrack(path: Path) -> Poses:
+    """(4, 4) T_model_to_camera of every frame, None for those without.
+
+    Raises:
+        InputError: another file, or a row that is not six numbers.
+    """
+    lines = [line.strip() for line in _text(path, "kinematics").splitlines()]
+    lines = [line for line in lines if line]
+    if not lines or lines[0].lstrip("\ufeff") not in _HEADERS:
+        raise InputError(
+            f"{path} does not begin with {' or '.join(_HEADERS)}: give JointTrack's or JTML's file"
+        )
+    poses: Poses = []
+    for number, line in enumerate(lines[2:], start=1):
+        words = [word for word in re.split(r"[,\s]+", line) if word]
+        if words[0] == _EMPTY:
+            poses.append(None)
+            continue
+        x, y, z, *turns = _numbers(words, (6,), path, number)
+        T = np.eye(4)
+        T[:3, :3] = Rotation.from_euler("ZXY", turns, degrees=True).as_matrix()
+        T[:3, 3] = x, y, z
+        poses.append(_TURNED @ T)
+    return poses
+
+
+def write_jointtrack(path: Path, poses: Sequence[np.ndarray | None]) -> None:
+    """Write (4, 4) T_model_to_camera of every frame; None for those without."""
+    rows = []
+    for pose in poses:
+        if pose is None:
+            rows.append(",".join([_EMPTY, *["0"] * 5]))
+            continue
+        T = _TURNED @ pose
+        turns = Rotation.from_matrix(T[:3, :3]).as_euler("ZXY", degrees=True)
+        rows.append(",".join(f"{value:.9f}" for value in (*T[:3, 3], *turns)))
+    # JointTrack has no frames without a pose; JTML has.
+    header = _HEADERS[1] if any(pose is None for pose in poses) else _HEADERS[0]
+    path.write_text("\n".join([header, _COLUMNS, *rows]) + "\n", encoding="utf-8")
+
+
+def autoscoper_axes(shape_kji: tuple[int, int, int], spacing_mm: Sequence[float]) -> np.ndarray:
+    """(4, 4): voxel index (i, j, k) of a volume to its axes in Autoscoper, mm.
+
+    Args:
+        shape_kji: slices, rows, columns.
+        spacing_mm: (3,) along columns (i), rows (j) and slices (k), the file's ``VoxelSize``.
+    """
+    sx, sy, sz = spacing_mm
+    rows = shape_kji[1]
+    T = np.diag([sx, -sy, -sz, 1.0])
+    T[:3, 3] = sx / 2, sy * (rows - 0.5), -sz / 2
+    return T
+
+
+def read_autoscoper_track(path: Path) -> Poses:
+    """(4, 4) pose of the volume's Autoscoper axes in the world of every frame, None for those without.
+
+    Raises:
+        InputError: rows that are not of 16 or 6 numbers, or no rigid matrix.
+    """
+    poses: Poses = []
+    for number, line in enumerate(_text(path, "track").splitlines(), start=1):
+        words = [word for word in re.split(r"[,\s]+", line.strip()) if word]
+        if not words:
+            continue
+        values = _numbers(words, (16, 6), path, number)
+        if np.isnan(values).all():
+            poses.append(None)
+            continue
+        T = np.eye(4)
+        if len(values) == 16:
+            T = values.reshape(4, 4)
+        else:
+            T[:3, :3] = Rotation.from_euler("ZYX", values[3:], degrees=True).as_matrix()
+            T[:3, 3] = values[:3]
+        R = T[:3, :3]
+        if not np.allclose(R @ R.T, np.eye(3), atol=1e-3) or np.linalg.det(R) < 0:
+            raise InputError(f"{path}, row {number} is not a rigid pose: a matrix must be given row by row")
+        poses.append(T)
+    return poses
+
+
+def write_autoscoper_track(path: Path, poses: Sequence[np.ndarray | None]) -> None:
+    """Write matrices row by row, a row a frame; None as NaN."""
+    empty = np.full((4, 4), np.nan)
+    rows = [
+        ",".join(f"{value:.12g}" for value in (empty if pose is None else pose).ravel()) for pose in poses
+    ]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def lps_pose_of_autoscoper(T_axes_to_world: np.ndarray, shape_kji, index_to_lps: np.ndarray) -> np.ndarray:
+    """(4, 4) T_lps_to_world of a CT from the pose of its stack in Autoscoper.
+
+    Args:
+        T_axes_to_world: (4, 4) as read.
+        shape_kji: of the CT, whose slices were saved as the stack in their order.
+        index_to_lps: (4, 4) of the CT; its own axes must be right-handed, or the stack is its mirror image.
+
+    Raises:
+        InputError: the CT's axes are left-handed.
+    """
+    return T_axes_to_world @ _lps_to_axes(shape_kji, index_to_lps)
+
+
+def autoscoper_pose_of_lps(T_lps_to_world: np.ndarray, shape_kji, index_to_lps: np.ndarray) -> np.ndarray:
+    """Inverse of :func:`lps_pose_of_autoscoper`."""
+    return T_lps_to_world @ se3.invert_rigid(_lps_to_axes(shape_kji, index_to_lps))
+
+
+def _lps_to_axes(shape_kji, index_to_lps: np.ndarray) -> np.ndarray:
+    if np.linalg.det(index_to_lps[:3, :3]) < 0:
+        raise InputError(
+            "the CT's axes are left-handed: Autoscoper shows its mirror image; reverse its slices"
+        )
+    spacing = np.linalg.norm(index_to_lps[:3, :3], axis=0)
+    return autoscoper_axes(shape_kji, spacing) @ np.linalg.inv(index_to_lps)
+
+
+@dataclass(frozen=True)
+class AutoscoperTrial:
+    """A trial's files (.cfg).
+
+    Attributes:
+        cameras: MayaCam files, in order.
+        sequences: folders of the radiographs, in the same order.
+        volumes: TIFF stacks.
+        flips: (3,) bool for each volume, whether its axes are reversed when it is read.
+        voxel_sizes_mm: (3,) for each volume.
+    """
+
+    cameras: tuple[Path, ...]
+    sequences: tuple[Path, ...]
+    volumes: tuple[Path, ...]
+    flips: tuple[tuple[bool, bool, bool], ...]
+    voxel_sizes_mm: tuple[tuple[float, float, float], ...]
+
+
+def read_autoscoper_trial(path: Path) -> AutoscoperTrial:
+    """A trial; relative paths (from version 1.1 on) are beside the file.
+
+    Raises:
+        InputError: unreadable, or as many folders as there are no cameras, or volumes without a voxel size.
+    """
+    found: dict[str, list[str]] = {}
+    for line in _text(path, "trial").splitlines():
+        key, _, value = line.strip().partition(" ")
+        if key and not key.startswith("#"):
+            found.setdefault(key, []).append(value.strip())
+    cameras, folders, volumes = (
+        tuple(path.parent / word.replace("\\", "/") for word in found.get(key, ()))
+        for key in ("mayaCam_csv", "CameraRootDir", "VolumeFile")
+    )
+    sizes = [_triple(text, path, "VoxelSize") for text in found.get("VoxelSize", ())]
+    if not cameras or len(cameras) != len(folders):
+        raise InputError(f"{path} has {len(cameras)} mayaCam_csv and {len(folders)} CameraRootDir: one each")
+    if not volumes or len(volumes) != len(sizes):
+        raise InputError(f"{path} has {len(volumes)} VolumeFile and {len(sizes)} VoxelSize: one each")
+    flips = [
+        tuple(bool(v) for v in _triple(text, path, "VolumeFlip")) for text in found.get("VolumeFlip", ())
+    ]
+    flips += [(False, False, False)] * (len(volumes) - len(flips))
+    return AutoscoperTrial(cameras, folders, volumes, tuple(flips), tuple(sizes))
+
+
+def write_autoscoper_trial(path: Path, trial: AutoscoperTrial) -> None:
+    """Write a trial, version 1.1; paths relative to the file where they lie below it."""
+
+    def told(file: Path) -> str:
+        inside = file.is_relative_to(path.parent)
+        return (file.relative_to(path.parent) if inside else file.absolute()).as_posix()
+
+    lines = ["Version 1.1"]
+    lines += [f"mayaCam_csv {told(file)}" for file in trial.cameras]
+    lines += [f"CameraRootDir {told(file)}" for file in trial.sequences]
+    for file, flip, size in zip(trial.volumes, trial.flips, trial.voxel_sizes_mm, strict=True):
+        lines.append(f"VolumeFile {told(file)}")
+        lines.append("VolumeFlip " + " ".join(str(int(one)) for one in flip))
+        lines.append("VoxelSize " + " ".join(f"{one:.12g}" for one in size))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{what} {path} cannot be read as text: export it again") from None
+
+
+def _numbers(words: Sequence[str], counts: tuple[int, ...], path: Path, row: int) -> np.ndarray:
+    try:
+        values = np.array([float(word) for word in words])
+    except ValueError:
+        values = np.empty(0)
+    if len(values) not in counts:
+        raise InputError(f"{path}, row {row}: {' or '.join(map(str, counts))} numbers are expected")
+    return values
+
+
+def _triple(text: str, path: Path, key: str) -> tuple[float, float, float]:
+    values = _numbers(text.split(), (3,), path, 0) if text else np.empty(0)
+    if len(values) != 3:
+        raise InputError(f"{path}: {key} '{text}' is not three numbers")
+    return tuple(float(value) for value in values)

@@ -1,0 +1,271 @@
+"""Tracking on simulated sequences: a body that turns, a tool that passes, frames without a picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from SOPIRegistrationLib import PoseFrame, ProjectorVolume, Radiograph, Subject, prepare_ct, project
+from SOPIRegistrationLib.cli.main import main
+from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.registration.outputs import write_volume
+from SOPIRegistrationLib.registration.pose_files import write_transform
+from SOPIRegistrationLib.registration.result import Verdict
+from SOPIRegistrationLib.settings import RegistrationSettings
+from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
+from SOPIRegistrationLib.tracking import Body, FramePose, Track, TrackingSettings, track
+from SOPIRegistrationLib.tracking.frames import Frames
+from SOPIRegistrationLib.tracking.journal import Journal
+from SOPIRegistrationLib.tracking.smoothing import smoothed
+from SOPIRegistrationLib.tracking.tracker import distance_mm
+
+SOD_MM, PIXELS = 700.0, 96
+SETTINGS = TrackingSettings(RegistrationSettings(time_limit=2.0))
+
+
+class Simulated:
+    """A phantom that turns and shifts; frames are made when they are asked for, noise by frame.
+
+    Args:
+        count: frames.
+        blank: frames without a picture.
+        tool: frames in which a bar passes.
+    """
+
+    frames_per_second = 25.0
+
+    def __init__(self, scene, count: int, blank=(), tool=(), path="simulated"):
+        self._scene, self.count, self._blank, self._tool = scene, count, blank, tool
+        self.path = path
+
+    def theta(self, number: int) -> np.ndarray:
+        """(6,) the truth."""
+        a = 0.08 * number
+        return np.array([0.1 * np.sin(3 * a), 0.3 * a, 0.05 * a, 5 * np.sin(3 * a), 8 * a, 10 * a])
+
+    def T(self, number: int) -> np.ndarray:
+        """(4, 4) the same as a pose."""
+        return self._scene.frame.T_from_theta(self.theta(number))
+
+    def frame(self, number: int) -> Radiograph:
+        scene = self._scene
+        if number in self._blank:
+            pixels = np.full(scene.camera.shape, 9, np.uint16)
+        else:
+            intensity = 2e4 * np.exp(-project(scene.volume, scene.camera, self.T(number)))
+            if number in self._tool:
+                at = 30 + 4 * (number % 10)
+                intensity[:, at : at + 7] *= 0.03
+            pixels = np.random.default_rng(number).poisson(intensity).astype(np.uint16)
+        return Radiograph(pixels, f"frame {number}", metadata={})
+
+
+class Scene:
+    def __init__(self):
+        self.ct = lumbar_phantom(3, 3.0, (150.0, 150.0, 150.0)).ct
+        prepared = prepare_ct(self.ct)
+        self.subject = Subject(prepared)
+        self.volume = ProjectorVolume(prepared.attenuation)
+        self.camera = Camera.from_c_arm(1011.7, (150 * 1.44 / PIXELS,) * 2, PIXELS, PIXELS)
+        self.frame = PoseFrame(prepared.rotation_centre_lps_mm, SOD_MM)
+
+    def frames(self, sequence) -> Frames:
+        return Frames([sequence], CArmGeometry((self.camera,), SOD_MM), "bone-dark")
+
+    def body(self, starts=None) -> Body:
+        return Body("spine", self.subject, self.frame, starts or {})
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return Scene()
+
+
+def errors_mm(found: Track, sequence: Simulated) -> dict[int, float]:
+    return {
+        pose.frame: distance_mm(pose.T, sequence.T(pose.frame), found.centre_lps_mm)
+        for pose in found
+        if pose.T is not None
+    }
+
+
+def test_only_blank_frames_are_lost_and_a_passing_tool_is_looked_past(scene):
+    sequence = Simulated(scene, 9, blank=(4, 5), tool=(7, 8))
+    [found] = track([scene.body({1: sequence.T(1)})], scene.frames(sequence), SETTINGS)
+    assert [pose.frame for pose in found if pose.status == "lost"] == [4, 5]
+    assert all("nothing to compare" in found.poses[number].verdict.reasons[0] for number in (4, 5))
+    errors = errors_mm(found, sequence)
+    assert max(errors.values()) < 1.5, errors
+    assert all(pose.status == "accept" for pose in found if pose.frame not in (4, 5))
+    assert any("something lies in front" in reason for reason in found.poses[7].verdict.reasons)
+
+
+def test_a_start_in_the_middle_leads_both_ways(scene):
+    sequence = Simulated(scene, 3)
+    [found] = track([scene.body({2: sequence.T(2)})], scene.frames(sequence), SETTINGS)
+    assert [pose.status for pose in found] == ["accept"] * 3
+    assert max(errors_mm(found, sequence).values()) < 1.5
+
+
+def test_a_stopped_track_goes_on_to_the_very_same_poses(scene, tmp_path):
+    sequence = Simulated(scene, 5, blank=(3,))
+    body = scene.body({1: sequence.T(1)})
+    [calm] = track([body], scene.frames(sequence), SETTINGS)
+
+    def stop(state):
+        if state.stage == "frame 4":
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        track([body], scene.frames(sequence), SETTINGS, stop, Journal(tmp_path, {"seed": 1}))
+    again = Journal(tmp_path, {"seed": 1})
+    assert len(again) == 3
+    [found] = track([body], scene.frames(sequence), SETTINGS, journal=again)
+    assert [pose.to_dict() for pose in found] == [pose.to_dict() for pose in calm]
+    with pytest.raises(InputError, match="other inputs"):
+        Journal(tmp_path, {"seed": 2})
+
+
+def test_half_a_line_of_a_killed_run_is_cut_off(tmp_path):
+    journal = Journal(tmp_path)
+    journal.add(("start", "spine", 1), {"frame": 1})
+    [file] = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes() + b'[["sweep +1", "sp')
+    again = Journal(tmp_path)
+    assert again.get(("start", "spine", 1)) == {"frame": 1}
+    again.add(("start", "spine", 2), {"frame": 2})
+    assert len(Journal(tmp_path)) == 2
+
+
+def test_a_pose_off_its_neighbours_path_is_doubted(scene):
+    """However well the images agree there: frame 4 is a start pose that was given wrongly and agrees."""
+    sequence = Simulated(scene, 7)
+    wrong = Simulated(scene, 7)
+    wrong.frame = lambda number: sequence.frame(1 if number == 4 else number)
+    [found] = track([scene.body({1: sequence.T(1)})], scene.frames(wrong), SETTINGS)
+    assert found.poses[4].status == "review"
+    assert "off the path" in " ".join(found.poses[4].verdict.reasons)
+    assert [found.poses[number].status for number in (2, 3, 5, 6)] == ["accept"] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_three_hundred_frames(scene):
+    sequence = Simulated(scene, 300, blank=(150, 151), tool=range(200, 211))
+    sequence.theta = lambda number: np.array(
+        [0.1 * np.sin(number / 30), 0.5 * np.sin(number / 90), 0.0, 5 * np.sin(number / 40), 0.0, 10.0]
+    )
+    [found] = track([scene.body({1: sequence.T(1)})], scene.frames(sequence), SETTINGS)
+    assert [pose.frame for pose in found if pose.status == "lost"] == [150, 151]
+    assert max(errors_mm(found, sequence).values()) < 2.0
+
+
+def test_a_start_for_a_frame_that_is_not_there(scene):
+    sequence = Simulated(scene, 3)
+    with pytest.raises(InputError, match=r"frame 9: there are 1 to 3"):
+        track([scene.body({9: sequence.T(1)})], scene.frames(sequence), SETTINGS)
+
+
+def test_unequal_counts_and_sizes(scene):
+    two = [Simulated(scene, 3, path="a"), Simulated(scene, 4, path="b")]
+    cameras = (scene.camera, scene.camera)
+    with pytest.raises(InputError, match="a has 3, b has 4"):
+        Frames(two, CArmGeometry(cameras, SOD_MM))
+    with pytest.raises(InputError, match="1 sequences are given for 2 cameras"):
+        Frames(two[:1], CArmGeometry(cameras, SOD_MM))
+    sequence = Simulated(scene, 3)
+    sequence.frame = lambda number: Radiograph(np.arange(64.0 * 60).reshape(60, 64), "x", metadata={})
+    with pytest.raises(InputError, match="64 x 60 pixels"):
+        scene.frames(sequence)[2]
+
+
+def test_smoothing_follows_certain_poses_and_keeps_still_ones(scene):
+    centre = np.array([10.0, -20.0, 30.0])
+    rng = np.random.default_rng(2)
+    poses, truth = {}, []
+    for number in range(1, 41):
+        T = se3.exp_se3(np.array([0.02 * number, 0, 0, 0.5 * number, 0, 700.0]))
+        truth.append(T)
+        spread = 3.0 if number % 2 else 0.1
+        noisy = se3.move_about(T[None], np.r_[0, 0, 0, rng.normal(0, spread, 3)][None], centre)[0]
+        verdict = Verdict("accept", [], np.full(3, spread), np.full(3, 0.5))
+        poses[number] = FramePose(number, noisy, verdict)
+    found = Track("body", 41, centre, poses)
+    smooth = smoothed(found, 8.0, np.eye(4))
+    assert set(smooth) == set(range(1, 41))
+    error = np.array([distance_mm(smooth[n], truth[n - 1], centre) for n in smooth])
+    raw = np.array([distance_mm(poses[n].T, truth[n - 1], centre) for n in poses])
+    assert error.mean() < 0.2 * raw.mean()
+    with pytest.raises(InputError, match="more than 2"):
+        smoothed(found, 2.0, np.eye(4))
+
+
+@pytest.fixture(scope="module")
+def files(scene, tmp_path_factory):
+    """A CT, four frames as numbered pictures with one blank, a geometry and a start pose."""
+    folder = tmp_path_factory.mktemp("track")
+    write_volume(folder / "spine.nrrd", scene.ct)
+    sequence = Simulated(scene, 4, blank=(3,))
+    (folder / "frames").mkdir()
+    for number in range(1, 5):
+        image = sitk.GetImageFromArray(sequence.frame(number).pixels)
+        sitk.WriteImage(image, str(folder / "frames" / f"f{10 * number:04d}.png"))
+    spacing = scene.camera.pixel_spacing_mm
+    geometry = {"sdd_mm": 1011.7, "pixel_spacing_mm": spacing, "sod_mm": SOD_MM, "view": "AP"}
+    (folder / "geometry.json").write_text(json.dumps(geometry))
+    write_transform(folder / "start.tfm", sequence.T(1), scene.frame)
+    return folder
+
+
+def words(files, *more) -> list[str]:
+    inputs = ["track", files / "spine.nrrd", "--xrays", files / "frames"]
+    inputs += ["--geometry", files / "geometry.json", "--time-limit", "2"]
+    return [str(word) for word in (*inputs, *more)]
+
+
+def test_command_line_from_files_to_files(files, tmp_path, scene):
+    out = tmp_path / "out"
+    start = f"{files / 'start.tfm'}@1"
+    more = ("--fps", "10", "--smooth", "3", "--transforms", "--film", "--polarity", "bone-dark")
+    assert main(words(files, "--start", start, *more, "--out", out)) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        *("track.csv", "track.json", "spine_pose.png", "overlay.gif"),
+        *(f"spine_{number:04d}.tfm" for number in (1, 2, 4)),
+    }
+    with (out / "track.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["status"] for row in rows] == ["accept", "accept", "lost", "accept"]
+    assert [row["time_s"] for row in rows] == ["0.000000", "0.100000", "0.200000", "0.300000"]
+    assert rows[2]["T00"] == rows[2]["rx_deg"] == ""
+    truth = Simulated(scene, 4).theta(4)
+    found = [float(rows[3][name]) for name in ("rx_deg", "ry_deg", "rz_deg")]
+    assert np.abs(np.deg2rad(found) - truth[:3]).max() < 0.01
+    assert rows[3]["smooth_T23"]
+    T = np.array([[float(rows[3][f"T{r}{c}"]) for c in range(4)] for r in range(3)])
+    assert np.abs(T - Simulated(scene, 4).T(4)[:3]).max() < 1.5
+    entry = json.loads((out / "track.json").read_text())
+    assert entry["bodies"][0]["counts"] == {"accept": 3, "review": 0, "reject": 0, "lost": 1}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--start", "nothing.tfm@1"), "nothing.tfm"),
+        (("--start", "auto"), "is not [BODY=]POSE@FRAME"),
+        (("--start", "knee=auto@1"), "is for no body: name one of spine"),
+        (("--start", "auto@7"), "frame 7: there are 1 to 4"),
+        (("--fps", "0"), "--fps is 0"),
+    ],
+)
+def test_bad_options_are_one_line(files, tmp_path, capsys, more, said):
+    assert main(words(files, *more, "--out", tmp_path / "out")) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert said in printed[-1]
+    assert not (tmp_path / "out" / "track.csv").exists()
