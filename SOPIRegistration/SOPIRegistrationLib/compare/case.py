@@ -78,7 +78,7 @@ class Case:
 
     def __post_init__(self):
         if self.T_expected is None:
-            T_lps_to_camera = self.frame.T_expected(self.radiographs[0].camera)
+            T_lps_to_camera = self.frame.T_expected(self.reading.radiographs[0].camera)
             object.__setattr__(self, "T_expected", np.linalg.inv(self.T_world_to_camera) @ T_lps_to_camera)
 
     @property
@@ -201,6 +201,7 @@ class Hypotheses:
         cost: (n,) 2 (1 - correlation) of the level they come from; infinite where not evaluated.
         T_initial: (4, 4) the pose that stands for where they come from.
         source: name of where they come from, where it is not that of the whole proposal.
+        rival: best agreement reached elsewhere: in another reading of the X-rays, or from another source.
     """
 
     comparison: Comparison
@@ -208,6 +209,7 @@ class Hypotheses:
     cost: np.ndarray
     T_initial: np.ndarray
     source: str = ""
+    rival: float = -np.inf
 
     @classmethod
     def unscored(

@@ -39,6 +39,7 @@ class Run:
         T: (4, 4) T_lps_to_world, best pose so far.
         stages: those done.
         timed_out: whether something was left out for want of time.
+        margin: the best so far, by which a pose agreed better than an acceptable one (``Comparison.margin``).
     """
 
     def __init__(self, case: Case, report: Report | None = None, time_limit_s: float = np.inf):
@@ -48,6 +49,7 @@ class Run:
         self._report = report
         self._deadline = time.perf_counter() + time_limit_s
         self.timed_out = False
+        self.margin = -np.inf
         self._done, self._until, self._shown = 0.0, 1.0, 0.0
 
     def report(

@@ -15,17 +15,12 @@ from SOPIRegistrationLib.initialise.template_search import SearchRange, template
 from SOPIRegistrationLib.refine.levels import through_levels
 
 STAGE = "search of all views"
-_PIXELS = 32
 # Tilts as far apart as an alignment leads home from; the full circle; the range of C-arms' distances.
 _GRID = SearchRange(40.0, 13.4, 180.0, 15.0, (0.76, 1.0, 1.32), 110.0, canvas=2.6)
-_CANDIDATES = 100
-# Windows: scatter and steep intensity curves lead whole images astray, and here nothing else is known.
-_ALIGNMENT = (Step(Level(32, 21, 8, 0.5, depth_prior_mm=60.0), 12, Level(32, 9)),)
 # Poses of all that the X-ray may be, that go on.
 _KEEP = 16
 # Aligned poses that agree so well are tried at once. Right ones of clear pictures reach 0.95, wrong ones 0.7.
 _CLEAR = 0.9
-_HALF_TURN = np.diag([-1.0, 1.0, -1.0])
 
 
 @dataclass(frozen=True)
@@ -33,10 +28,25 @@ class AnyView:
     """Template searches of all that an X-ray may be, the likeliest first; each aligned on the coarsest level.
 
     An X-ray that was stored mirrored looks much like one taken from behind, but only much: both are searched.
+
+    Attributes:
+        pixels: longer edge of the images.
+        candidates: poses of each search that are aligned.
+        tilt_deg: how far tilted against the views.
+        turned: whether to look from the sides instead, a quarter turn from the stated view.
     """
 
+    pixels: int = 32
+    candidates: int = 100
+    tilt_deg: float = 40.0
+    turned: bool = False
     name = "search of all views"
     from_afar = False
+
+    @property
+    def _alignment(self) -> tuple[Step, ...]:
+        """Windows: scatter and steep intensity curves lead whole images astray, and nothing else is known."""
+        return (Step(Level(self.pixels, 21, 8, 0.5, depth_prior_mm=60.0), 12, Level(self.pixels, 9)),)
 
     def lots(self, case: Case, reading: Reading, run: Run, target: Target) -> Iterator[Hypotheses]:
         """Of one target: as stored and turned over, from the stated side and from the other one.
@@ -49,7 +59,7 @@ class AnyView:
         """
         found: list[Hypotheses] = []
         for one in case.stored_either_way(reading):
-            for frame in (case.frame, from_behind(case.frame)):
+            for frame in self._frames(case.frame):
                 if not run.has_time():
                     break
                 lots = self._found(case, one, frame, run, target)
@@ -58,28 +68,32 @@ class AnyView:
                 found += [lot for lot in lots if lot not in clear]
         yield from best_of(found, _KEEP)
 
+    def _frames(self, stated: PoseFrame) -> tuple[PoseFrame, PoseFrame]:
+        turns = (90, 270) if self.turned else (0, 180)
+        return tuple(turned_about_long_axis(stated, degrees) for degrees in turns)
+
     def _found(
         self, case: Case, reading: Reading, frame: PoseFrame, run: Run, target: Target
     ) -> list[Hypotheses]:
         """The aligned poses of one view, best first, one lot a polarity."""
         moving, T_camera_to_world = target.moving, se3.invert_rigid(case.T_world_to_camera)
         other = reading.other_polarity()
-        first = at_level(reading.radiographs[0], _PIXELS)
+        first = at_level(reading.radiographs[0], self.pixels)
         with run.share(1 / 8), run.stage(STAGE) as stage:
             found = template_search(
                 first,
                 moving.for_camera(first.camera, T_camera_to_world @ frame.T_nominal),
                 frame,
-                replace(_GRID, both_signs=other is not None),
+                replace(_GRID, tilt_deg=self.tilt_deg, both_signs=other is not None),
                 unscanned=moving.unscanned,
-                max_candidates=_CANDIDATES,
+                max_candidates=self.candidates,
                 report=lambda progress: run.report(STAGE, fraction=progress.fraction / 2),
             )
             T, lots = T_camera_to_world @ found.T_lps_to_camera, []
             for one, chosen in ((reading, ~found.negative), (other, found.negative)):
                 if chosen.any():
                     start = Hypotheses.unscored(Comparison(case, one, target), T[chosen])
-                    lots.append(through_levels(start, _ALIGNMENT, run, within=stage))
+                    lots.append(through_levels(start, self._alignment, run, within=stage))
             lots = [replace(lot, T_initial=lot.T[0], source=self.name) for lot in lots]
             lots.sort(key=lambda lot: lot.cost[0])
             stage.ended(lots[0].T[0], float(1 - lots[0].cost[0] / 2))
@@ -98,8 +112,9 @@ def best_of(lots: list[Hypotheses], keep: int) -> list[Hypotheses]:
     return sorted(kept, key=lambda lot: lot.cost[0])
 
 
-def from_behind(frame: PoseFrame) -> PoseFrame:
-    """The nominal view from the other side: the patient turned over about the image's long axis."""
-    opposite = {"AP": "PA", "PA": "AP", "LLAT": "RLAT", "RLAT": "LLAT"}
-    rotation = _HALF_TURN @ frame.rotation
-    return PoseFrame(frame.centre_lps_mm, frame.sod_mm, opposite.get(frame.view, "angles"), rotation)
+def turned_about_long_axis(frame: PoseFrame, degrees: float) -> PoseFrame:
+    """A nominal view with the patient turned about the image's long axis."""
+    if not degrees:
+        return frame
+    turn = se3.exp_so3(np.array([0.0, np.deg2rad(degrees), 0.0]))
+    return PoseFrame(frame.centre_lps_mm, frame.sod_mm, "angles", turn @ frame.rotation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -18,46 +17,60 @@ from SOPIRegistrationLib.initialise.templates import SEARCH, THOROUGH_SEARCH
 from SOPIRegistrationLib.installed import PATIENT, RTPI, has_weights
 from SOPIRegistrationLib.subject import Subject
 
+_ALL_VIEWS, _SIDE_VIEWS = AnyView(), AnyView(turned=True)
+# Hard pictures hide the truth among many poses as good as it, fewer of them on finer images.
+_ALL_VIEWS_FINER = AnyView(pixels=48, candidates=200, tilt_deg=53.6)
+# Below this margin it is not the picture that is hard.
+_WORTH_A_CLOSER_LOOK = -0.3
+
 
 class Auto(InTurn):
-    """A pose network and the expected view first, the search where these fail.
+    """A pose network and the expected view first; then all that the X-ray may be.
 
     The network is the patient's own if its weights are given, else that for everybody; without torch or
-    weights it is the nominal view alone.
+    weights it is the nominal view alone. Of several calibrated X-rays it is known how they were taken:
+    there the search goes about the stated view only. The search compares whole images, and does not find
+    one bone among others: a segmented bone is sought around where it is expected.
     """
 
     def sources(self, case: Case) -> tuple[Source, ...]:
-        """Network and expected view, searches, all around."""
+        """In turn, of a segmented bone or several X-rays; of one X-ray of a body the first only."""
         weights = self.settings.weights
         if PATIENT in weights:
             first = PoseNetwork(PATIENT, weights[PATIENT], with_expected=True)
-            if any(target.kind.starts_from_afar for target in case.targets):
-                return first, AllAround(first.name)
         elif self._has_rtpi:
             first = PoseNetwork(RTPI, weights.get(RTPI), with_expected=True)
         else:
             first = AboutExpected("nominal")
-        return first, SEARCH, THOROUGH_SEARCH, AllAround(first.name)
+        if any(target.kind.starts_from_afar for target in case.targets):
+            return first, AllAround(first.name)
+        return first, SEARCH, THOROUGH_SEARCH
 
     def propose(self, case: Case, run: Run) -> Iterator[Proposal]:
-        """One proposal of all that the X-ray may be, the likeliest first; then the thorough search.
+        """One proposal of all that an X-ray of a body may be, the likeliest first; others in turn.
 
         What is stated of the X-ray comes first, but is not believed against the images.
         """
         first, *others = self.sources(case)
-        either_way = case.is_single_view and self.settings.mirrored == "auto"
-        case = replace(case, any_view=True, may_be_mirrored=either_way)
-        yield Proposal(first.name, self._pool(case, run, first))
-        for source, reading in itertools.product(others, case.readings):
+        if case.is_single_view and not any(source.from_afar for source in others):
+            either_way = self.settings.mirrored == "auto"
+            case = replace(case, any_view=True, may_be_mirrored=either_way)
+            yield Proposal(first.name, self._pool(case, run, first))
+            return
+        for proposal in super().propose(case, run):
             if run.has_time():
-                yield Proposal(source.name, source.lots(case, reading, run), from_afar=source.from_afar)
+                yield proposal
 
     def _pool(self, case: Case, run: Run, first: Source) -> Iterator[Hypotheses]:
         asked = first.lots(case, case.reading, run)
         for target, lot in zip(case.targets, asked, strict=False):
             yield lot
-            if case.is_single_view and run.has_time():
-                yield from AnyView().lots(case, case.reading, run, target)
+            if run.has_time():
+                yield from _ALL_VIEWS.lots(case, case.reading, run, target)
+            if run.margin > _WORTH_A_CLOSER_LOOK and run.has_time():
+                yield from _ALL_VIEWS_FINER.lots(case, case.reading, run, target)
+            if run.has_time():
+                yield from _SIDE_VIEWS.lots(case, case.reading, run, target)
 
     def expected(self, case: Case) -> np.ndarray:
         """(4, 4) where the patient's network expects it, else the nominal view."""

@@ -10,11 +10,14 @@ import numpy as np
 from SOPIRegistrationLib.compare import Hypotheses
 from SOPIRegistrationLib.compare.proposal import Proposal
 from SOPIRegistrationLib.compare.run import Run
+from SOPIRegistrationLib.geometry.distinct import distinct_poses
 from SOPIRegistrationLib.refine.levels import through_levels, with_neighbouring_vertebrae
 from SOPIRegistrationLib.refine.refiner import none_was_better_than_rejected
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
 
+# Poses further apart (rad; mm across the central ray, along it) are of different hypotheses.
+_ELSEWHERE = np.deg2rad(10), 12.0, 80.0
 # What brings the best of a few coarsely refined hypotheses to the end.
 Finish = Callable[[Hypotheses, Run], Hypotheses]
 
@@ -45,17 +48,18 @@ class CoarseToFine:
 
     def thin(self, proposal: Proposal, run: Run) -> Hypotheses | None:
         """The best lot at coarse levels: the first one in which the images agree, if there is one."""
-        best, best_margin = None, -np.inf
+        seen: list[tuple[float, Hypotheses]] = []
         with run.share(1 / 2):
             for found in self._coarse(proposal, run):
                 margin = found.comparison.margin(found.T[0])
-                if margin > best_margin:
-                    best, best_margin = found, margin
-                    run.T = found.T[0]
+                seen.append((margin, found))
+                if margin > run.margin:
+                    run.margin, run.T = margin, found.T[0]
                 if margin > 0:
                     break
-            if best is None:
+            if not seen:
                 return None
+            best = _with_rival(seen)
             return with_neighbouring_vertebrae(best, best.comparison.target.kind.coarse[0], run)
 
     def refine(self, hypotheses: Hypotheses, run: Run) -> Hypotheses:
@@ -79,3 +83,16 @@ class CoarseToFine:
                 with run.share(1 / 4):
                     found = through_levels(lot, steps, run)
                 yield found
+
+
+def _with_rival(seen: list[tuple[float, Hypotheses]]) -> Hypotheses:
+    """Of (margin, hypotheses) the one with the largest margin, told what the best elsewhere reached."""
+    _, best = max(seen, key=lambda one: one[0])
+    centre = best.comparison.case.centre_lps_mm
+    elsewhere = [
+        other + found.comparison.target.kind.thresholds.accept
+        for other, found in seen
+        if found.comparison.reading is not best.comparison.reading
+        or len(distinct_poses(np.stack([best.T[0], found.T[0]]), centre, *_ELSEWHERE, 2)) == 2
+    ]
+    return replace(best, rival=max(elsewhere, default=-np.inf))
