@@ -108,6 +108,7 @@ class TargetKind:
         neighbour_gain: by how much less the cost of a neighbouring vertebra must be to count; None where no
             such neighbours can be.
         searches_unscanned: whether a search also tries with the rays that leave the scan.
+        is_silhouette: whether opacity is compared, not line integrals.
     """
 
     name: str
@@ -122,6 +123,7 @@ class TargetKind:
     starts_from_afar: RandomStarts | None
     neighbour_gain: float | None
     searches_unscanned: bool
+    is_silhouette: bool = False
 
     @property
     def finest(self) -> Level:
@@ -217,6 +219,7 @@ IMPLANT = TargetKind(
     starts_from_afar=RandomStarts(),
     neighbour_gain=None,
     searches_unscanned=False,
+    is_silhouette=True,
 )
 
 
