@@ -192,7 +192,7 @@ class User:
         """The fused picture as the scene has it."""
         import slicer
 
-        return slicer.util.arrayFromVolume(self.session.overlay._picture)[0].copy()
+        return slicer.util.arrayFromVolume(self.session.overlay.node)[0].copy()
 
     def last_message(self) -> str:
         return self.host.messages[-1][1]

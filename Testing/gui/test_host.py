@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import subprocess
 import sys
@@ -139,11 +140,11 @@ def test_cmake_lists_every_file():
 
 
 def test_every_control_has_a_tooltip_and_every_number_a_unit():
-    unitless = {"opacitySlider", "drrWindowRange", "frameSpinBox"}
+    unitless = {"mixSlider", "edgeSlider", "contrastSlider", "drrWindowRange", "frameSpinBox"}
     for element in ElementTree.parse(UI).iter("widget"):
         kind, name = element.get("class"), element.get("name")
         properties = {prop.get("name"): prop[0].text for prop in element.findall("property")}
-        if kind in ("QLabel", "QWidget", "QFrame", "qMRMLWidget", "ctkCollapsibleButton"):
+        if kind in ("QLabel", "QWidget", "QFrame", "QScrollArea", "qMRMLWidget", "ctkCollapsibleButton"):
             continue
         assert properties.get("toolTip"), f"{name} has no tooltip"
         if kind in ("QDoubleSpinBox", "ctkSliderWidget") and name not in unitless:
@@ -161,7 +162,7 @@ def test_parameters_named_in_the_ui_exist(module):
 
 def test_layouts_are_known_from_the_start(host, module):
     """A saved scene that uses one is opened before anybody opens the module."""
-    from SOPIRegistrationLib.layouts import LANDMARK_LAYOUT_ID, LAYOUT_ID
+    from SOPIRegistrationLib.layouts import CT_PLANES, LANDMARK_LAYOUT_ID, LAYOUT_ID
 
     node = host.app.layoutManager().layoutLogic().GetLayoutNode()
     for layout in (LAYOUT_ID, LANDMARK_LAYOUT_ID):
@@ -170,7 +171,8 @@ def test_layouts_are_known_from_the_start(host, module):
     module.on_startup()
     for layout in (LAYOUT_ID, LANDMARK_LAYOUT_ID):
         views = ElementTree.fromstring(node.GetLayoutDescription(layout)).iter("view")
-        assert len({view.get("class") + view.get("singletontag") for view in views}) == 3
+        tags = {view.get("singletontag") for view in views}
+        assert tags == ({"Fusion", "XRay", "1"} if layout == LAYOUT_ID else {"XRay", "1", *CT_PLANES})
 
 
 def test_what_is_read_before_the_packages_are_installed_needs_python_alone():
@@ -191,7 +193,7 @@ def test_sample_data_entry_makes_the_demo_case(host, widget, module, demo_case, 
     import slicer
 
     monkeypatch.setattr("SOPIRegistrationLib.simulation.demo.demo_case", lambda seed: demo_case)
-    (source,) = slicer.modules.sampleDataSources["SOPI Registration"][-1:]
+    (source,) = slicer.modules.sampleDataSources[module.SAMPLE_CATEGORY][-1:]
     nodes = source.customDownloader(source)
     parameters = widget._parameterNode
     assert (parameters.ct, parameters.xray) == (nodes.ct, nodes.xray)
@@ -222,3 +224,71 @@ def test_reloading_the_module_in_mid_run(host, user, demo_case, module):
         reloaded.cleanup()
     finally:
         sys.modules.update(before)
+
+
+_BASES = ("ScriptedLoadableModule", "ScriptedLoadableModuleWidget", "ScriptedLoadableModuleLogic")
+
+
+@pytest.mark.parametrize("name", [*_BASES, "ScriptedLoadableModuleTest"])
+def test_base_classes_are_called_as_the_application_s(host, name):
+    from host import api, scripted_module
+
+    qualified = f"slicer.ScriptedLoadableModule.{name}"
+    for method, function in vars(getattr(scripted_module, name)).items():
+        if inspect.isfunction(function):
+            parameters = [*inspect.signature(function).parameters.values()][1:]
+            own = inspect.Signature([one.replace(annotation=inspect.Parameter.empty) for one in parameters])
+            assert own == api.signature(qualified, method), method
+
+
+def test_stand_ins_take_what_the_application_takes_and_no_more(host):
+    """A sample data source has no description, a message box does not install, pip has no such option."""
+    import SampleData
+    import slicer
+
+    register = SampleData.SampleDataLogic.registerCustomSampleDataSource
+    with pytest.raises(TypeError, match="sampleDescription"):
+        register(category="A", sampleName="B", sampleDescription="C")
+    with pytest.raises(TypeError, match="too many positional"):
+        slicer.util.errorDisplay("text", "title", None, None, "more")
+    with pytest.raises(TypeError, match="upgrade"):
+        slicer.packaging.pip_install("numba", upgrade=True)
+
+
+def _calls(path: Path):
+    """(owner, function, call) of every call of a function that Slicer has in Python."""
+    owners = {
+        "SampleData": "SampleData",
+        "slicer.packaging": "slicer.packaging",
+        "slicer.util": "slicer.util",
+    }
+    owners["SampleData.SampleDataLogic"] = "SampleData.SampleDataLogic"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = ast.unparse(node.func.value)
+            if owner in owners:
+                yield owners[owner], node.func.attr, node
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_module_code_calls_slicer_s_functions_as_they_are(path):
+    """Every call that is written, run by a test or not."""
+    from host import api
+
+    classes = {"VTKObservationMixin", "NodeModify", "RenderBlocker"}
+    for owner, name, call in _calls(path):
+        if name in classes or any(isinstance(argument, ast.Starred) for argument in call.args):
+            continue
+        keywords = {one.arg: None for one in call.keywords if one.arg is not None}
+        api.signature(owner, name).bind(*[None] * len(call.args), **keywords)
+
+
+def test_starting_leaves_no_error_and_the_demo_in_sample_data(host, module):
+    """The first defect that a user met: a red mark at every start, and no demo."""
+    import slicer
+
+    slicer.modules.sampleDataSources.clear()
+    module.on_startup()
+    (source,) = slicer.modules.sampleDataSources[module.SAMPLE_CATEGORY]
+    assert source.sampleName == module.SAMPLE_NAME
+    assert callable(source.customDownloader)

@@ -29,6 +29,7 @@ def test_wrist_from_files_with_a_geometry_file(user, wrist):
     assert user.host.messages == []
     assert user.ui.cameraCombo.currentText == "cam02"
     user.show_views()
+    user.ui.geometrySection.collapsed = False
     assert not user.ui.cameraCombo.isHidden()
     assert user.host.messages == []
 

@@ -100,6 +100,12 @@ def test_trainings_of_other_ranges_left_found_stopped_and_failed(prepared, start
         ui.trainingRangeCombo.setCurrentIndex(index)
         user.click("trainButton")
         user.wait()
+        assert not ui.trainButton.enabled
+        assert "the end of the training" in ui.trainButton.toolTip
+        if index == 1:
+            TrainingStatus(DONE, "reached").write(started[0][0])
+            follow(user)
+            assert ui.trainButton.enabled
     near, about = started
     assert near[6][:2] == ("--range", "8")
     assert near[7] is None
@@ -108,7 +114,6 @@ def test_trainings_of_other_ranges_left_found_stopped_and_failed(prepared, start
 
     # As when the panel is closed and opened again.
     case = user.session.case
-    TrainingStatus(DONE, "reached").write(near[0])
     section.use(None)
     assert not section.is_running
     assert not ui.stopTrainingButton.enabled

@@ -9,6 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
+from support.rendering import can_render
 
 
 def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, monkeypatch):
@@ -40,11 +41,11 @@ def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, 
     user.screenshot("panel_registered.png")
 
     pictures = {}
-    for mode in ("DRR edges on the X-ray", "Checkerboard", "Blink", "Two colours"):
+    for mode in ("DRR edges on the X-ray", "Curtain", "Checkerboard", "Blink", "Two colours"):
         user.ui.overlayModeCombo.setCurrentText(mode)
         user.host.process(0.1)
         pictures[mode] = user.picture()
-    assert all(not np.array_equal(pictures["Two colours"], pictures[mode]) for mode in list(pictures)[:3])
+    assert all(not np.array_equal(pictures["Two colours"], pictures[mode]) for mode in list(pictures)[:4])
 
     before = user.drr()
     user.ui.rySlider.value = user.ui.rySlider.value + 10.0
@@ -56,7 +57,7 @@ def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, 
     assert np.allclose(user.session.pose, registered, atol=1e-6)
     assert np.allclose(user.drr(), before, atol=1e-3)
 
-    user.ui.opacitySlider.value = 0.4
+    user.ui.mixSlider.value = 0.4
     picture, path = user.picture(), str(tmp_path / "registration.mrb")
     assert slicer.util.saveScene(path)
     slicer.mrmlScene.Clear()
@@ -65,7 +66,7 @@ def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, 
     user.wait()
     assert user.host.messages == []
     assert np.allclose(user.session.pose, registered, atol=1e-4)
-    assert user.parameters.overlayOpacity == pytest.approx(0.4)
+    assert user.parameters.mix == pytest.approx(0.4)
     assert user.ui.historyTable.rowCount == 1
     assert user.ui.verdictLabel.text.startswith(("Accepted", "Check by eye"))
     assert np.abs(user.picture().astype(int) - picture).max() <= 2
@@ -437,12 +438,12 @@ def test_a_removed_overlay_comes_back(user, demo_case, what):
     user.take_demo(demo_case)
     user.show_views()
     before = user.picture()
-    node = user.session.overlay._picture if what == "picture" else user.parameters.drr
+    node = user.session.overlay.node if what == "picture" else user.parameters.drr
     user.host.scene.RemoveNode(node)
     user.ui.overlayModeCombo.setCurrentText("Checkerboard")
     user.wait()
     assert not np.array_equal(user.picture(), before)
-    user.ui.overlayModeCombo.setCurrentText("Two colours")
+    user.ui.overlayModeCombo.setCurrentText("DRR edges on the X-ray")
     user.wait()
     assert np.array_equal(user.picture(), before)
     assert user.host.messages == []
@@ -456,7 +457,7 @@ def test_live_drr_follows_a_slider(user, demo_case):
     user.take_demo(demo_case)
     user.show_views()
     drawn, show = [], user.session.show_drr
-    user.session.show_drr = lambda image: (drawn.append(image.shape), show(image))
+    user.session.show_drr = lambda image, live=False: (drawn.append(image.shape), show(image, live))
     start, processor = time.perf_counter(), time.process_time()
     value = 0.0
     while time.perf_counter() - start < 2.0:
@@ -466,13 +467,37 @@ def test_live_drr_follows_a_slider(user, demo_case):
     rate = len(drawn) / (time.perf_counter() - start)
     # The target is for two cores.
     possible = 2 * len(drawn) / (time.process_time() - processor)
-    assert {shape[0] for shape in drawn[:-1]} == {256}
+    assert {shape[0] for shape in drawn} <= {128, 192, 256}
     assert possible >= 15, f"{possible:.1f} updates a second of two cores"
     assert rate > 5, f"{rate:.1f} updates a second"
 
 
-def test_self_test_of_the_module(host, widget, module, demo_case):
+def test_self_test_of_the_module(user, module, demo_case, capsys):
+    """As Reload and Test runs it in the application; a line a check, and a summary."""
+    if not can_render():
+        pytest.skip("views need OpenGL: apt-get install libegl1 libgl1")
+    user.widget.parent.resize(480, 800)
+    user.widget.parent.show()
     test = module.SOPIRegistrationTest()
     test.case = demo_case
     test.runTest()
-    assert host.messages == []
+    user.widget.parent.hide()
+    assert user.host.messages == []
+    *lines, summary = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) >= 12
+    assert all(line.startswith("ok") for line in lines)
+    assert "all passed" in summary
+
+
+def test_self_test_tells_what_is_wrong(user, module, demo_case, capsys):
+    import slicer
+
+    slicer.modules.sampleDataSources.clear()
+    test = module.SOPIRegistrationTest()
+    test.case = demo_case
+    with pytest.raises(AssertionError, match="demo in Sample Data"):
+        test.runTest()
+    assert "FAIL  demo in Sample Data: there is none" in capsys.readouterr().out
+    # The demo is made known again for whoever comes after.
+    module.on_startup()
+    user.host.messages.clear()

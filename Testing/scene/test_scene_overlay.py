@@ -90,25 +90,66 @@ def test_view_shows_the_picture_of_the_mode(overlay, view, xray_image, drr_image
     assert len(np.unique(expected)) > 50
 
 
-def test_opacity_fades_between_xray_and_picture(overlay, view, xray_image):
+def test_settings_are_shown_and_kept(scene, overlay, view, xray_image, drr_image):
     gray = np.clip((xray_image - 500.0) / 3500, 0, 1)[..., None] * 255
-    full = view()
-    overlay.opacity = 0.0
-    np.testing.assert_allclose(view(), np.broadcast_to(gray, full.shape), atol=1.5)
-    overlay.opacity = 0.25
-    np.testing.assert_allclose(view(), 0.75 * gray + 0.25 * full, atol=2.5)
+    overlay.mode = "fusion"
+    overlay.set(mix=0.0)
+    np.testing.assert_allclose(view(), np.broadcast_to(gray, view().shape), atol=1.5)
+    overlay.set(mix=0.25, curtain=0.3)
+    expected = fusion_image(
+        xray_image,
+        drr_image,
+        mode="fusion",
+        xray_window=(500, 4000),
+        drr_window=overlay.drr_window,
+        bone_dark=True,
+        mix=0.25,
+    )
+    np.testing.assert_allclose(view(), expected, atol=1.5)
+    again = Overlay(scene)
+    assert (again.setting("mix"), again.setting("curtain"), again.setting("edge_strength")) == (
+        0.25,
+        0.3,
+        1.0,
+    )
+    with pytest.raises(KeyError):
+        overlay.set(sharpness=1.0)
+
+
+def test_a_live_picture_is_one_change_of_one_node(scene, overlay, view, drr, drr_image):
+    """The application answers each with an update of all views."""
+    overlay.mode, changes = "blink", []
+    overlay.draw(drr_image)
+    for node in slicer.util.getNodesByClass("vtkMRMLVolumeNode", scene):
+        node.AddObserver("ModifiedEvent", lambda node, _event: changes.append(node.GetName()))
+    overlay.draw(drr_image[::-1])
+    assert changes == ["X-ray and DRR"]
+    np.testing.assert_allclose(view()[..., 0], 255 * (1 - drr_image[::-1] / 5), atol=8)
+
+
+def test_a_picture_at_rest_is_as_fine_as_asked_for(scene, view, xray, drr):
+    overlay = Overlay(scene, (256, 512))
+    overlay.show(xray, drr, bone_dark=True)
+    assert overlay_picture(overlay).GetImageData().GetDimensions() == (256, 192, 1)
+    fine = view()
+    overlay.mode = "blink"
+    shown = view()
+    coarse = Overlay(scene)
+    coarse.refresh()
+    assert overlay_picture(coarse).GetImageData().GetDimensions() == (128, 96, 1)
+    np.testing.assert_allclose(view()[2:-2, 2:-2], shown[2:-2, 2:-2], atol=12)
+    assert (fine != shown).any()
 
 
 def test_blinking_shows_xray_and_drr_in_turn(overlay, view):
     overlay.mode = "blink"
     drr_shown = view()
-    overlay.blink()
+    overlay.xray_alone = True
     xray_shown = view()
     assert np.abs(drr_shown - xray_shown).max() > 50
-    assert overlay.opacity == 1.0
-    overlay.blink()
+    overlay.xray_alone = False
     np.testing.assert_array_equal(view(), drr_shown)
-    overlay.blink()
+    overlay.xray_alone = True
     overlay.mode = "edges"
     assert (view() != xray_shown).any()
 
@@ -133,7 +174,7 @@ def test_a_new_drr_is_shown_after_refresh(overlay, view, xray, drr, drr_image, x
 
 
 def overlay_picture(overlay):
-    return overlay._picture
+    return overlay.node
 
 
 def test_coarse_live_drr_lies_where_the_fine_one_did(overlay, view, xray, drr, drr_image):
@@ -160,14 +201,17 @@ def test_mirrored_rgb_xray_fuses_as_the_plain_one(scene, view, add_volume, xray_
 def test_field_hides_the_drr_outside_and_is_kept_in_the_scene(scene, overlay, view, xray, drr):
     valid = np.zeros(CAMERA.shape, bool)
     valid[10:60, 20:100] = True
+    overlay.xray_alone = True
+    xray_alone, outside = view(), ~ndimage.binary_dilation(valid)
+    overlay.mode = "blink"
     overlay.show(xray, drr, bone_dark=True, valid=valid)
-    assert not view()[~ndimage.binary_dilation(valid)].any()
-    assert view()[valid].any()
+    np.testing.assert_allclose(view()[outside], xray_alone[outside], atol=1.5)
+    assert np.abs(view() - xray_alone)[valid].max() > 50
     # As after reloading the module: the field is known again.
     again = Overlay(scene)
     again.mode = "checkerboard"
-    again.mode = "fusion"
-    assert not view()[~ndimage.binary_dilation(valid)].any()
+    again.mode = "blink"
+    np.testing.assert_allclose(view()[outside], xray_alone[outside], atol=1.5)
 
 
 def test_deleted_drr_leaves_the_overlay_incomplete(scene, overlay, drr):

@@ -113,7 +113,7 @@ def test_fusion_of_the_demo_case_is_gray_at_the_truth_and_coloured_beside_it(
         for mode in OVERLAY_MODES:
             overlay.mode = mode
             pictures.append(host.slice_picture(FUSION_VIEW))
-        colours[name] = colourfulness(pictures[0])
+        colours[name] = colourfulness(pictures[OVERLAY_MODES.index("fusion")])
         rows.append(np.hstack(pictures))
         if can_render():
             view = host.render_3d(960, 540, (1.5, 1.2, 0.6))

@@ -181,7 +181,8 @@ def filled_scene(host, scene, oblique_ct, add_volume, parameters, rng):
     lay_slice_view_on_detector(slice_node(scene, FUSION_VIEW), CAMERA, FRAME)
     overlay = Overlay(scene)
     overlay.show(xray, drr, bone_dark=True, valid=rng.random(CAMERA.shape) > 0.3)
-    overlay.mode, overlay.opacity = "checkerboard", 0.6
+    overlay.mode = "checkerboard"
+    overlay.set(mix=0.6)
     CArmModel(scene).update(CAMERA, FRAME)
     bone = np.zeros(oblique_grid().array.shape, np.uint8)
     bone[10:30, 20:50, 30:60] = 1
@@ -217,7 +218,7 @@ def test_scene_bundle_restores_everything(host, filled_scene, tmp_path):
     assert_alike(host.slice_picture(FUSION_VIEW), picture)
     assert len(np.unique(picture)) > 100
     overlay = Overlay(scene)
-    assert (overlay.mode, overlay.opacity, overlay.is_complete) == ("checkerboard", 0.6, True)
+    assert (overlay.mode, overlay.setting("mix"), overlay.is_complete) == ("checkerboard", 0.6, True)
     # Made anew from what was loaded, the picture is the one that was saved.
     overlay.refresh()
     assert_alike(host.slice_picture(FUSION_VIEW), picture)

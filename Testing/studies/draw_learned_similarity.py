@@ -23,7 +23,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from SOPIRegistrationLib.compare import Case, Comparison, compared_target
+from SOPIRegistrationLib.compare import Case, Comparison, Reading, compared_target
 from SOPIRegistrationLib.compare.objective import at_level, comparable_pixels
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase
@@ -51,8 +51,9 @@ def in_order(cases: SimulatedCases, count: int):
 
 
 def objective_of(case: EvaluationCase, network, T: np.ndarray) -> LearnedObjective:
-    compared = Case(case.subject, case.radiographs, case.frame)
-    return LearnedObjective(network, Comparison(compared, case.radiographs, compared_target(case.subject)), T)
+    reading = Reading(case.radiographs)
+    compared = Case(case.subject, reading, case.frame)
+    return LearnedObjective(network, Comparison(compared, reading, compared_target(case.subject)), T)
 
 
 def offsets(axis: int) -> np.ndarray:

@@ -42,7 +42,7 @@ def open_panel():
 def updates_a_second(user) -> float:
     """DRRs drawn a second while a slider moves all the time."""
     drawn, show = [], user.session.show_drr
-    user.session.show_drr = lambda image: (drawn.append(image.shape), show(image))
+    user.session.show_drr = lambda image, live=False: (drawn.append(image.shape), show(image, live))
     start = time.perf_counter()
     while time.perf_counter() - start < SECONDS_OF_SLIDING:
         user.ui.rxSlider.value = user.ui.rxSlider.value + 0.1

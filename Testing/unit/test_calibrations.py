@@ -362,6 +362,29 @@ def test_rtk_parameters_survive_the_way_through_our_cameras(tmp_path, rtk):
     np.testing.assert_allclose(parameters[1], parameters[0], atol=1e-9)
 
 
+def test_what_a_calibration_lacks_stands_beside_it(tmp_path):
+    one = camera(2)
+    [path] = write_geometry(CArmGeometry((one,)), tmp_path / "P.txt", "projection")
+    beside = tmp_path / "geometry.json"
+    entry = {
+        "calibration": path.name,
+        "sdd_mm": 990,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "sod_mm": 640,
+        "view": "PA",
+    }
+    beside.write_text(json.dumps(entry | {"distortion": [0.1, 0, 0, 0, 0], "sdd_tolerance_mm": 4}))
+    read = load_geometry(beside)
+    np.testing.assert_allclose(seen(read.camera), seen(one), rtol=1e-6, atol=1e-9)
+    assert (read.camera.shape, read.camera.sdd_mm) == ((HEIGHT, WIDTH), 990)
+    assert (read.sod_mm, read.view, read.tolerances.sdd_mm) == (640, "PA", 4)
+    np.testing.assert_array_equal(read.camera.distortion, [0.1, 0, 0, 0, 0])
+    beside.write_text(json.dumps(entry | {"K": one.K.tolist()}))
+    with pytest.raises(InputError, match=r"K stands in .*P.txt: leave it out"):
+        load_geometry(beside)
+
+
 # Distortion
 
 

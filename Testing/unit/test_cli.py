@@ -103,6 +103,24 @@ def test_a_result_starts_the_next_registration(demo, inputs, tmp_path, name):
     assert again["method"].startswith("given pose")
 
 
+def test_a_mask_of_the_xray_says_what_is_compared(demo, inputs, tmp_path, capsys):
+    xray = pixels(demo[0] / "xray.png")
+    mask = np.zeros(xray.shape, np.uint8)
+    mask[60:200, 80:180] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(tmp_path / "mask.png"))
+    start = ["--init", str(demo[0] / "result.json"), "--refine", "none", "--out", str(tmp_path / "out")]
+    assert main(["register", *inputs, *start, "--xray-mask", str(tmp_path / "mask.png")]) == 0
+    known, masked = (
+        json.loads((folder / "result.json").read_text())["similarity"]["ncc"]
+        for folder in (demo[0], tmp_path / "out")
+    )
+    assert masked != pytest.approx(known, abs=1e-4)
+    sitk.WriteImage(sitk.GetImageFromArray(mask[:-1]), str(tmp_path / "mask.png"))
+    capsys.readouterr()
+    assert main(["register", *inputs, *start, "--xray-mask", str(tmp_path / "mask.png")]) == 2
+    assert "make it on this X-ray" in capsys.readouterr().err
+
+
 def test_start_is_kept_without_refinement(demo, inputs, tmp_path):
     start = str(demo[0] / "result.json")
     assert main(["register", *inputs, "--out", str(tmp_path), "--init", start, "--refine", "none"]) == 0

@@ -121,6 +121,20 @@ def test_a_ct_with_its_axes(tmp_path, entry, rng):
     assert found["axes"] == ["I", "L", "A"]
 
 
+def test_a_ct_with_what_was_mended(tmp_path, entry):
+    """Unsigned voxels, 1024 above Hounsfield units."""
+    hu = np.full((30, 30, 30), -1000)
+    hu[6:24, 6:24, 6:24] = 40
+    hu[12:18, 12:18, :] = 700
+    noise = np.random.default_rng(2).normal(0, 12, hu.shape)
+    sitk.WriteImage(
+        sitk.GetImageFromArray((hu + 1024 + noise).clip(0).astype(np.uint16)), tmp_path / "ct.nrrd"
+    )
+    found = entry(tmp_path / "ct.nrrd")
+    assert "1024" in " ".join(found["warnings"])
+    assert found["values_hu"]["from"] < -950
+
+
 def test_several_files_one_of_them_unusable(tmp_path, pixels, told):
     good = write_xray(tmp_path / "run.dcm", pixels, **TAGS)
     bad = tmp_path / "notes.txt"

@@ -70,6 +70,7 @@ def test_rows_report_and_pictures(finished):
     assert "http" not in page
 
 
+@pytest.mark.slow
 def test_same_seed_same_poses(finished, ct, tmp_path):
     again, other = tmp_path / "again", tmp_path / "other"
     assert evaluate(again, ct, "--methods", "initial", "opt", "--cases", 2) == 0
@@ -79,6 +80,7 @@ def test_same_seed_same_poses(finished, ct, tmp_path):
     assert poses(rows_of(other)[0, "initial"]) != poses(first[0, "initial"])
 
 
+@pytest.mark.slow
 def test_what_is_random_in_a_method_comes_from_the_seed(ct, tmp_path):
     found = []
     for name in ("one", "two"):
@@ -87,6 +89,7 @@ def test_what_is_random_in_a_method_comes_from_the_seed(ct, tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues(copied, finished, ct, monkeypatch):
     """Half a line at the end, as a killed process leaves it, is done again; nothing else is."""
     path = copied / "results.csv"
@@ -102,6 +105,7 @@ def test_a_stopped_run_continues(copied, finished, ct, monkeypatch):
     assert all(poses(before[key]) == poses(after[key]) for key in before)
 
 
+@pytest.mark.slow
 def test_more_cases_and_methods_join(copied, finished, ct):
     before = (finished / "results.csv").read_bytes()
     assert evaluate(copied, ct, "--methods", "initial,opt-gc", "--cases", 3, "--timeout", 300) == 0
@@ -114,6 +118,7 @@ def test_more_cases_and_methods_join(copied, finished, ct):
         assert float(row["gradient_correlation"]) > float(rows[number, "initial"]["gradient_correlation"])
 
 
+@pytest.mark.slow
 def test_a_network_trained_later_joins_but_for_the_pose_network(ct, tmp_path, monkeypatch, capsys):
     """No row can come from a network that was not there; only auto runs with the pose network or without."""
     folder = tmp_path / "weights"
@@ -160,6 +165,7 @@ def endless(problem, report):
         report(Progress("on and on"))
 
 
+@pytest.mark.slow
 def test_what_raises_or_never_ends_is_a_row_with_its_error(ct, tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, "opt", EvaluatedMethod("Raising", "raises", raising))
     monkeypatch.setitem(METHODS, "search", EvaluatedMethod("Endless", "never ends", endless))
@@ -218,6 +224,7 @@ def test_protocols_draw_what_they_say():
             assert not drawn[:, 1].any()
 
 
+@pytest.mark.slow
 def test_a_case_depends_on_seed_and_number_alone(ct):
     few, many = (SimulatedCases("wide", "ours", (ct,), pixels=PIXELS, phantoms=n) for n in (2, 9))
     np.testing.assert_array_equal(few.make(4).T_true, many.make(4).T_true)

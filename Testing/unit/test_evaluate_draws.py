@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from SOPIRegistrationLib.evaluation.anatomies import stranger_of
-from SOPIRegistrationLib.evaluation.figures import end_figures, start_figures
+from SOPIRegistrationLib.evaluation.figures import end_figures, judgement_figures, start_figures
+from SOPIRegistrationLib.evaluation.methods import Estimate
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, DrawnPoses
 from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.projector import ProjectorVolume, project
+from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from support.evaluation import PIXELS, write_ct
 
@@ -96,6 +99,24 @@ def test_a_mirrored_picture_is_stored_mirrored_and_its_truth_is_that_of_the_one_
         assert row["mirrored"] == int(case.drawn.mirrored)
         assert row["roll_deg"] == case.drawn.roll_deg
     assert set(kinds) == {False, True}
+
+
+def test_a_result_that_turned_the_picture_over_is_judged_by_that_one(any_view):
+    case = next(case for number in range(12) if (case := any_view.make(number)).drawn.mirrored)
+    start = se3.move_about(case.T_true, np.array([0.02, -0.02, 0.02, 1, 1, 3]), case.frame.centre_lps_mm)
+    settings = RegistrationSettings("given", mirrored="yes")
+    result = register(case.subject, case.radiographs, case.frame, settings, start)
+    T = result.T_lps_to_world
+    row = judgement_figures(case, Estimate(T, result.verdict.status, result=result))
+    row |= end_figures(case.turned_over(), T)
+    assert row["found_mirrored"] == 1
+    assert row["right"] == 1
+    assert row["correlation"] == pytest.approx(row["correlation_at_truth"], abs=0.02)
+    assert row["correlation"] > 0.95
+    # The picture as it is stored shows something else.
+    assert end_figures(case, T)["ncc"] < row["ncc"] - 0.01
+    at_start = judgement_figures(case, Estimate(T, result=replace(result, mirrored=False)))
+    assert at_start["correlation_at_truth"] < row["correlation_at_truth"] - 0.1
 
 
 def test_roll_turns_the_picture_about_its_principal_point(any_view):

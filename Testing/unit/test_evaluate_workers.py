@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed import LocalCluster
+from SOPIRegistrationLib.evaluation import runner
 from SOPIRegistrationLib.evaluation.methods import Estimate, EvaluatedMethod
 from SOPIRegistrationLib.evaluation.results import Results
 from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, evaluate_one, run
@@ -170,6 +171,14 @@ def test_no_scheduler_is_one_line(ct, tmp_path, capsys):
     assert evaluate(tmp_path, ct, *options) == 2
     error = capsys.readouterr().err
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in error
+    assert error.count("\n") == 1
+
+
+def test_several_processes_without_dask_are_one_line(ct, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "find_spec", lambda name: None)
+    assert evaluate(tmp_path, ct, "--methods", "initial", "--cases", 2, "--workers", 2) == 2
+    error = capsys.readouterr().err
+    assert "'distributed': pip install it, or use --workers 1" in error
     assert error.count("\n") == 1
 
 

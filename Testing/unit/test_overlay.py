@@ -12,6 +12,7 @@ from SOPIRegistrationLib.images.overlay import (
     XRAY_COLOUR,
     display_window,
     edges,
+    even_contrast,
     fusion_image,
     matching_window,
     windowed,
@@ -44,14 +45,49 @@ def test_images_apart_have_the_two_colours():
     assert not picture[0, 0].any()
 
 
-def test_dark_bones_are_turned_over(bones):
-    np.testing.assert_allclose(
-        fusion_image(1 - bones, bones, bone_dark=True, **UNIT).astype(int),
-        fusion_image(bones, bones, **UNIT).astype(int),
-        atol=1,
-    )
-    drr = fusion_image(1 - bones, bones, mode="drr", bone_dark=True, **UNIT)
-    np.testing.assert_allclose(drr[..., 0], 255 * (1 - bones), atol=1)
+def test_dark_bones_are_shown_dark(bones):
+    for mode in ("fusion", "drr"):
+        picture = fusion_image(1 - bones, bones, mode=mode, bone_dark=True, **UNIT)
+        np.testing.assert_allclose(picture, np.repeat(255 * (1 - bones)[..., None], 3, axis=-1), atol=1)
+
+
+@pytest.mark.parametrize("bone_dark", [False, True])
+def test_two_colours_go_from_the_xray_to_the_drr_with_contrast_all_the_way(bones, rng, bone_dark):
+    """Of images that do not match, too: none cancels the other."""
+    other = ndimage.gaussian_filter(rng.normal(size=bones.shape), 6)
+    other = ((other - other.min()) / np.ptp(other)).astype(np.float32)
+    alike = 1 - other if bone_dark else other
+
+    def picture(mix, drr=other):
+        return fusion_image(bones, drr, bone_dark=bone_dark, mix=mix, **UNIT) / 255
+
+    np.testing.assert_allclose(picture(0.0), np.repeat(bones[..., None], 3, axis=-1), atol=0.01)
+    np.testing.assert_allclose(picture(1.0), np.repeat(alike[..., None], 3, axis=-1), atol=0.01)
+    least = min(bones.std(), alike.std())
+    for mix in np.linspace(0, 1, 11):
+        assert picture(mix).std(axis=(0, 1)).max() > 0.7 * least
+        # What matches is what the X-ray shows, at every setting: white stays white.
+        same = picture(mix, 1 - bones if bone_dark else bones)
+        np.testing.assert_allclose(same, np.repeat(bones[..., None], 3, axis=-1), atol=0.01)
+
+
+def test_the_curtain_has_the_xray_at_its_left(bones):
+    other = bones[::-1].copy()
+    picture = fusion_image(bones, other, mode="curtain", curtain=0.25, **UNIT)[..., 0]
+    np.testing.assert_allclose(picture[:, :30], 255 * bones[:, :30], atol=1)
+    np.testing.assert_allclose(picture[:, 30:], 255 * other[:, 30:], atol=1)
+
+
+def test_even_contrast_shows_what_is_faint_beside_what_is_strong(bones):
+    faint = np.concatenate([0.1 * bones, 0.6 + 0.4 * bones], axis=1)
+    even = even_contrast(faint)
+    left, right = even[:, :100].std(), even[:, -100:].std()
+    assert faint[:, -100:].std() > 3.5 * faint[:, :100].std()
+    assert left > 0.4 * right
+    assert even.min() >= 0
+    assert even.max() <= 1
+    shown = fusion_image(faint, faint, mode="drr", local_contrast=1.0, **UNIT)[..., 0]
+    np.testing.assert_allclose(shown, 255 * even, atol=1)
 
 
 def test_nothing_of_the_drr_shows_outside_the_field(bones, rng):
@@ -62,7 +98,7 @@ def test_nothing_of_the_drr_shows_outside_the_field(bones, rng):
         first = fusion_image(bones, bones, valid, mode, **UNIT)
         second = fusion_image(bones, np.where(valid, bones, other), valid, mode, **UNIT)
         np.testing.assert_array_equal(first[~valid], second[~valid])
-        xray = 0 if mode == "fusion" else np.rint(255 * bones[~valid])[:, None]
+        xray = np.rint(255 * bones[~valid])[:, None]
         np.testing.assert_array_equal(first[~valid], np.broadcast_to(xray, first[~valid].shape))
 
 

@@ -23,6 +23,7 @@ from SOPIRegistrationLib.geometry.contradictions import contradictions
 from SOPIRegistrationLib.geometry.files import load_geometry, write_geometry
 from SOPIRegistrationLib.images import dicom
 from SOPIRegistrationLib.images.files import read_radiograph, read_volume
+from SOPIRegistrationLib.images.hounsfield import in_hounsfield
 from SOPIRegistrationLib.images.itk_reading import image_reader, require_file
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
@@ -170,6 +171,7 @@ def _describe(path: Path, geometry, view, frame) -> FileInfo:
 
 
 def _of_volume(path: Path, volume: Volume) -> FileInfo:
+    volume = in_hounsfield(volume)
     k, j, i = volume.array.shape
     spacing = volume.spacing_mm
     axes = volume.index_to_lps[:3, :3] / spacing
@@ -180,10 +182,10 @@ def _of_volume(path: Path, volume: Volume) -> FileInfo:
         "axes": [_axis_name(axes[:, axis]) for axis in range(3)],
         "index_to_lps": _rounded(volume.index_to_lps, 6),
         "extent_mm": _rounded(spacing * volume.array.shape[::-1], 3),
-        "values": {"from": float(volume.array.min()), "to": float(volume.array.max())},
-        "usual_values": {"from": float(low), "to": float(high)},
+        "values_hu": {"from": float(volume.array.min()), "to": float(volume.array.max())},
+        "usual_values_hu": {"from": float(low), "to": float(high)},
     }
-    return FileInfo(str(path), "CT", facts)
+    return FileInfo(str(path), "CT", facts, warnings=list(volume.notes))
 
 
 def _axis_name(axis: np.ndarray) -> str:

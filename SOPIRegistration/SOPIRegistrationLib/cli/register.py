@@ -26,8 +26,9 @@ from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict
 from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph
 from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
-from SOPIRegistrationLib.images.radiograph import Radiograph
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.images.region import read_region, restricted
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.registration import RegistrationResult, register, warm_up
 from SOPIRegistrationLib.registration.outputs import write_results
@@ -56,6 +57,7 @@ class Request:
     view: str | None = None
     camera: str | None = None
     frame: int | None = None
+    xray_mask: Sequence[Path] = ()
     settings: RegistrationSettings = field(default_factory=RegistrationSettings)
     start_file: Path | None = None
 
@@ -100,6 +102,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--camera", metavar="NAME", help="camera of the X-ray, where the geometry has several"
     )
+    parser.add_argument(
+        "--xray-mask",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="picture of the X-ray's size, one for each X-ray in their order: where it is 0, nothing is "
+        "compared (an instrument, another person's hand)",
+    )
     add_view_argument(parser)
     add_setting_arguments(parser)
     parser.add_argument("--frame", type=int, metavar="N", help="frame of a multi-frame X-ray, from 1")
@@ -133,7 +144,17 @@ def request_of(args: argparse.Namespace) -> Request:
         chosen["init"] = GIVEN
     files = {
         name: getattr(args, name)
-        for name in ("ct", "xray", "geometry", "mask", "bone_threshold", "view", "camera", "frame")
+        for name in (
+            "ct",
+            "xray",
+            "geometry",
+            "mask",
+            "bone_threshold",
+            "view",
+            "camera",
+            "frame",
+            "xray_mask",
+        )
     }
     return Request(**files, settings=RegistrationSettings(**chosen, weights=weights), start_file=start_file)
 
@@ -150,6 +171,8 @@ def register_files(request: Request, folder: Path) -> Registered:
         prepare_radiograph(radiograph, camera, settings.polarity)
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
+    if request.xray_mask:
+        views = _within_masks(views, request.xray_mask, geometry)
     subject = Subject(read_ct(request.ct, request.mask, request.bone_threshold))
     if request.start_file is not None:
         geometry = with_depth_of_start(geometry, subject.ct, request.start_file, all_cameras)
@@ -169,6 +192,24 @@ def register_files(request: Request, folder: Path) -> Registered:
     geometry = replace(geometry, sources=sources)
     files = write_results(folder, result, geometry, target.moving, seconds_preparation)
     return Registered(result, subject, geometry.cameras, seconds_preparation, files)
+
+
+def _within_masks(
+    views: Sequence[PreparedRadiograph], paths: Sequence[Path], geometry: CArmGeometry
+) -> list[PreparedRadiograph]:
+    """The X-rays, compared where their masks are not 0.
+
+    Raises:
+        InputError: a mask is unusable, or they are not as many as the X-rays.
+    """
+    if len(paths) != len(views):
+        raise InputError(
+            f"--xray-mask names {len(paths)} files for {len(views)} X-rays: give one for each, in their order"
+        )
+    alone = (replace(geometry, cameras=(camera,)) for camera in geometry.cameras)
+    return [
+        restricted(view, read_region(path, one)) for view, path, one in zip(views, paths, alone, strict=True)
+    ]
 
 
 def pose_frame(geometry: CArmGeometry, ct: PreparedCT, origin: str | None) -> PoseFrame:

@@ -17,9 +17,11 @@ class Proposal:
         lots: hypotheses of one target after another; made when asked for.
         again: whether the same source was asked before, less thoroughly.
         from_afar: whether they are many, all around where the pose is expected.
+        clear: margin (``Comparison.margin``) of a lot from which no other one is tried.
     """
 
     source: str
     lots: Iterator[Hypotheses]
     again: bool = False
     from_afar: bool = False
+    clear: float = 0.0

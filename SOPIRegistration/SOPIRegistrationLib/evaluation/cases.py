@@ -8,7 +8,7 @@ whatever process it is made.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -47,6 +47,10 @@ class EvaluationCase:
     T_true: np.ndarray | None
     drawn: DrawnPoses | None = None
     is_stranger: bool = False
+
+    def turned_over(self) -> EvaluationCase:
+        """The case with its X-rays turned over, left for right."""
+        return replace(self, radiographs=tuple(one.mirrored() for one in self.radiographs))
 
     @property
     def ct(self) -> PreparedCT:

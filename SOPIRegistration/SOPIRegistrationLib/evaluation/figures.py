@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Case, Comparison, compared_target
+from SOPIRegistrationLib.compare import Case, Comparison, Reading, compared_target
 from SOPIRegistrationLib.compare.objective import comparable_pixels, compared_view
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase
 from SOPIRegistrationLib.evaluation.methods import Estimate
@@ -30,6 +30,7 @@ COLUMNS = (
     *("seconds", "seconds_first", "device", "workers"),
     *("verdict", "probability", "share", "content", "correlation", "correlation_at_truth"),
     *("stranger", "mirrored", "behind", "roll_deg", "along_mm"),
+    *("found_mirrored", "found_polarity", "found_view", "found_roll_deg"),
     *(f"true_{axis}" for axis in THETA_NAMES),
     *(f"start_{axis}" for axis in THETA_NAMES),
     *(f"end_{axis}" for axis in THETA_NAMES),
@@ -59,6 +60,8 @@ def start_figures(case: EvaluationCase) -> dict:
 def end_figures(case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict:
     """Figures of a final pose (4, 4), mm; those that need the truth only where it is known.
 
+    The case's X-rays are as the pose was found for them: turned over where they were taken to be mirrored.
+
     ``right`` says whether it lies within 2 mm in the plane, at the object, and 3 deg; no pose is right for a
     stranger. ``sum_abs_rotation_deg`` and ``sum_abs_translation_mm`` are the sums over the three axes of the
     absolute differences of theta, which the SOPI reference code reports as its errors; ``rotation_deg``
@@ -84,26 +87,35 @@ def end_figures(case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict:
 
 
 def judgement_figures(case: EvaluationCase, estimate: Estimate) -> dict:
-    """What a method says about its own result: nothing, or verdict, predicted errors and correlations."""
+    """What a method says about its own result: nothing, or verdict, what it takes the X-ray for, predicted
+    errors and correlations (of the locally normalised images, at its pose and at the true one)."""
     row: dict = {"verdict": estimate.verdict, "device": estimate.device}
     result = estimate.result
     if result is None:
         return row
     verdict = result.verdict
     row["content"] = result.content
+    row |= {f"found_{name}": value for name, value in result.image().items()}
+    row["found_mirrored"] = int(result.mirrored)
     for name in ("probability", "share"):
         row[name] = getattr(verdict, name, None)
     for prefix in ("predicted", "statistical"):
         parts = [getattr(verdict, f"{prefix}_error_{unit}", None) for unit in ("deg", "mm")]
         if all(part is not None for part in parts):
             row |= _axis_entries(prefix, *parts)
-    poses = [estimate.T_lps_to_world] + ([] if case.T_true is None else [case.T_true])
-    compared = Case(case.subject, case.radiographs, case.frame)
+    reading = Reading(result.radiographs, result.mirrored)
+    compared = Case(case.subject, reading, case.frame)
     target = next(target for target in compared.targets if target.content == result.content)
-    comparison = Comparison(compared, result.radiographs, target)
-    correlations = comparison.structural_correlation(np.stack(poses))
-    names = ("correlation", "correlation_at_truth")
-    return row | {name: float(value) for name, value in zip(names, correlations, strict=False)}
+
+    def correlation(reading: Reading, T: np.ndarray) -> float:
+        return float(Comparison(compared, reading, target).structural_correlation(T[None])[0])
+
+    row["correlation"] = correlation(reading, estimate.T_lps_to_world)
+    if case.T_true is not None:
+        if case.drawn is not None and case.drawn.mirrored != result.mirrored:
+            reading = reading.turned_over()
+        row["correlation_at_truth"] = correlation(reading, case.T_true)
+    return row
 
 
 def axis_errors(row: dict) -> np.ndarray:

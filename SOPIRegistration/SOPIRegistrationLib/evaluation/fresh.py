@@ -1,6 +1,6 @@
 """One registration in a process of its own: how long the first one takes there, and how long a later one.
 
-``python -m SOPIRegistrationLib.evaluation.fresh TASK ROW`` is what runs there: both are files.
+``python -m SOPIRegistrationLib.evaluation.fresh TASK FIGURES`` is what runs there: both are files.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from SOPIRegistrationLib.subject import Subject
+
 if TYPE_CHECKING:
+    from SOPIRegistrationLib.evaluation.cases import EvaluationCase
     from SOPIRegistrationLib.evaluation.results import Row
     from SOPIRegistrationLib.evaluation.runner import Evaluation, Task
 
@@ -22,18 +26,19 @@ if TYPE_CHECKING:
 _WATCHDOG = "Timeout ("
 
 
-def row_of_fresh_process(evaluation: Evaluation, task: Task) -> Row:
-    """The row of a task, from a process that has never registered anything.
+def figures_of_fresh_process(evaluation: Evaluation, task: Task, case: EvaluationCase) -> Row:
+    """What a method adds to a row, from a process that has never registered anything.
 
-    ``seconds_first`` is of the first registration there: compiled kernels are on disk, nothing else is ready;
-    ``seconds`` of the same once more. Reading and preparing CT and X-ray count for neither.
+    It is given the prepared CT and X-ray. ``seconds_first`` is of the first registration there: compiled
+    kernels are on disk, nothing else is ready; ``seconds`` of the same once more.
     """
     from SOPIRegistrationLib.evaluation.runner import PREPARING_S
 
-    row = {"group": task.group, "case": task.number, "method": task.method, "workers": evaluation.workers}
+    # Nothing that was made of the CT here goes with it.
+    case = replace(case, subject=Subject(case.ct))
     with tempfile.TemporaryDirectory(prefix="sopi-") as folder:
-        given, made = Path(folder) / "task", Path(folder) / "row"
-        given.write_bytes(pickle.dumps((evaluation, task)))
+        given, made = Path(folder) / "task", Path(folder) / "figures"
+        given.write_bytes(pickle.dumps((evaluation, task, case)))
         limit = PREPARING_S + 2 * evaluation.timeout_s
         try:
             done = subprocess.run(
@@ -45,21 +50,21 @@ def row_of_fresh_process(evaluation: Evaluation, task: Task) -> Row:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return row | {"error": f"timed out and did not stop: ended after {limit:g} s"}
+            return {"error": f"timed out and did not stop: ended after {limit:g} s"}
         if made.exists():
             return pickle.loads(made.read_bytes())
         if done.stderr.startswith(_WATCHDOG) or f"\n{_WATCHDOG}" in done.stderr:
             limit = evaluation.timeout_s
-            return row | {"error": f"timed out and did not stop: ended, limit {limit:g} s"}
+            return {"error": f"timed out and did not stop: ended, limit {limit:g} s"}
         said = done.stderr.strip().rsplit("\n", 1)[-1]
-        return row | {"error": f"the process ended with code {done.returncode}: {said or 'out of memory?'}"}
+        return {"error": f"the process ended with code {done.returncode}: {said or 'out of memory?'}"}
 
 
 def main(given: Path, made: Path) -> None:
-    """Run the task of a file and write its row."""
-    from SOPIRegistrationLib.evaluation.runner import LEEWAY_S, SOLVING, solved_row
+    """Run the task of a file and write what its row gains."""
+    from SOPIRegistrationLib.evaluation.runner import LEEWAY_S, SOLVING, solved
 
-    evaluation, task = pickle.loads(given.read_bytes())
+    evaluation, task, case = pickle.loads(given.read_bytes())
 
     def watched(phase: str) -> None:
         # A thread of its own that needs no interpreter: compiled code that hangs is ended, too.
@@ -68,10 +73,10 @@ def main(given: Path, made: Path) -> None:
         else:
             faulthandler.cancel_dump_traceback_later()
 
-    row = solved_row(evaluation, task, watched, cold=True)
+    figures = solved(evaluation, task, case, watched, cold=True)
     # Aside, then renamed: never half of it.
     aside = made.with_suffix(".part")
-    aside.write_bytes(pickle.dumps(row))
+    aside.write_bytes(pickle.dumps(figures))
     aside.replace(made)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Run, compared_target
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, Run, compared_target
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.projector.physics import Beam
 from SOPIRegistrationLib.refine.beam import with_beam
@@ -84,5 +84,6 @@ def fine_levels(problem, report: Report, *, physics: bool, plain: bool) -> np.nd
 
 def _comparison(problem) -> Comparison:
     """What the whole of a CT is compared with, about the start pose."""
-    case = Case(problem.subject, problem.radiographs, problem.frame, T_expected=problem.T_start)
-    return Comparison(case, problem.radiographs, compared_target(problem.subject))
+    reading = Reading(problem.radiographs)
+    case = Case(problem.subject, reading, problem.frame, T_expected=problem.T_start)
+    return Comparison(case, reading, compared_target(problem.subject))

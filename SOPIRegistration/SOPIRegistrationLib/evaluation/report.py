@@ -85,7 +85,8 @@ def _galleries(source: CaseSource, series: Sequence[Series]) -> list[_Shown]:
         label, word, row = chosen[index]
         if case is None or case.number != numbers[index]:
             case = source.make(numbers[index])
-        shown[index] = _Shown(label, _caption(word, row), _strip(case, row))
+        as_found = case.turned_over() if row["found_mirrored"] == "1" else case
+        shown[index] = _Shown(label, _caption(word, row), _strip(as_found, row))
     return [shown[index] for index in range(len(chosen))]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -163,12 +164,16 @@ def run(
         scheduler: address of a Dask scheduler whose workers to use in place of processes of this machine.
 
     Raises:
-        InputError: no scheduler answers there.
+        InputError: no scheduler answers there, or Dask is not installed.
     """
     tasks = results.missing(evaluation.tasks, retry)
     if scheduler is None and (evaluation.workers == 1 or len(tasks) < 2):
         rows: Iterator[Row] = (evaluate_one(evaluation, task) for task in tasks)
     else:
+        if find_spec("distributed") is None:
+            raise InputError(
+                "several processes need the Python package 'distributed': pip install it, or use --workers 1"
+            )
         # Dask takes a second to import; one process needs none of it.
         from SOPIRegistrationLib.evaluation.workers import rows_of_workers
 
@@ -187,29 +192,38 @@ def evaluate_one(evaluation: Evaluation, task: Task, tell: Callable[[str], None]
         tell: told what it is at, ``PREPARING`` or ``SOLVING``: only the latter has a time limit.
     """
     tell(PREPARING)
-    if evaluation.fresh:
-        from SOPIRegistrationLib.evaluation.fresh import row_of_fresh_process
-
-        return row_of_fresh_process(evaluation, task)
-    return solved_row(evaluation, task, tell)
-
-
-def solved_row(
-    evaluation: Evaluation, task: Task, tell: Callable[[str], None] = lambda phase: None, cold: bool = False
-) -> Row:
-    """The row of a task that is run in this very process.
-
-    Args:
-        evaluation: what it belongs to.
-        task: what to run.
-        tell: as for :func:`evaluate_one`.
-        cold: whether this process is a fresh one, where the first run is timed as well as a second.
-    """
     row: Row = {**task._asdict(), "workers": evaluation.workers}
     row["case"] = row.pop("number")
     try:
         case = _case(evaluation.group(task.group).source, task.number)
         row |= start_figures(case)
+        if evaluation.fresh:
+            from SOPIRegistrationLib.evaluation.fresh import figures_of_fresh_process
+
+            return row | figures_of_fresh_process(evaluation, task, case)
+    except Exception as error:
+        return row | {"error": line_of(error)}
+    return row | solved(evaluation, task, case, tell)
+
+
+def solved(
+    evaluation: Evaluation,
+    task: Task,
+    case: EvaluationCase,
+    tell: Callable[[str], None],
+    cold: bool = False,
+) -> Row:
+    """What a method that is run in this very process adds to a row.
+
+    Args:
+        evaluation: what it belongs to.
+        task: what to run.
+        case: its case.
+        tell: as for :func:`evaluate_one`.
+        cold: whether this process is a fresh one, where the first run is timed as well as a second.
+    """
+    figures: Row = {}
+    try:
         method = evaluation.method(task.method)
         problem = Problem(
             case.subject,
@@ -225,16 +239,19 @@ def solved_row(
         tell(SOLVING)
         estimate, seconds = _timed(method, problem, evaluation.timeout_s)
         if cold:
-            row["seconds_first"] = seconds
+            figures["seconds_first"] = seconds
             estimate, seconds = _timed(method, problem, evaluation.timeout_s)
-        row["seconds"] = seconds
+        figures["seconds"] = seconds
         tell(PREPARING)
-        row |= judgement_figures(case, estimate) | end_figures(case, estimate.T_lps_to_world)
+        figures |= judgement_figures(case, estimate)
+        if estimate.result is not None and estimate.result.mirrored:
+            case = case.turned_over()
+        figures |= end_figures(case, estimate.T_lps_to_world)
     except _TimedOut as error:
-        row |= {"seconds": error.seconds, "error": str(error)}
+        figures |= {"seconds": error.seconds, "error": str(error)}
     except Exception as error:
-        row["error"] = line_of(error)
-    return row
+        figures["error"] = line_of(error)
+    return figures
 
 
 class _TimedOut(Exception):

@@ -58,8 +58,7 @@ def load_geometry(
 
     Args:
         geometry: path of a geometry JSON, of a calibration of another program (or of a folder with one for
-        each
-            camera), or the name of a preset.
+            each camera), or the name of a preset.
         image_shape: (rows, columns) of the image as stored; a file with "cameras" does not need it.
         metadata: the image's DICOM tags by keyword (``Radiograph.metadata``).
         view: AP, PA, LLAT or RLAT, over whatever the files say.

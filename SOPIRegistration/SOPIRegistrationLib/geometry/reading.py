@@ -19,6 +19,8 @@ from SOPIRegistrationLib.geometry.values import (
     values_from_entry,
 )
 
+# Pictures and volumes that lie beside calibrations are not read as text.
+_LARGEST_CALIBRATION = 1_000_000
 _FORMS = (
     '{"sdd_mm", "pixel_spacing_mm": [row, column], "principal_point_px", "sod_mm", "view"}, {"K": 3x3} or '
     '{"cameras": [{"name", "K", "R", "t", "width", "height"}]}'
@@ -47,19 +49,22 @@ def read_entry(path: Path, image_shape: tuple[int, int] | None, tags: Values) ->
     entry = _json_object(text, path)
     if "calibration" not in entry:
         return entry, str(path)
-    beside = entry.pop("calibration")
-    if not isinstance(beside, str):
+    name = entry.pop("calibration")
+    if not isinstance(name, str):
         raise InputError(f"{path}: 'calibration' must be the name of a file")
     given = _given(image_shape, tags) | _own(entry, path)
-    calibration = path.parent / beside
+    calibration = path.parent / name
     found = read_calibration(_read_text(calibration), calibration, given)
     if found is None:
         raise InputError(f"{path}: its calibration {calibration} is of no known format ({_format_names()})")
     read, origin = found
-    alone = {key: entry.pop(key) for key in [*entry] if key in VIEW_KEYS or key in CALIBRATION_KEYS}
-    if "distortion" in alone:
-        for camera in read.get("cameras", [read]):
-            camera["distortion"] = alone["distortion"]
+    alone = {key: entry.pop(key) for key in [*entry] if key in VIEW_KEYS | CALIBRATION_KEYS}
+    for key in ("K", "principal_point_px"):
+        if key in alone:
+            raise InputError(f"{path}: {key} stands in {calibration}: leave it out")
+    beside = {key: value for key, value in alone.items() if key in VIEW_KEYS}
+    for camera in read.get("cameras", [read]):
+        camera |= beside
     return _filled(read, given) | entry, f"{path}, {origin}"
 
 
@@ -69,6 +74,8 @@ def _read_folder(folder: Path, image_shape, tags: Values) -> tuple[dict, str]:
     found, assumed = {}, set()
     for path in sorted(file for file in folder.iterdir() if file.is_file()):
         try:
+            if path.stat().st_size > _LARGEST_CALIBRATION:
+                continue
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError):
             continue

@@ -7,9 +7,6 @@ place that no tag gives is never made up.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.dicom_tags import quiet_pydicom
 from SOPIRegistrationLib.images.itk_reading import image_reader, read_pixels
 from SOPIRegistrationLib.images.volume import Volume
 
@@ -110,20 +108,6 @@ class _Plane:
         )
 
 
-@contextlib.contextmanager
-def _quiet_pydicom() -> Iterator[None]:
-    """Keep what pydicom says of odd values away from the user: what matters of it is said by name."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def dicom_header(path: Path) -> Dataset | None:
     """What places a DICOM image, without its pixels; None for any other file."""
     try:
@@ -133,7 +117,7 @@ def dicom_header(path: Path) -> Dataset | None:
         # Old files begin with their first group at once.
         if not has_preamble and start[:2] not in (b"\x02\x00", b"\x08\x00"):
             return None
-        with _quiet_pydicom():
+        with quiet_pydicom():
             header = pydicom.dcmread(
                 path, force=not has_preamble, stop_before_pixels=True, specific_tags=_TAGS
             )
@@ -142,7 +126,7 @@ def dicom_header(path: Path) -> Dataset | None:
         return None
 
 
-@_quiet_pydicom()
+@quiet_pydicom()
 def read_ct_series(path: Path, what: str = "CT") -> Volume:
     """The CT of a folder (of several series that of most planes, with a note), or of a DICOM file.
 

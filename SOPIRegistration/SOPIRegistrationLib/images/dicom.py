@@ -6,17 +6,14 @@ functional groups, per frame before shared.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.images.dicom_tags import frame_value, plain_value
+from SOPIRegistrationLib.images.dicom_tags import frame_value, plain_value, quiet_pydicom
 from SOPIRegistrationLib.images.grayscale import polarity_of
 from SOPIRegistrationLib.images.itk_reading import image_reader, read_pixels
 from SOPIRegistrationLib.images.radiograph import Radiograph
@@ -54,9 +51,7 @@ def is_dicom(path: Path) -> bool:
 
 def modality_of(path: Path) -> str:
     """Modality (0008,0060) of a DICOM file; empty where it has none or cannot be read."""
-    import pydicom
-
-    with _quiet_pydicom():
+    with quiet_pydicom():
         try:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
             return str(plain_value(dataset, "Modality") or "")
@@ -64,36 +59,13 @@ def modality_of(path: Path) -> str:
             return ""
 
 
+@quiet_pydicom()
 def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
     """An X-ray frame of a DICOM file (XA, RF, DX, CR).
 
     Raises:
         InputError: damaged, another modality, colour, or a frame must be chosen.
     """
-    with _quiet_pydicom():
-        return _read_radiograph(path, frame)
-
-
-@contextlib.contextmanager
-def _quiet_pydicom() -> Iterator[None]:
-    """Keep away from the user what pydicom says of every value that is not as the standard wants it."""
-    import pydicom
-
-    # Importing it sets its logger's level.
-    parser = pydicom.config.logger
-    level = parser.level
-    parser.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        parser.setLevel(level)
-
-
-def _read_radiograph(path: Path, frame: int | None) -> Radiograph:
-    import pydicom
-
     try:
         dataset = pydicom.dcmread(path)
         modality = str(plain_value(dataset, "Modality") or "")

@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+from pydicom.datadict import tag_for_keyword
+
 # A number where the tag holds one, else its text; a list of several.
 Value = float | str | list
+
+
+@contextlib.contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keep what pydicom says of odd values away from the user: what matters of it is said by name."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def frame_value(dataset, keyword: str, index: int) -> Value | None:
@@ -28,7 +49,7 @@ def frame_value(dataset, keyword: str, index: int) -> Value | None:
 
 def sequence_items(dataset, keyword: str) -> list:
     """Items of a sequence; none where it is absent, damaged or no sequence."""
-    return _tag_items(dataset, _tag(keyword))
+    return _tag_items(dataset, tag_for_keyword(keyword))
 
 
 def _tag_items(dataset, tag) -> list:
@@ -55,7 +76,7 @@ def _nested_value(dataset, keyword: str) -> Value | None:
 
 def plain_value(dataset, keyword: str) -> Value | None:
     """A number, a text, a list of either, or None where there is none; never an error of the parser's."""
-    tag = _tag(keyword)
+    tag = tag_for_keyword(keyword)
     if tag not in dataset:
         return None
     try:
@@ -80,9 +101,3 @@ def _plain(value) -> float | str | None:
         return str(value).strip() if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         return str(value)
-
-
-def _tag(keyword: str) -> int:
-    from pydicom.datadict import tag_for_keyword
-
-    return tag_for_keyword(keyword)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-MODES = ("fusion", "edges", "checkerboard", "drr")
+MODES = ("edges", "fusion", "curtain", "checkerboard", "drr")
 
 # Complementary, so that what agrees adds up to gray; blue and orange are told apart by nearly everybody.
 XRAY_COLOUR = np.array([0.0, 0.6, 1.0], dtype=np.float32)
@@ -18,6 +18,10 @@ _STRONG_PERCENTILE, _WEAK_PERCENTILE = 93.0, 85.0
 _MATCHED_PERCENTILES = (10.0, 90.0)
 # Share of a DRR's maximum below which a ray passes beside the object; bones alone leave most rays empty.
 _COVERED = 0.02
+# Edge of the neighbourhood whose contrast is evened out, as a share of the shorter edge of an image.
+_LOCAL_SHARE = 0.25
+# Contrast below this share of the window is noise, not to be raised further.
+_LEAST_CONTRAST = 0.02
 
 
 def fusion_image(
@@ -29,18 +33,27 @@ def fusion_image(
     xray_window: tuple[float, float] | None = None,
     drr_window: tuple[float, float] | None = None,
     bone_dark: bool = False,
+    mix: float = 0.5,
+    edge_strength: float = 1.0,
+    curtain: float = 0.5,
+    local_contrast: float = 0.0,
 ) -> np.ndarray:
-    """One colour picture of an X-ray and the DRR at a pose.
+    """One colour picture of an X-ray and the DRR at a pose, bones as dark or bright as the X-ray has them.
 
     Args:
         xray: (rows, columns) X-ray, any intensity curve.
         drr: (rows, columns) DRR, bone bright.
-        valid: (rows, columns) bool, where the X-ray shows the patient; the DRR is shown nowhere else.
-        mode: "fusion" (X-ray blue, DRR orange, agreement gray), "edges" (the DRR's edges on the X-ray),
-            "checkerboard" (tiles of both) or "drr" (the DRR, as the X-ray would show it).
+        valid: (rows, columns) bool, where the X-ray shows the patient; elsewhere the X-ray stands alone.
+        mode: "edges" (the DRR's edges on the X-ray), "fusion" (X-ray blue, DRR orange, agreement gray),
+            "curtain" (the X-ray left of a line, the DRR right of it), "checkerboard" (tiles of both) or "drr"
+            (the DRR, as the X-ray would show it).
         xray_window: values shown as black and white; what the valid pixels hold unless given.
         drr_window: the same of the DRR; what gives it the X-ray's brightness unless given.
         bone_dark: whether bones are dark in the X-ray; the DRR is turned over where it has to look alike.
+        mix: of "fusion", 0 (the X-ray as stored) to 1 (the DRR in the X-ray's polarity).
+        edge_strength: of "edges", opacity 0 to 1.
+        curtain: of "curtain", where the line stands, as a share of the width.
+        local_contrast: share, 0 to 1, of both images that :func:`even_contrast` replaces.
 
     Returns:
         (rows, columns, 3) uint8 RGB.
@@ -50,18 +63,42 @@ def fusion_image(
     fixed = windowed(xray, xray_window or display_window(xray[valid]))
     bright_bones = 1 - fixed if bone_dark else fixed
     moving = windowed(drr, drr_window or matching_window(drr[valid], bright_bones[valid]))
+    alike = 1 - moving if bone_dark else moving
+    if local_contrast > 0:
+        fixed, alike = (
+            image + np.float32(local_contrast) * (even_contrast(image) - image) for image in (fixed, alike)
+        )
     if mode == "fusion":
-        picture = bright_bones[..., None] * XRAY_COLOUR + moving[..., None] * DRR_COLOUR
-        picture *= valid[..., None]
+        share = drr_share(mix) * valid[..., None]
+        picture = fixed[..., None] * (1 - share) + alike[..., None] * share
     elif mode == "edges":
-        picture = np.where((edges(moving) & valid)[..., None], EDGE_COLOUR, fixed[..., None])
-    elif mode in ("checkerboard", "drr"):
-        alike = 1 - moving if bone_dark else moving
-        shown = valid & _tiles(xray.shape) if mode == "checkerboard" else valid
+        share = np.float32(edge_strength) * (edges(moving) & valid)[..., None]
+        picture = fixed[..., None] * (1 - share) + EDGE_COLOUR * share
+    elif mode in ("curtain", "checkerboard", "drr"):
+        shown = valid & _shown_drr(mode, xray.shape, curtain)
         picture = np.repeat(np.where(shown, alike, fixed)[..., None], 3, axis=-1)
     else:
         raise ValueError(f"unknown mode '{mode}': use one of {', '.join(MODES)}")
     return np.rint(255 * picture).astype(np.uint8)
+
+
+def drr_share(mix: float) -> np.ndarray:
+    """(3,) share of the DRR in red, green and blue: none at 0, ``DRR_COLOUR`` at 0.5, all at 1.
+
+    Red goes over first and blue last, so that at every setting X-ray and DRR have colours of their own and
+    what agrees keeps its gray.
+    """
+    if mix <= 0.5:
+        return np.float32(2 * mix) * DRR_COLOUR
+    return DRR_COLOUR + np.float32(2 * mix - 1) * XRAY_COLOUR
+
+
+def even_contrast(image: np.ndarray) -> np.ndarray:
+    """An image (0 to 1) whose parts all have the same mean and contrast, clipped to 0 to 1."""
+    size = max(3, round(_LOCAL_SHARE * min(image.shape)))
+    mean, square = (ndimage.uniform_filter(one, size, mode="nearest") for one in (image, image * image))
+    spread = np.sqrt(np.maximum(square - mean * mean, 0))
+    return np.clip(0.5 + (image - mean) / (4 * np.maximum(spread, _LEAST_CONTRAST)), 0, 1).astype(np.float32)
 
 
 def display_window(values: np.ndarray) -> tuple[float, float]:
@@ -120,8 +157,13 @@ def edges(image: np.ndarray) -> np.ndarray:
     return kept[candidates]
 
 
-def _tiles(shape: tuple[int, int]) -> np.ndarray:
-    """Bool checkerboard, eight tiles along the shorter edge; False at the first pixel."""
-    edge = max(1, min(shape) // _TILES)
-    rows, columns = (np.arange(n) // edge for n in shape)
-    return (rows[:, None] + columns) % 2 == 1
+def _shown_drr(mode: str, shape: tuple[int, int], curtain: float) -> np.ndarray:
+    """Bool, where a picture of parts shows the DRR: right of the curtain, in every other tile, everywhere."""
+    rows, columns = (np.arange(n) for n in shape)
+    if mode == "curtain":
+        return np.broadcast_to(columns >= curtain * shape[1], shape)
+    if mode == "checkerboard":
+        # Eight tiles along the shorter edge; the X-ray at the first pixel.
+        edge = max(1, min(shape) // _TILES)
+        return ((rows // edge)[:, None] + columns // edge) % 2 == 1
+    return np.ones(shape, dtype=bool)

@@ -20,6 +20,9 @@ from SOPIRegistrationLib.subject import Subject
 _ALL_VIEWS, _SIDE_VIEWS = AnyView(), AnyView(turned=True)
 # Hard pictures hide the truth among many poses as good as it, fewer of them on finer images.
 _ALL_VIEWS_FINER = AnyView(pixels=48, candidates=200, tilt_deg=53.6)
+# In degraded pictures wrong poses, seen the wrong way round, reach a margin of 0.05: of less than this all
+# views are tried before one is believed.
+_CLEAR = 0.08
 # Below this margin it is not the picture that is hard.
 _WORTH_A_CLOSER_LOOK = -0.3
 
@@ -55,7 +58,7 @@ class Auto(InTurn):
         if case.is_single_view and not any(source.from_afar for source in others):
             either_way = self.settings.mirrored == "auto"
             case = replace(case, any_view=True, may_be_mirrored=either_way)
-            yield Proposal(first.name, self._pool(case, run, first))
+            yield Proposal(first.name, self._pool(case, run, first), clear=_CLEAR)
             return
         for proposal in super().propose(case, run):
             if run.has_time():
@@ -67,6 +70,8 @@ class Auto(InTurn):
             yield lot
             if run.has_time():
                 yield from _ALL_VIEWS.lots(case, case.reading, run, target)
+            if run.margin > 0:
+                return
             if run.margin > _WORTH_A_CLOSER_LOOK and run.has_time():
                 yield from _ALL_VIEWS_FINER.lots(case, case.reading, run, target)
             if run.has_time():

@@ -36,9 +36,11 @@ METHODS = _labelled(method for method in methods.REFINEMENTS if method.is_instal
 NEEDS_TORCH = {method.name for method in (*methods.INITIALISERS, *methods.REFINEMENTS) if method.needs_torch}
 CONTENTS = {"Automatic": "auto", "Whole body": "body", "Bones alone": "bone"}
 POLARITIES = {"Detect": "auto", "Bones dark": "bone-dark", "Bones bright": "bone-bright"}
+# In the order of the keys 1 to 5.
 OVERLAY_MODES = {
-    "Two colours": "fusion",
     "DRR edges on the X-ray": "edges",
+    "Two colours": "fusion",
+    "Curtain": "curtain",
     "Checkerboard": "checkerboard",
     "Blink": "blink",
 }

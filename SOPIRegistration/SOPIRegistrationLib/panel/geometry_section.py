@@ -108,7 +108,7 @@ class GeometrySection:
         fits = known is not None and known.camera.shape == xray.shape
         named = cameras.camera_named_in(xray.name) if cameras is not None else None
         if named is not None and (is_another or known is None):
-            self._choose_camera(named)
+            self.choose_camera(named)
             return
         if not fits and xray.metadata:
             try:
@@ -119,7 +119,7 @@ class GeometrySection:
                 self._ui.presetCombo.setCurrentIndex(1)
                 return
         if cameras is not None and is_another:
-            self._choose_camera(None)
+            self.choose_camera(None)
 
     def show(self, geometry: CArmGeometry | None, calibrated_set: CArmGeometry | None = None) -> None:
         """Show a geometry that comes from elsewhere (a loaded scene, the demo case), reporting nothing.
@@ -129,6 +129,11 @@ class GeometrySection:
             calibrated_set: with all cameras of its set, where it belongs to one.
         """
         self.geometry, self.calibrated_set, self._of_camera = geometry, calibrated_set, {}
+        if geometry is None:
+            # Numbers of what was shown before belong to nothing now.
+            self._fill({name: (0.0,) * len(boxes) for name, boxes in self._fields.items()})
+            for combo in (self._ui.presetCombo, self._ui.viewCombo):
+                combo.setCurrentIndex(0)
         self._refresh()
 
     def shows(self, geometry: CArmGeometry | None) -> bool:
@@ -175,9 +180,9 @@ class GeometrySection:
             self._change(geometry)
             return
         self.calibrated_set = geometry
-        self._choose_camera(geometry.camera_named_in(self._xray.name))
+        self.choose_camera(geometry.camera_named_in(self._xray.name))
 
-    def _choose_camera(self, name: str | None) -> None:
+    def choose_camera(self, name: str | None) -> None:
         """Go on with a camera of the set, as it was left; None: it is still to be chosen."""
         known = self._of_camera.get(name)
         self._change(known or (self.calibrated_set.for_camera(name) if name else None))
@@ -215,7 +220,7 @@ class GeometrySection:
                 write_geometry(self.geometry, path)
 
     def _on_camera(self, index: int) -> None:
-        self._choose_camera(self._ui.cameraCombo.itemText(index) if index > 0 else None)
+        self.choose_camera(self._ui.cameraCombo.itemText(index) if index > 0 else None)
 
     def _on_view(self, index: int) -> None:
         if self.geometry is None:

@@ -31,7 +31,7 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
         table.setColumnCount(len(_COLUMNS))
         table.setHorizontalHeaderLabels(list(_COLUMNS))
         table.verticalHeader().setVisible(False)
-        table.horizontalHeader().setStretchLastSection(True)
+        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         table.setSelectionMode(qt.QAbstractItemView.NoSelection)
         ui.clearLandmarksButton.connect("clicked(bool)", self.clear)

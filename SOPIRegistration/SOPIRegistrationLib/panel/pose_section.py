@@ -32,6 +32,10 @@ class PoseSection:
         )
         return np.concatenate([np.deg2rad(values[:3]), values[3:]])
 
+    def clear(self) -> None:
+        """Back to nought, where there is no pose to show."""
+        self.show(np.zeros(6))
+
     def show(self, theta: np.ndarray) -> None:
         """Set the sliders, which round; a shift beyond their range widens it."""
         self._given = []

@@ -22,6 +22,23 @@ class PoseUndo:
         self._past: list[np.ndarray] = []
         self._future: list[np.ndarray] = []
         self._last = -np.inf
+        self._held = False
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a gesture is under way, all of which is one adjustment."""
+        return self._held
+
+    def hold(self, before: np.ndarray) -> None:
+        """A gesture begins, however long it takes; ``before`` is the pose before it."""
+        self._last = -np.inf
+        self.changed(before)
+        self._held = True
+
+    def release(self) -> None:
+        """The gesture has ended."""
+        self._held = False
+        self._last = -np.inf
 
     @property
     def can_undo(self) -> bool:
@@ -43,6 +60,8 @@ class PoseUndo:
 
     def changed(self, before: np.ndarray) -> None:
         """Note an adjustment, by the pose before it."""
+        if self._held:
+            return
         now = self._clock()
         if self._settled is None:
             self._settled = before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -16,17 +17,27 @@ from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.installed import PATIENT
 from SOPIRegistrationLib.methods import LEARNED_REFINEMENT
-from SOPIRegistrationLib.panel.choices import CONTENTS, CURRENT_POSE, INITIALISERS, METHODS, NEEDS_TORCH
+from SOPIRegistrationLib.panel.choices import (
+    CONTENTS,
+    CURRENT_POSE,
+    INITIALISERS,
+    METHODS,
+    NEEDS_TORCH,
+    OVERLAY_MODES,
+)
 from SOPIRegistrationLib.panel.geometry_section import GeometrySection, XrayFacts
+from SOPIRegistrationLib.panel.hand_adjustment import HandAdjustment
 from SOPIRegistrationLib.panel.job import Job
 from SOPIRegistrationLib.panel.landmark_section import LandmarkSection
+from SOPIRegistrationLib.panel.live_size import LiveSize
 from SOPIRegistrationLib.panel.messages import errors_shown, show_error, show_notes
 from SOPIRegistrationLib.panel.overlay_section import OverlaySection
 from SOPIRegistrationLib.panel.pose_section import PoseSection
 from SOPIRegistrationLib.panel.pose_undo import PoseUndo
 from SOPIRegistrationLib.panel.result_section import ResultSection
-from SOPIRegistrationLib.panel.session import LIVE_PIXELS, REST_PIXELS, Inputs, Session
+from SOPIRegistrationLib.panel.session import REST_PIXELS, Inputs, PreparedCase, Session
 from SOPIRegistrationLib.panel.training_section import TrainingSection
+from SOPIRegistrationLib.panel.xrays_section import XraysSection
 from SOPIRegistrationLib.simulation.demo import demo_case
 
 # Between two looks at the events the computation gets this long; nobody sees a delay of that length.
@@ -34,8 +45,10 @@ _POLL_MS, _WORK_S = 2, 0.03
 # Moves that follow each other faster than this are drawn once.
 _LIVE_DELAY_MS = 5
 _REST_DELAY_MS = 250
-# A new layout has given its views their sizes by then.
-_SETTLE_MS = 200
+# While a hand moves the CT, the picture shows the pose; the scene, slow to answer, follows this often.
+_FOLLOW_MS = 500
+# A wheel or key that rests for this long has ended its gesture.
+_GESTURE_MS = 400
 _NO_WEIGHTS = "weights of the learned refinement (none are installed)"
 
 
@@ -58,21 +71,27 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._job_moves_ct = self._taken_over = False
         self._then: Callable = _nothing
         self._undo = PoseUndo()
+        self._live_size = LiveSize()
+        self._folded: set[str] = set()
+        self._fusion_view: bridge.FusionView | None = None
+        self._hand = HandAdjustment(lambda: self._shown_pose, self._on_hand)
         self._shown_pose: np.ndarray | None = None
         self._result_T_lps_to_world: np.ndarray | None = None
         self._follows_program = False
         self._initialiser = next(iter(INITIALISERS))
         self._tips: dict[str, str] = {}
         self._geometry = GeometrySection(ui, self._on_geometry)
+        self._xrays = XraysSection(ui, self._look_at, self._on_xrays)
         self._pose = PoseSection(ui, self._on_theta)
         self._landmarks = LandmarkSection(ui, self._update)
         self._result = ResultSection(ui, self._on_history)
         self._overlay = OverlaySection(ui)
-        self._training = TrainingSection(ui)
+        self._training = TrainingSection(ui, self._update)
         self._poll = _timer(_POLL_MS, self._on_poll, repeats=True)
         self._live = _timer(_LIVE_DELAY_MS, self._draw_live)
         self._rest = _timer(_REST_DELAY_MS, self._draw_at_rest)
-        self._settle = _timer(_SETTLE_MS, self._lay_views)
+        self._follow = _timer(_FOLLOW_MS, self._move_transform)
+        self._gesture = _timer(_GESTURE_MS, self._end_gesture)
         self._again = _timer(_REST_DELAY_MS, lambda: self._when_ready(lambda: None))
         for name, action in (
             ("demo", self._on_demo),
@@ -82,6 +101,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             ("undo", lambda: self._step_back(self._undo.undo(self._session.pose))),
             ("redo", lambda: self._step_back(self._undo.redo(self._session.pose))),
             ("copy", self._on_copy),
+            ("addXray", self._on_add_xray),
             ("solve", lambda: self._move(self._landmarks.solve)),
             ("register", lambda: self._start(None, None)),
             ("initialise", lambda: self._start(None, "none")),
@@ -95,10 +115,23 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         ):
             getattr(ui, name + "Button").connect("clicked(bool)", action)
         ui.handlesCheckBox.connect("toggled(bool)", self._on_handles)
+        ui.adjustCheckBox.connect("toggled(bool)", self._on_adjust)
         ui.initialiserCombo.connect("activated(int)", self._on_initialiser)
         ui.copySelector.connect("currentNodeChanged(vtkMRMLNode*)", self._update)
         ui.landmarksSection.connect("contentsCollapsed(bool)", self._on_landmarks_collapsed)
+        self._show_stage("")
         self._update()
+
+    @property
+    def session(self) -> Session | None:
+        """The case in the scene; None while there is no scene to work on."""
+        return self._session
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something runs, or is still to be drawn."""
+        drawing = (self._live, self._rest, self._follow, self._gesture, self._again)
+        return self._job is not None or any(timer.active for timer in drawing)
 
     # Following the scene
 
@@ -106,14 +139,19 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         """Work on a wrapped parameter node from now on; None while there is none."""
         self.abandon()
         self.removeObservers()
+        self._close_fusion_view()
+        if self._session is not None:
+            self._session.close()
         self._session, self._shown_pose = None, None
         self._undo.clear()
+        self._folded.clear()
+        self._pose.clear()
+        self._geometry.show(None)
+        self._xrays.show(None)
         if parameters is not None:
             with errors_shown():
                 self._open(parameters)
-        self._landmarks.use(None)
-        self._overlay.use(None)
-        self._training.use(None)
+        self._use_case(None)
         self._on_parameters()
 
     def _open(self, parameters) -> None:
@@ -144,8 +182,9 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def abandon(self) -> None:
         """Forget the running work and what it would have led to."""
-        for timer in (self._poll, self._live, self._rest, self._settle, self._again):
+        for timer in (self._poll, self._live, self._rest, self._follow, self._gesture, self._again):
             timer.stop()
+        self._undo.release()
         if self._job is not None:
             self._job.cancel()
             self._end_job()
@@ -167,7 +206,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._follow_changes()
         if p.lastResult != self._result_seen:
             self._show_stored()
-        self._overlay.apply(p.overlayMode, p.overlayOpacity)
+        self._xrays.show(self._session)
+        self._overlay.apply(p)
         if self._session.case is not None and self._session.carm.visible != p.carmVisible:
             self._session.carm.visible = p.carmVisible
         self._update()
@@ -222,9 +262,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         if self._session.case is not None and (gone or p.transform is None):
             self.abandon()
             self._session.case = None
-            self._landmarks.use(None)
-            self._overlay.use(None)
-            self._training.use(None)
+            self._use_case(None)
             if gone:
                 self._result.show_note(f"The {' and the '.join(gone)} was removed from the scene.")
         elif self._job is not None and gone:
@@ -233,6 +271,26 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             # Somebody cleaned up the picture or the DRR: the next drawing makes them anew.
             self._rest.start()
         self._update()
+
+    def _on_add_xray(self) -> None:
+        with errors_shown():
+            self._xrays.add()
+
+    def _on_xrays(self) -> None:
+        """The table of X-rays changed."""
+        self._follow_changes()
+        self._update()
+
+    def _look_at(self, entry: bridge.XrayEntry) -> None:
+        """Go on with another X-ray of the table; the CT stays where it is in the world of the set."""
+        if self._session is None or self._job is not None:
+            return
+        p = self._session.parameters
+        with slicer.util.NodeModify(p.parameterNode):
+            p.xray, p.frame = entry.node, entry.frame
+        self._geometry.choose_camera(entry.camera)
+        self._xrays.show(self._session)
+        self._when_ready(lambda: None)
 
     def _on_geometry(self, geometry) -> None:
         if self._session is not None:
@@ -318,19 +376,89 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         if pose is not None and T_lps_to_world is not None and self._session.case is not None:
             of_result = self._session.case.T_world_to_camera @ T_lps_to_world
             self._result.mark_moved(not np.allclose(pose, of_result, atol=1e-4))
+            self._write_label()
 
     def _draw_live(self) -> None:
-        self._draw(LIVE_PIXELS)
+        began = time.perf_counter()
+        if self._draw(self._live_size.pixels, live=True):
+            self._live_size.took(time.perf_counter() - began)
 
     def _draw_at_rest(self) -> None:
-        self._draw(REST_PIXELS)
+        if self._draw(REST_PIXELS):
+            self._overlay.apply(self._session.parameters)
 
-    def _draw(self, pixels: int) -> None:
+    def _draw(self, pixels: int, live: bool = False) -> bool:
+        """Draw the DRR at the pose shown; False where there is none to draw."""
         session = self._session
         if session is None or session.case is None or self._job is not None or self._shown_pose is None:
+            return False
+        session.show_drr(session.render(self._shown_pose, pixels), live)
+        return True
+
+    # The mouse and keys in the fusion view
+
+    def _open_fusion_view(self) -> None:
+        """Follow the fusion view; the same one as long as the application keeps it."""
+        view = self._session.views.fusion_view
+        if view is None or self._fusion_view is not None:
             return
-        session.show_drr(session.render(self._shown_pose, pixels))
-        self._overlay.apply(session.parameters.overlayMode, session.parameters.overlayOpacity)
+        listener = bridge.FusionListener(
+            on_drag=self._hand.drag,
+            on_drag_end=self._end_gesture,
+            on_wheel=lambda turns, large: self._by_steps(lambda: self._hand.wheel(turns, large)),
+            on_arrow=lambda way, large: self._by_steps(lambda: self._hand.arrow(way, large)),
+            on_point=self._overlay.follow,
+            on_digit=self._on_digit,
+            on_space=self._overlay.hold_xray,
+        )
+        self._fusion_view = bridge.FusionView(self._session.scene, view, listener)
+        self._fusion_view.moves_ct = self._ui.adjustCheckBox.checked
+
+    def _close_fusion_view(self) -> None:
+        if self._fusion_view is not None:
+            self._fusion_view.close()
+            self._fusion_view = None
+
+    def _on_adjust(self, on: bool) -> None:
+        self._when_ready(lambda: None)
+        if self._fusion_view is not None:
+            self._fusion_view.moves_ct = on and self._job is None
+
+    def _on_digit(self, digit: int) -> None:
+        self._session.parameters.overlayMode = list(OVERLAY_MODES)[digit - 1]
+
+    def _by_steps(self, step: Callable[[], None]) -> None:
+        """Turns of the wheel or keys that follow each other are one gesture."""
+        step()
+        self._gesture.start()
+
+    def _on_hand(self, pose: np.ndarray) -> None:
+        """A new pose under the hand: the picture at once, what else shows it soon."""
+        if self._job is not None:
+            return
+        if not self._undo.is_held:
+            self._undo.hold(self._shown_pose)
+        self._shown_pose = pose
+        self._pose.show(self._session.case.frame.theta_from_T(pose))
+        for timer in (self._live, self._follow):
+            if not timer.active:
+                timer.start()
+
+    def _move_transform(self) -> None:
+        """Let the scene follow the hand."""
+        if self._session is not None and self._session.case is not None and self._job is None:
+            self._set_pose(self._shown_pose)
+
+    def _end_gesture(self) -> None:
+        self._hand.end_drag()
+        for timer in (self._follow, self._gesture):
+            timer.stop()
+        if self._undo.is_held:
+            self._move_transform()
+            self._undo.release()
+            self._mark_moved()
+            self._rest.start()
+            self._update_pose_buttons()
 
     def _on_copy(self) -> None:
         node = self._ui.copySelector.currentNode()
@@ -372,17 +500,11 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         if not collapsed:
             self._when_ready(self._open_landmarks)
         elif self._session.case is not None:
-            self._session.show_layout()
-            self._settle.start()
+            self._session.views.lay_out(bridge.LAYOUT_ID)
 
     def _open_landmarks(self) -> None:
         self._landmarks.ensure_nodes()
-        self._session.show_layout(for_landmarks=True)
-        self._settle.start()
-
-    def _lay_views(self) -> None:
-        if self._session is not None and self._session.case is not None:
-            self._session.lay_views()
+        self._session.views.lay_out(bridge.LANDMARK_LAYOUT_ID)
 
     # Long work
 
@@ -410,18 +532,33 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._shown_pose = None
             self._follow_transform(session.parameters.transform)
             self._on_moved()
-            self._overlay.use(session.overlay)
-            self._overlay.apply(session.parameters.overlayMode, session.parameters.overlayOpacity)
-            self._landmarks.use(session)
-            self._training.use(case)
+            self._use_case(case)
+            self._overlay.apply(session.parameters)
+            self._fold_once("inputs", "geometry")
             if not self._ui.landmarksSection.collapsed:
                 self._open_landmarks()
-            self._settle.start()
             if known is None or known.ct is not case.ct:
                 show_notes(case.ct.notes)
             action()
 
-        self._run(lambda report: session.prepare(inputs, report), accept)
+        self._run(lambda report: session.prepare(inputs, report), accept, "Reading the CT and the X-ray…")
+
+    def _use_case(self, case: PreparedCase | None) -> None:
+        """Let the sections work on a prepared case; None: on none."""
+        session = self._session
+        self._landmarks.use(session if case is not None else None)
+        self._overlay.use(session.overlay if case is not None else None, case)
+        self._training.use(case)
+        self._hand.use(case)
+        if case is not None:
+            self._open_fusion_view()
+
+    def _fold_once(self, *names: str) -> None:
+        """Fold sections that are complete; who opens one again has it open."""
+        for name in names:
+            if name not in self._folded:
+                self._folded.add(name)
+                getattr(self._ui, name + "Section").collapsed = True
 
     def _start(self, initialiser: str | None, refinement: str | None) -> None:
         """Register; None leaves a choice to the panel."""
@@ -452,7 +589,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
             self._undo.changed(session.pose)
             self._lock_handles()
-            self._run(lambda report: session.register(task, report), finish)
+            self._result.show_note("Registering…")
+            self._run(lambda report: session.register(task, report), finish, "Starting…")
             self._job_moves_ct, self._taken_over = True, False
 
         self._when_ready(start)
@@ -522,12 +660,13 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         def make(report):
             return demo_case(1)
 
-        self._run(make, show, "Making the phantom and its X-ray…")
+        self._run(make, show, "Making the phantom and its X-ray…", listens=False)
 
-    def _run(self, work, then: Callable, stage: str = "") -> None:
-        """Start a job; one with a stage of its own reports nothing and cannot be stopped, only forgotten."""
-        self._then, self._job_listens = then, not stage
-        self._show_stage(stage, busy=bool(stage))
+    def _run(self, work, then: Callable, stage: str, listens: bool = True) -> None:
+        """Start a job; one that does not listen reports nothing and cannot be stopped, only forgotten."""
+        self._end_gesture()
+        self._then, self._job_listens = then, listens
+        self._show_stage(stage, busy=True)
         self._job = Job(work).start()
         self._poll.start()
         self._update()
@@ -549,6 +688,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._result.show_note("Stopped.")
         except Exception as error:
             show_error(error)
+            if self._session is not None:
+                self._show_stored()
         self._update()
 
     def _end_job(self) -> None:
@@ -561,16 +702,17 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         if self._taken_over:
             return
         if not self._job.cancelled:
-            self._show_stage(live.stage, fraction=live.fraction)
+            self._show_stage(live.stage or "Starting…", fraction=live.fraction)
         if live.T_lps_to_camera is not None:
             self._set_pose(live.T_lps_to_camera)
         if live.drr is not None:
-            self._session.show_drr(live.drr)
+            self._session.show_drr(live.drr, live=True)
 
     def _show_stage(self, stage: str, fraction: float = 0.0, busy: bool = False) -> None:
-        self._ui.stageLabel.text, self._ui.stageLabel.visible = stage, bool(stage)
+        self._ui.stageLabel.text = stage
         self._ui.progressBar.setRange(0, 0 if busy else 100)
         self._ui.progressBar.value = round(100 * fraction)
+        self._ui.progressBar.format = "%p%" if stage else ""
 
     # Results
 
@@ -632,14 +774,15 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             ("initialiseButton", ""),
             ("refineButton", "" if LEARNED_REFINEMENT in METHODS.values() else _NO_WEIGHTS),
             ("optimiseButton", ""),
-            ("trainButton", ""),
+            ("trainButton", "the end of the training that runs" if self._training.is_running else ""),
+            ("addXrayButton", ""),
             ("nominalButton", ""),
             ("copyButton", "" if ui.copySelector.currentNode() else "a transform to copy from"),
             ("solveButton", self._landmarks.missing()),
         ):
             self._allow(getattr(ui, name), missing or extra, busy)
         self._allow(ui.demoButton, "" if self._session is not None else "a scene", busy)
-        for slider in (*self._pose.sliders, ui.handlesCheckBox):
+        for slider in (*self._pose.sliders, ui.handlesCheckBox, ui.adjustCheckBox):
             self._allow(slider, missing, busy)
         no_xray = self._session is None or self._session.parameters.xray is None
         for control in (ui.loadGeometryButton, ui.presetCombo):
@@ -658,7 +801,25 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._allow(getattr(ui, name), "" if prepared else "a pose: press Show views or Register", busy)
         self._allow(ui.drrWindowRange, "" if prepared else "a DRR: press Show views or Register", False)
         ui.historyTable.enabled = not busy
+        if self._fusion_view is not None:
+            self._fusion_view.moves_ct = ui.adjustCheckBox.checked and not busy
+        if not result and not busy and not prepared:
+            self._result.show_note(f"Needed: {missing}." if missing else "Ready to register.")
+        self._write_label()
         self._update_pose_buttons()
+
+    def _write_label(self) -> None:
+        """Verdict, view and mode in the corner of the fusion view."""
+        session = self._session
+        if session is None or session.case is None:
+            return
+        words, colour = self._result.headline
+        geometry = session.case.inputs.geometry
+        about = [words, geometry.camera.name, geometry.view, session.parameters.overlayMode]
+        rgb = tuple(int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5))
+        # Words on a picture are read where they are light.
+        rgb = tuple(0.45 + 0.55 * value for value in rgb) if words else (1.0, 1.0, 1.0)
+        session.views.write_label("\n".join(word for word in about if word), rgb)
 
     def _update_pose_buttons(self) -> None:
         busy = self._job is not None or self._session is None or self._session.case is None

@@ -13,6 +13,7 @@ _VERDICTS = {
 }
 _MEASURES = {"gradient_correlation": "gradient correlation", "ncc": "NCC"}
 _MOVED = "\nThe pose was changed since: this is of the registration, not of the pose as it is now."
+_GRAY = "#808080"
 _COLUMNS = ("Time", "Method", "Verdict", "Similarity", "Duration")
 
 
@@ -35,7 +36,15 @@ class ResultSection:
         table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         table.connect("cellClicked(int,int)", lambda row, _column: on_chosen(row))
-        self._verdict = ""
+        self._verdict = self._words = ""
+        self._colour, self._moved = _GRAY, False
+
+    @property
+    def headline(self) -> tuple[str, str]:
+        """(words, colour as #rrggbb) of the verdict, in short; no words where there is none."""
+        if self._words and self._moved:
+            return f"{self._words} (pose changed since)", _GRAY
+        return self._words, self._colour
 
     def show_result(self, result: dict | None) -> None:
         """Show the content of a result.json, or nothing."""
@@ -44,26 +53,34 @@ class ResultSection:
             self.show_note("No registration yet.")
             return
         words, colour = _VERDICTS[result["verdict"]["status"]]
+        self._words, self._colour, self._moved = words, colour, False
         reasons = "; ".join(result["verdict"]["reasons"])
         self._verdict = f"{words}: {reasons}" if reasons else words
         ui.verdictLabel.text = self._verdict
         ui.verdictLabel.styleSheet = f"color: {colour};"
         ui.similarityLabel.text = _similarity_text(result)
-        ui.errorLabel.text = _error_text(result["verdict"].get("predicted_error_mm"))
-        ui.timeLabel.text = "\n".join([f"{result['seconds']:.1f} s in all", *_stage_times(result["stages"])])
+        seconds = f"{result['seconds']:.1f} s in all"
+        error = _error_text(result["verdict"].get("predicted_error_mm"))
+        ui.errorLabel.text = f"{error}; {seconds}" if error else seconds
+        ui.timeLabel.text = "\n".join([seconds, *_stage_times(result["stages"])])
 
     def mark_moved(self, moved: bool) -> None:
         """Say whether the CT has left the pose that the result shown is of."""
+        self._moved = moved
         if self._verdict:
+            # A colour that says accepted would be taken for the pose as it is now.
+            self._ui.verdictLabel.styleSheet = f"color: {_GRAY if moved else self._colour};"
             self._ui.verdictLabel.text = self._verdict + (_MOVED if moved else "")
 
     def show_note(self, text: str) -> None:
         """Words instead of a result."""
         ui = self._ui
-        self._verdict = ""
+        self._verdict = self._words = ""
+        self._colour = _GRAY
         ui.verdictLabel.text, ui.verdictLabel.styleSheet = text, ""
-        for label in (ui.similarityLabel, ui.errorLabel, ui.timeLabel):
+        for label in (ui.similarityLabel, ui.timeLabel):
             label.text = "–"
+        ui.errorLabel.text = ""
 
     def show_history(self, entries) -> None:
         """Fill the table, newest last and selected."""
@@ -113,6 +130,6 @@ def _similarity_text(result: dict) -> str:
 
 def _error_text(predicted) -> str:
     if predicted is None:
-        return "–"
+        return ""
     x, y, depth = predicted
-    return f"{x:.2f} mm across, {y:.2f} mm along, {depth:.2f} mm in depth"
+    return f"Predicted error {x:.2f} mm across, {y:.2f} mm along, {depth:.2f} mm in depth"

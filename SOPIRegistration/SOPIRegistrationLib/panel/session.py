@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import qt
 import SimpleITK as sitk
 import slicer
 import vtk
@@ -17,6 +18,7 @@ from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.files import geometry_as_dict, load_geometry
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
@@ -24,9 +26,11 @@ from SOPIRegistrationLib.images.overlay import fusion_image
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.images.region import region_seen, restricted
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE, OVERLAY_MODES, POLARITIES
+from SOPIRegistrationLib.panel.live_size import SIZES
 from SOPIRegistrationLib.progress import Progress
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration import RegistrationResult, register
@@ -35,12 +39,30 @@ from SOPIRegistrationLib.scene.pose import own_to_ras
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
 
-# Longer edge of a DRR while something moves, and at rest.
-LIVE_PIXELS, REST_PIXELS = 256, 512
+# Longer edge of a DRR while something moves, and at rest; of the fused picture at rest, least and most.
+LIVE_PIXELS, REST_PIXELS = max(SIZES), 512
+_PICTURE_PIXELS = (768, 1024)
 # What moves is made of voxels no smaller than this: 15 pictures a second on two cores, from any CT.
 _LIVE_STEP_MM = 1.5
 # DRRs are made for looking at no more often than this while a registration runs.
 _LIVE_INTERVAL_S = 0.15
+
+
+@dataclass(frozen=True)
+class OtherXray:
+    """An X-ray that is registered jointly with the one that is looked at.
+
+    Attributes:
+        node_id: of its node.
+        radiograph: as stored, in the camera's frame.
+        camera: its camera, in the world of the calibrated set.
+        key: tells it from another one.
+    """
+
+    node_id: str
+    radiograph: Radiograph
+    camera: Camera
+    key: tuple
 
 
 @dataclass(frozen=True)
@@ -51,8 +73,10 @@ class Inputs:
         ct: in the patient frame, HU.
         mask: bones, or None.
         radiograph: the X-ray as stored, in the camera's frame.
+        region: (rows, columns) bool on the radiograph, where it is to be compared; None for everywhere.
         geometry: its one camera, in the world of its calibrated set, with a source-object distance.
         polarity: "auto", "bone-dark" or "bone-bright".
+        others: X-rays that are registered jointly with it.
         ct_key: tells one CT and mask from another.
         xray_key: the same of X-ray and geometry.
     """
@@ -60,8 +84,10 @@ class Inputs:
     ct: Volume
     mask: Volume | None
     radiograph: Radiograph
+    region: np.ndarray | None
     geometry: CArmGeometry
     polarity: str
+    others: tuple[OtherXray, ...]
     ct_key: tuple
     xray_key: tuple
 
@@ -74,6 +100,7 @@ class PreparedCase:
         inputs: what it was made from.
         subject: the CT.
         xray: the X-ray, bones bright.
+        others: those registered jointly with it, in the order of the inputs.
         frame: what pose parameters are measured from.
         seconds: how long preparing took.
     """
@@ -81,6 +108,7 @@ class PreparedCase:
     inputs: Inputs
     subject: Subject
     xray: PreparedRadiograph
+    others: tuple[PreparedRadiograph, ...]
     frame: PoseFrame
     seconds: float
 
@@ -88,6 +116,18 @@ class PreparedCase:
     def ct(self) -> PreparedCT:
         """Attenuation and bones."""
         return self.subject.ct
+
+    @property
+    def prepared(self) -> dict[tuple, PreparedRadiograph]:
+        """The X-rays by their keys."""
+        keys = self.inputs.xray_key, *(one.key for one in self.inputs.others)
+        return dict(zip(keys, (self.xray, *self.others), strict=True))
+
+    @property
+    def geometry(self) -> CArmGeometry:
+        """With the cameras of all X-rays, in their order."""
+        cameras = tuple(one.camera for one in self.inputs.others)
+        return replace(self.inputs.geometry, cameras=(*self.inputs.geometry.cameras, *cameras))
 
     @property
     def T_world_to_camera(self) -> np.ndarray:
@@ -157,10 +197,15 @@ class Session:
         self.scene = scene
         self.parameters = parameters
         self.state = bridge.RegistrationState(parameters.parameterNode)
-        self.overlay = bridge.Overlay(scene)
+        self.overlay = bridge.Overlay(scene, _PICTURE_PIXELS)
         self.carm = bridge.CArmModel(scene)
         self.case: PreparedCase | None = None
-        self._layout_manager = layout_manager
+        self.views = bridge.Views(scene, layout_manager, lambda act: qt.QTimer.singleShot(0, act))
+
+    def close(self) -> None:
+        """Follow nothing in the scene any more."""
+        self.views.close()
+        self.case = None
 
     # Reading and preparing
 
@@ -184,6 +229,10 @@ class Session:
                 "choose a preset or type the source-detector distance and the pixel spacing"
             )
         check_size(geometry, radiograph.pixels.shape, p.xray.GetName())
+        region = None
+        if p.region is not None:
+            region = bridge.region_from_node(p.region, p.xray) ^ p.regionLeftOut
+            region = region_seen(region, geometry)
         radiograph = as_seen_from_the_source(radiograph, geometry.mirrored, geometry.camera)
         if p.transform is not None:
             # Whether it is rigid does not depend on what its pose is measured from.
@@ -194,11 +243,45 @@ class Session:
             ct=ct,
             mask=mask,
             radiograph=radiograph,
+            region=region,
             geometry=geometry.with_default_sod(),
             polarity=POLARITIES[p.polarity],
+            others=self._read_others(),
             ct_key=self._ct_key(),
             xray_key=self._xray_key(),
         )
+
+    def _read_others(self) -> tuple[OtherXray, ...]:
+        """The X-rays of the table beside the one that is looked at, where all are to be registered.
+
+        Raises:
+            InputError: one cannot be used, or the one that is looked at is not among them.
+        """
+        p, cameras = self.parameters, self.state.calibrated_set
+        used = self._used_others()
+        if not used:
+            return ()
+        names = [entry.camera for entry in used]
+        if self.state.geometry.camera.name in names:
+            raise InputError(
+                f"X-ray '{p.xray.GetName()}' and another one in the table are of the same camera: leave one "
+                "out, or register this one alone"
+            )
+        others = []
+        for entry in used:
+            geometry = cameras.for_camera(entry.camera)
+            radiograph = bridge.radiograph_from_node(entry.node, entry.frame or None)
+            check_size(geometry, radiograph.pixels.shape, entry.node.GetName())
+            radiograph = as_seen_from_the_source(radiograph, geometry.mirrored, geometry.camera)
+            key = self._key_of(entry.node, entry.frame, geometry)
+            others.append(OtherXray(entry.node.GetID(), radiograph, geometry.camera, key))
+        return tuple(others)
+
+    def _used_others(self) -> list[bridge.XrayEntry]:
+        p = self.parameters
+        if not p.joint or self.state.calibrated_set is None:
+            return []
+        return [entry for entry in self.state.xrays if entry.used and entry.node is not p.xray]
 
     @property
     def is_current(self) -> bool:
@@ -206,7 +289,13 @@ class Session:
         known, p = self.case, self.parameters
         if known is None or p.ct is None or p.xray is None or p.transform is None:
             return False
-        return (known.inputs.ct_key, known.inputs.xray_key) == (self._ct_key(), self._xray_key())
+        keys = known.inputs.ct_key, known.inputs.xray_key, tuple(one.key for one in known.inputs.others)
+        cameras = self.state.calibrated_set
+        others = tuple(
+            self._key_of(entry.node, entry.frame, cameras.for_camera(entry.camera))
+            for entry in self._used_others()
+        )
+        return keys == (self._ct_key(), self._xray_key(), others)
 
     @property
     def has_same_nodes(self) -> bool:
@@ -221,9 +310,13 @@ class Session:
         return _content_key(p.ct), place.round(6).tobytes(), _content_key(p.mask)
 
     def _xray_key(self) -> tuple:
-        p, geometry = self.parameters, self.state.geometry
+        p = self.parameters
+        key = self._key_of(p.xray, p.frame, self.state.geometry)
+        return key if p.region is None else (*key, _content_key(p.region), p.regionLeftOut)
+
+    def _key_of(self, xrayNode, frame: int, geometry: CArmGeometry | None) -> tuple:
         known = json.dumps(geometry_as_dict(geometry)) if geometry is not None else ""
-        return _content_key(p.xray), p.frame, p.polarity, known
+        return _content_key(xrayNode), frame, self.parameters.polarity, known
 
     def prepare(self, inputs: Inputs, report: Callable[[LiveView], None]) -> PreparedCase:
         """Prepare inputs; any thread. What did not change is taken from the case at hand.
@@ -242,12 +335,18 @@ class Session:
         else:
             subject = Subject(prepare_ct(inputs.ct, inputs.mask, progress=progress))
             subject.warm_up()
-        if known is not None and known.inputs.xray_key == inputs.xray_key:
-            xray = known.xray
-        else:
+        ready = {} if known is None else known.prepared
+        xray = ready.get(inputs.xray_key)
+        if xray is None:
             xray = prepare_radiograph(inputs.radiograph, inputs.geometry.camera, inputs.polarity)
+            if inputs.region is not None:
+                xray = restricted(xray, inputs.region)
+        others = tuple(
+            ready.get(one.key) or prepare_radiograph(one.radiograph, one.camera, inputs.polarity)
+            for one in inputs.others
+        )
         frame = inputs.geometry.pose_frame(subject.ct.rotation_centre_lps_mm)
-        return PreparedCase(inputs, subject, xray, frame, round(time.perf_counter() - began, 3))
+        return PreparedCase(inputs, subject, xray, others, frame, round(time.perf_counter() - began, 3))
 
     def accept(self, case: PreparedCase) -> None:
         """Show a prepared case: X-ray on its detector, CT under the transform, C-arm, DRR, overlay."""
@@ -260,6 +359,7 @@ class Session:
         if p.transform is None:
             p.transform = self.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "CT to C-arm")
         bridge.attach(p.transform, *self.moving_nodes())
+        bridge.set_centre(p.transform, case.frame)
         if was_hardened:
             # The CT has the pose in itself now; carried by it once more it would be moved twice.
             self.pose = case.frame.T_nominal
@@ -272,16 +372,22 @@ class Session:
             # The C-arm of another camera of the set stood in another world.
             self.carm.remove()
         self.carm.update(camera, case.frame)
+        for other in case.inputs.others:
+            node, frame = self.scene.GetNodeByID(other.node_id), other.key[1]
+            bridge.place_on_detector(
+                node,
+                other.camera,
+                case.frame,
+                reference=camera,
+                mirrored=geometry.mirrored,
+                image_frame=frame or None,
+            )
+            self.carm.update(other.camera, case.frame, camera)
         self.carm.visible = p.carmVisible
-        bridge.show_bones(self.scene, case.ct.bone, p.transform)
-        self.show_layout()
-        self._put_drr(self.render(self.pose))
+        bones = bridge.show_bones(self.scene, case.ct.bone, p.transform)
+        self.views.show(bridge.Shown(camera, case.frame, p.xray, p.ct, bones))
+        self._put_drr(self.render(self.pose, REST_PIXELS))
         self._fuse()
-        self.lay_views()
-        if known is None and self._layout_manager is not None:
-            view = self._layout_manager.threeDWidget(0).threeDView()
-            view.resetFocalPoint()
-            view.resetCamera()
 
     def _was_hardened(self, case: PreparedCase) -> bool:
         """Whether the registration's transform was hardened into the CT since the case before."""
@@ -302,28 +408,6 @@ class Session:
             return None
         return case.T_world_to_camera @ se3.invert_rigid(known.T_world_to_camera) @ self.pose
 
-    def show_layout(self, for_landmarks: bool = False) -> None:
-        """X-ray, fusion and 3D view side by side; or X-ray, CT and 3D view, to pick points in both."""
-        if self._layout_manager is None:
-            return
-        layout = bridge.LANDMARK_LAYOUT_ID if for_landmarks else bridge.LAYOUT_ID
-        bridge.ensure_layout(self._layout_manager, layout)
-        if for_landmarks:
-            logic = self._layout_manager.sliceWidget("Red").sliceLogic()
-            logic.GetSliceCompositeNode().SetBackgroundVolumeID(self.parameters.ct.GetID())
-            logic.FitSliceToBackground()
-
-    def lay_views(self) -> None:
-        """Show the X-ray in its views, turned onto the detector; again once their sizes settled."""
-        xray = bridge.slice_node(self.scene, bridge.XRAY_VIEW)
-        for node in (xray, bridge.slice_node(self.scene, bridge.FUSION_VIEW)):
-            if node is not None:
-                bridge.lay_slice_view_on_detector(node, self.case.inputs.geometry.camera, self.case.frame)
-        composite = xray and slicer.vtkMRMLSliceLogic.GetSliceCompositeNode(xray)
-        if composite is not None:
-            composite.SetBackgroundVolumeID(self.parameters.xray.GetID())
-            composite.SetForegroundVolumeID(None)
-
     # The pose
 
     @property
@@ -342,7 +426,7 @@ class Session:
 
     def forget_removed_nodes(self) -> None:
         """Clear parameters whose node has left the scene; the parameter node wrapper may remember it."""
-        for name in ("ct", "xray", "mask", "transform", "drr", "ctLandmarks", "xrayLandmarks"):
+        for name in ("ct", "xray", "mask", "transform", "drr", "region", "ctLandmarks", "xrayLandmarks"):
             node = getattr(self.parameters, name)
             if node is not None and self.scene.GetNodeByID(node.GetID()) is not node:
                 setattr(self.parameters, name, None)
@@ -366,8 +450,11 @@ class Session:
         """DRR (rows, columns) of the case whose longer edge has at most ``pixels`` pixels; any thread."""
         return self.case.render(T_lps_to_camera, pixels)
 
-    def show_drr(self, image: np.ndarray) -> None:
-        """Put a DRR of this case into the scene and over the X-ray."""
+    def show_drr(self, image: np.ndarray, live: bool = False) -> None:
+        """Show a DRR of this case over the X-ray, and put it into the scene unless something still moves."""
+        if live and self.overlay.is_complete:
+            self.overlay.draw(image)
+            return
         self._put_drr(image)
         if self.overlay.is_complete:
             self.overlay.refresh()
@@ -398,9 +485,17 @@ class Session:
         xray = self.case.xray
         drr = self.render(self.pose, max(xray.camera.shape))
         pixels = self.case.inputs.radiograph.pixels
-        mode = OVERLAY_MODES[self.parameters.overlayMode]
+        p, mode = self.parameters, OVERLAY_MODES[self.parameters.overlayMode]
         picture = fusion_image(
-            pixels, drr, xray.valid, "fusion" if mode == "blink" else mode, bone_dark=self.case.bone_dark
+            pixels,
+            drr,
+            xray.valid,
+            "fusion" if mode == "blink" else mode,
+            bone_dark=self.case.bone_dark,
+            mix=p.mix,
+            edge_strength=p.edgeStrength,
+            curtain=self.overlay.setting("curtain"),
+            local_contrast=p.localContrast,
         )
         sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(path))
 
@@ -446,20 +541,23 @@ class Session:
                 last = time.perf_counter()
             report(LiveView(progress.stage, progress.fraction, T_lps_to_camera, drr))
 
-        return register(case.subject, [case.xray], case.frame, task.settings, task.start, show)
+        return register(case.subject, [case.xray, *case.others], case.frame, task.settings, task.start, show)
 
     def record(self, result: RegistrationResult) -> None:
         """Show a result and remember it; one that was stopped leaves its pose only."""
         T_lps_to_camera = result.T_world_to_camera @ result.T_lps_to_world
-        if result.radiographs[0] is not self.case.xray:
+        first, *others = result.radiographs
+        turned_over = first is not self.case.xray
+        self.case = replace(self.case, xray=first, others=tuple(others))
+        if turned_over:
             # Its bones turned out to be the other way round than detected.
-            self.case = replace(self.case, xray=result.radiographs[0])
             self._fuse()
         self.pose = T_lps_to_camera
         self.show_drr(self.render(T_lps_to_camera, REST_PIXELS))
+        self.views.keep_body_in_sight()
         if result.stopped:
             return
-        text = result_json(result, self.case.inputs.geometry, self.case.seconds)
+        text = result_json(result, self.case.geometry, self.case.seconds)
         self.parameters.lastResult = text
         self.state.add(
             bridge.HistoryEntry(
@@ -541,5 +639,10 @@ def _content_key(node) -> tuple | None:
     """Changes when the voxels of a node do."""
     if node is None:
         return None
+    if node.IsA("vtkMRMLMarkupsNode"):
+        points = slicer.util.arrayFromMarkupsControlPoints(node, world=True)
+        bounds = np.zeros(6)
+        node.GetRASBounds(bounds)
+        return node.GetID(), points.tobytes(), bounds.tobytes()
     content = node.GetImageData() if node.IsA("vtkMRMLVolumeNode") else node.GetSegmentation()
     return node.GetID(), content.GetMTime()

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,10 @@ def start_training(
                 **_on_its_own(),
             )
     except (OSError, RuntimeError) as error:
-        raise InputError(f"the training could not be started in {out} ({error}): check the folder") from None
+        problem = f"the training could not be started in {out} ({error}): check the folder"
+        with suppress(OSError):
+            TrainingStatus(FAILED, problem, ct_name=name).write(out)
+        raise InputError(problem) from None
 
 
 def status_of(out: Path, process: subprocess.Popen | None) -> TrainingStatus | None:
@@ -113,7 +117,10 @@ def forget_copies(folder: Path) -> None:
 
 def _python() -> str:
     """The interpreter: in Slicer the one with its libraries."""
-    return shutil.which("PythonSlicer") or sys.executable
+    python = shutil.which("PythonSlicer") or sys.executable
+    if not python:
+        raise RuntimeError("this build of the application has no Python program beside it")
+    return python
 
 
 def _search_path() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import qt
@@ -32,10 +33,12 @@ class TrainingSection:
 
     Args:
         ui: the panel's widgets by name.
+        on_changed: called when a training was started or has ended.
     """
 
-    def __init__(self, ui):
+    def __init__(self, ui, on_changed: Callable[[], None]):
         self._ui = ui
+        self._on_changed = on_changed
         self._case: PreparedCase | None = None
         self._folder: Path | None = None
         self._process = None
@@ -125,6 +128,7 @@ class TrainingSection:
         forget_copies(patient_models.models_folder())
         self._list_models()
         self._show(status)
+        self._on_changed()
 
     def _list_models(self) -> None:
         """The models of the CT at hand, the newest first and chosen."""

@@ -55,7 +55,7 @@ class CoarseToFine:
                 seen.append((margin, found))
                 if margin > run.margin:
                     run.margin, run.T = margin, found.T[0]
-                if margin > 0:
+                if margin > proposal.clear:
                     break
             if not seen:
                 return None

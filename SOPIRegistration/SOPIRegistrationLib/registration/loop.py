@@ -77,7 +77,8 @@ def register(
                 if hypotheses is None:
                     continue
                 refined = refiner.refine(hypotheses, run)
-            outcomes.append(_Outcome(refined.source or proposal.source, refined, judge(refined)))
+            verdict = judge(refined, run.timed_out)
+            outcomes.append(_Outcome(refined.source or proposal.source, refined, verdict))
             if outcomes[-1].verdict.status == "accept":
                 break
         best = min(outcomes, key=_Outcome.rank)

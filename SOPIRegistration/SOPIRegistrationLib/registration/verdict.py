@@ -14,13 +14,17 @@ from SOPIRegistrationLib.registration.result import Verdict
 # Two different poses this close in correlation: the image does not decide between them.
 _AMBIGUOUS_MARGIN = 0.01
 _AMBIGUOUS_DISTANCE_MM = 5.0
+# Coarsely refined poses of other views and readings must agree less by so much; beyond this margin over the
+# threshold no other way to read an X-ray was seen to come near.
+_RIVAL_MARGIN = 0.08
+_CLEAR_MARGIN = 0.08
 # Turns an angle between two poses into the distance it moves the object's points.
 _OBJECT_RADIUS_MM = 60.0
 # In the plane and in depth: predicted errors that matter; how far a refined pose may be from the best one.
 _LARGE_ERROR_MM = (1.0, 5.0)
 _LARGE_STEP_MM = (0.5, 2.0)
 # Residuals of neighbouring pixels are not independent: deviations are this much larger than white noise would
-# make them (Testing/studies/evaluate_core.py prints the calibration).
+# make them (Resources/Evaluation/configs/core_paper.toml prints the calibration).
 _CORRELATED_RESIDUALS = 4.0
 
 
@@ -58,15 +62,21 @@ def local_model(comparison: Comparison, T_lps_to_world: np.ndarray) -> LocalMode
     return LocalModel(deviation[:3], deviation[3:], step[3:])
 
 
-def judge(hypotheses: Hypotheses) -> Verdict:
-    """The verdict on the first of some hypotheses; the others are where other starts ended."""
+def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
+    """The verdict on the first of some hypotheses.
+
+    Args:
+        hypotheses: the others are where other starts ended.
+        timed_out: whether something that was to be tried was left out.
+    """
     comparison, poses = hypotheses.comparison, hypotheses.T
     case, thresholds = comparison.case, comparison.target.kind.thresholds
-    correlations = comparison.structural_correlation(poses)
+    correlations = comparison.agreement(poses)
     findings = [
         _agreement(correlations[0], thresholds),
         _plausibility(case, poses[0]),
         _rivals(case, poses, correlations),
+        _elsewhere(correlations[0], hypotheses.rival, correlations[0] - thresholds.accept, timed_out),
         _local(model := local_model(comparison, poses[0])),
     ]
     reasons = [reason for _, reason in findings if reason]
@@ -101,6 +111,15 @@ def _rivals(case: Case, poses: np.ndarray, correlations: np.ndarray) -> Finding:
         return "accept", ""
     distance = apart[np.flatnonzero(rival)[0]]
     return "review", f"another start ended {distance:.0f} mm away with the same agreement"
+
+
+def _elsewhere(correlation: float, rival: float, margin: float, timed_out: bool) -> Finding:
+    """Whether the X-ray read another way, or seen from elsewhere, agrees nearly as well; or was not tried."""
+    if rival > correlation - _RIVAL_MARGIN:
+        return "review", f"read or seen another way the images agree nearly as well: {rival:.3f}"
+    if timed_out and 0 < margin < _CLEAR_MARGIN:
+        return "review", "not all other ways to read the X-ray were tried"
+    return "accept", ""
 
 
 def _local(model: LocalModel) -> Finding:

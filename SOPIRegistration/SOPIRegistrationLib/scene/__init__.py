@@ -17,8 +17,10 @@ from SOPIRegistrationLib.scene.frames import (
     pose_from_matrix,
     ras_from_pixels,
 )
+from SOPIRegistrationLib.scene.fusion_view import FusionListener, FusionView
 from SOPIRegistrationLib.scene.landmarks import landmark_pairs
 from SOPIRegistrationLib.scene.layout import (
+    CT_PLANES,
     FUSION_VIEW,
     LANDMARK_LAYOUT_ID,
     LAYOUT_ID,
@@ -28,10 +30,13 @@ from SOPIRegistrationLib.scene.layout import (
 )
 from SOPIRegistrationLib.scene.nodes import mask_from_node, radiograph_from_node, volume_from_node
 from SOPIRegistrationLib.scene.overlay import OVERLAY_MODES, Overlay
-from SOPIRegistrationLib.scene.pose import attach, is_attached, pose_of, set_pose
-from SOPIRegistrationLib.scene.state import HistoryEntry, RegistrationState
+from SOPIRegistrationLib.scene.pose import attach, is_attached, pose_of, set_centre, set_pose
+from SOPIRegistrationLib.scene.region import region_from_node
+from SOPIRegistrationLib.scene.state import HistoryEntry, RegistrationState, XrayEntry
+from SOPIRegistrationLib.scene.views import Shown, Views
 
 __all__ = [
+    "CT_PLANES",
     "FUSION_VIEW",
     "LANDMARK_LAYOUT_ID",
     "LAYOUT_ID",
@@ -40,10 +45,15 @@ __all__ = [
     "XRAY_VIEW",
     "CArmModel",
     "DemoNodes",
+    "FusionListener",
+    "FusionView",
     "HistoryEntry",
     "Overlay",
     "RegistrationState",
+    "Shown",
     "T_camera_to_ras",
+    "Views",
+    "XrayEntry",
     "attach",
     "ensure_layout",
     "is_attached",
@@ -58,6 +68,8 @@ __all__ = [
     "pose_of",
     "radiograph_from_node",
     "ras_from_pixels",
+    "region_from_node",
+    "set_centre",
     "set_pose",
     "settle_window",
     "show_bones",

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from SOPIRegistrationLib.layouts import FUSION_VIEW, LANDMARK_LAYOUT_ID, LAYOUT_ID, XRAY_VIEW, add_layouts
+from SOPIRegistrationLib.layouts import (
+    CT_PLANES,
+    FUSION_VIEW,
+    LANDMARK_LAYOUT_ID,
+    LAYOUT_ID,
+    XRAY_VIEW,
+    add_layouts,
+)
 
-__all__ = ["FUSION_VIEW", "LANDMARK_LAYOUT_ID", "LAYOUT_ID", "XRAY_VIEW", "ensure_layout", "slice_node"]
+__all__ = [
+    "CT_PLANES",
+    "FUSION_VIEW",
+    "LANDMARK_LAYOUT_ID",
+    "LAYOUT_ID",
+    "XRAY_VIEW",
+    "ensure_layout",
+    "slice_node",
+]
 
 
 def ensure_layout(layoutManager, layout_id: int = LAYOUT_ID) -> None:
@@ -12,7 +27,7 @@ def ensure_layout(layoutManager, layout_id: int = LAYOUT_ID) -> None:
 
     Args:
         layoutManager: ``slicer.app.layoutManager()``.
-        layout_id: ``LAYOUT_ID`` (X-ray, fusion, 3D) or ``LANDMARK_LAYOUT_ID`` (X-ray, CT slice, 3D).
+        layout_id: ``LAYOUT_ID`` (fusion, X-ray, 3D) or ``LANDMARK_LAYOUT_ID`` (X-ray, 3D, CT planes).
     """
     add_layouts(layoutManager.layoutLogic().GetLayoutNode())
     layoutManager.setLayout(layout_id)

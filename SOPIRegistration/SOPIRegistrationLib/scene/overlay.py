@@ -7,14 +7,17 @@ import slicer
 import vtk
 
 from SOPIRegistrationLib.images.overlay import fusion_image, matching_window, windowed
-from SOPIRegistrationLib.images.pyramid import area_average
+from SOPIRegistrationLib.images.resampling import area_weights, linear_weights
 from SOPIRegistrationLib.scene.layout import FUSION_VIEW, XRAY_VIEW, slice_node
 from SOPIRegistrationLib.scene.nodes import marked_nodes, put_pixels, remove_node
+from SOPIRegistrationLib.scene.pose import vtk_matrix
 
-OVERLAY_MODES = ("fusion", "edges", "checkerboard", "blink")
+OVERLAY_MODES = ("edges", "fusion", "curtain", "checkerboard", "blink")
 
 _MODE = "SOPIRegistration.OverlayMode"
-_OPACITY = "SOPIRegistration.OverlayOpacity"
+_SETTING = "SOPIRegistration.Overlay."
+# Settings of fusion_image that the picture's node keeps.
+_SETTINGS = {"mix": 0.5, "edge_strength": 1.0, "curtain": 0.5, "local_contrast": 0.0}
 _BONE_DARK = "SOPIRegistration.BoneDark"
 _XRAY, _DRR, _FIELD = "xray", "drr", "field"
 
@@ -22,19 +25,22 @@ _XRAY, _DRR, _FIELD = "xray", "drr", "field"
 class Overlay:
     """The picture over the X-ray in the fusion view: a colour volume, made anew when something changes.
 
-    Background of the view is the X-ray, foreground the picture, so that the view's own fading works as well;
-    the X-ray view has the X-ray alone. The picture's node keeps inputs, mode and opacity: a loaded scene goes
-    on as it was saved.
+    Background of the view is the X-ray, foreground the picture, which holds the X-ray as well; the X-ray
+    view has the X-ray alone. The picture's node keeps inputs, mode and settings: a loaded scene goes on as
+    it was saved.
 
     Args:
         scene: the MRML scene.
+        pixels: (least, most) longer edge of the picture at rest, between which it has the X-ray's size;
+            that of the DRR unless given.
     """
 
-    def __init__(self, scene):
+    def __init__(self, scene, pixels: tuple[int, int] | None = None):
         self._scene = scene
-        self._hidden_by_blinking = False
+        self._pixels = pixels
+        self._xray_alone = False
         # Averaging a large X-ray takes longer than the rest of a live update.
-        self._xray_pixels: tuple = (None, None)
+        self._resampled: dict = {}
 
     def show(self, xrayNode, drrNode, bone_dark: bool = False, valid: np.ndarray | None = None) -> None:
         """Fuse two nodes from now on.
@@ -46,18 +52,17 @@ class Overlay:
             valid: (rows, columns) bool, where the X-ray shows the patient (``PreparedRadiograph.valid``), on
                 any pixels of the DRR's field of view; the DRR is shown nowhere else.
         """
-        picture = self._picture
+        picture = self.node
         if picture is None:
             picture = self._scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "X-ray and DRR")
             picture.SetAttribute(_MODE, OVERLAY_MODES[0])
-            picture.SetAttribute(_OPACITY, "1")
         images = {_XRAY: xrayNode.GetID(), _DRR: drrNode.GetID()}
         same = all(picture.GetNodeReferenceID(role) == node_id for role, node_id in images.items())
         for role, node_id in images.items():
             picture.SetNodeReferenceID(role, node_id)
         picture.SetAttribute(_BONE_DARK, "1" if bone_dark else "0")
         self._set_field(valid)
-        self._xray_pixels = (None, None)
+        self._resampled.clear()
         if same:
             self.refresh()
         else:
@@ -69,7 +74,7 @@ class Overlay:
 
     def show_in_views(self) -> None:
         """Put X-ray and picture into the slice views, also after others used them."""
-        picture = self._picture
+        picture = self.node
         if picture is None:
             return
         for view, foreground in ((XRAY_VIEW, None), (FUSION_VIEW, picture.GetID())):
@@ -79,101 +84,125 @@ class Overlay:
                 composite.SetForegroundVolumeID(foreground)
                 composite.SetLabelVolumeID(None)
                 composite.SetCompositing(slicer.vtkMRMLSliceCompositeNode.Alpha)
-                composite.SetForegroundOpacity(0.0 if self._hidden_by_blinking else self.opacity)
+                composite.SetForegroundOpacity(0.0 if self._xray_alone else 1.0)
 
     def refresh(self) -> None:
-        """Make the picture anew, after the DRR or a window changed."""
-        if not self.is_complete:
-            return
-        drr_node = self._picture.GetNodeReference(_DRR)
-        drr = slicer.util.arrayFromVolume(drr_node)[0]
-        picture = fusion_image(
-            self._xray_on_pixels_of(drr_node),
-            drr,
-            self._field(drr.shape),
+        """Make the picture anew at its full size, after the DRR or a window changed."""
+        if self.is_complete:
+            drr = slicer.util.arrayFromVolume(self.node.GetNodeReference(_DRR))[0]
+            rows, columns = drr.shape
+            scale = 1.0
+            if self._pixels is not None:
+                xray = self.node.GetNodeReference(_XRAY).GetImageData().GetDimensions()[:2]
+                scale = np.clip(max(xray), *self._pixels) / max(drr.shape)
+            self._fuse(drr, (round(rows * scale), round(columns * scale)))
+
+    def draw(self, drr: np.ndarray) -> None:
+        """Make the picture of a DRR (rows, columns) on its own pixels while something moves.
+
+        The DRR's node waits for the rest, when :meth:`refresh` follows: the application answers every
+        change of a node with an update of all views, which takes far longer than the picture.
+        """
+        if self.is_complete:
+            self._fuse(drr, drr.shape)
+
+    def _fuse(self, drr: np.ndarray, shape: tuple[int, int]) -> None:
+        picture, drr_node = self.node, self.node.GetNodeReference(_DRR)
+        pixels = fusion_image(
+            self._xray_on(shape),
+            _resampled(drr, shape),
+            self._field(shape),
             "drr" if self.mode == "blink" else self.mode,
-            xray_window=_window(self._picture.GetNodeReference(_XRAY)),
+            xray_window=_window(picture.GetNodeReference(_XRAY)),
             drr_window=_window(drr_node),
             bone_dark=self._bone_dark,
+            **{name: self.setting(name) for name in _SETTINGS},
         )
-        put_pixels(self._picture, picture[None])
-        self._picture.SetIJKToRASMatrix(_ijk_to_ras(drr_node))
-        if self._picture.GetDisplayNode() is None:
-            self._picture.CreateDefaultDisplayNodes()
-            display = self._picture.GetDisplayNode()
-            display.AutoWindowLevelOff()
-            display.SetWindowLevelMinMax(0, 255)
+        with slicer.util.NodeModify(picture):
+            put_pixels(picture, pixels[None])
+            picture.SetIJKToRASMatrix(vtk_matrix(self._ijk_to_ras_of(shape)))
+            if picture.GetDisplayNode() is None:
+                picture.CreateDefaultDisplayNodes()
+                display = picture.GetDisplayNode()
+                display.AutoWindowLevelOff()
+                display.SetWindowLevelMinMax(0, 255)
 
     @property
     def is_complete(self) -> bool:
         """Whether there is a picture and both images are still in the scene."""
-        return self._picture is not None and all(
-            self._picture.GetNodeReference(role) is not None for role in (_XRAY, _DRR)
+        return self.node is not None and all(
+            self.node.GetNodeReference(role) is not None for role in (_XRAY, _DRR)
         )
 
     @property
     def mode(self) -> str:
-        """One of ``OVERLAY_MODES``; settable. In "blink" the picture is the DRR, see :meth:`blink`."""
-        return OVERLAY_MODES[0] if self._picture is None else self._picture.GetAttribute(_MODE)
+        """One of ``OVERLAY_MODES``; settable. In "blink" the picture is the DRR, see :attr:`xray_alone`."""
+        return OVERLAY_MODES[0] if self.node is None else self.node.GetAttribute(_MODE)
 
     @mode.setter
     def mode(self, mode: str) -> None:
         if mode not in OVERLAY_MODES:
             raise ValueError(f"unknown overlay mode '{mode}': use one of {', '.join(OVERLAY_MODES)}")
-        self._picture.SetAttribute(_MODE, mode)
-        self._hidden_by_blinking = False
+        self.node.SetAttribute(_MODE, mode)
+        self._xray_alone = False
         self.refresh()
         self.show_in_views()
 
-    @property
-    def opacity(self) -> float:
-        """Opacity of the picture over the X-ray, 0 to 1; settable."""
-        return 1.0 if self._picture is None else float(self._picture.GetAttribute(_OPACITY))
+    def setting(self, name: str) -> float:
+        """A setting of :func:`~SOPIRegistrationLib.images.overlay.fusion_image` by its name."""
+        kept = self.node and self.node.GetAttribute(_SETTING + name)
+        return float(kept) if kept else _SETTINGS[name]
 
-    @opacity.setter
-    def opacity(self, opacity: float) -> None:
-        self._picture.SetAttribute(_OPACITY, f"{opacity:.3g}")
+    def set(self, refresh: bool = True, **settings: float) -> None:
+        """Change settings by name, and show what comes of them if anything does."""
+        changed = {name: value for name, value in settings.items() if self.setting(name) != value}
+        for name, value in changed.items():
+            self.node.SetAttribute(_SETTING + name, f"{value:.6g}")
+        if changed and refresh:
+            self.refresh()
+
+    @property
+    def xray_alone(self) -> bool:
+        """Whether the picture is hidden, for blinking or while a key is held; settable."""
+        return self._xray_alone
+
+    @xray_alone.setter
+    def xray_alone(self, alone: bool) -> None:
+        self._xray_alone = alone
         self.show_in_views()
 
     @property
     def drr_window(self) -> tuple[float, float]:
         """Line integrals shown as black and white; settable."""
-        return _window(self._picture.GetNodeReference(_DRR))
+        return _window(self.node.GetNodeReference(_DRR))
 
     @drr_window.setter
     def drr_window(self, window: tuple[float, float]) -> None:
-        self._picture.GetNodeReference(_DRR).GetDisplayNode().SetWindowLevelMinMax(*window)
+        self.node.GetNodeReference(_DRR).GetDisplayNode().SetWindowLevelMinMax(*window)
         self.refresh()
 
     def match_drr_window(self) -> None:
         """Choose the DRR's window so that it is as bright as the X-ray; refreshes."""
-        drr_node = self._picture.GetNodeReference(_DRR)
+        drr_node = self.node.GetNodeReference(_DRR)
         drr = slicer.util.arrayFromVolume(drr_node)[0]
         valid = self._field(drr.shape)
-        brightness = windowed(
-            self._xray_on_pixels_of(drr_node), _window(self._picture.GetNodeReference(_XRAY))
-        )
+        brightness = windowed(self._xray_on(drr.shape), _window(self.node.GetNodeReference(_XRAY)))
         if self._bone_dark:
             brightness = 1 - brightness
         self.drr_window = matching_window(drr[valid], brightness[valid])
 
-    def blink(self) -> None:
-        """Hide the picture or show it again; for a timer, while the mode is "blink"."""
-        self._hidden_by_blinking = not self._hidden_by_blinking
-        self.show_in_views()
-
     def remove(self) -> None:
         """Take the picture out of the scene and the fusion view."""
-        if self._picture is None:
+        if self.node is None:
             return
         self._set_field(None)
         composite = self._composite(FUSION_VIEW)
         if composite is not None:
             composite.SetForegroundVolumeID(None)
-        remove_node(self._picture)
+        remove_node(self.node)
 
     @property
-    def _picture(self):
+    def node(self):
         """The picture's node in the scene as it is now, which may have been closed or loaded meanwhile."""
         for node in marked_nodes(self._scene, "vtkMRMLVectorVolumeNode", _MODE):
             return node
@@ -181,30 +210,46 @@ class Overlay:
 
     @property
     def _bone_dark(self) -> bool:
-        return self._picture.GetAttribute(_BONE_DARK) == "1"
+        return self.node.GetAttribute(_BONE_DARK) == "1"
 
     def _composite(self, view: str):
         node = slice_node(self._scene, view)
         return node and slicer.vtkMRMLSliceLogic.GetSliceCompositeNode(node)
 
-    def _xray_on_pixels_of(self, drr_node) -> np.ndarray:
-        """The X-ray, turned as the camera sees it and averaged onto the DRR's pixels."""
-        xray_node = self._picture.GetNodeReference(_XRAY)
+    def _ijk_to_ras_of(self, shape: tuple[int, int]) -> np.ndarray:
+        """(4, 4) IJK -> RAS of an image of this size over the field of the DRR."""
+        drr_node = self.node.GetNodeReference(_DRR)
         columns, rows, _ = drr_node.GetImageData().GetDimensions()
-        key = (xray_node.GetImageData(), xray_node.GetImageData().GetMTime(), columns, rows)
-        if self._xray_pixels[0] != key:
-            drr_to_xray = np.linalg.solve(
-                slicer.util.arrayFromVTKMatrix(_ijk_to_ras(xray_node)),
-                slicer.util.arrayFromVTKMatrix(_ijk_to_ras(drr_node)),
+        to_drr = np.diag([columns / shape[1], rows / shape[0], 1.0, 1.0])
+        to_drr[:2, 3] = (np.diag(to_drr)[:2] - 1) / 2
+        return slicer.util.arrayFromVTKMatrix(_ijk_to_ras(drr_node)) @ to_drr
+
+    def _xray_on(self, shape: tuple[int, int]) -> np.ndarray:
+        """The X-ray, turned as the camera sees it, on an image of this size."""
+        node = self.node.GetNodeReference(_XRAY)
+
+        def make():
+            to_xray = np.linalg.solve(
+                slicer.util.arrayFromVTKMatrix(_ijk_to_ras(node)), self._ijk_to_ras_of(shape)
             )
-            pixels = slicer.util.arrayFromVolume(xray_node)[round(drr_to_xray[2, 3])]
+            pixels = slicer.util.arrayFromVolume(node)[round(to_xray[2, 3])]
             pixels = pixels[..., 0] if pixels.ndim > 2 else pixels
-            pixels = pixels[:, ::-1] if drr_to_xray[0, 0] < 0 else pixels
-            self._xray_pixels = key, area_average(pixels, columns, rows)
-        return self._xray_pixels[1]
+            return _resampled(pixels[:, ::-1] if to_xray[0, 0] < 0 else pixels, shape)
+
+        return self._kept("xray", node, shape, make)
+
+    def _kept(self, what: str, node, shape: tuple[int, int], make) -> np.ndarray:
+        """An image made for this content of a node, at the two sizes last asked for."""
+        key = what, node.GetImageData().GetMTime(), shape
+        if key not in self._resampled:
+            known = [other for other in self._resampled if other[0] == what]
+            for other in known[: len(known) - 1]:
+                del self._resampled[other]
+            self._resampled[key] = make()
+        return self._resampled[key]
 
     def _set_field(self, valid: np.ndarray | None) -> None:
-        node = self._picture.GetNodeReference(_FIELD)
+        node = self.node.GetNodeReference(_FIELD)
         if valid is None:
             if node is not None:
                 remove_node(node)
@@ -212,15 +257,28 @@ class Overlay:
         if node is None:
             node = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "X-ray field")
             node.HideFromEditorsOn()
-            self._picture.SetNodeReferenceID(_FIELD, node.GetID())
+            self.node.SetNodeReferenceID(_FIELD, node.GetID())
         put_pixels(node, valid[None].astype(np.uint8))
 
     def _field(self, shape: tuple[int, int]) -> np.ndarray:
-        node = self._picture.GetNodeReference(_FIELD)
+        node = self.node.GetNodeReference(_FIELD)
         if node is None:
             return np.ones(shape, dtype=bool)
         valid = slicer.util.arrayFromVolume(node)[0]
-        return valid > 0 if valid.shape == shape else area_average(valid, shape[1], shape[0]) > 0.5
+        return self._kept("field", node, shape, lambda: _resampled(valid > 0, shape) > 0.5)
+
+
+def _resampled(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Averaged onto fewer pixels, interpolated onto more, along each axis by itself."""
+    if image.shape == tuple(shape):
+        return image
+    row_weights, column_weights = (
+        area_weights(new, old)
+        if new <= old
+        else linear_weights((np.arange(new) + 0.5) * old / new - 0.5, 0, old)
+        for new, old in zip(shape, image.shape, strict=True)
+    )
+    return np.asarray((column_weights @ (row_weights @ image.astype(np.float32)).T).T)
 
 
 def _window(volumeNode) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import vtk
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.scene.frames import matrix_from_pose, pose_from_matrix
+from SOPIRegistrationLib.scene.frames import RAS_FROM_LPS, matrix_from_pose, pose_from_matrix
 
 _IS_POSE = "SOPIRegistration.IsPose"
 
@@ -40,6 +40,12 @@ def is_attached(transformNode, node) -> bool:
 def set_pose(transformNode, T_lps_to_camera: np.ndarray, frame: PoseFrame) -> None:
     """Move what is attached to a pose."""
     transformNode.SetMatrixTransformToParent(vtk_matrix(matrix_from_pose(T_lps_to_camera, frame)))
+
+
+def set_centre(transformNode, frame: PoseFrame) -> None:
+    """Let handles, and whatever else turns the transform, turn it about the pose's rotation centre."""
+    centre = RAS_FROM_LPS[:3, :3] @ frame.centre_lps_mm
+    transformNode.SetCenterOfTransformation(*(float(value) for value in centre))
 
 
 def pose_of(transformNode, frame: PoseFrame) -> np.ndarray:

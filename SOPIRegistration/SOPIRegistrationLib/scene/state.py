@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 
 _PARAMETER = "SOPIRegistration.state"
 _VERSION = 1
+_XRAYS = "SOPIRegistration.xrays"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,23 @@ class HistoryEntry:
     theta: np.ndarray
     seconds: float
     result: str = ""
+
+
+@dataclass(frozen=True)
+class XrayEntry:
+    """An X-ray of a calibrated set.
+
+    Attributes:
+        node: its volume.
+        frame: of several, counted from 1; 0 for the only one.
+        camera: name of the camera that took it.
+        used: whether it takes part in a joint registration.
+    """
+
+    node: Any
+    frame: int
+    camera: str
+    used: bool = True
 
 
 class RegistrationState:
@@ -87,6 +106,26 @@ class RegistrationState:
     @pose_frame.setter
     def pose_frame(self, frame: PoseFrame | None) -> None:
         self._write(pose_frame=frame and _plain(asdict(frame)))
+
+    @property
+    def xrays(self) -> list[XrayEntry]:
+        """X-rays that are registered jointly, without those that have left the scene; settable."""
+        entries = []
+        for index, saved in enumerate(self._read().get("xrays", [])):
+            node = self._node.GetNthNodeReference(_XRAYS, index)
+            if node is not None:
+                entries.append(XrayEntry(node, saved["frame"], saved["camera"], saved["used"]))
+        return entries
+
+    @xrays.setter
+    def xrays(self, entries: list[XrayEntry]) -> None:
+        modified = self._node.StartModify()
+        self._node.RemoveNodeReferenceIDs(_XRAYS)
+        for index, entry in enumerate(entries):
+            self._node.SetNthNodeReferenceID(_XRAYS, index, entry.node.GetID())
+        plain = [{"frame": one.frame, "camera": one.camera, "used": one.used} for one in entries]
+        self._write(xrays=plain)
+        self._node.EndModify(modified)
 
     @property
     def history(self) -> list[HistoryEntry]:

@@ -4,10 +4,13 @@ slicer-core gives the MRML nodes, their logics and ``slicer.util``; PySide6 give
 lack: PythonQt's manners, the few ctk and qMRML widgets, the scripted-module base classes, the parameter node
 wrapper and ``slicer.app``. It is held against what Slicer 5.12 was seen to offer (``slicer_5_12_api.json``).
 
-Where it may differ from the application: nothing is rendered, views are their nodes and slice logics; message
-boxes and file dialogs give the answers a test has put in ``Host.answers``; parameters are read from the node
-at every access; placing points with the mouse is not simulated; Python threads also run while the event loop
-waits, in the application they do not.
+Functions of the application that are written in Python are called with its own signatures (``api.fake``);
+views have its displayable managers, interactor styles and cameras, and are rendered off screen when their
+pixels are asked for (:meth:`Host.view_pixels`, :meth:`Host.window_picture`).
+
+Where it may differ from the application: message boxes and file dialogs give the answers a test has put in
+``Host.answers``; parameters are read from the node at every access; Python threads also run while the event
+loop waits, in the application they do not.
 """
 
 from __future__ import annotations
@@ -16,23 +19,24 @@ import sys
 import tempfile
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import slicer
 import slicer.util
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from . import parameter_node, pythonqt, scripted_module, widgets
+from . import api, parameter_node, pythonqt, scripted_module, views, widgets
 from .application import Application
 from .ui_loader import UiLoader
 
 _QT_CLASSES = """
-    QCheckBox QComboBox QDoubleSpinBox QFrame QGroupBox QLabel QLineEdit QProgressBar QPushButton QSpinBox
-    QTableWidget QTimer QToolButton QWidget
+    QCheckBox QComboBox QDoubleSpinBox QFrame QGroupBox QLabel QLineEdit QProgressBar QPushButton QScrollArea
+    QShortcut QSpinBox QTableWidget QTimer QToolButton QWidget
 """.split()  # noqa: SIM905 - a list of names
 # Plain values and layouts of Qt, alike in Qt 5, Qt 6 and PythonQt, which the observation does not list.
 _QT_VALUES = """
-    QAbstractItemView QBrush QColor QFont QFormLayout QGridLayout QHBoxLayout QHeaderView QIcon QImage QPixmap
-    QSize QTableWidgetItem QVBoxLayout Qt
+    QAbstractItemView QBrush QColor QFont QFormLayout QGridLayout QHBoxLayout QHeaderView QIcon QImage
+    QKeySequence QPixmap QSize QTableWidgetItem QVBoxLayout Qt
 """.split()  # noqa: SIM905
 _CUSTOM = {
     "ctk.ctkCollapsibleButton": widgets.CollapsibleButton,
@@ -43,6 +47,11 @@ _CUSTOM = {
     "slicer.qSlicerMarkupsPlaceWidget": widgets.MarkupsPlaceWidget,
     "slicer.qMRMLSliceWidget": widgets.SliceWidget,
     "slicer.qMRMLThreeDWidget": widgets.ThreeDWidget,
+}
+# Widgets that the application makes itself: class -> (its observation, stand-in).
+_VIEWS = {
+    "slicer.SliceView": ("layoutManager().sliceWidget('Red').sliceView()", views.SliceView),
+    "slicer.ThreeDView": ("threeDWidget(0).threeDView()", views.ThreeDView),
 }
 
 
@@ -65,12 +74,13 @@ class Host:
             f"qt.{name}": pythonqt.host_class(f"qt.{name}", _qt_class(name)) for name in _QT_CLASSES
         }
         self.classes |= {name: pythonqt.host_class(name, base) for name, base in _CUSTOM.items()}
+        made = {name: pythonqt.host_class(label, base) for name, (label, base) in _VIEWS.items()}
         self.answers, self.messages, self.exceptions, self.confirms = [], [], [], True
         sys.excepthook = lambda kind, error, traceback: self.exceptions.append(error)
         self.scene = slicer.vtkMRMLScene()
         slicer.mrmlScene = self.scene
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene)
-        self.app = slicer.app = Application(self._qt, self.scene, self.classes)
+        self.app = slicer.app = Application(self._qt, self.scene, self.classes | made)
         self._logics = _register_node_classes(self.scene, self.app.applicationLogic())
         slicer.modules = SimpleNamespace(sampleDataSources={})
         for name, cls in self.classes.items():
@@ -90,6 +100,8 @@ class Host:
             setattr(slicer.util, kind, self._message_box(kind))
         for kind in ("confirmOkCancelDisplay", "confirmYesNoDisplay"):
             setattr(slicer.util, kind, self._message_box(kind))
+        slicer.util.selectModule = api.fake("slicer.util", "selectModule", _nothing)
+        slicer.util.pip_install = api.fake("slicer.util", "pip_install", _nothing)
 
     def open_module(self, module, path: str):
         """Register a scripted module and open its panel, as the module manager does."""
@@ -124,12 +136,36 @@ class Host:
                 return until is None
             QtCore.QThread.msleep(2)
 
+    def view_pixels(self, name: str):
+        """(rows, columns, 3) uint8 of the slice view of a name, or of the 3D view "1", first row on top."""
+        layouts = self.app.layoutManager()
+        kind = "vtkMRMLViewNode" if name.isdigit() else "vtkMRMLSliceNode"
+        layouts._arrange()
+        return layouts._view(kind, name)._pixels()
+
+    def window_picture(self, panel, panel_width: int = 480):
+        """(rows, columns, 3) uint8: the panel as far as it is in sight, and the views beside it."""
+        layouts = self.app.layoutManager()
+        width, height = layouts._size
+        panel.resize(panel_width, height)
+        panel.show()
+        self.process(0.1)
+        window = np.full((height, panel_width + width, 3), 40, dtype=np.uint8)
+        image = panel.grab().toImage().convertToFormat(QtGui.QImage.Format.Format_RGB888)
+        rows = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine())
+        shown = rows[:height, : 3 * panel_width].reshape(-1, panel_width, 3)
+        window[: len(shown), :panel_width] = shown
+        for x, y, pixels in layouts._pictures():
+            window[y : y + pixels.shape[0], panel_width + x : panel_width + x + pixels.shape[1]] = pixels
+        panel.hide()
+        return window
+
     def _message_box(self, kind):
-        def show(text, windowTitle=None, parent=None, **kwargs):
+        def show(text):
             self.messages.append((kind, text))
             return self.confirms if kind.startswith("confirm") else None
 
-        return show
+        return api.fake("slicer.util", kind, show)
 
     def _qt_module(self):
         module = ModuleType("qt")
@@ -155,21 +191,29 @@ class Host:
 
     def _packaging_module(self):
         module = ModuleType("slicer.packaging")
-        module.pip_check = lambda requirements: True
-        module.pip_install = lambda requirements, **_: None
+        module.pip_check = api.fake("slicer.packaging", "pip_check", lambda: True)
+        module.pip_install = api.fake("slicer.packaging", "pip_install", _nothing)
         return module
 
     def _sample_data_module(self):
         module = ModuleType("SampleData")
+        label = "SampleData.SampleDataLogic"
+
+        def register(category, **about):
+            source = SimpleNamespace(**about)
+            slicer.modules.sampleDataSources.setdefault(category, []).append(source)
 
         class SampleDataLogic:
-            @staticmethod
-            def registerCustomSampleDataSource(category, sampleName, uris, fileNames, nodeNames, **kwargs):
-                source = SimpleNamespace(sampleName=sampleName, **kwargs)
-                slicer.modules.sampleDataSources.setdefault(category, []).append(source)
+            registerCustomSampleDataSource = staticmethod(
+                api.fake(label, "registerCustomSampleDataSource", register)
+            )
 
         module.SampleDataLogic = SampleDataLogic
         return module
+
+
+def _nothing():
+    """What is done where a test needs nothing done."""
 
 
 class _Settings:
@@ -196,15 +240,21 @@ def _qt_class(name: str):
 
 def _register_node_classes(scene, application_logic):
     """Node classes of the loadable modules; a bare scene knows the core's only."""
+    colours = slicer.vtkMRMLColorLogic()
+    application_logic.SetColorLogic(colours)
+    application_logic.SetModuleLogic("Colors", colours)
     logics = [
+        colours,
         slicer.vtkSlicerMarkupsLogic(),
         slicer.vtkSlicerSegmentationsModuleLogic(),
         slicer.vtkSlicerSubjectHierarchyModuleLogic(),
+        slicer.vtkSlicerTransformLogic(),
         slicer.vtkSlicerVolumesLogic(),
     ]
     for logic in logics:
         logic.SetMRMLApplicationLogic(application_logic)
         logic.SetMRMLScene(scene)
+    application_logic.SetModuleLogic("Markups", logics[1])
     # Where scene bundles are unpacked.
     remote = slicer.vtkMRMLRemoteIOLogic()
     remote.SetMRMLApplicationLogic(application_logic)

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import SimpleITK as sitk
 import slicer
+import vtk
 from PySide6 import QtCore, QtWidgets
 
-from . import api
+from . import api, views
 
 
 class _Strict:
@@ -26,15 +27,26 @@ class _Strict:
 
 
 class LayoutManager(_Strict):
-    """Views of a layout: real slice logics and view nodes, no render windows."""
+    """Views of a layout, of the size that the window and the layout's XML give them.
+
+    As in the application they have it some events after the layout or the window changed.
+    """
 
     api_label = "slicer.app.layoutManager()"
+    _SETTLE_MS = 20
 
     def __init__(self, scene, widgets):
         self._scene, self._widgets = scene, widgets
         self._logic = slicer.vtkMRMLLayoutLogic()
         self._logic.SetMRMLScene(scene)
-        self._slices, self._threeD = {}, None
+        self._application_logic = None
+        self._slice_logics = vtk.vtkCollection()
+        self._slices, self._threeDs = {}, {}
+        self._size = 1100, 860
+        self._settling = QtCore.QTimer()
+        self._settling.setSingleShot(True)
+        self._settling.setInterval(self._SETTLE_MS)
+        self._settling.timeout.connect(self._arrange)
 
     def layoutLogic(self):
         return self._logic
@@ -47,6 +59,38 @@ class LayoutManager(_Strict):
         self._logic.GetLayoutNode().SetViewArrangement(number)
         for name in self.sliceViewNames():
             self.sliceWidget(name)
+        self._settling.start()
+
+    def _resize(self, width: int, height: int) -> None:
+        """Give all views together another size, pixels."""
+        self._size = width, height
+        self._settling.start()
+
+    def _places(self) -> dict:
+        """Visible views and where they are: (class, tag) -> (x, y, width, height)."""
+        description = self._logic.GetLayoutNode().GetCurrentLayoutDescription()
+        return views.places(description, *self._size) if description else {}
+
+    def _arrange(self) -> None:
+        for (kind, tag), (_, _, width, height) in self._places().items():
+            view = self._view(kind, tag)
+            if view is not None and view.renderWindow().GetSize() != (width, height):
+                view._resize(max(width, 10), max(height, 10))
+
+    def _view(self, kind: str, tag: str):
+        if kind == "vtkMRMLSliceNode":
+            widget = self.sliceWidget(tag)
+            return widget and widget.sliceView()
+        for index in range(self.threeDViewCount):
+            widget = self.threeDWidget(index)
+            if widget.mrmlViewNode().GetLayoutName() == tag:
+                return widget.threeDView()
+        return None
+
+    def _pictures(self) -> list:
+        """(x, y, pixels) of every visible view."""
+        self._arrange()
+        return [(*place[:2], self._view(*view)._pixels()) for view, place in self._places().items()]
 
     def sliceViewNames(self):
         nodes = slicer.util.getNodesByClass("vtkMRMLSliceNode", self._scene)
@@ -59,9 +103,12 @@ class LayoutManager(_Strict):
         known = self._slices.get(name)
         if known is None or known.mrmlSliceNode() is not node:
             logic = slicer.vtkMRMLSliceLogic()
+            logic.SetMRMLApplicationLogic(self._application_logic)
             logic.SetMRMLScene(self._scene)
             logic.SetSliceNode(node)
-            known = self._slices[name] = self._widgets["slicer.qMRMLSliceWidget"](node, logic)
+            self._slice_logics.AddItem(logic)
+            view = self._widgets["slicer.SliceView"](node, logic, self._application_logic)
+            known = self._slices[name] = self._widgets["slicer.qMRMLSliceWidget"](node, logic, view)
         return known
 
     @property
@@ -72,16 +119,20 @@ class LayoutManager(_Strict):
         nodes = slicer.util.getNodesByClass("vtkMRMLViewNode", self._scene)
         if index >= len(nodes):
             return None
-        if self._threeD is None or self._threeD.mrmlViewNode() is not nodes[index]:
-            self._threeD = self._widgets["slicer.qMRMLThreeDWidget"](nodes[index])
-        return self._threeD
+        tag = nodes[index].GetLayoutName()
+        known = self._threeDs.get(tag)
+        if known is None or known.mrmlViewNode() is not nodes[index]:
+            view = self._widgets["slicer.ThreeDView"](nodes[index], self._application_logic)
+            known = self._threeDs[tag] = self._widgets["slicer.qMRMLThreeDWidget"](view)
+        return known
 
     def resetSliceViews(self):
         for name in self.sliceViewNames():
             self.sliceWidget(name).fitSliceToBackground()
 
     def resetThreeDViews(self):
-        pass
+        for index in range(self.threeDViewCount):
+            self.threeDWidget(index).threeDView().resetCamera()
 
     def mrmlScene(self):
         return self._scene
@@ -106,6 +157,7 @@ class _IOManager:
                 nodes.AddItem(slicer.util.addVolumeFromArray(pixels[None], name=path.stem))
                 return True
             logic = slicer.vtkSlicerVolumesLogic()
+            logic.SetMRMLApplicationLogic(slicer.app.applicationLogic())
             logic.SetMRMLScene(self._scene)
             node = logic.AddArchetypeVolume(str(path), path.name.partition(".")[0])
             if node is not None:
@@ -115,6 +167,19 @@ class _IOManager:
         return bool(
             self._scene.ReadFromMRB(str(properties["fileName"]), bool(properties.get("clear", False)))
         )
+
+
+class _ErrorLog:
+    """``slicer.app.errorLogModel()``."""
+
+    def __init__(self):
+        self._entries: list[str] = []
+
+    def logEntryCount(self):
+        return len(self._entries)
+
+    def logEntryDescription(self, index):
+        return self._entries[index]
 
 
 class Application(_Strict):
@@ -127,8 +192,11 @@ class Application(_Strict):
     def __init__(self, qt_application, scene, widgets):
         self._qt, self._scene = qt_application, scene
         self._layout = LayoutManager(scene, widgets)
-        self._logic = slicer.vtkMRMLApplicationLogic()
+        self._logic = slicer.vtkSlicerApplicationLogic()
         self._logic.SetMRMLScene(scene)
+        self._logic.SetSliceLogics(self._layout._slice_logics)
+        self._layout._application_logic = self._logic
+        self._log = _ErrorLog()
         self._io = _IOManager(scene)
         self._startup = []
         self.temporaryPath = tempfile.gettempdir()
@@ -147,6 +215,9 @@ class Application(_Strict):
 
     def layoutManager(self):
         return self._layout
+
+    def errorLogModel(self):
+        return self._log
 
     def applicationLogic(self):
         return self._logic

@@ -72,6 +72,23 @@ def _adapted(receiver, signature: str):
     return slots[offered]
 
 
+class _Property:
+    """An attribute of objects; where the class has a function of that name (QTimer.singleShot), that too."""
+
+    def __init__(self, getter, setter, of_class=None):
+        self._getter, self._setter, self._of_class = getter, setter, of_class
+
+    def __get__(self, instance, owner=None):
+        if instance is None:
+            return self._of_class or self
+        return self._getter(instance)
+
+    def __set__(self, instance, value):
+        if self._setter is None:
+            raise AttributeError("can't set attribute")
+        self._setter(instance, value)
+
+
 def host_class(qualified: str, base: type) -> type:
     """The host's class of an observed one ("qt.QLabel") on a PySide6 (or host) base."""
     namespace = {
@@ -89,7 +106,8 @@ def host_class(qualified: str, base: type) -> type:
         )
         if getter is None or isinstance(existing, QtCore.Signal):
             continue
-        namespace[prop] = property(getter, getattr(base, "set" + capital, None))
+        static = getattr(base, prop) if prop == "singleShot" else None
+        namespace[prop] = _Property(getter, getattr(base, "set" + capital, None), static)
     return type(qualified.rpartition(".")[2], (base,), namespace)
 
 

@@ -39,6 +39,13 @@ class ScriptedLoadableModuleWidget:
     def onReload(self):
         slicer.util.reloadScriptedModule(self.moduleName)
 
+    def onReloadAndTest(self, **kwargs):
+        self.onReload()
+        self.onTest(**kwargs)
+
+    def onTest(self, **kwargs):
+        slicer.selfTests[self.moduleName](**kwargs)
+
 
 class ScriptedLoadableModuleLogic:
     def __init__(self, parent=None):

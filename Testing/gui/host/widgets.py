@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import slicer
-import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
 
@@ -203,6 +202,7 @@ class NodeComboBox(QtWidgets.QWidget):
         self._scene, self._current, self._observers = None, None, []
         self.nodeTypes, self.noneDisplay, self.baseName = [], "None", ""
         self.noneEnabled = self.addEnabled = self.removeEnabled = self.renameEnabled = False
+        self.sizeAdjustPolicy = 0
         self.editEnabled = self.showHidden = self.showChildNodeTypes = self.selectNodeUponCreation = False
         self._box.activated.connect(lambda index: self.setCurrentNodeID(self._box.itemData(index)))
 
@@ -306,11 +306,11 @@ class MarkupsPlaceWidget(QtWidgets.QWidget):
 
 
 class SliceWidget(QtWidgets.QWidget):
-    """qMRMLSliceWidget: a view node with its real slice logic, without a render window."""
+    """qMRMLSliceWidget: a slice view with its logic."""
 
-    def __init__(self, slice_node, logic):
+    def __init__(self, slice_node, logic, view):
         QtWidgets.QWidget.__init__(self)
-        self._node, self._logic = slice_node, logic
+        self._node, self._logic, self._view = slice_node, logic, view
 
     def sliceLogic(self):
         return self._logic
@@ -325,36 +325,15 @@ class SliceWidget(QtWidgets.QWidget):
         self._logic.FitSliceToBackground()
 
     def sliceView(self):
-        return self
-
-
-class ThreeDView(QtWidgets.QWidget):
-    """qMRMLThreeDView of a view node."""
-
-    def __init__(self, view_node):
-        QtWidgets.QWidget.__init__(self)
-        self._node = view_node
-        self._window = vtk.vtkRenderWindow()
-
-    def mrmlViewNode(self):
-        return self._node
-
-    def resetFocalPoint(self):
-        pass
-
-    def resetCamera(self):
-        pass
-
-    def renderWindow(self):
-        return self._window
+        return self._view
 
 
 class ThreeDWidget(QtWidgets.QWidget):
-    """qMRMLThreeDWidget of a view node."""
+    """qMRMLThreeDWidget: a 3D view."""
 
-    def __init__(self, view_node):
+    def __init__(self, view):
         QtWidgets.QWidget.__init__(self)
-        self._view = ThreeDView(view_node)
+        self._view = view
 
     def threeDView(self):
         return self._view

@@ -1,0 +1,60 @@
+"""The CT moved with mouse and keys in the fusion view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from SOPIRegistrationLib.geometry import adjusting
+from SOPIRegistrationLib.panel.session import PreparedCase
+from SOPIRegistrationLib.scene import pixels_from_ras
+
+# (small, large) steps of the arrow keys at the object, and of the wheel in depth, mm.
+_ARROW_MM = (0.5, 5.0)
+_WHEEL_MM = (2.0, 10.0)
+_DRAGS = {"shift": adjusting.shifted, "tilt": adjusting.tilted, "roll": adjusting.rolled}
+
+
+class HandAdjustment:
+    """Makes poses of what a hand does; told by :class:`~SOPIRegistrationLib.scene.FusionView`.
+
+    Args:
+        pose: (4, 4) T_lps_to_camera as it is shown.
+        on_pose: called with each new pose.
+    """
+
+    def __init__(self, pose: Callable[[], np.ndarray], on_pose: Callable[[np.ndarray], None]):
+        self._pose, self._on_pose = pose, on_pose
+        self._case: PreparedCase | None = None
+        self._start: np.ndarray | None = None
+
+    def use(self, case: PreparedCase | None) -> None:
+        """The case that is moved."""
+        self._case, self._start = case, None
+
+    def drag(self, kind: str, pressed_at: np.ndarray, now: np.ndarray) -> None:
+        """The mouse is at another point than where it was pressed; points in world, RAS mm."""
+        if self._case is None:
+            return
+        if self._start is None:
+            self._start = self._pose()
+        camera, frame = self._case.xray.camera, self._case.frame
+        pixels = [pixels_from_ras(point, camera, frame) for point in (pressed_at, now)]
+        self._on_pose(_DRAGS[kind](self._start, camera, frame.centre_lps_mm, *pixels))
+
+    def end_drag(self) -> None:
+        """The button was released."""
+        self._start = None
+
+    def wheel(self, turns: int, large: bool) -> None:
+        """Deeper, away from the source, by turns away from the user."""
+        if self._case is not None:
+            step = turns * _WHEEL_MM[large]
+            self._on_pose(adjusting.moved_in_depth(self._pose(), self._case.frame.centre_lps_mm, step))
+
+    def arrow(self, direction: tuple[int, int], large: bool) -> None:
+        """A step to the (right, down)."""
+        if self._case is not None:
+            right, down = np.array(direction) * _ARROW_MM[large]
+            self._on_pose(adjusting.stepped(self._pose(), right, down))

@@ -1,0 +1,101 @@
+"""The table of X-rays of a calibrated set: which are registered jointly, and which one is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import qt
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.panel.session import Session
+from SOPIRegistrationLib.scene import XrayEntry
+
+_COLUMNS = ("Use", "X-ray", "Frame", "Camera")
+_NOT_CALIBRATED = (
+    "X-rays of a C-arm that was moved between them cannot be combined: where it stood for one is not known "
+    "with respect to the other. Load a geometry with a camera for each X-ray (C-arm, Load…), all in one world"
+)
+
+
+class XraysSection:
+    """Shows the X-rays that the scene keeps together.
+
+    Args:
+        ui: the panel's widgets by name.
+        on_looked_at: called with the entry that is to be looked at.
+        on_changed: called when the table changed.
+    """
+
+    def __init__(self, ui, on_looked_at: Callable[[XrayEntry], None], on_changed: Callable[[], None]):
+        self._ui, self._on_looked_at, self._on_changed = ui, on_looked_at, on_changed
+        self._session: Session | None = None
+        table = ui.xrayTable
+        table.setColumnCount(len(_COLUMNS))
+        table.setHorizontalHeaderLabels(list(_COLUMNS))
+        table.verticalHeader().setVisible(False)
+        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
+        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
+        table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
+        table.connect("cellClicked(int,int)", self._on_cell)
+        ui.removeXrayButton.connect("clicked(bool)", self._remove)
+        self.show(None)
+
+    def show(self, session: Session | None) -> None:
+        """The X-rays of a session; None for none."""
+        self._session = session
+        entries = [] if session is None else session.state.xrays
+        table = self._ui.xrayTable
+        table.setRowCount(len(entries))
+        for row, entry in enumerate(entries):
+            texts = ("✓" if entry.used else "–", entry.node.GetName(), str(entry.frame or ""), entry.camera)
+            for column, text in enumerate(texts):
+                table.setItem(row, column, qt.QTableWidgetItem(text))
+        if session is not None:
+            current = [n for n, entry in enumerate(entries) if entry.node is session.parameters.xray]
+            if current:
+                table.selectRow(current[0])
+        self._ui.removeXrayButton.enabled = bool(entries)
+        self._ui.jointCheckBox.enabled = len(entries) > 1
+
+    def add(self) -> None:
+        """Take the X-ray that is chosen, with its frame and camera, into the table.
+
+        Raises:
+            InputError: it has no place in a world that it shares with others, or its camera is taken.
+        """
+        session = self._session
+        p, geometry = session.parameters, session.state.geometry
+        if session.state.calibrated_set is None or geometry is None:
+            raise InputError(_NOT_CALIBRATED)
+        entry = XrayEntry(p.xray, p.frame, geometry.camera.name)
+        others = [one for one in session.state.xrays if one.node is not entry.node]
+        taken = [one.node.GetName() for one in others if one.camera == entry.camera]
+        if taken:
+            raise InputError(
+                f"camera '{entry.camera}' has X-ray '{taken[0]}' in the table already: choose the camera "
+                f"that took '{p.xray.GetName()}'"
+            )
+        session.state.xrays = [*others, entry]
+        self._show_change()
+
+    def _on_cell(self, row: int, column: int) -> None:
+        entries = self._session.state.xrays
+        if column > 0:
+            self._on_looked_at(entries[row])
+            return
+        entries[row] = replace(entries[row], used=not entries[row].used)
+        self._session.state.xrays = entries
+        self._show_change()
+
+    def _remove(self, *_) -> None:
+        row, entries = self._ui.xrayTable.currentRow(), self._session.state.xrays
+        if 0 <= row < len(entries):
+            del entries[row]
+            self._session.state.xrays = entries
+            self._show_change()
+
+    def _show_change(self) -> None:
+        self.show(self._session)
+        self._on_changed()

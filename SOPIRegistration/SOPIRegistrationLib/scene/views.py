@@ -1,0 +1,262 @@
+"""The views of a case: laid out, filled and fitted; what a person pans and zooms stays as it is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.scene.detector import lay_slice_view_on_detector
+from SOPIRegistrationLib.scene.layout import (
+    CT_PLANES,
+    FUSION_VIEW,
+    LANDMARK_LAYOUT_ID,
+    LAYOUT_ID,
+    XRAY_VIEW,
+    ensure_layout,
+    slice_node,
+)
+
+# A window in which cortex and marrow differ, HU: landmarks are looked for in bones.
+_BONE_WINDOW_HU = (-300.0, 1300.0)
+# The body is seen from in front, the left and above (RAS): the source does not stand before it, nor the
+# detector.
+_DIRECTION = (-0.75, 1.0, 0.4)
+_LABEL_PIXELS = 15
+# Shares of the 3D view between which the middle of a body is in sight.
+_IN_SIGHT = (0.2, 0.8)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the views show.
+
+    Attributes:
+        camera: the X-ray's camera.
+        frame: its nominal view.
+        xray: the X-ray's node.
+        ct: the CT's node.
+        body: the model node in the 3D view that it is fitted to.
+    """
+
+    camera: Camera
+    frame: PoseFrame
+    xray: Any
+    ct: Any
+    body: Any
+
+
+class Views(slicer.util.VTKObservationMixin):
+    """The application's views, fitted when the layout, their size or the case changes, and at no other time.
+
+    Attributes:
+        shown: the case shown; None before the first.
+
+    Args:
+        scene: the MRML scene.
+        layout_manager: ``slicer.app.layoutManager()``; None without a main window: nothing is shown then.
+        later: does something when the event at hand has been dealt with, as a timer of no time does. The
+            application sets the size of a view first and its field of view after that.
+    """
+
+    def __init__(self, scene, layout_manager=None, later: Callable[[Callable], None] = lambda act: act()):
+        super().__init__()
+        self._later = later
+        self._scene = scene
+        self._layout_manager = layout_manager
+        self.shown: Shown | None = None
+        self._sizes: dict[str, tuple] = {}
+        self._window_before: tuple | None = None
+        self._label = None
+        self._layout = LAYOUT_ID
+
+    def show(self, shown: Shown) -> None:
+        """Show a case, in the layout asked for last."""
+        is_first = self.shown is None
+        self.shown = shown
+        self.lay_out(self._layout)
+        if is_first and self._view_3d is not None:
+            self._look_from(_DIRECTION)
+
+    def lay_out(self, layout_id: int) -> None:
+        """Show a layout: ``LAYOUT_ID``, or ``LANDMARK_LAYOUT_ID`` with the CT's planes in a bone window."""
+        self._layout = layout_id
+        if self._layout_manager is None or self.shown is None:
+            return
+        ensure_layout(self._layout_manager, layout_id)
+        self._follow_sizes()
+        if layout_id == LANDMARK_LAYOUT_ID:
+            self._show_planes()
+        else:
+            self._give_back_window()
+        self.fit()
+
+    def fit(self) -> None:
+        """Fit all views to what they show."""
+        if self.shown is None:
+            return
+        for view in (XRAY_VIEW, FUSION_VIEW):
+            self._fit_slice(view)
+        if self._layout_manager is None:
+            return
+        xray = slice_node(self._scene, XRAY_VIEW)
+        composite = xray and slicer.vtkMRMLSliceLogic.GetSliceCompositeNode(xray)
+        if composite is not None:
+            composite.SetBackgroundVolumeID(self.shown.xray.GetID())
+            composite.SetForegroundVolumeID(None)
+        self._fit_3d()
+
+    def keep_body_in_sight(self) -> None:
+        """Fit the 3D view to a body that has been moved out of it, and only then."""
+        body, view = self.shown and self.shown.body, self._view_3d
+        if body is None or view is None:
+            return
+        bounds, place = np.zeros(6), vtk.vtkCoordinate()
+        body.GetRASBounds(bounds)
+        place.SetCoordinateSystemToWorld()
+        place.SetValue(*bounds.reshape(3, 2).mean(axis=1))
+        renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
+        seen = np.array(place.GetComputedDoubleViewportValue(renderer)) / renderer.GetSize()
+        if np.any(seen < _IN_SIGHT[0]) or np.any(seen > _IN_SIGHT[1]):
+            self._fit_3d()
+
+    def write_label(self, text: str, colour: tuple[float, float, float] = (1, 1, 1)) -> None:
+        """Words in the upper left corner of the fusion view."""
+        view = self.fusion_view
+        if view is None:
+            return
+        if self._label is None or self._label[0] is not view:
+            actor = vtk.vtkTextActor()
+            actor.SetTextScaleModeToNone()
+            actor.GetPositionCoordinate().SetCoordinateSystemToNormalizedViewport()
+            actor.SetPosition(0.015, 0.98)
+            style = actor.GetTextProperty()
+            style.SetFontSize(_LABEL_PIXELS)
+            style.SetVerticalJustificationToTop()
+            style.SetShadow(True)
+            style.SetBackgroundColor(0, 0, 0)
+            style.SetBackgroundOpacity(0.45)
+            _overlay_renderer(view).AddViewProp(actor)
+            self._label = view, actor
+        actor = self._label[1]
+        if actor.GetInput() != text or actor.GetTextProperty().GetColor() != tuple(colour):
+            actor.SetInput(text)
+            actor.GetTextProperty().SetColor(colour)
+            view.scheduleRender()
+
+    @property
+    def fusion_view(self):
+        """The application's slice view with the fused picture; None where there is none."""
+        widget = self._layout_manager and self._layout_manager.sliceWidget(FUSION_VIEW)
+        return widget and widget.sliceView()
+
+    def close(self) -> None:
+        """Take back what was put into views, and follow them no more."""
+        self.removeObservers()
+        self._give_back_window()
+        if self._label is not None:
+            view, actor = self._label
+            _overlay_renderer(view).RemoveViewProp(actor)
+            view.scheduleRender()
+        self._label = self.shown = None
+
+    @property
+    def _view_3d(self):
+        if self._layout_manager is None or self._layout_manager.threeDViewCount == 0:
+            return None
+        return self._layout_manager.threeDWidget(0).threeDView()
+
+    def _follow_sizes(self) -> None:
+        """Views have their new size some events after the layout or the window changed."""
+        for view in (XRAY_VIEW, FUSION_VIEW, *CT_PLANES):
+            node = slice_node(self._scene, view)
+            if node is not None and not self.hasObserver(node, "ModifiedEvent", self._on_slice_view):
+                self._sizes[view] = tuple(node.GetDimensions())
+                self.addObserver(node, "ModifiedEvent", self._on_slice_view)
+        if self._view_3d is not None:
+            window = self._view_3d.renderWindow()
+            if not self.hasObserver(window, vtk.vtkCommand.WindowResizeEvent, self._on_3d_view):
+                self.addObserver(window, vtk.vtkCommand.WindowResizeEvent, self._on_3d_view)
+
+    def _on_slice_view(self, node, _event) -> None:
+        view, size = node.GetLayoutName(), tuple(node.GetDimensions())
+        if self._sizes.get(view) == size:
+            return
+        self._sizes[view] = size
+        if view in CT_PLANES:
+            self._later(lambda: self._fit_plane(view))
+        else:
+            self._later(lambda: self._fit_slice(view))
+
+    def _on_3d_view(self, *_) -> None:
+        self._later(self._fit_3d)
+
+    def _fit_plane(self, view: str) -> None:
+        if self.shown is not None and self._layout == LANDMARK_LAYOUT_ID:
+            self._layout_manager.sliceWidget(view).sliceLogic().FitSliceToBackground()
+
+    def _fit_slice(self, view: str) -> None:
+        node = slice_node(self._scene, view)
+        if self.shown is not None and node is not None:
+            lay_slice_view_on_detector(node, self.shown.camera, self.shown.frame)
+
+    def _show_planes(self) -> None:
+        ct = self.shown.ct
+        display = ct.GetDisplayNode()
+        if display is not None and self._window_before is None:
+            automatic = bool(display.GetAutoWindowLevel())
+            self._window_before = ct, automatic, display.GetWindowLevelMin(), display.GetWindowLevelMax()
+            display.AutoWindowLevelOff()
+            display.SetWindowLevelMinMax(*_BONE_WINDOW_HU)
+        for view in CT_PLANES:
+            logic = self._layout_manager.sliceWidget(view).sliceLogic()
+            logic.GetSliceCompositeNode().SetBackgroundVolumeID(ct.GetID())
+            logic.FitSliceToBackground()
+
+    def _give_back_window(self) -> None:
+        """The CT's own window, unless somebody has chosen another meanwhile."""
+        before, self._window_before = self._window_before, None
+        if before is None or self._scene.GetNodeByID(before[0].GetID() or "") is not before[0]:
+            return
+        ct, automatic, low, high = before
+        display = ct.GetDisplayNode()
+        if (
+            display is not None
+            and (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == _BONE_WINDOW_HU
+        ):
+            display.SetWindowLevelMinMax(low, high)
+            display.SetAutoWindowLevel(automatic)
+
+    def _look_from(self, direction) -> None:
+        camera = self._view_3d.cameraNode().GetCamera()
+        centre = np.array(camera.GetFocalPoint())
+        camera.SetPosition(centre + np.array(direction))
+        camera.SetViewUp(0, 0, 1)
+        self._fit_3d()
+
+    def _fit_3d(self) -> None:
+        """The body in the middle, whatever else stands about (C-arm, handles); the direction stays."""
+        view, body = self._view_3d, self.shown and self.shown.body
+        if view is None or body is None:
+            return
+        bounds = np.zeros(6)
+        body.GetRASBounds(bounds)
+        if bounds[0] > bounds[1]:
+            return
+        renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
+        renderer.ResetCamera(bounds)
+        renderer.ResetCameraClippingRange()
+        view.scheduleRender()
+
+
+def _overlay_renderer(view):
+    """The renderer that is drawn last."""
+    renderers = view.renderWindow().GetRenderers()
+    every = [renderers.GetItemAsObject(index) for index in range(renderers.GetNumberOfItems())]
+    return max(every, key=lambda renderer: renderer.GetLayer())

@@ -1,0 +1,270 @@
+"""What was found in the real application, in the host that draws its views as the application does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.rendering import can_render
+
+WINDOW = (1600, 1000)
+PANEL_WIDTH = 480
+# Of a window's height: title, menus, toolbars and the module's header.
+CHROME = 250
+
+
+@pytest.fixture
+def demo(user, demo_case):
+    """A user before the demo case, in a window of 1600 x 1000."""
+    user.host.app.layoutManager()._resize(WINDOW[0] - PANEL_WIDTH, WINDOW[1] - 140)
+    user.take_demo(demo_case)
+    user.show_views()
+    user.host.process(0.1)
+    return user
+
+
+@pytest.fixture
+def drawn(demo):
+    """The same, where views can be drawn."""
+    if not can_render():
+        pytest.skip("views need OpenGL: apt-get install libegl1 libgl1")
+    return demo
+
+
+def xy_of_pixel(user, pixel, view="Fusion") -> np.ndarray:
+    """Place in a slice view, from its lower left corner, of an X-ray's pixel."""
+    import slicer
+    from SOPIRegistrationLib.scene import ras_from_pixels
+
+    case = user.session.case
+    ras = ras_from_pixels(pixel, case.xray.camera, case.frame)
+    node = slicer.app.layoutManager().sliceWidget(view).mrmlSliceNode()
+    matrix = slicer.util.arrayFromVTKMatrix(node.GetXYToRAS())
+    return np.linalg.solve(matrix, [*ras, 1])[:2]
+
+
+def size_of(user, view="Fusion") -> np.ndarray:
+    view = user.host.app.layoutManager().sliceWidget(view).sliceView()
+    return np.array(view.renderWindow().GetSize())
+
+
+def test_handles_turn_about_the_body_which_stays_where_it_is(demo):
+    import slicer
+
+    demo.ui.handlesCheckBox.checked = True
+    transform, case = demo.parameters.transform, demo.session.case
+    centre = np.array(transform.GetCenterOfTransformation())
+    assert centre == pytest.approx(case.frame.centre_lps_mm * [-1, -1, 1])
+    # On screen: within the body's picture, not beside the X-ray.
+    world = slicer.util.arrayFromTransformMatrix(transform) @ [*centre, 1]
+    node = slicer.app.layoutManager().sliceWidget("Fusion").mrmlSliceNode()
+    x, y = np.linalg.solve(slicer.util.arrayFromVTKMatrix(node.GetXYToRAS()), world)[:2]
+    assert np.all(np.abs(np.array([x, y]) / size_of(demo) - 0.5) < 0.1)
+
+
+def test_handles_are_drawn_in_the_middle_of_the_fusion_view(drawn):
+    drawn.host.process(0.2)
+    before = drawn.host.view_pixels("Fusion").astype(int)
+    drawn.ui.handlesCheckBox.checked = True
+    drawn.host.process(0.2)
+    rows, columns = np.nonzero(np.abs(drawn.host.view_pixels("Fusion") - before).max(axis=-1) > 60)
+    height, width = before.shape[:2]
+    assert len(rows) > 500
+    assert np.median(columns) / width == pytest.approx(0.5, abs=0.1)
+    assert np.median(rows) / height == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.25, 0.5, 0.7, 1.0])
+def test_two_colours_have_contrast_at_every_setting(drawn, mix):
+    drawn.session.pose = drawn.nodes.case.T_true
+    drawn.ui.overlayModeCombo.setCurrentText("Two colours")
+    drawn.ui.mixSlider.value = mix
+    drawn.wait()
+    xray = inside(drawn.host.view_pixels("XRay")).astype(float)
+    fused = inside(drawn.host.view_pixels("Fusion")).astype(float)
+    assert fused.mean(axis=-1).std() > 0.6 * xray.mean(axis=-1).std()
+
+
+def inside(pixels: np.ndarray) -> np.ndarray:
+    """The middle of a view."""
+    height, width = pixels.shape[:2]
+    return pixels[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3].reshape(-1, 3)
+
+
+def test_edges_are_the_default(demo):
+    assert demo.parameters.overlayMode == "DRR edges on the X-ray"
+    assert demo.session.overlay.mode == "edges"
+
+
+def test_register_progress_and_verdict_are_in_sight_in_a_small_window(demo):
+    from PySide6 import QtCore
+
+    demo.ui.initialiserCombo.setCurrentText("Nominal view")
+    demo.click("initialiseButton")
+    demo.wait()
+    panel = demo.widget.parent
+    panel.resize(PANEL_WIDTH, WINDOW[1] - CHROME)
+    panel.show()
+    demo.host.process(0.1)
+    for name in ("registerButton", "cancelButton", "stageLabel", "progressBar", "verdictLabel", "errorLabel"):
+        widget = getattr(demo.ui, name)
+        top = widget.mapTo(panel, QtCore.QPoint(0, 0)).y()
+        assert top >= 0, name
+        assert top + widget.height < WINDOW[1] - CHROME, name
+        assert not widget.visibleRegion().isEmpty(), name
+    assert "mm in depth" in demo.ui.errorLabel.text
+    assert " s in all" in demo.ui.errorLabel.text
+    panel.hide()
+
+
+def test_nothing_in_the_panel_is_wider_than_the_panel(demo, module):
+    demo.nodes.ct.SetName(
+        "A CT with a name that goes on and on, as those of series in a hospital's archive do"
+    )
+    demo.ui.modelCombo.addItem(
+        "1.6 deg, 1.3 mm in plane, 5 mm in depth; 10 min, 2026-11-19, AP, a long name of a CT"
+    )
+    panel, width = demo.widget.parent, 400
+    panel.resize(width, 900)
+    panel.show()
+    demo.host.process(0.1)
+    for section in (name for name in vars(demo.ui) if name.endswith("Section")):
+        getattr(demo.ui, section).collapsed = False
+    demo.host.process(0.1)
+    inner = demo.ui.sectionsWidget
+    assert panel.minimumSizeHint().width() <= width
+    assert inner.minimumSizeHint().width() <= demo.ui.sectionsArea.viewport().width()
+    panel.hide()
+
+
+def test_the_stage_is_told_from_the_first_moment(demo):
+    demo.click("registerButton")
+    seen = [demo.ui.stageLabel.text]
+    demo.host.process(60, until=lambda: seen.append(demo.ui.stageLabel.text) or demo.panel._job is None)
+    assert all(seen[:-1])
+
+
+def test_a_closed_scene_leaves_no_numbers(demo):
+    demo.ui.rxSlider.value = 12.0
+    demo.wait()
+    demo.host.scene.Clear()
+    demo.host.process(0.2)
+    ui = demo.ui
+    boxes = ("sdd", "sod", "rowSpacing", "columnSpacing", "principalU", "principalV")
+    assert [getattr(ui, name + "SpinBox").value for name in boxes] == [0.0] * len(boxes)
+    assert [slider.value for slider in demo.panel._pose.sliders] == [0.0] * 6
+    assert "Needed: a CT and an X-ray" in ui.verdictLabel.text
+
+
+def share_of_view(user, body_name="CT bones") -> tuple[np.ndarray, np.ndarray]:
+    """(lower, upper) corner of the body's box in the 3D view, as shares of the view."""
+    import vtk
+
+    body = user.host.scene.GetFirstNodeByName(body_name)
+    bounds = np.zeros(6)
+    body.GetRASBounds(bounds)
+    view = user.host.app.layoutManager().threeDWidget(0).threeDView()
+    renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
+    corners = np.array(np.meshgrid(*bounds.reshape(3, 2))).reshape(3, -1).T
+    coordinate = vtk.vtkCoordinate()
+    coordinate.SetCoordinateSystemToWorld()
+    shown = []
+    for corner in corners:
+        coordinate.SetValue(*corner)
+        shown.append(
+            np.array(coordinate.GetComputedDoubleViewportValue(renderer)) / view.renderWindow().GetSize()
+        )
+    return np.min(shown, axis=0), np.max(shown, axis=0)
+
+
+@pytest.mark.parametrize("then", ["maximise", "handles", "nothing"])
+def test_the_3d_view_shows_the_body(demo, then):
+    if then == "maximise":
+        demo.host.app.layoutManager()._resize(2000, 1300)
+    elif then == "handles":
+        demo.ui.handlesCheckBox.checked = True
+    demo.host.process(0.3)
+    low, high = share_of_view(demo)
+    assert np.all(low > -0.02)
+    assert np.all(high < 1.02)
+    assert (high - low).max() > 0.5
+    assert np.all(np.abs((low + high) / 2 - 0.5) < 0.15)
+
+
+def test_views_are_fitted_when_their_size_changes_and_never_while_somebody_zooms(demo):
+    layouts = demo.host.app.layoutManager()
+    node = layouts.sliceWidget("Fusion").mrmlSliceNode()
+    camera = demo.session.case.xray.camera
+
+    def is_fitted():
+        corners = [
+            xy_of_pixel(demo, (-0.5, -0.5)),
+            xy_of_pixel(demo, (camera.width - 0.5, camera.height - 0.5)),
+        ]
+        spread = np.abs(np.subtract(*corners)) / size_of(demo)
+        return spread.max() == pytest.approx(1.0, abs=0.01)
+
+    assert is_fitted()
+    layouts._resize(900, 500)
+    demo.host.process(0.2)
+    assert is_fitted()
+    node.SetFieldOfView(*(np.array(node.GetFieldOfView()) * [0.5, 0.5, 1]))
+    zoomed = node.GetFieldOfView()
+    demo.ui.rxSlider.value = 4.0
+    demo.wait()
+    demo.click("optimiseButton")
+    demo.wait()
+    assert node.GetFieldOfView() == zoomed
+    layouts._resize(1000, 700)
+    demo.host.process(0.2)
+    assert is_fitted()
+
+
+def test_the_fusion_view_is_the_large_one(demo):
+    sizes = {view: size_of(demo, view) for view in ("Fusion", "XRay")}
+    assert sizes["Fusion"].prod() > 2.5 * sizes["XRay"].prod()
+    assert sizes["XRay"][0] > 300
+
+
+def test_landmarks_have_three_planes_in_a_bone_window_which_is_given_back(demo):
+    display = demo.nodes.ct.GetDisplayNode()
+    display.SetWindowLevelMinMax(-160.0, 240.0)
+    demo.ui.landmarksSection.collapsed = False
+    demo.wait()
+    demo.host.process(0.1)
+    layouts = demo.host.app.layoutManager()
+    for plane in ("Red", "Green", "Yellow"):
+        widget = layouts.sliceWidget(plane)
+        assert widget.mrmlSliceCompositeNode().GetBackgroundVolumeID() == demo.nodes.ct.GetID()
+        assert min(widget.sliceView().renderWindow().GetSize()) > 150
+    assert display.GetWindowLevelMin() < -160
+    assert display.GetWindowLevelMax() > 900
+    demo.ui.landmarksSection.collapsed = True
+    assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (-160.0, 240.0)
+
+
+def test_sections_that_are_complete_fold_once(demo):
+    assert demo.ui.inputsSection.collapsed
+    assert demo.ui.geometrySection.collapsed
+    demo.ui.inputsSection.collapsed = False
+    demo.ui.polarityCombo.setCurrentText("Bones dark")
+    demo.show_views()
+    assert not demo.ui.inputsSection.collapsed
+
+
+def test_a_start_that_fails_leaves_the_training_section_as_it_was(user, demo_case, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("sys.executable", "")
+    user.panel._ensure_torch = lambda: True
+    user.take_demo(demo_case)
+    user.show_views()
+    user.click("trainButton")
+    user.wait()
+    assert "could not be started" in user.last_message()
+    assert user.ui.trainButton.enabled
+    assert not user.ui.stopTrainingButton.enabled
+    assert user.ui.trainingLabel.text == ""
+    # Nor is it taken for one that runs when the case is looked at again.
+    case = user.session.case
+    user.panel._training.use(None)
+    user.panel._training.use(case)
+    assert not user.panel._training.is_running

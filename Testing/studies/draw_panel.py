@@ -1,0 +1,139 @@
+"""Pictures of the module in every state, in the test host: the panel and the views as the application draws them.
+
+    python Testing/studies/draw_panel.py [--out Resources/Screenshots] [--wrist ../shared/data/wrist]
+
+Writes small PNGs: empty, inputs chosen, running, accepted, rejected, landmarks, adjusting by hand and each fusion
+mode; with the wrist data also two X-rays of a calibrated set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+TESTING = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTING / "gui"), str(TESTING / "studies"), str(TESTING)]
+# Smaller than a window, so that words can still be read in a page of the Docs.
+PANEL_WIDTH, VIEWS = 400, (800, 680)
+COLOURS = 160
+
+
+class Album:
+    """Takes pictures of a user's window into a folder."""
+
+    def __init__(self, user, folder: Path):
+        self._user, self._folder = user, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        user.host.app.layoutManager()._resize(*VIEWS)
+
+    def window(self, name: str) -> None:
+        """Panel and views."""
+        self._user.host.process(0.3)
+        self._save(name, self._user.host.window_picture(self._user.widget.parent, PANEL_WIDTH))
+
+    def fusion(self, name: str) -> np.ndarray:
+        """The fusion view alone, (rows, columns, 3)."""
+        self._user.host.process(0.3)
+        return self._user.host.view_pixels("Fusion")
+
+    def _save(self, name: str, pixels: np.ndarray) -> None:
+        # A palette makes a third of the file, and nobody sees it.
+        image = Image.fromarray(pixels).quantize(COLOURS, dither=Image.Dither.NONE)
+        path = self._folder / f"{name}.png"
+        image.save(path, optimize=True)
+        print(f"{path} {path.stat().st_size // 1024} kB")
+
+    def row(self, name: str, pictures: list[np.ndarray]) -> None:
+        """Pictures side by side, half as large."""
+        self._save(name, np.hstack([picture[::2, ::2] for picture in pictures]))
+
+
+def draw_demo(user, album: Album) -> None:
+    """The demo case from an empty scene to a verdict."""
+    from SOPIRegistrationLib.panel.choices import OVERLAY_MODES
+    from SOPIRegistrationLib.simulation.demo import demo_case
+    from test_fusion_view import Mouse, centre_seen
+
+    album.window("empty")
+    case = demo_case(1)
+    user.take_demo(case)
+    album.window("inputs_chosen")
+    user.show_views()
+    user.click("registerButton")
+    moved = lambda: not np.allclose(user.session.pose, user.session.case.frame.T_nominal)  # noqa: E731
+    user.host.process(60, until=moved)
+    album.window("running")
+    user.wait()
+    album.window("accepted")
+    pictures = []
+    for mode in list(OVERLAY_MODES)[:4]:
+        user.ui.overlayModeCombo.setCurrentText(mode)
+        user.wait()
+        pictures.append(album.fusion(mode))
+    album.row("fusion_modes", pictures)
+    user.ui.overlayModeCombo.setCurrentText("DRR edges on the X-ray")
+    user.ui.adjustCheckBox.checked = True
+    user.ui.handlesCheckBox.checked = True
+    user.wait()
+    mouse = Mouse(user)
+    start = mouse.xy(centre_seen(user))
+    mouse.drag(start, (start[0] + 40, start[1] + 20))
+    user.wait()
+    album.window("adjusting_by_hand")
+    user.ui.handlesCheckBox.checked = user.ui.adjustCheckBox.checked = False
+    user.ui.landmarksSection.collapsed = False
+    user.wait()
+    album.window("landmarks")
+    user.ui.landmarksSection.collapsed = True
+    user.ui.initialiserCombo.setCurrentText("Current pose")
+    user.ui.tzSlider.value = -120.0
+    user.ui.rySlider.value = 35.0
+    user.wait()
+    user.click("initialiseButton")
+    user.wait()
+    album.window("rejected")
+
+
+def draw_wrist(user, album: Album, folder: Path) -> None:
+    """Two X-rays of a calibrated set, the CT at the gold standard."""
+    import json
+
+    import slicer
+
+    user.host.scene.Clear()
+    ct = slicer.util.loadVolume(str(folder / "radius.nii.gz"))
+    xrays = [slicer.util.loadVolume(str(folder / f"frame_0099_{name}.png")) for name in ("cam01", "cam02")]
+    user.choose(ct, xrays[0])
+    user.host.answers.append(str(folder / "cameras.json"))
+    user.click("loadGeometryButton")
+    user.click("addXrayButton")
+    user.choose(xray=xrays[1])
+    user.click("addXrayButton")
+    user.ui.jointCheckBox.checked = True
+    user.show_views()
+    gold = np.array(json.loads((folder / "gold_0099.json").read_text())["T_radius_lps_to_world"])
+    user.session.pose = user.session.case.T_world_to_camera @ gold
+    user.session.views.fit()
+    user.wait()
+    user.ui.inputsSection.collapsed = user.ui.xraysSection.collapsed = False
+    album.window("two_xrays")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=TESTING.parent / "Resources" / "Screenshots")
+    parser.add_argument("--wrist", type=Path, help="folder of the wrist data")
+    options = parser.parse_args()
+    from measure_panel import open_panel
+
+    user = open_panel()
+    album = Album(user, options.out)
+    draw_demo(user, album)
+    if options.wrist is not None:
+        draw_wrist(user, album, options.wrist)
