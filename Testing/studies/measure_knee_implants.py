@@ -5,7 +5,7 @@
 DATA holds ``cameras.json``, ``femur0.stl``, ``tibia0.stl``, ``start_femur.json``, ``start_tibia.json`` and frames
 ``cam01/frame_0002.png``, ``cam02/frame_0002.png``. Femur and tibia are registered from their rough starts, in both
 cameras and in each alone. The metal is segmented without knowledge of any pose: from one seed a picture and implant, put
-by hand, it grows over what is as dark; a watershed of the gradient then finds the outline, and every point of it
+by hand, it grows over what nearby is as dark; a watershed of the gradient then finds the outline, and every point of it
 moves to the steepest place across it. Prints the symmetric distance between this outline and the registered one,
 pixels of 512, writes pictures of both (green: the metal's, red: projected), and ends with the distance of each
 single camera's pose from that of both.
@@ -41,8 +41,10 @@ SEEDS = {
     ("tibia", "cam01"): (297, 380),
     ("tibia", "cam02"): (312, 385),
 }
-# Gray levels about the seed's that metal keeps within; how far from there its outline may lie, pixels.
-TOLERANCE, REACH_PX = 6, 8
+# Gray levels about that of the metal within so many pixels that metal keeps within; how often it may grow.
+TOLERANCE, NEARBY_PX, ROUNDS = 4, 8, 20
+# How far from what has grown so its outline may lie, pixels.
+REACH_PX = 8
 # The projected outline is drawn on pixels this much finer.
 FINER = 4
 
@@ -50,10 +52,15 @@ FINER = 4
 def metal_mask(pixels: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
     """(rows, columns) bool: the metal about a seed (column, row)."""
     smooth = ndimage.median_filter(pixels.astype(np.float32), 3)
-    alike = np.abs(smooth - smooth[seed[1], seed[0]]) <= TOLERANCE
-    core = ndimage.binary_opening(alike, iterations=2)
-    labels, _ = ndimage.label(core)
-    core = labels == labels[seed[1], seed[0]]
+    core = np.zeros(pixels.shape, bool)
+    core[seed[1] - 2 : seed[1] + 3, seed[0] - 2 : seed[0] + 3] = True
+    # Scatter makes metal brighter from place to place: what counts is the gray of the metal nearby.
+    for _ in range(ROUNDS):
+        weight = ndimage.gaussian_filter(core.astype(np.float32), NEARBY_PX)
+        gray = ndimage.gaussian_filter(np.where(core, smooth, 0), NEARBY_PX) / np.maximum(weight, 1e-6)
+        alike = (np.abs(smooth - gray) <= TOLERANCE) & (weight > 1e-3)
+        labels, _ = ndimage.label(ndimage.binary_opening(alike, iterations=2))
+        core = labels == labels[seed[1], seed[0]]
     markers = np.where(core, 1, 0) + np.where(ndimage.binary_dilation(core, iterations=REACH_PX), 0, 2)
     slope = ndimage.gaussian_gradient_magnitude(np.log(pixels + 1.0), 1.0)
     watershed = sitk.MorphologicalWatershedFromMarkers(
