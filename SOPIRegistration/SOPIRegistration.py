@@ -295,7 +295,6 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: an input is unusable; nothing in the scene has changed.
         """
-        from SOPIRegistrationLib.panel.job import Job
         from SOPIRegistrationLib.panel.session import Session, geometry_of
 
         parameters = self.getParameterNode()
@@ -312,29 +311,42 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         before = {name: getattr(parameters, name) for name in chosen}, session.state.geometry
         self._choose(session, chosen, geometry)
 
-        def wait(job):
-            while job.running:
-                live = job.take_report()
-                if live is not None and progress is not None and progress(live.stage, live.fraction):
-                    job.cancel()
-                job.wait(0.03)
-                slicer.app.processEvents()
-            return job.result()
-
         try:
-            inputs = session.read_inputs()
-            prepared = wait(Job(lambda report: session.prepare(inputs, report)).start())
+            prepared = self._run(lambda logic: logic.prepare(session.read_inputs()), "prepared", progress)
         except InputError:
             self._choose(session, *before)
             raise
         session.accept(prepared)
         task = session.task(init, refine, content)
-        result = wait(Job(lambda report: session.register(task, report)).start())
+        result = self._run(lambda logic: logic.register(task), "finished", progress)
         session.record(result)
         # The views have their sizes by now.
         session.views.fit()
         session.close()
         return result
+
+    @staticmethod
+    def _run(start, outcome, progress):
+        """Let a RegistrationLogic do something, with the window kept alive; what it tells by a signal."""
+        from SOPIRegistrationLib.errors import Cancelled
+        from SOPIRegistrationLib.registration.logic import RegistrationLogic
+
+        logic, outcomes, errors = RegistrationLogic(), [], []
+
+        def follow(live):
+            if progress is not None and progress(live.stage, live.fraction):
+                logic.stop()
+
+        logic.progressed.connect(follow)
+        getattr(logic, outcome).connect(outcomes.append)
+        logic.failed.connect(errors.append)
+        start(logic)
+        logic.wait(slicer.app.processEvents)
+        if errors:
+            raise errors[0]
+        if not outcomes:
+            raise Cancelled("stopped while the inputs were prepared")
+        return outcomes[0]
 
     @staticmethod
     def _choose(session, chosen, geometry):

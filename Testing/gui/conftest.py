@@ -17,7 +17,6 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="sopi-test-")
 HERE = Path(__file__).resolve().parent
 MODULE_PATH = HERE.parents[1] / "SOPIRegistration" / "SOPIRegistration.py"
-SCREENSHOTS = HERE.parents[1] / "Resources" / "Screenshots"
 sys.path.insert(0, str(HERE))
 
 
@@ -140,7 +139,7 @@ class User:
         panel = self.panel
 
         def at_rest():
-            return panel._job is None and not panel._live.active and not panel._rest.active
+            return not panel.is_busy
 
         assert self.host.process(seconds, until=at_rest), "the panel did not come to rest"
 
@@ -196,17 +195,3 @@ class User:
 
     def last_message(self) -> str:
         return self.host.messages[-1][1]
-
-    def screenshot(self, name: str, width: int = 480) -> None:
-        """A picture of the whole panel; into Resources/Screenshots with SOPI_SCREENSHOTS=1, else not kept."""
-        panel = self.widget.parent
-        panel.show()
-        for _ in range(2):
-            self.host.process(0.05)
-            panel.resize(width, panel.sizeHint().height())
-        self.host.process(0.05)
-        picture = panel.grab()
-        assert picture.width() >= width
-        if os.environ.get("SOPI_SCREENSHOTS"):
-            picture.save(str(SCREENSHOTS / name))
-        panel.hide()

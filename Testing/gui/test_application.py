@@ -139,7 +139,7 @@ def test_nothing_in_the_panel_is_wider_than_the_panel(demo, module):
 def test_the_stage_is_told_from_the_first_moment(demo):
     demo.click("registerButton")
     seen = [demo.ui.stageLabel.text]
-    demo.host.process(60, until=lambda: seen.append(demo.ui.stageLabel.text) or demo.panel._job is None)
+    demo.host.process(60, until=lambda: seen.append(demo.ui.stageLabel.text) or not demo.panel.is_running)
     assert all(seen[:-1])
 
 

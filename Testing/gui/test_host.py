@@ -7,6 +7,7 @@ import inspect
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -208,17 +209,17 @@ def test_reloading_the_module_in_mid_run(host, user, demo_case, module):
     user.take_demo(demo_case)
     user.show_views()
     user.click("registerButton")
-    job = user.panel._job
+    (job,) = [thread for thread in threading.enumerate() if thread.name == "SOPI registration"]
     before = {name: loaded for name, loaded in sys.modules.items() if name.startswith("SOPIRegistration")}
     try:
         user.widget.onReload()
         reloaded = slicer.modules.SOPIRegistrationWidget
         assert reloaded is not user.widget
         assert type(reloaded.panel) is not type(user.panel)
-        assert job.cancelled
-        assert host.process(5, until=lambda: not job.running)
+        assert not user.panel.is_running
+        assert host.process(5, until=lambda: not job.is_alive())
         # The case is prepared again and can be gone on with.
-        assert host.process(60, until=lambda: reloaded.panel._job is None)
+        assert host.process(60, until=lambda: not reloaded.panel.is_running)
         assert reloaded.ui.registerButton.enabled
         assert reloaded.ui.exportPictureButton.enabled
         reloaded.cleanup()

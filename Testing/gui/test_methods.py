@@ -77,7 +77,7 @@ def test_register_hands_the_chosen_network_on(with_networks, monkeypatch):
         seen.append((settings.init, settings.refine, start))
         raise InputError("no more than this is needed")
 
-    monkeypatch.setattr("SOPIRegistrationLib.panel.session.register", stand_in)
+    monkeypatch.setattr("SOPIRegistrationLib.registration.logic.register", stand_in)
     # As a scene that was saved with the choice: nobody asked yet.
     user.parameters.initialiser = user.initialiser.name
     user.click("registerButton")

@@ -59,7 +59,6 @@ def test_wrist_from_files_with_a_geometry_file(user, wrist):
     user.click("optimiseButton")
     user.wait()
     assert user.host.messages == []
-    user.screenshot("panel_wrist.png")
     [exported] = json.loads(user.parameters.lastResult)["geometry"]["cameras"]
     calibrated = json.loads((wrist / "cameras.json").read_text())["cameras"][1]
     np.testing.assert_allclose(exported["R"], calibrated["R"], atol=1e-6)

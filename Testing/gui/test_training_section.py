@@ -152,7 +152,7 @@ def test_models_of_other_cts_are_not_offered(prepared, monkeypatch):
         seen.append(settings)
         raise InputError("no more than this is needed")
 
-    monkeypatch.setattr("SOPIRegistrationLib.panel.session.register", stand_in)
+    monkeypatch.setattr("SOPIRegistrationLib.registration.logic.register", stand_in)
     for start in ("Automatic", "Network of this patient", "Nominal view"):
         prepared.parameters.initialiser = start
         prepared.click("registerButton")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +17,6 @@ except ImportError:
     collect_ignore_glob = ["test_*.py"]
 
 from support.objects import oblique_grid
-
-SCREENSHOTS = Path(__file__).resolve().parents[2] / "Resources" / "Screenshots"
 
 
 @pytest.fixture(scope="session")
@@ -66,8 +63,5 @@ def oblique_ct(add_volume):
 
 @pytest.fixture(scope="session")
 def screenshots(tmp_path_factory) -> Path:
-    """Where pictures go: into the repository with SOPI_SCREENSHOTS=1, else aside."""
-    if os.environ.get("SOPI_SCREENSHOTS"):
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        return SCREENSHOTS
+    """Where pictures to be looked at go."""
     return tmp_path_factory.mktemp("screenshots")

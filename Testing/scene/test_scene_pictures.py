@@ -1,4 +1,4 @@
-"""Whole cases as a user sees them, the demo case and the real wrist; the README's pictures come from here."""
+"""Whole cases as a user sees them, the demo case and the real wrist."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Pictures of the module in every state, in the test host: the panel and the views as the application draws them.
+"""Pictures of the module in every state, in the test host: panel and views as the application has them.
 
     python Testing/studies/draw_panel.py [--out Resources/Screenshots] [--wrist ../shared/data/wrist]
 
-Writes small PNGs: empty, inputs chosen, running, accepted, rejected, landmarks, adjusting by hand and each fusion
-mode; with the wrist data also two X-rays of a calibrated set.
+Writes small PNGs: empty, inputs chosen, running, accepted, rejected, landmarks, adjusting by hand and fusion
+modes; with the wrist data also two X-rays of a calibrated set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TESTING = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTING / "gui"), str(TESTING / "studies"), str(TESTING)]
 # Smaller than a window, so that words can still be read in a page of the Docs.
 PANEL_WIDTH, VIEWS = 400, (800, 680)
-COLOURS = 160
+COLOURS = 128
 
 
 class Album:
@@ -68,7 +68,7 @@ def draw_demo(user, album: Album) -> None:
     user.host.process(60, until=moved)
     album.window("running")
     user.wait()
-    album.window("accepted")
+    album.window("module")
     pictures = []
     for mode in list(OVERLAY_MODES)[:4]:
         user.ui.overlayModeCombo.setCurrentText(mode)

@@ -67,11 +67,11 @@ def measure_demo() -> dict:
     for number in range(CANCELS):
         user.click("registerButton")
         user.host.process(0.1 * (1 + number))
-        if user.panel._job is None:
+        if not user.panel.is_running:
             break
         start = time.perf_counter()
         user.click("cancelButton")
-        user.host.process(10, until=lambda: user.panel._job is None)
+        user.host.process(10, until=lambda: not user.panel.is_running)
         seconds_to_stop.append(time.perf_counter() - start)
         user.wait()
         user.click("nominalButton")
@@ -83,7 +83,7 @@ def measure_demo() -> dict:
         now = time.perf_counter()
         gaps.append(now - last)
         last = now
-        return user.panel._job is None
+        return not user.panel.is_running
 
     user.click("registerButton")
     user.host.process(120, until=at_rest)

@@ -27,7 +27,7 @@ _LARGEST_TURN = np.deg2rad(85.0)
 _DEPTH_FACTORS = (0.5, 1.7)
 _MEASURE_PIXELS = 256
 # Where fewer of an X-ray's rays than this can be compared, what is left is easily alike.
-_LEAST_SHARE = 0.25
+LEAST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Comparison:
 
     def agreement(self, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(n,) structural correlation, less where hardly any rays are left to compare."""
-        few = np.minimum(1.0, self.share(T_lps_to_world) / _LEAST_SHARE)
+        few = np.minimum(1.0, self.share(T_lps_to_world) / LEAST_SHARE)
         return self.structural_correlation(T_lps_to_world) * np.sqrt(few)
 
     def structural_correlation(self, T_lps_to_world: np.ndarray) -> np.ndarray:

@@ -103,7 +103,7 @@ class AnyView:
 def best_of(lots: list[Hypotheses], keep: int) -> list[Hypotheses]:
     """The lots with the best hypotheses of all, best first, of which together so many are kept."""
     costs = np.sort(np.concatenate([lot.cost for lot in lots])) if lots else np.empty(0)
-    limit = costs[: keep + 1][-1] if len(costs) else 0.0
+    limit = costs[:keep][-1] if len(costs) else 0.0
     kept = [
         replace(lot, T=lot.T[chosen], cost=lot.cost[chosen])
         for lot in lots

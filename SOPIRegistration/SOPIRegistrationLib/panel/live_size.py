@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from SOPIRegistrationLib.registration.logic import LIVE_PIXELS
+
 # Longer edge, pixels. Below the least nobody could tell what matches.
-SIZES = (256, 192, 128)
+SIZES = (LIVE_PIXELS, 192, 128)
 # A picture has this long, with all that the application does to show it: 15 a second, and some to spare.
 _MOST_S, _PLENTY_S = 0.06, 0.03
 

@@ -14,7 +14,7 @@ import qt
 import slicer
 
 from SOPIRegistrationLib import scene as bridge
-from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.installed import PATIENT
 from SOPIRegistrationLib.methods import LEARNED_REFINEMENT
 from SOPIRegistrationLib.panel.choices import (
@@ -27,7 +27,6 @@ from SOPIRegistrationLib.panel.choices import (
 )
 from SOPIRegistrationLib.panel.geometry_section import GeometrySection, XrayFacts
 from SOPIRegistrationLib.panel.hand_adjustment import HandAdjustment
-from SOPIRegistrationLib.panel.job import Job
 from SOPIRegistrationLib.panel.landmark_section import LandmarkSection
 from SOPIRegistrationLib.panel.live_size import LiveSize
 from SOPIRegistrationLib.panel.messages import errors_shown, show_error, show_notes
@@ -35,10 +34,11 @@ from SOPIRegistrationLib.panel.overlay_section import OverlaySection
 from SOPIRegistrationLib.panel.pose_section import PoseSection
 from SOPIRegistrationLib.panel.pose_undo import PoseUndo
 from SOPIRegistrationLib.panel.result_section import ResultSection
-from SOPIRegistrationLib.panel.session import REST_PIXELS, Inputs, PreparedCase, Session
+from SOPIRegistrationLib.panel.session import REST_PIXELS, Session
 from SOPIRegistrationLib.panel.training_section import TrainingSection
 from SOPIRegistrationLib.panel.xrays_section import XraysSection
-from SOPIRegistrationLib.simulation.demo import demo_case
+from SOPIRegistrationLib.registration.logic import PreparedCase, RegistrationLogic, Signal, State
+from SOPIRegistrationLib.simulation.demo import DemoCase, demo_case
 
 # Between two looks at the events the computation gets this long; nobody sees a delay of that length.
 _POLL_MS, _WORK_S = 2, 0.03
@@ -49,6 +49,8 @@ _REST_DELAY_MS = 250
 _FOLLOW_MS = 500
 # A wheel or key that rests for this long has ended its gesture.
 _GESTURE_MS = 400
+# What is told before the computation has said a word.
+_FIRST_STAGE = {State.PREPARING: "Preparing…", State.REGISTERING: "Starting…"}
 _NO_WEIGHTS = "weights of the learned refinement (none are installed)"
 
 
@@ -66,10 +68,9 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._ui = ui
         self._ensure_torch = ensure_torch
         self._session: Session | None = None
-        self._job: Job | None = None
-        self._job_listens = True
-        self._job_moves_ct = self._taken_over = False
-        self._then: Callable = _nothing
+        self._logic = RegistrationLogic()
+        # What is to be done with the case that is being prepared.
+        self._then: Callable[[], None] = _nothing
         self._undo = PoseUndo()
         self._live_size = LiveSize()
         self._folded: set[str] = set()
@@ -88,6 +89,17 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._overlay = OverlaySection(ui)
         self._training = TrainingSection(ui, self._update)
         self._poll = _timer(_POLL_MS, self._on_poll, repeats=True)
+        self._made_demo: Signal[DemoCase] = Signal()
+        for signal, receiver in (
+            (self._logic.state_changed, self._on_state),
+            (self._logic.progressed, self._show_progress),
+            (self._logic.prepared, self._on_prepared),
+            (self._logic.finished, self._on_finished),
+            (self._logic.stopped, self._on_stopped),
+            (self._logic.failed, self._on_failed),
+            (self._made_demo, self._on_made_demo),
+        ):
+            signal.connect(receiver)
         self._live = _timer(_LIVE_DELAY_MS, self._draw_live)
         self._rest = _timer(_REST_DELAY_MS, self._draw_at_rest)
         self._follow = _timer(_FOLLOW_MS, self._move_transform)
@@ -131,7 +143,12 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def is_busy(self) -> bool:
         """Whether something runs, or is still to be drawn."""
         drawing = (self._live, self._rest, self._follow, self._gesture, self._again)
-        return self._job is not None or any(timer.active for timer in drawing)
+        return self.is_running or any(timer.active for timer in drawing)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether something is computed that the user waits for."""
+        return not self._logic.is_idle
 
     # Following the scene
 
@@ -170,24 +187,15 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def cancel(self) -> None:
         """Stop the running work; the pose it had reached is kept."""
-        if self._job is None:
-            return
-        if not self._job_listens:
-            self.abandon()
-            self._update()
-            return
-        self._job.cancel()
-        self._show_stage("Stopping…", busy=True)
-        self._ui.cancelButton.enabled = False
+        self._logic.stop()
 
     def abandon(self) -> None:
         """Forget the running work and what it would have led to."""
         for timer in (self._poll, self._live, self._rest, self._follow, self._gesture, self._again):
             timer.stop()
         self._undo.release()
-        if self._job is not None:
-            self._job.cancel()
-            self._end_job()
+        self._then = _nothing
+        self._logic.abandon()
 
     def close(self) -> None:
         """Leave nothing behind that would be called later."""
@@ -238,7 +246,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _follow_changes(self) -> None:
         """Prepare again where the nodes stayed and something else of the inputs changed."""
-        session, free = self._session, self._job is None and not self._missing()
+        session, free = self._session, self._logic.is_idle and not self._missing()
         if free and session.case is not None and session.has_same_nodes and not session.is_current:
             self._again.start()
 
@@ -265,7 +273,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._use_case(None)
             if gone:
                 self._result.show_note(f"The {' and the '.join(gone)} was removed from the scene.")
-        elif self._job is not None and gone:
+        elif self.is_running and gone:
             self.abandon()
         elif self._session.case is not None and not self._session.overlay.is_complete:
             # Somebody cleaned up the picture or the DRR: the next drawing makes them anew.
@@ -283,7 +291,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _look_at(self, entry: bridge.XrayEntry) -> None:
         """Go on with another X-ray of the table; the CT stays where it is in the world of the set."""
-        if self._session is None or self._job is not None:
+        if self._session is None or self.is_running:
             return
         p = self._session.parameters
         with slicer.util.NodeModify(p.parameterNode):
@@ -354,21 +362,15 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._shown_pose = pose
         self._pose.show(session.case.frame.theta_from_T(pose))
         self._mark_moved()
-        if self._job_moves_ct and not self._follows_program:
-            self._hand_over()
-        if self._job is None:
+        if self._logic.moves_ct and not self._follows_program:
+            # Somebody moved the CT during a registration: theirs is the pose from now on.
+            self._logic.stop(discard="Stopped: the CT was moved by hand, its pose is kept.")
+            self._show_stage("Stopping: the CT was moved by hand…", busy=True)
+        if self._logic.is_idle:
             if not self._live.active:
                 self._live.start()
             self._rest.start()
             self._update_pose_buttons()
-
-    def _hand_over(self) -> None:
-        """Somebody moved the CT during a registration: theirs is the pose from now on."""
-        if not self._taken_over:
-            self._taken_over = True
-            self._job.cancel()
-            self._show_stage("Stopping: the CT was moved by hand…", busy=True)
-            self._update()
 
     def _mark_moved(self) -> None:
         """Whether the result shown is that of the pose as it is."""
@@ -390,7 +392,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def _draw(self, pixels: int, live: bool = False) -> bool:
         """Draw the DRR at the pose shown; False where there is none to draw."""
         session = self._session
-        if session is None or session.case is None or self._job is not None or self._shown_pose is None:
+        if session is None or session.case is None or self.is_running or self._shown_pose is None:
             return False
         session.show_drr(session.render(self._shown_pose, pixels), live)
         return True
@@ -422,7 +424,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def _on_adjust(self, on: bool) -> None:
         self._when_ready(lambda: None)
         if self._fusion_view is not None:
-            self._fusion_view.moves_ct = on and self._job is None
+            self._fusion_view.moves_ct = on and self._logic.is_idle
 
     def _on_digit(self, digit: int) -> None:
         self._session.parameters.overlayMode = list(OVERLAY_MODES)[digit - 1]
@@ -434,7 +436,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _on_hand(self, pose: np.ndarray) -> None:
         """A new pose under the hand: the picture at once, what else shows it soon."""
-        if self._job is not None:
+        if self.is_running:
             return
         if not self._undo.is_held:
             self._undo.hold(self._shown_pose)
@@ -446,7 +448,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _move_transform(self) -> None:
         """Let the scene follow the hand."""
-        if self._session is not None and self._session.case is not None and self._job is None:
+        if self._session is not None and self._session.case is not None and self._logic.is_idle:
             self._set_pose(self._shown_pose)
 
     def _end_gesture(self) -> None:
@@ -470,7 +472,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._follow_handles()
 
         self._when_ready(show)
-        if self._job is None:
+        if self._logic.is_idle:
             self._follow_handles()
 
     def _follow_handles(self) -> None:
@@ -487,7 +489,6 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _unlock_handles(self) -> None:
         """Give back what :meth:`_lock_handles` took."""
-        self._job_moves_ct = False
         session, wanted = self._session, self._ui.handlesCheckBox.checked
         if session is None or session.case is None or session.parameters.transform is None:
             return
@@ -510,38 +511,41 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _when_ready(self, action: Callable[[], None]) -> None:
         """Do something once the case is prepared, preparing it first where needed."""
-        if self._session is None or self._job is not None:
+        if self._session is None or self.is_running:
             return
         with errors_shown():
             if self._session.is_current:
                 action()
             else:
-                self._prepare(self._session.read_inputs(), action)
+                inputs = self._session.read_inputs()
+                self._end_gesture()
+                self._then = action
+                self._logic.prepare(inputs, self._session.case)
         self._update()
 
-    def _prepare(self, inputs: Inputs, action: Callable[[], None]) -> None:
-        session = self._session
-
-        def accept(case):
-            known = session.case
-            with self._by_program():
-                session.accept(case)
-            if known is not None and known.xray.camera.name != case.xray.camera.name:
-                # Poses to take back are those in the camera before.
-                self._undo.clear()
-            self._shown_pose = None
-            self._follow_transform(session.parameters.transform)
-            self._on_moved()
-            self._use_case(case)
-            self._overlay.apply(session.parameters)
-            self._fold_once("inputs", "geometry")
-            if not self._ui.landmarksSection.collapsed:
-                self._open_landmarks()
-            if known is None or known.ct is not case.ct:
-                show_notes(case.ct.notes)
-            action()
-
-        self._run(lambda report: session.prepare(inputs, report), accept, "Reading the CT and the X-ray…")
+    def _on_prepared(self, case: PreparedCase) -> None:
+        session, then = self._session, self._then
+        self._then = _nothing
+        known = session.case
+        with self._by_program():
+            session.accept(case)
+        if known is not None and known.xray.camera.name != case.xray.camera.name:
+            # Poses to take back are those in the camera before.
+            self._undo.clear()
+        self._shown_pose = None
+        self._follow_transform(session.parameters.transform)
+        self._on_moved()
+        self._use_case(case)
+        self._overlay.apply(session.parameters)
+        self._fold_once("inputs", "geometry")
+        if known is None:
+            self._show_stored()
+        if not self._ui.landmarksSection.collapsed:
+            self._open_landmarks()
+        if known is None or known.ct is not case.ct:
+            show_notes(case.ct.notes)
+        then()
+        self._update()
 
     def _use_case(self, case: PreparedCase | None) -> None:
         """Let the sections work on a prepared case; None: on none."""
@@ -572,26 +576,10 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         def start():
             session = self._session
             weights = self._weights_of_patient(init)
+            self._end_gesture()
             task = session.task(init, refine, CONTENTS[p.content], weights)
-
-            def finish(result):
-                if self._taken_over:
-                    self._result.show_note("Stopped: the CT was moved by hand, its pose is kept.")
-                    self._draw_at_rest()
-                    return
-                with self._by_program():
-                    session.record(result)
-                self._undo.settle(session.pose)
-                if result.stopped:
-                    self._result.show_note("Stopped. The pose reached so far is kept.")
-                else:
-                    self._show_stored()
-
             self._undo.changed(session.pose)
-            self._lock_handles()
-            self._result.show_note("Registering…")
-            self._run(lambda report: session.register(task, report), finish, "Starting…")
-            self._job_moves_ct, self._taken_over = True, False
+            self._logic.register(task)
 
         self._when_ready(start)
 
@@ -647,61 +635,66 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._show_stage(f"“{chosen}” needs PyTorch, which is not installed: back to “{back}”.")
 
     def _on_demo(self) -> None:
-        session = self._session
-
-        def show(case):
-            nodes = bridge.load_demo_case(session.scene, case=case)
-            p = session.parameters
-            p.ct, p.xray, p.mask = nodes.ct, nodes.xray, None
-            self._geometry.show(nodes.geometry)
-            self._on_geometry(nodes.geometry)
-            self._when_ready(lambda: None)
-
-        def make(report):
-            return demo_case(1)
-
-        self._run(make, show, "Making the phantom and its X-ray…", listens=False)
-
-    def _run(self, work, then: Callable, stage: str, listens: bool = True) -> None:
-        """Start a job; one that does not listen reports nothing and cannot be stopped, only forgotten."""
         self._end_gesture()
-        self._then, self._job_listens = then, listens
-        self._show_stage(stage, busy=True)
-        self._job = Job(work).start()
-        self._poll.start()
-        self._update()
+        self._logic.compute(lambda: demo_case(1), self._made_demo)
+
+    def _on_made_demo(self, case: DemoCase) -> None:
+        session = self._session
+        nodes = bridge.load_demo_case(session.scene, case=case)
+        p = session.parameters
+        p.ct, p.xray, p.mask = nodes.ct, nodes.xray, None
+        self._geometry.show(nodes.geometry)
+        self._on_geometry(nodes.geometry)
+        self._when_ready(lambda: None)
 
     def _on_poll(self) -> None:
-        job = self._job
-        job.wait(_WORK_S)
-        live = job.take_report()
-        if live is not None:
-            self._show_progress(live)
-        if job.running or self._job is not job:
-            return
-        self._poll.stop()
-        then = self._then
-        self._end_job()
         try:
-            then(job.result())
-        except Cancelled:
-            self._result.show_note("Stopped.")
+            self._logic.poll(_WORK_S)
         except Exception as error:
             show_error(error)
-            if self._session is not None:
-                self._show_stored()
+            self._update()
+
+    def _on_state(self, state: State) -> None:
+        """Show what the registration is at."""
+        if state is State.IDLE:
+            self._poll.stop()
+            self._show_stage("")
+            self._unlock_handles()
+        elif state is State.STOPPING:
+            self._show_stage("Stopping…", busy=True)
+        else:
+            if state is State.REGISTERING:
+                self._lock_handles()
+                self._result.show_note("Registering…")
+            self._show_stage(_FIRST_STAGE[state], busy=True)
+            self._poll.start()
         self._update()
 
-    def _end_job(self) -> None:
-        # What was to follow holds the prepared CT, hundreds of megabytes: not to be kept beyond its scene.
-        self._job, self._then = None, _nothing
-        self._show_stage("")
-        self._unlock_handles()
+    def _on_finished(self, result) -> None:
+        with self._by_program():
+            self._session.record(result)
+        self._undo.settle(self._session.pose)
+        if result.stopped:
+            self._result.show_note("Stopped. The pose reached so far is kept.")
+        else:
+            self._show_stored()
+        self._update()
+
+    def _on_stopped(self, why: str) -> None:
+        self._then = _nothing
+        self._result.show_note(why)
+        self._draw_at_rest()
+        self._update()
+
+    def _on_failed(self, error: Exception) -> None:
+        self._then = _nothing
+        show_error(error)
+        if self._session is not None:
+            self._show_stored()
+        self._update()
 
     def _show_progress(self, live) -> None:
-        if self._taken_over:
-            return
-        if not self._job.cancelled:
+        if self._logic.state is not State.STOPPING:
             self._show_stage(live.stage or "Starting…", fraction=live.fraction)
         if live.T_lps_to_camera is not None:
             self._set_pose(live.T_lps_to_camera)
@@ -766,7 +759,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _update(self, *_) -> None:
         """Enable what can work, and say in the tooltip of the rest what is missing."""
-        missing, busy = self._missing(), self._job is not None
+        missing, busy = self._missing(), self.is_running
         ui = self._ui
         for name, extra in (
             ("showViewsButton", ""),
@@ -793,7 +786,9 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             *(ui.initialiserCombo, ui.methodCombo, ui.contentCombo),
         ):
             control.enabled = not busy
-        self._allow(ui.cancelButton, "" if busy else "a running computation", busy and self._job.cancelled)
+        self._allow(
+            ui.cancelButton, "" if busy else "a running computation", self._logic.state is State.STOPPING
+        )
         result = self._session is not None and bool(self._session.parameters.lastResult)
         self._allow(ui.exportResultButton, "" if result else "a registration", busy)
         prepared = self._session is not None and self._session.case is not None
@@ -803,8 +798,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         ui.historyTable.enabled = not busy
         if self._fusion_view is not None:
             self._fusion_view.moves_ct = ui.adjustCheckBox.checked and not busy
-        if not result and not busy and not prepared:
-            self._result.show_note(f"Needed: {missing}." if missing else "Ready to register.")
+        if not busy:
+            self._result.show_readiness(f"Needed: {missing}." if missing else "Ready to register.")
         self._write_label()
         self._update_pose_buttons()
 
@@ -822,7 +817,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         session.views.write_label("\n".join(word for word in about if word), rgb)
 
     def _update_pose_buttons(self) -> None:
-        busy = self._job is not None or self._session is None or self._session.case is None
+        busy = self.is_running or self._session is None or self._session.case is None
         undo = "" if self._undo.can_undo else "an adjustment to take back"
         redo = "" if self._undo.can_redo else "an adjustment to repeat"
         settled, pose = self._undo.settled, self._shown_pose
@@ -837,7 +832,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         button.toolTip = f"{tip}\nMissing: {missing}." if missing else tip
 
 
-def _nothing(outcome) -> None:
+def _nothing() -> None:
     """What follows when nothing is to follow."""
 
 

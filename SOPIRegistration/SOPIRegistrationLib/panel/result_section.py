@@ -36,7 +36,7 @@ class ResultSection:
         table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         table.connect("cellClicked(int,int)", lambda row, _column: on_chosen(row))
-        self._verdict = self._words = ""
+        self._verdict = self._words = self._note = ""
         self._colour, self._moved = _GRAY, False
 
     @property
@@ -50,7 +50,7 @@ class ResultSection:
         """Show the content of a result.json, or nothing."""
         ui = self._ui
         if result is None:
-            self.show_note("No registration yet.")
+            self._clear("")
             return
         words, colour = _VERDICTS[result["verdict"]["status"]]
         self._words, self._colour, self._moved = words, colour, False
@@ -73,9 +73,18 @@ class ResultSection:
             self._ui.verdictLabel.text = self._verdict + (_MOVED if moved else "")
 
     def show_note(self, text: str) -> None:
-        """Words instead of a result."""
+        """Words instead of a result, until there is another one or a registration begins."""
+        self._clear(text)
+        self._note = text
+
+    def show_readiness(self, text: str) -> None:
+        """What can be done now, where neither a result nor a note has been shown."""
+        if not self._verdict and not self._note:
+            self._ui.verdictLabel.text = text
+
+    def _clear(self, text: str) -> None:
         ui = self._ui
-        self._verdict = self._words = ""
+        self._verdict = self._words = self._note = ""
         self._colour = _GRAY
         ui.verdictLabel.text, ui.verdictLabel.styleSheet = text, ""
         for label in (ui.similarityLabel, ui.timeLabel):

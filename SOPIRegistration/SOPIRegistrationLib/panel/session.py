@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,169 +18,21 @@ from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
-from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.files import geometry_as_dict, load_geometry
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.overlay import fusion_image
-from SOPIRegistrationLib.images.prepared_ct import PreparedCT
-from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
-from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
-from SOPIRegistrationLib.images.region import region_seen, restricted
+from SOPIRegistrationLib.images.region import region_seen
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
-from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE, OVERLAY_MODES, POLARITIES
-from SOPIRegistrationLib.panel.live_size import SIZES
-from SOPIRegistrationLib.progress import Progress
-from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.registration import RegistrationResult, register
+from SOPIRegistrationLib.registration import RegistrationResult
+from SOPIRegistrationLib.registration.logic import LIVE_PIXELS, Inputs, OtherXray, PreparedCase, Task
 from SOPIRegistrationLib.registration.outputs import result_json
 from SOPIRegistrationLib.scene.pose import own_to_ras
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
-from SOPIRegistrationLib.subject import Subject
 
-# Longer edge of a DRR while something moves, and at rest; of the fused picture at rest, least and most.
-LIVE_PIXELS, REST_PIXELS = max(SIZES), 512
+# Longer edge of a DRR at rest; of the fused picture at rest, least and most.
+REST_PIXELS = 512
 _PICTURE_PIXELS = (768, 1024)
-# What moves is made of voxels no smaller than this: 15 pictures a second on two cores, from any CT.
-_LIVE_STEP_MM = 1.5
-# DRRs are made for looking at no more often than this while a registration runs.
-_LIVE_INTERVAL_S = 0.15
-
-
-@dataclass(frozen=True)
-class OtherXray:
-    """An X-ray that is registered jointly with the one that is looked at.
-
-    Attributes:
-        node_id: of its node.
-        radiograph: as stored, in the camera's frame.
-        camera: its camera, in the world of the calibrated set.
-        key: tells it from another one.
-    """
-
-    node_id: str
-    radiograph: Radiograph
-    camera: Camera
-    key: tuple
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is read of the scene; arrays, safe to hand to a thread.
-
-    Attributes:
-        ct: in the patient frame, HU.
-        mask: bones, or None.
-        radiograph: the X-ray as stored, in the camera's frame.
-        region: (rows, columns) bool on the radiograph, where it is to be compared; None for everywhere.
-        geometry: its one camera, in the world of its calibrated set, with a source-object distance.
-        polarity: "auto", "bone-dark" or "bone-bright".
-        others: X-rays that are registered jointly with it.
-        ct_key: tells one CT and mask from another.
-        xray_key: the same of X-ray and geometry.
-    """
-
-    ct: Volume
-    mask: Volume | None
-    radiograph: Radiograph
-    region: np.ndarray | None
-    geometry: CArmGeometry
-    polarity: str
-    others: tuple[OtherXray, ...]
-    ct_key: tuple
-    xray_key: tuple
-
-
-@dataclass(frozen=True)
-class PreparedCase:
-    """Inputs ready for registration.
-
-    Attributes:
-        inputs: what it was made from.
-        subject: the CT.
-        xray: the X-ray, bones bright.
-        others: those registered jointly with it, in the order of the inputs.
-        frame: what pose parameters are measured from.
-        seconds: how long preparing took.
-    """
-
-    inputs: Inputs
-    subject: Subject
-    xray: PreparedRadiograph
-    others: tuple[PreparedRadiograph, ...]
-    frame: PoseFrame
-    seconds: float
-
-    @property
-    def ct(self) -> PreparedCT:
-        """Attenuation and bones."""
-        return self.subject.ct
-
-    @property
-    def prepared(self) -> dict[tuple, PreparedRadiograph]:
-        """The X-rays by their keys."""
-        keys = self.inputs.xray_key, *(one.key for one in self.inputs.others)
-        return dict(zip(keys, (self.xray, *self.others), strict=True))
-
-    @property
-    def geometry(self) -> CArmGeometry:
-        """With the cameras of all X-rays, in their order."""
-        cameras = tuple(one.camera for one in self.inputs.others)
-        return replace(self.inputs.geometry, cameras=(*self.inputs.geometry.cameras, *cameras))
-
-    @property
-    def T_world_to_camera(self) -> np.ndarray:
-        """(4, 4) extrinsics of the X-ray's camera; the identity for a single C-arm."""
-        return self.xray.camera.T_world_to_camera
-
-    @property
-    def bone_dark(self) -> bool:
-        """Whether bones are dark in the X-ray as stored: preparation has turned it over."""
-        valid = self.xray.valid
-        stored = self.inputs.radiograph.pixels
-        return bool(np.cov(stored[valid], self.xray.image[valid])[0, 1] < 0)
-
-    def render(self, T_lps_to_camera: np.ndarray, pixels: int) -> np.ndarray:
-        """DRR (rows, columns) whose longer edge has at most ``pixels`` pixels; coarse where that is small."""
-        camera, moving = _reduced(self.xray.camera.as_world(), pixels), self.subject.body
-        volume, halvings = moving.for_camera(camera, T_lps_to_camera), 0
-        while pixels <= LIVE_PIXELS and volume.default_step_mm < _LIVE_STEP_MM:
-            halvings += 1
-            volume = moving.level(halvings)
-        return project(volume, camera, T_lps_to_camera)
-
-
-@dataclass(frozen=True)
-class Task:
-    """A registration to be made.
-
-    Attributes:
-        case: what is registered.
-        settings: how.
-        start: (4, 4) T_lps_to_world, where a start pose is given.
-    """
-
-    case: PreparedCase
-    settings: RegistrationSettings
-    start: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class LiveView:
-    """What a running registration shows.
-
-    Attributes:
-        stage: name of the running stage.
-        fraction: of the whole that is done, 0 to 1.
-        T_lps_to_camera: (4, 4) best pose so far, or None while preparing.
-        drr: the projection there, or None where none was made.
-    """
-
-    stage: str
-    fraction: float
-    T_lps_to_camera: np.ndarray | None = None
-    drr: np.ndarray | None = None
 
 
 class Session:
@@ -317,36 +169,6 @@ class Session:
     def _key_of(self, xrayNode, frame: int, geometry: CArmGeometry | None) -> tuple:
         known = json.dumps(geometry_as_dict(geometry)) if geometry is not None else ""
         return _content_key(xrayNode), frame, self.parameters.polarity, known
-
-    def prepare(self, inputs: Inputs, report: Callable[[LiveView], None]) -> PreparedCase:
-        """Prepare inputs; any thread. What did not change is taken from the case at hand.
-
-        Raises:
-            InputError: an input is unusable.
-            Cancelled: the report raised it.
-        """
-
-        def progress(fraction, what):
-            report(LiveView(f"Preparing the CT: {what}", fraction))
-
-        began, known = time.perf_counter(), self.case
-        if known is not None and known.inputs.ct_key == inputs.ct_key:
-            subject = known.subject
-        else:
-            subject = Subject(prepare_ct(inputs.ct, inputs.mask, progress=progress))
-            subject.warm_up()
-        ready = {} if known is None else known.prepared
-        xray = ready.get(inputs.xray_key)
-        if xray is None:
-            xray = prepare_radiograph(inputs.radiograph, inputs.geometry.camera, inputs.polarity)
-            if inputs.region is not None:
-                xray = restricted(xray, inputs.region)
-        others = tuple(
-            ready.get(one.key) or prepare_radiograph(one.radiograph, one.camera, inputs.polarity)
-            for one in inputs.others
-        )
-        frame = inputs.geometry.pose_frame(subject.ct.rotation_centre_lps_mm)
-        return PreparedCase(inputs, subject, xray, others, frame, round(time.perf_counter() - began, 3))
 
     def accept(self, case: PreparedCase) -> None:
         """Show a prepared case: X-ray on its detector, CT under the transform, C-arm, DRR, overlay."""
@@ -529,20 +351,6 @@ class Session:
         settings = RegistrationSettings(init, refine, content, mirrored="no", weights=weights or {})
         return Task(self.case, settings, start)
 
-    def register(self, task: Task, report: Callable[[LiveView], None]) -> RegistrationResult:
-        """Register a prepared case; any thread."""
-        last, case = 0.0, task.case
-
-        def show(progress: Progress) -> None:
-            nonlocal last
-            T_lps_to_camera, drr = case.T_world_to_camera @ progress.T, None
-            if time.perf_counter() - last > _LIVE_INTERVAL_S:
-                drr = case.render(T_lps_to_camera, LIVE_PIXELS)
-                last = time.perf_counter()
-            report(LiveView(progress.stage, progress.fraction, T_lps_to_camera, drr))
-
-        return register(case.subject, [case.xray, *case.others], case.frame, task.settings, task.start, show)
-
     def record(self, result: RegistrationResult) -> None:
         """Show a result and remember it; one that was stopped leaves its pose only."""
         T_lps_to_camera = result.T_world_to_camera @ result.T_lps_to_world
@@ -628,11 +436,6 @@ def _ijk_to_ras(volumeNode) -> vtk.vtkMatrix4x4:
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
     return matrix
-
-
-def _reduced(camera, pixels: int):
-    scale = min(1.0, pixels / max(camera.shape))
-    return camera.resampled(round(camera.width * scale), round(camera.height * scale))
 
 
 def _content_key(node) -> tuple | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import qt
 
 from SOPIRegistrationLib import patient_models
-from SOPIRegistrationLib.panel.session import PreparedCase
 from SOPIRegistrationLib.panel.training_process import (
     forget_copies,
     start_training,
@@ -16,6 +15,7 @@ from SOPIRegistrationLib.panel.training_process import (
     training_folder,
 )
 from SOPIRegistrationLib.patient_models import FAILED, RUNNING, PatientModel, TrainingStatus
+from SOPIRegistrationLib.registration.logic import PreparedCase
 
 _POLL_MS = 1000
 _NO_MODEL = "None for this CT yet"

@@ -25,12 +25,14 @@ class Verdict:
         predicted_error_mm: (3,) standard deviation of the rotation centre's place along the first camera's
             x, y and z (depth), mm, from the curvature of the objective.
         predicted_error_deg: (3,) of the rotation about these axes, deg. Both None for a stopped run.
+        share: of the X-ray's valid rays, those that were compared; None for a stopped run.
     """
 
     status: str
     reasons: list[str]
     predicted_error_mm: np.ndarray | None
     predicted_error_deg: np.ndarray | None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class RegistrationResult:
                 "reasons": self.verdict.reasons,
                 "predicted_error_mm": _rounded(self.verdict.predicted_error_mm),
                 "predicted_error_deg": _rounded(self.verdict.predicted_error_deg),
+                "share": None if self.verdict.share is None else round(self.verdict.share, 4),
             },
             "stopped": self.stopped,
             "seconds": round(self.seconds, 4),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses
+from SOPIRegistrationLib.compare.case import LEAST_SHARE
 from SOPIRegistrationLib.compare.target import Thresholds
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.registration.result import Verdict
@@ -71,9 +72,9 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
     """
     comparison, poses = hypotheses.comparison, hypotheses.T
     case, thresholds = comparison.case, comparison.target.kind.thresholds
-    correlations = comparison.agreement(poses)
+    correlations, share = comparison.agreement(poses), float(comparison.share(poses[:1])[0])
     findings = [
-        _agreement(correlations[0], thresholds),
+        _agreement(correlations[0], share, thresholds),
         _plausibility(case, poses[0]),
         _rivals(case, poses, correlations),
         _elsewhere(correlations[0], hypotheses.rival, correlations[0] - thresholds.accept, timed_out),
@@ -81,12 +82,14 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
     ]
     reasons = [reason for _, reason in findings if reason]
     status = max((status for status, _ in findings), key=_SEVERITY.index)
-    return Verdict(status, reasons, model.translation_mm, np.rad2deg(model.rotation_rad))
+    return Verdict(status, reasons, model.translation_mm, np.rad2deg(model.rotation_rad), share)
 
 
-def _agreement(correlation: float, thresholds: Thresholds) -> Finding:
+def _agreement(correlation: float, share: float, thresholds: Thresholds) -> Finding:
     """How well the images agree."""
     figure = f"structural correlation {correlation:.3f}"
+    if share < LEAST_SHARE:
+        figure += f" over the {share:.0%} of the X-ray that could be compared"
     if not np.isfinite(correlation) or correlation < thresholds.review:
         return "reject", f"the images do not agree: {figure}, below {thresholds.review}"
     if correlation < thresholds.accept:

@@ -131,7 +131,9 @@ class Views(slicer.util.VTKObservationMixin):
         view = self.fusion_view
         if view is None:
             return
-        if self._label is None or self._label[0] is not view:
+        # The application wraps its view anew at every call; what VTK draws it with stays the same object.
+        renderer = _overlay_renderer(view)
+        if self._label is None or self._label[0] is not renderer:
             actor = vtk.vtkTextActor()
             actor.SetTextScaleModeToNone()
             actor.GetPositionCoordinate().SetCoordinateSystemToNormalizedViewport()
@@ -142,8 +144,8 @@ class Views(slicer.util.VTKObservationMixin):
             style.SetShadow(True)
             style.SetBackgroundColor(0, 0, 0)
             style.SetBackgroundOpacity(0.45)
-            _overlay_renderer(view).AddViewProp(actor)
-            self._label = view, actor
+            renderer.AddViewProp(actor)
+            self._label = renderer, actor
         actor = self._label[1]
         if actor.GetInput() != text or actor.GetTextProperty().GetColor() != tuple(colour):
             actor.SetInput(text)
@@ -161,9 +163,10 @@ class Views(slicer.util.VTKObservationMixin):
         self.removeObservers()
         self._give_back_window()
         if self._label is not None:
-            view, actor = self._label
-            _overlay_renderer(view).RemoveViewProp(actor)
-            view.scheduleRender()
+            renderer, actor = self._label
+            renderer.RemoveViewProp(actor)
+            if (view := self.fusion_view) is not None:
+                view.scheduleRender()
         self._label = self.shown = None
 
     @property

@@ -101,12 +101,22 @@ class LocalResidual(_Residual):
 
 
 def _unit_residual(image, derivative, fixed):
-    """image / |image| - fixed and its derivative."""
+    """image / |image| - fixed and its derivative.
+
+    Two images without any structure do not agree: where one of them has none, the residual is that of no
+    correlation, and no motion betters it.
+    """
     norm = _norm(image)
     unit = image / norm
     derivative = derivative / norm[:, None]
     along = np.einsum("pkvu,pvu->pk", derivative, unit)[..., None, None]
-    return unit - fixed, derivative - along * unit[:, None]
+    residual, derivative = unit - fixed, derivative - along * unit[:, None]
+    featureless = (_total(unit * unit) < 0.5) | (_total(fixed * fixed) < 0.5)
+    if featureless.any():
+        nothing = np.float32(np.sqrt(2 / np.prod(image.shape[-2:])))
+        residual = np.where(featureless, nothing, residual)
+        derivative = np.where(featureless[:, None], 0, derivative)
+    return residual, derivative
 
 
 def _of(array, starts):

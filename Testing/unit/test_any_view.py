@@ -1,0 +1,198 @@
+"""X-rays of which nothing is known: from any side, turned by any angle, stored either way round."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from SOPIRegistrationLib.cli.main import main
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, targets_of
+from SOPIRegistrationLib.evaluation.metrics import pose_error
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.views import PoseFrame, frame_of, nominal_view, view_seen
+from SOPIRegistrationLib.images.ct_preparation import prepare_ct
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.images.volume import Volume
+from SOPIRegistrationLib.initialise.any_view import best_of
+from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.registration.outputs import write_picture, write_volume
+from SOPIRegistrationLib.registration.verdict import judge
+from SOPIRegistrationLib.settings import RegistrationSettings
+from SOPIRegistrationLib.simulation.demo import fine_line_integrals
+from SOPIRegistrationLib.simulation.xray import XRayDegradation, simulate_radiograph
+from SOPIRegistrationLib.subject import Subject
+
+SEED, SOD_MM = 1, 700.0
+# No machine is too slow for a test.
+SETTINGS = RegistrationSettings(time_limit=1e4)
+
+
+@pytest.fixture(scope="module")
+def subject(demo_case):
+    return Subject(prepare_ct(demo_case.ct))
+
+
+@pytest.fixture(scope="module")
+def stated(subject):
+    """What the geometry says: from the front, upright."""
+    return PoseFrame(subject.ct.rotation_centre_lps_mm, SOD_MM)
+
+
+@pytest.fixture(scope="module")
+def from_behind(demo_case, stated):
+    """The demo patient from behind, turned by 130 degrees, off the middle; stored mirrored, bones dark."""
+    frame = PoseFrame(stated.centre_lps_mm, SOD_MM, "PA")
+    theta = np.array([*np.deg2rad([6.0, -5.0, 130.0]), 8.0, -6.0, 15.0])
+    T_true = frame.T_from_theta(theta)
+    integrals = fine_line_integrals(SEED, demo_case.camera, T_true)
+    degradation = XRayDegradation(photons=1e6, invert=True)
+    xray = simulate_radiograph(integrals, degradation, np.random.default_rng(3), "behind")
+    return replace(xray, pixels=np.ascontiguousarray(xray.pixels[:, ::-1])), T_true
+
+
+def error(subject, camera, T, T_true):
+    return pose_error(T, T_true, subject.ct.surface_points_lps_mm, subject.ct.rotation_centre_lps_mm, camera)
+
+
+@pytest.mark.slow
+def test_auto_finds_what_the_geometry_does_not_say(subject, stated, demo_case, from_behind):
+    stored, T_true = from_behind
+    xray = prepare_radiograph(stored, demo_case.camera)
+    result = register(subject, [xray], stated, SETTINGS)
+    found = error(subject, demo_case.camera, result.T_lps_to_world, T_true)
+    assert (found.rotation_deg, found.in_plane_mm) < (0.5, 0.5)
+    assert result.verdict.status == "accept"
+    assert result.image() == {
+        "mirrored": True,
+        "polarity": "bone-dark",
+        "view": "PA",
+        "roll_deg": pytest.approx(130, abs=3),
+    }
+    assert result.frame.view == "PA"
+    assert result.findings == ["the X-ray is stored mirrored", "taken as PA, not AP", "turned by 130 deg"]
+
+
+@pytest.mark.slow
+def test_an_order_is_not_questioned(subject, stated, demo_case, from_behind):
+    """Told that it is not mirrored, it does not say that it is; told that it is, it finds it as such."""
+    stored, T_true = from_behind
+    xray = prepare_radiograph(stored, demo_case.camera, "bone-dark")
+    refused = register(subject, [xray], stated, replace(SETTINGS, mirrored="no"))
+    assert not refused.mirrored
+    assert refused.verdict.status != "accept"
+    ordered = register(subject, [xray], stated, replace(SETTINGS, mirrored="yes"))
+    assert ordered.mirrored
+    assert error(subject, demo_case.camera, ordered.T_lps_to_world, T_true).mtre_mm < 1
+
+
+@pytest.mark.slow
+def test_files_keep_the_columns_as_stored(demo_case, from_behind, stated, tmp_path):
+    stored, _ = from_behind
+    camera = demo_case.camera
+    write_volume(tmp_path / "ct.nrrd", demo_case.ct)
+    gray = 60000 * stored.pixels / stored.pixels.max()
+    write_picture(tmp_path / "xray.png", np.rint(gray).astype(np.uint16))
+    geometry = {"sdd_mm": camera.sdd_mm, "pixel_spacing_mm": list(camera.pixel_spacing_mm), "sod_mm": SOD_MM}
+    (tmp_path / "geometry.json").write_text(json.dumps(geometry | {"view": "AP"}))
+    words = [str(tmp_path / name) for name in ("ct.nrrd", "xray.png")]
+    words += ["--geometry", str(tmp_path / "geometry.json"), "--out", str(tmp_path), "--time-limit", "10000"]
+    assert main(["register", *words]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["image"]["mirrored"]
+    assert result["view"] == "PA"
+    drr = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "drr.nrrd")))[0]
+    # Bones are dark in the file: the DRR is its negative, column for column.
+    correlation = np.corrcoef(drr.ravel(), -stored.pixels.astype(float).ravel())[0, 1]
+    assert correlation > 0.8
+    assert np.corrcoef(drr[:, ::-1].ravel(), -stored.pixels.astype(float).ravel())[0, 1] < correlation - 0.2
+
+
+def test_time_that_is_up_is_said(subject, stated, demo_case):
+    """An X-ray of nothing: whatever is tried ends in no agreement."""
+    noise = np.random.default_rng(0).normal(size=demo_case.camera.shape).astype(np.float32)
+    xray = PreparedRadiograph(noise, np.ones(noise.shape, dtype=bool), demo_case.camera, "noise")
+    result = register(subject, [xray], stated, RegistrationSettings(time_limit=1e-3))
+    assert result.verdict.status == "reject"
+    assert "the time limit of 0.001 s was reached" in result.verdict.reasons[-1]
+    assert "search of all views" not in [stage.name for stage in result.stages]
+
+
+def test_a_mirrored_xray_is_what_a_camera_sees_from_the_other_side(rng):
+    """An oblique camera whose principal point is off the middle: each point stays where it was seen."""
+    camera = Camera.from_c_arm(1000.0, (0.5, 0.7), 101, 80, principal_point_px=(33.0, 50.0))
+    xray = PreparedRadiograph(
+        rng.random(camera.shape, dtype=np.float32), rng.random(camera.shape) > 0.5, camera, "x"
+    )
+    other = xray.mirrored()
+    points = rng.normal([0, 0, 700], [30, 20, 50], size=(20, 3))
+    seen = camera.project(points)
+    # Turned over, the point reflected at the plane x = 0 stands in the column from the other end.
+    np.testing.assert_allclose(
+        other.camera.project(points * [-1, 1, 1]), np.column_stack([100 - seen[:, 0], seen[:, 1]])
+    )
+    np.testing.assert_array_equal(other.image, xray.image[:, ::-1])
+    np.testing.assert_array_equal(other.mirrored().camera.K, camera.K)
+
+
+@pytest.mark.parametrize("view", ["AP", "PA", "LLAT", "RLAT"])
+@pytest.mark.parametrize("roll_deg", [-150.0, 0.0, 90.0])
+def test_what_a_pose_looks_like(view, roll_deg):
+    tilt = se3.exp_so3(np.array([0.2, -0.25, 0.0]))
+    R = se3.exp_so3(np.array([0, 0, np.deg2rad(roll_deg)])) @ tilt @ nominal_view(view)
+    name, roll = view_seen(R)
+    assert name == view
+    assert roll == pytest.approx(roll_deg, abs=3)
+    frame = PoseFrame(np.zeros(3), SOD_MM, "AP")
+    assert frame_of(frame, se3.rigid(R, np.zeros(3))).view == view
+
+
+def test_hardly_any_rays_count_for_little(stated, demo_case):
+    """A few slices of the scan in the X-ray of all: of so few rays it takes more to be believed."""
+    whole = demo_case.ct
+    first = len(whole.array) // 2 - 9
+    origin = whole.index_to_lps.copy()
+    origin[:3, 3] = whole.points_lps([0, 0, first])
+    few = Subject(prepare_ct(Volume(whole.array[first : first + 18], origin)))
+    case = Case(few, Reading((prepare_radiograph(demo_case.radiograph, demo_case.camera),)), stated)
+    comparison = Comparison(case, case.reading, targets_of(few)[0])
+    T = demo_case.T_true[None]
+    [share] = comparison.share(T)
+    assert 0.1 < share < 0.25
+    expected = comparison.structural_correlation(T) * np.sqrt(share / 0.25)
+    np.testing.assert_allclose(comparison.agreement(T), expected)
+
+
+def test_another_reading_that_agrees_as_well_is_a_doubt(subject, stated, demo_case):
+    xray = prepare_radiograph(demo_case.radiograph, demo_case.camera, "bone-dark")
+    case = Case(subject, Reading((xray,)), stated)
+    comparison = Comparison(case, case.reading, targets_of(subject)[0])
+    right = Hypotheses.unscored(comparison, demo_case.T_true[None])
+    assert judge(right).status == "accept"
+    doubted = judge(replace(right, rival=0.9))
+    assert doubted.status == "review"
+    assert any("read or seen another way" in reason for reason in doubted.reasons)
+    assert judge(replace(right, rival=0.6), timed_out=True).status == "accept"
+
+
+def test_the_best_lots_go_on_best_first():
+    def lot(*cost):
+        return Hypotheses(None, np.stack([np.eye(4)] * len(cost)), np.array(cost), np.eye(4))
+
+    kept = best_of([lot(0.5, 0.9), lot(0.2, 0.3, 0.8), lot(1.5)], 3)
+    assert [list(one.cost) for one in kept] == [[0.2, 0.3], [0.5]]
+    assert best_of([], 3) == []
+
+
+def test_a_drr_from_behind_is_not_the_mirrored_one_from_the_front(subject, stated, demo_case):
+    """Perspective tells them apart: both are searched."""
+    camera = demo_case.camera.resampled(64, 64)
+    behind = PoseFrame(stated.centre_lps_mm, SOD_MM, "PA")
+    front, back = (project(subject.body.level(1), camera, one.T_nominal) for one in (stated, behind))
+    assert np.corrcoef(front[:, ::-1].ravel(), back.ravel())[0, 1] < 0.999
+    assert np.abs(front[:, ::-1] - back).max() > 0.05 * back.max()
