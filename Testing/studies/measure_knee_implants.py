@@ -64,7 +64,9 @@ def metal_mask(pixels: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
     markers = np.where(core, 1, 0) + np.where(ndimage.binary_dilation(core, iterations=REACH_PX), 0, 2)
     slope = ndimage.gaussian_gradient_magnitude(np.log(pixels + 1.0), 1.0)
     watershed = sitk.MorphologicalWatershedFromMarkers(
-        sitk.GetImageFromArray(slope), sitk.GetImageFromArray(markers.astype(np.uint8)), markWatershedLine=False
+        sitk.GetImageFromArray(slope),
+        sitk.GetImageFromArray(markers.astype(np.uint8)),
+        markWatershedLine=False,
     )
     return ndimage.binary_fill_holes(sitk.GetArrayFromImage(watershed) == 1)
 

@@ -90,7 +90,9 @@ def arrays(data) -> tuple[np.ndarray, np.ndarray]:
     return points, vtk_to_numpy(data.GetPolys().GetConnectivityArray()).reshape(-1, 3)
 
 
-def metal_radiograph(surface: Surface, camera: Camera, T_lps_to_world: np.ndarray, seed: int = 0) -> Radiograph:
+def metal_radiograph(
+    surface: Surface, camera: Camera, T_lps_to_world: np.ndarray, seed: int = 0
+) -> Radiograph:
     """An 8-bit X-ray, bone dark, of a cobalt-chromium surface in a leg with a bone and a skin marker.
 
     The metal is filled twice as fine as for a registration and projected on pixels half as large; scatter fills

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.compare import targets_of
 from SOPIRegistrationLib.errors import InputError
@@ -22,7 +24,7 @@ from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.subject.surface import MATERIALS, closed, filled, material_named, read_surface
 
 pytest.importorskip("vtk")
-from support.surfaces import implant, metal_radiograph, sphere, write_surface  # noqa: E402
+from support.surfaces import implant, metal_radiograph, sphere, write_surface
 
 RADIUS_MM, CENTRE = 20.0, np.array([3.0, -7.0, 11.0])
 CAMERA = Camera.from_c_arm(1100.0, (0.8, 0.8), 256, 256)
@@ -148,7 +150,8 @@ def test_the_jacobian_of_a_silhouette_is_that_of_its_image(subject):
         twist = np.zeros(6)
         twist[axis] = h
         ahead, behind = (
-            project(moving.level(2), camera, se3.exp_se3(s * twist) @ T, step_mm=0.05).astype(float) for s in (1, -1)
+            project(moving.level(2), camera, se3.exp_se3(s * twist) @ T, step_mm=0.05).astype(float)
+            for s in (1, -1)
         )
         slope = (ahead - behind) / (2 * h)
         assert np.abs(jacobian[..., axis] - slope).max() < 0.05 * max(np.abs(slope).max(), 0.05)
@@ -204,3 +207,61 @@ def test_metal_that_is_clipped_stays_in_the_comparison(case):
     dark = clipped.pixels == 0
     assert not prepare_radiograph(clipped, CAMERA, "bone-dark").valid[dark].any()
     assert prepare_radiograph(clipped, CAMERA, "bone-dark", of_metal=True).valid[dark].mean() > 0.9
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, case):
+    """A folder with the implant, its X-ray, the geometry and a start pose."""
+    folder = tmp_path_factory.mktemp("surface")
+    frame, T_true, xray = case
+    surface = implant()
+    write_surface(folder / "implant.stl", surface.points_lps_mm, surface.triangles)
+    sitk.WriteImage(sitk.GetImageFromArray(xray.pixels), str(folder / "xray.png"))
+    geometry = {"sdd_mm": 1100.0, "pixel_spacing_mm": [0.8, 0.8], "sod_mm": 800.0, "view": "AP"}
+    (folder / "geometry.json").write_text(json.dumps(geometry), encoding="utf-8")
+    start = moved(T_true, [3.0, -3.0, 3.0], [2.0, -2.0, 4.0], frame.centre_lps_mm)
+    write_transform(folder / "start.tfm", start, frame)
+    return folder
+
+
+def test_the_command_line_registers_a_surface(files, case, capsys):
+    frame, T_true, _ = case
+    words = [files / "implant.stl", "--xrays", files / "xray.png", "--geometry", files / "geometry.json"]
+    words += ["--material", "implant=cocr", "--init", files / "start.tfm", "--polarity", "bone-dark"]
+    assert main(["register", *map(str, words), "--out", str(files / "out")]) == 0
+    assert "ACCEPT" in capsys.readouterr().out
+    assert (files / "out" / "implant_to_carm.tfm").is_file()
+    pose = json.loads((files / "out" / "result.json").read_text(encoding="utf-8"))["pose"]
+    centre = frame.centre_lps_mm
+    away = se3.transform_points(np.array(pose["T_lps_to_camera"]), centre) - se3.transform_points(
+        T_true, centre
+    )
+    assert np.linalg.norm(away[:2]) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "has no material: give --material with one of bone, CoCr, Ti, PMMA"),
+        (["--material", "gold"], "unknown material 'gold'"),
+        (["--material", "tray=CoCr"], "is for no body of this command: name implant"),
+        (["--material", "CoCr", "Ti"], "names two materials for implant"),
+        (["--material", "CoCr", "--bone-threshold", "200"], "--bone-threshold is for a CT"),
+    ],
+)
+def test_what_does_not_go_with_a_surface_is_said_in_one_line(files, words, message, tmp_path, capsys):
+    inputs = [files / "implant.stl", files / "xray.png", "--geometry", files / "geometry.json"]
+    assert main(["register", *map(str, inputs), *words, "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert "\n" not in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_x_rays_are_named_in_one_way(files, tmp_path, capsys):
+    body, xray = str(files / "implant.stl"), str(files / "xray.png")
+    for words in ([body], [body, xray, "--xrays", xray]):
+        assert main(["register", *words, "--material", "CoCr", "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert "no X-ray is given" in printed[0]
+    assert "register each by itself" in printed[1]

@@ -54,14 +54,18 @@ def read_body(
     """
     if not is_surface(path):
         if materials:
-            raise InputError(f"--material {materials[0]}: {path} is no surface, and a CT has its own materials")
+            raise InputError(
+                f"--material {materials[0]}: {path} is no surface, and a CT has its own materials"
+            )
         return read_ct(path, mask, bone_threshold_hu)
     if mask is not None or bone_threshold_hu is not None:
         option = "--mask" if mask is not None else "--bone-threshold"
         raise InputError(f"{option} is for a CT, and {path} is a surface: leave it out")
     name = material_word(materials, path.stem)
     if name is None:
-        raise InputError(f"surface {path} has no material: give --material with one of {', '.join(MATERIALS)}")
+        raise InputError(
+            f"surface {path} has no material: give --material with one of {', '.join(MATERIALS)}"
+        )
     material = material_named(name)
     with progress_bar("surface") as update:
         update(0.0, "reading")
@@ -87,7 +91,9 @@ def material_word(words: Sequence[str], body: str) -> str | None:
     for word in words:
         named, separator, material = word.rpartition("=")
         if separator and named != body:
-            raise InputError(f"--material {word} is for no body of this command: name {body}, or leave it out")
+            raise InputError(
+                f"--material {word} is for no body of this command: name {body}, or leave it out"
+            )
         if bool(separator) in found:
             raise InputError(f"--material names two materials for {body}: give one")
         found[bool(separator)] = material

@@ -115,7 +115,9 @@ def read_surface(path: str | Path) -> Surface:
     """
     path = Path(path)
     if not is_surface(path):
-        raise InputError(f"surface {path} is none of {', '.join(SURFACE_SUFFIXES)}: export it as one of these")
+        raise InputError(
+            f"surface {path} is none of {', '.join(SURFACE_SUFFIXES)}: export it as one of these"
+        )
     require_file(path, "surface")
     vtk = _vtk()
     reader = getattr(vtk, _READERS[path.suffix.lower()])()
