@@ -101,7 +101,7 @@ class SOPIRegistrationParameterNode:
     ct: vtkMRMLScalarVolumeNode
     xray: Union[vtkMRMLScalarVolumeNode, vtkMRMLVectorVolumeNode, None]  # noqa: UP007
     frame: Annotated[int, WithinRange(0, 99999)] = 0
-    polarity: Annotated[str, Choice(list(choices.POLARITIES))] = "Detect"
+    polarity: Annotated[str, Choice(list(choices.POLARITIES.values()))] = "auto"
     mask: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
     region: Union[  # noqa: UP007
         vtkMRMLSegmentationNode,
@@ -116,10 +116,10 @@ class SOPIRegistrationParameterNode:
     drr: vtkMRMLScalarVolumeNode
     ctLandmarks: vtkMRMLMarkupsFiducialNode
     xrayLandmarks: vtkMRMLMarkupsFiducialNode
-    initialiser: Annotated[str, Choice(list(choices.INITIALISERS))] = "Automatic"
-    method: Annotated[str, Choice(list(choices.METHODS))] = "Optimise (coarse to fine)"
-    content: Annotated[str, Choice(list(choices.CONTENTS))] = "Automatic"
-    overlayMode: Annotated[str, Choice(list(choices.OVERLAY_MODES))] = "DRR edges on the X-ray"
+    initialiser: Annotated[str, Choice(list(choices.INITIALISERS.values()))] = "auto"
+    method: Annotated[str, Choice(list(choices.METHODS.values()))] = "opt"
+    content: Annotated[str, Choice(list(choices.CONTENTS.values()))] = "auto"
+    overlayMode: Annotated[str, Choice(list(choices.OVERLAY_MODES.values()))] = "edges"
     mix: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
     edgeStrength: Annotated[float, WithinRange(0.0, 1.0)] = 1.0
     blinkRate: Annotated[float, WithinRange(0.5, 10.0)] = 2.0
@@ -235,7 +235,13 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
     """Registration for scripts and for the panel; needs no panel itself."""
 
     def getParameterNode(self):
-        return SOPIRegistrationParameterNode(super().getParameterNode())
+        node = super().getParameterNode()
+        for name in choices.OFFERED:
+            stored = node.GetParameter(name)
+            known = choices.name_stored(name, stored)
+            if known != stored:
+                node.SetParameter(name, known)
+        return SOPIRegistrationParameterNode(node)
 
     def loadDemoCase(self, seed=1, case=None):
         """Make a phantom CT and a simulated X-ray of it in the scene, and choose them as inputs.
@@ -304,7 +310,7 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
             "xray": xrayNode,
             "mask": maskNode,
             "frame": frame or 0,
-            "polarity": _polarity_text(polarity),
+            "polarity": _known_polarity(polarity),
             "transform": transformNode or parameters.transform,
         }
         geometry = geometry_of(geometry, xrayNode, frame, camera)
@@ -356,12 +362,11 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         session.state.geometry = geometry
 
 
-def _polarity_text(polarity):
-    for text, name in choices.POLARITIES.items():
-        if name == polarity:
-            return text
-    known = ", ".join(choices.POLARITIES.values())
-    raise InputError(f"unknown polarity '{polarity}': use one of {known}")
+def _known_polarity(polarity):
+    known = choices.POLARITIES.values()
+    if polarity not in known:
+        raise InputError(f"unknown polarity '{polarity}': use one of {', '.join(known)}")
+    return polarity
 
 
 class SOPIRegistrationTest(ScriptedLoadableModuleTest):

@@ -91,7 +91,7 @@ def inside(pixels: np.ndarray) -> np.ndarray:
 
 
 def test_edges_are_the_default(demo):
-    assert demo.parameters.overlayMode == "DRR edges on the X-ray"
+    assert demo.parameters.overlayMode == "edges"
     assert demo.session.overlay.mode == "edges"
 
 

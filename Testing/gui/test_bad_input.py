@@ -184,7 +184,7 @@ def test_unusable_input_of_a_script_changes_nothing(chosen, module):
     ct, xray = p.ct, p.xray
     with pytest.raises(InputError, match="Air"):
         logic.register(air, xray, known, polarity="bone-bright")
-    assert (p.ct, p.xray, p.polarity) == (ct, xray, "Detect")
+    assert (p.ct, p.xray, p.polarity) == (ct, xray, "auto")
     assert _nodes(chosen.host.scene) == before
     with pytest.raises(InputError, match="unknown polarity 'dark'"):
         logic.register(ct, xray, known, polarity="dark")

@@ -231,7 +231,7 @@ def test_digits_choose_the_mode_and_space_shows_the_xray_while_held(mouse):
     composite = slicer.app.layoutManager().sliceWidget("Fusion").mrmlSliceCompositeNode()
     for digit, text in enumerate(OVERLAY_MODES, start=1):
         mouse.press(str(digit))
-        assert user.parameters.overlayMode == text
+        assert user.parameters.overlayMode == OVERLAY_MODES[text]
         assert user.session.overlay.mode == OVERLAY_MODES[text]
     mouse.press("1")
     mouse.press("space")

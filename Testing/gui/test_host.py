@@ -217,9 +217,9 @@ def test_reloading_the_module_in_mid_run(host, user, demo_case, module):
         assert reloaded is not user.widget
         assert type(reloaded.panel) is not type(user.panel)
         assert not user.panel.is_running
-        assert host.process(5, until=lambda: not job.is_alive())
+        assert host.process(60, until=lambda: not job.is_alive())
         # The case is prepared again and can be gone on with.
-        assert host.process(60, until=lambda: not reloaded.panel.is_running)
+        assert host.process(120, until=lambda: not reloaded.panel.is_running)
         assert reloaded.ui.registerButton.enabled
         assert reloaded.ui.exportPictureButton.enabled
         reloaded.cleanup()

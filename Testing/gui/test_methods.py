@@ -57,7 +57,7 @@ def test_a_name_in_the_list_is_a_choice_that_asks_for_torch_once(with_networks):
     assert user.torch.asked == 1
     # Declined: the former choice is back, and the panel says why.
     assert user.ui.initialiserCombo.currentText == "Nominal view"
-    assert user.parameters.initialiser == "Nominal view"
+    assert user.parameters.initialiser == "nominal"
     assert "needs PyTorch" in user.ui.stageLabel.text
     assert user.host.messages == []
     user.torch.fails = True

@@ -132,7 +132,7 @@ def test_trainings_of_other_ranges_left_found_stopped_and_failed(prepared, start
 
 
 def test_models_of_other_cts_are_not_offered(prepared, monkeypatch):
-    prepared.parameters.initialiser = "Network of this patient"
+    prepared.parameters.initialiser = "patient"
     prepared.click("registerButton")
     prepared.wait()
     assert "network was trained for this CT yet" in prepared.last_message()
@@ -148,12 +148,12 @@ def test_models_of_other_cts_are_not_offered(prepared, monkeypatch):
 
     seen = []
 
-    def stand_in(ct, radiographs, frame, settings, callback):
+    def stand_in(subject, radiographs, frame, settings, start, report):
         seen.append(settings)
         raise InputError("no more than this is needed")
 
     monkeypatch.setattr("SOPIRegistrationLib.registration.logic.register", stand_in)
-    for start in ("Automatic", "Network of this patient", "Nominal view"):
+    for start in ("auto", "patient", "nominal"):
         prepared.parameters.initialiser = start
         prepared.click("registerButton")
         prepared.wait()

@@ -78,7 +78,7 @@ def test_cancel_stops_soon_and_keeps_the_pose(user, demo_case):
     assert user.host.process(60, until=moved)
     start = time.perf_counter()
     user.click("cancelButton")
-    assert user.host.process(5, until=lambda: not user.panel.is_running)
+    assert user.host.process(60, until=lambda: not user.panel.is_running)
     # Within half a second where nothing else runs: Testing/studies/measure_panel.py prints it.
     assert time.perf_counter() - start < 3.0
     user.wait()
@@ -378,7 +378,7 @@ def test_moving_the_ct_by_hand_stops_a_registration_and_keeps_the_hand_s_pose(us
     matrix[0, 3] += 33.0
     slicer.util.updateTransformMatrixFromArray(user.parameters.transform, matrix)
     assert "moved by hand" in user.ui.stageLabel.text
-    assert user.host.process(5, until=lambda: not user.panel.is_running)
+    assert user.host.process(60, until=lambda: not user.panel.is_running)
     user.wait()
     assert np.allclose(slicer.util.arrayFromTransformMatrix(user.parameters.transform), matrix)
     assert user.ui.historyTable.rowCount == 0
@@ -499,3 +499,24 @@ def test_self_test_tells_what_is_wrong(user, module, demo_case, capsys):
     # The demo is made known again for whoever comes after.
     module.on_startup()
     user.host.messages.clear()
+
+
+def test_a_scene_of_a_former_version_opens_with_its_choices(user, demo_case):
+    """Former versions stored what a person reads in place of the names."""
+    user.take_demo(demo_case)
+    node = user.parameters.parameterNode
+    former = {
+        "initialiser": "Nominal view",
+        "method": "Optimise (coarse to fine)",
+        "content": "Whole body",
+        "polarity": "Bones dark",
+        "overlayMode": "Two colours",
+    }
+    for name, label in former.items():
+        node.SetParameter(name, label)
+    parameters = user.widget.logic.getParameterNode()
+    assert (parameters.initialiser, parameters.method, parameters.content) == ("nominal", "opt", "body")
+    assert (parameters.polarity, parameters.overlayMode) == ("bone-dark", "fusion")
+    user.host.process(0.1)
+    assert user.ui.initialiserCombo.currentText == "Nominal view"
+    assert user.ui.polarityCombo.currentText == "Bones dark"

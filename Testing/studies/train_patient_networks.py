@@ -33,9 +33,9 @@ from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.networks.patient import CONFIGURATIONS
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
 from SOPIRegistrationLib.training.patient import (
-    PatientTrainer,
     PatientTrainingSettings,
     configured,
+    patient_trainer,
 )
 from tqdm import tqdm
 
@@ -93,7 +93,7 @@ def trained(
                 )
             return False
 
-        done = PatientTrainer(ct, config, recipe.settings(budget, **settings), out, device, report).run()
+        done = patient_trainer(ct, config, recipe.settings(budget, **settings), out, device, report).run()
     path = out / "patient.safetensors"
     save_weights(path, done.network, dict.fromkeys(("name", *CARD_HEADINGS), "study"), half=True)
     return path

@@ -166,6 +166,25 @@ def test_hardly_any_rays_count_for_little(stated, demo_case):
     assert 0.1 < share < 0.25
     expected = comparison.structural_correlation(T) * np.sqrt(share / 0.25)
     np.testing.assert_allclose(comparison.agreement(T), expected)
+    # Where nothing is known, the more so.
+    unknown = replace(comparison, case=replace(case, any_view=True))
+    assert (unknown.agreement(T) < comparison.agreement(T)).all()
+
+
+def test_an_unusual_depth_counts_for_less_where_nothing_is_known(subject, stated):
+    case = Case(subject, Reading((camera_only(),)), stated, any_view=True)
+    T = np.repeat(stated.T_nominal[None], 4, axis=0)
+    T[1:, 2, 3] += np.array([0.1, -0.3, 0.5]) * SOD_MM
+    cost = case.depth_cost(T)
+    assert cost[0] == cost[1] == 0
+    assert 0.05 < cost[2] < cost[3] + 0.1
+    assert not replace(case, any_view=False).depth_cost(T).any()
+
+
+def camera_only() -> PreparedRadiograph:
+    """An X-ray of which only the camera counts."""
+    camera = Camera.from_c_arm(1000.0, (1.0, 1.0), 32, 32)
+    return PreparedRadiograph(np.zeros((32, 32), np.float32), np.ones((32, 32), dtype=bool), camera)
 
 
 def test_another_reading_that_agrees_as_well_is_a_doubt(subject, stated, demo_case):

@@ -26,7 +26,8 @@ from SOPIRegistrationLib.networks.embedding import SCALE
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations
 from SOPIRegistrationLib.optimise.momentum import momentum_descent
-from SOPIRegistrationLib.projector import project, project_with_jacobian
+from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.projector.autograd import project_tensors
 from SOPIRegistrationLib.refine import network as refinement
 from SOPIRegistrationLib.refine.learned import STAGE, Learned, LearnedObjective, LearnedThenOptimised
 from SOPIRegistrationLib.refine.network import EmbeddedView, descended, load_network, refined, stepped
@@ -314,10 +315,9 @@ def test_a_segmented_bone_is_rendered_once_and_compared_where_it_is(scene, monke
 
     def render(volume, *args):
         counted.append(volume)
-        return project_with_jacobian(volume, *args)
+        return project_tensors(volume, *args)
 
-    monkeypatch.setattr(embedding, "project_with_jacobian", render)
-    monkeypatch.setattr(embedding, "project", lambda volume, *args: render(volume, *args)[0])
+    monkeypatch.setattr(embedding, "project_tensors", render)
     for subject, times in ((scene.subject, 2), (bones, 1)):
         whole, masked = (
             LearnedObjective(network, scene.comparison(subject), T) for network in (unmasked, scene.network)

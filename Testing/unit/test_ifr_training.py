@@ -24,7 +24,7 @@ from SOPIRegistrationLib.training.ifr import (
     step_loss,
 )
 from SOPIRegistrationLib.training.pairs import PairOptions, draw_pairs
-from SOPIRegistrationLib.training.patients import PatientPool
+from SOPIRegistrationLib.training.patients import PatientMix, PatientPool
 from SOPIRegistrationLib.training.rtpi import Stopwatch
 from support.networks import COMPOSITE
 
@@ -32,7 +32,7 @@ NEAR = (4.0, 4.0, 4.0, 6.0, 6.0, 20.0)
 
 
 def pairs_of(phantoms, task, count: int = 6, deviation=NEAR):
-    pool = PatientPool(1, 1, bones=1.0, folder=phantoms)
+    pool = PatientPool(1, 1, mix=PatientMix(bones=1.0), folder=phantoms)
     pool.fill()
     options = PairOptions(task.pixels, ("AP",), 0.0, 0.0, start_deviation=deviation)
     return draw_pairs(pool.patients, count, options, np.random.default_rng(0))

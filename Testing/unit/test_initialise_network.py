@@ -15,13 +15,15 @@ from SOPIRegistrationLib.geometry.se3 import exp_so3, move_about, rotation_dista
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.pyramid import square_radiograph
+from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.initialise.network import load_network, network_poses
 from SOPIRegistrationLib.initialise.networks import PoseNetwork
-from SOPIRegistrationLib.initialise.views_around import views_around
+from SOPIRegistrationLib.initialise.views_around import places_along, views_around
 from SOPIRegistrationLib.networks.comparing import ComparingConfig, ComparingRTPI, Correction
 from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, registered, save_weights
+from SOPIRegistrationLib.projector import ProjectorVolume, project
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.simulation import demo
@@ -68,6 +70,34 @@ def test_the_network_is_asked_from_views_all_around(scene, weights):
     assert sorted(apart.argmin(axis=1)) == list(range(len(views)))
     assert found.expected_error.shape == (len(views), 3)
     assert (found.expected_error > 0).all()
+
+
+def test_the_network_looks_from_all_along_the_scan_when_asked_again(scene, weights):
+    bones = scene.ct.bone
+    places = places_along(bones, scene.frame.centre_lps_mm)
+    np.testing.assert_array_equal(places[0], scene.frame.centre_lps_mm)
+    assert len(places) > 3
+    # All bones lie near one of them, as far as the scan's axis is concerned.
+    heights = bones.points_lps(np.argwhere(bones.array > 0)[:, ::-1])[:, 2]
+    near = np.abs(heights[:, None] - places[:, 2]).min(axis=1)
+    assert np.percentile(near, 95) < 35
+    network = load_network(weights)
+    found = network_poses(network, scene.xray, scene.subject, scene.frame, along_scan=True)
+    # The untrained network corrects nothing: every pose looks at one of them, and as often at each.
+    T = found.T_lps_to_camera
+    at = np.einsum("nij,pj->npi", T[:, :3, :3], places) + T[:, None, :3, 3] - [0, 0, scene.frame.sod_mm]
+    away = np.linalg.norm(at, axis=2)
+    assert away.min(axis=1).max() < 6
+    assert set(np.bincount(away.argmin(axis=1))) == {len(views_around(scene.frame))}
+    assert PoseNetwork("rtpi").thorough().along_scan
+
+
+def test_a_scan_of_one_bone_has_one_place(scene):
+    part = np.zeros_like(scene.ct.bone.array)
+    part[40:50, 40:60, 40:60] = 1
+    mask = scene.ct.bone.same_grid(part)
+    centre = mask.points_lps([49.5, 49.5, 44.5])
+    np.testing.assert_allclose(places_along(mask, centre), [centre])
 
 
 def test_views_reach_all_around_the_nominal_one(scene):
@@ -179,6 +209,22 @@ def test_the_shipped_network_finds_patients_it_never_saw(seed, demo_case):
     assert alone.rotation_deg < 4
     assert alone.in_plane_mm < 4
     assert refined.mtre_mm < 1.5
+
+
+@pytest.mark.slow
+def test_the_shipped_network_finds_an_x_ray_centred_elsewhere_along_the_scan(scene):
+    """What its first look misses: X-rays that show none of the bones' middle."""
+    centre = scene.frame.centre_lps_mm + np.array([0, 0, 85.0])
+    theta = np.array([*np.deg2rad([4.0, -3.0, 5.0]), 4.0, -3.0, 8.0])
+    T_true = replace(scene.frame, centre_lps_mm=centre).T_from_theta(theta)
+    image = project(ProjectorVolume(scene.ct.attenuation), scene.case.camera, T_true)
+    xray = prepare_radiograph(Radiograph(image, "elsewhere", bone_dark=False), scene.case.camera)
+    result = register(scene.subject, [xray], scene.frame, RegistrationSettings("rtpi", "opt"))
+    assert result.verdict.status == "accept"
+    error = pose_error(
+        result.T_lps_to_world, T_true, scene.ct.surface_points_lps_mm, centre, scene.case.camera
+    )
+    assert error.mtre_mm < 1.5
 
 
 @pytest.mark.slow

@@ -32,13 +32,14 @@ from SOPIRegistrationLib.training.patient import (
     CONTENTS,
     LOSSES,
     PatientLoss,
-    PatientTrainer,
     PatientTrainingSettings,
     PatientXrays,
     Xrays,
     configured,
     default_deviation,
+    patient_trainer,
 )
+from SOPIRegistrationLib.training.trainer import Trainer
 from support.patients import small_ct
 
 CPU = torch.device("cpu")
@@ -222,8 +223,8 @@ def test_autoencoder_is_part_of_the_loss(ct, config):
 # The loop
 
 
-def trainer(ct, config, settings, out, report=quiet) -> PatientTrainer:
-    return PatientTrainer(ct, config, settings, out, CPU, report)
+def trainer(ct, config, settings, out, report=quiet) -> Trainer:
+    return patient_trainer(ct, config, settings, out, CPU, report)
 
 
 @pytest.mark.slow
@@ -247,7 +248,7 @@ def test_learns(ct, config, tmp_path):
     trained = trainer(ct, config, settings, tmp_path, look).run()
     untrained = PatientNetwork(config)
     # The poses lie 40 mm from the reference, in the middle of them.
-    assert trained.figures["in_plane_mm"] < 22
+    assert trained.best["in_plane_mm"] < 22
     assert not trained.stopped
     assert rows[-1] == trained.log[-1]
     assert not torch.equal(trained.network.heads.weight, untrained.heads.weight)
@@ -264,6 +265,19 @@ def test_goes_on_where_it_was(ct, config, tmp_path):
     assert trainer(ct, config, replace(QUICK, steps=4), tmp_path).run().log == second.log
 
 
+def test_goes_on_from_a_checkpoint_of_before(ct, config, tmp_path):
+    """When one loop trained patients and another all else, their states had fewer entries."""
+    first = trainer(ct, config, replace(QUICK, steps=2), tmp_path).run()
+    checkpoint = torch.load(tmp_path / "last.pt", weights_only=True)
+    checkpoint["state"] = {key: checkpoint["state"][key] for key in ("step", "seconds", "drrs", "best")}
+    torch.save(checkpoint, tmp_path / "last.pt")
+    second = trainer(ct, config, replace(QUICK, steps=3), tmp_path).run()
+    assert second.log[0] == first.log[0]
+    assert second.steps == 3
+    assert second.count > first.count
+    assert second.best in second.log
+
+
 def test_ends_with_its_budget(ct, config, tmp_path):
     trained = trainer(ct, config, replace(QUICK, budget_seconds=1.0), tmp_path).run()
     assert not trained.stopped
@@ -273,7 +287,7 @@ def test_ends_with_its_budget(ct, config, tmp_path):
 def test_stopping_keeps_the_best_so_far(ct, config, tmp_path):
     trained = trainer(ct, config, QUICK, tmp_path, lambda progress: progress.step >= 2).run()
     assert trained.stopped
-    assert trained.figures["step"] == 2
+    assert trained.best["step"] == 2
     further = trainer(ct, config, replace(QUICK, steps=3), tmp_path).run()
     assert further.log[-1]["step"] == 3
 

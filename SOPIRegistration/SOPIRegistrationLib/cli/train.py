@@ -22,6 +22,10 @@ _COUNTS = (
     *("steps", "patients", "group", "starts", "corrections", "phantoms", "pool", "validate_every"),
     *("validation_patients", "devices", "machines"),
 )
+_SHARES = (
+    *("strength", "bones", "parts", "c_arms", "structures", "regions"),
+    *("elsewhere", "rolled", "shifted"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +178,12 @@ def _add_common_arguments(parser: argparse.ArgumentParser, learning_rate: float)
         metavar="SHARE",
         help="patients X-rayed with random C-arms, 0 to 1 (0.5), the others with a Perlove PLX118F",
     )
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="stop after so long even before the last step; the same command goes on from there",
+    )
     parser.add_argument("--steps", type=int, default=20_000, metavar="N", help="batches (20000)")
     parser.add_argument(
         "--patients", type=int, default=8, metavar="N", help="patients in a batch of a process (8)"
@@ -185,6 +195,42 @@ def _add_common_arguments(parser: argparse.ArgumentParser, learning_rate: float)
         default=0.4,
         metavar="SHARE",
         help="patients made of random structures instead of an anatomy, in any orientation, 0 to 1 (0.4)",
+    )
+    parser.add_argument(
+        "--regions",
+        type=float,
+        default=0.4,
+        metavar="SHARE",
+        help="of the others, those of other regions than the trunk: knees, wrists, hips, heads, chests, long "
+        "bones, bent spines, 0 to 1 (0.4)",
+    )
+    parser.add_argument(
+        "--parts",
+        type=float,
+        default=0.15,
+        metavar="SHARE",
+        help="patients of whose bones the CT shows one, segmented, in an X-ray of all, 0 to 1 (0.15)",
+    )
+    parser.add_argument(
+        "--elsewhere",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="X-rays centred anywhere along the CT, 0 to 1 (0.5), the others near the middle of its bones",
+    )
+    parser.add_argument(
+        "--rolled",
+        type=float,
+        default=0.3,
+        metavar="SHARE",
+        help="X-rays turned by any angle, 0 to 1 (0.3), the others upright",
+    )
+    parser.add_argument(
+        "--shifted",
+        type=float,
+        default=0.3,
+        metavar="SHARE",
+        help="X-rays in which the rotation centre lies anywhere, 0 to 1 (0.3), the others near the middle",
     )
     parser.add_argument(
         "--learning-rate",
@@ -303,7 +349,9 @@ def _check(args: argparse.Namespace) -> None:
     for name in _COUNTS:
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
-    for name in ("strength", "bones", "c_arms", "structures"):
+    if args.time_limit is not None and not args.time_limit > 0:
+        raise InputError(f"--time-limit is {args.time_limit:g}: give seconds above 0")
+    for name in _SHARES:
         _require_share(args, name)
     if args.patients > args.pool:
         raise InputError(f"--patients {args.patients} of --pool {args.pool}: give a larger pool")
@@ -327,8 +375,10 @@ def _train(args: argparse.Namespace, task, name: str, card: dict[str, str], prec
     from lightning_fabric import Fabric
 
     from SOPIRegistrationLib.networks.weights import load_weights, model_card, save_weights
+    from SOPIRegistrationLib.training.pair_training import PairSettings, PairTraining
+    from SOPIRegistrationLib.training.placement import OnFabric
     from SOPIRegistrationLib.training.precision import has_bfloat16
-    from SOPIRegistrationLib.training.trainer import Trainer, TrainingSettings
+    from SOPIRegistrationLib.training.trainer import Trainer
 
     cuda = has_cuda(args.device)
     torch.manual_seed(args.seed)
@@ -341,16 +391,16 @@ def _train(args: argparse.Namespace, task, name: str, card: dict[str, str], prec
         precision=precision if cuda or has_bfloat16() else "32-true",
     )
     fabric.launch()
-    names = {field.name for field in fields(TrainingSettings)}
-    settings = TrainingSettings(**{name: value for name, value in vars(args).items() if name in names})
+    names = {field.name for field in fields(PairSettings)}
+    settings = PairSettings(**{name: value for name, value in vars(args).items() if name in names})
     network = task.network()
     if args.start is not None:
         start = load_weights(require_file(args.start, "weights")).network
         if type(start) is not type(network) or start.config != network.config:
             raise InputError(f"--start {args.start} holds another network than --network {args.network}")
         network.load_state_dict(start.state_dict())
-    trainer = Trainer(fabric, args.out, cts, task, network, settings, _print_progress)
-    trained = trainer.run()
+    pairs = PairTraining(task, settings, cts, args.out / "phantoms")
+    trained = Trainer(OnFabric(fabric), args.out, pairs, network, settings, _print_progress).run()
     if fabric.is_global_zero:
         card = card | _facts(args, trained)
         path = args.out / f"{name}.safetensors"
@@ -360,9 +410,10 @@ def _train(args: argparse.Namespace, task, name: str, card: dict[str, str], prec
     return 0
 
 
-def _print_progress(fraction: float, line: str) -> None:
+def _print_progress(progress) -> None:
     """A line that a program can follow as well as a person."""
-    print(f"progress {fraction:.4f} {line}", flush=True)
+    if progress.said:
+        print(f"progress {progress.fraction:.4f} {progress.said}", flush=True)
 
 
 def _facts(args: argparse.Namespace, trained) -> dict:
@@ -378,19 +429,24 @@ def _facts(args: argparse.Namespace, trained) -> dict:
     names = ", ".join(path.name for path in args.ct)
     return {
         "limits": [
-            "Trained on simulated X-rays of trunks; other anatomy is outside what it saw.",
+            "Trained on simulated X-rays of procedural phantoms; what is unlike them is outside what it saw.",
             "Not a medical device. Its poses are to be verified.",
         ],
         "data": [
             f"views: {', '.join(args.views)}; degradations up to {args.strength:g}",
             f"{args.phantoms} procedural lumbar phantoms, bent, scaled and of other density for each patient",
             f"random structures, each seen once, in any orientation: {args.structures:.0%} of the patients",
+            f"procedural phantoms of other regions (knee, wrist, hip, head, chest, long bones, bent spine): "
+            f"{args.regions:.0%} of the others",
+            f"one segmented bone in an X-ray of all: {args.parts:.0%}; centred anywhere along the CT: "
+            f"{args.elsewhere:.0%}; at any roll: {args.rolled:.0%}; anywhere in the image: "
+            f"{args.shifted:.0%}",
             f"real CTs, varied likewise: {names or 'none'}",
-            f"{trained.pairs} simulated X-rays with random geometry, intensity curve, noise, scatter, blur, "
+            f"{trained.count} simulated X-rays with random geometry, intensity curve, noise, scatter, blur, "
             "collimation and metal",
         ],
         "steps": trained.steps,
-        "hours": round(trained.hours, 2),
+        "hours": round(trained.seconds / 3600, 2),
         "machine": f"{processor()}, {platform.system()} {platform.machine()}, "
         f"{args.devices * args.machines} {'process(es)' if args.device != 'cuda' else 'GPU(s)'}",
         "figures": figures,

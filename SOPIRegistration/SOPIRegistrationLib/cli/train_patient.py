@@ -198,9 +198,9 @@ def _train(args: argparse.Namespace, watched: _Watched, began: float) -> int:
     from SOPIRegistrationLib.networks.patient import CONFIGURATIONS
     from SOPIRegistrationLib.networks.weights import model_card, save_weights
     from SOPIRegistrationLib.training.patient import (
-        PatientTrainer,
         PatientTrainingSettings,
         configured,
+        patient_trainer,
     )
 
     device = torch.device("cuda" if has_cuda(args.device) else "cpu")
@@ -240,8 +240,8 @@ def _train(args: argparse.Namespace, watched: _Watched, began: float) -> int:
             watched.tell("training", fraction=progress.fraction, seconds_left=progress.seconds_left)
         return is_asked_to_stop(args.out)
 
-    trained = PatientTrainer(ct, config, settings, args.out, device, report).run()
-    if not trained.figures:
+    trained = patient_trainer(ct, config, settings, args.out, device, report).run()
+    if not trained.best:
         raise Cancelled("stopped before anything was learned")
     card = _card(args, trained, budget_minutes, frame.view, device.type)
     weights = args.out / WEIGHTS
@@ -255,7 +255,7 @@ def _train(args: argparse.Namespace, watched: _Watched, began: float) -> int:
         view=frame.view if args.about is None else f"about {args.about.name}",
         minutes=round(trained.log[-1]["seconds"] / 60, 1),
         date=datetime.now().isoformat(timespec="minutes"),
-        figures={key: trained.figures[key] for key in keys},
+        figures={key: trained.best[key] for key in keys},
         folder=args.out,
     )
     model.write()
@@ -268,7 +268,7 @@ def _train(args: argparse.Namespace, watched: _Watched, began: float) -> int:
 
 
 def _card(args, trained, budget_minutes: float, view: str, device: str) -> dict:
-    figures, last = trained.figures, trained.log[-1]
+    figures, last = trained.best, trained.log[-1]
     return {
         "name": f"Pose network of one patient ({args.network})",
         "intended_use": f"Start poses for X-rays of one patient, CT {args.name or args.ct.name} "

@@ -26,8 +26,12 @@ from SOPIRegistrationLib.subject import Subject
 _LARGEST_TURN = np.deg2rad(85.0)
 _DEPTH_FACTORS = (0.5, 1.7)
 _MEASURE_PIXELS = 256
-# Where fewer of an X-ray's rays than this can be compared, what is left is easily alike.
-LEAST_SHARE = 0.25
+# Where fewer of an X-ray's rays than this can be compared, what is left is easily alike; the more easily the
+# more poses are tried.
+_LEAST_SHARE, _LEAST_SHARE_OF_ANY_VIEW = 0.25, 0.5
+# Seen from very near any body is as smooth as another. A depth of any view counts for less beyond this factor
+# (logarithm) of the stated one: so much for each further such factor.
+_USUAL_DEPTH, _DEPTH_COST = 0.2, 0.1
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,20 @@ class Case:
         other = self.reading.other_polarity()
         return (self.reading,) if other is None else (self.reading, other)
 
+    @property
+    def least_share(self) -> float:
+        """Of an X-ray's valid rays, how many must be compared to be believed."""
+        return _LEAST_SHARE_OF_ANY_VIEW if self.any_view else _LEAST_SHARE
+
+    def depth_cost(self, T_lps_to_world: np.ndarray) -> np.ndarray:
+        """(n,) by how much the agreement of poses (n, 4, 4) counts for less, for their depth alone."""
+        if not self.any_view:
+            return np.zeros(len(T_lps_to_world))
+        T = self.T_world_to_camera @ np.concatenate([self.T_expected[None], T_lps_to_world])
+        depth = np.maximum((T @ np.append(self.centre_lps_mm, 1.0))[:, 2], 1e-3)
+        unusual = np.maximum(0.0, np.abs(np.log(depth[1:] / depth[0])) - _USUAL_DEPTH)
+        return _DEPTH_COST * unusual / _USUAL_DEPTH
+
     def stored_either_way(self, reading: Reading) -> tuple[Reading, ...]:
         """A reading, and the same turned over where the X-ray may be stored mirrored."""
         return (reading, reading.turned_over()) if self.may_be_mirrored else (reading,)
@@ -164,9 +182,10 @@ class Comparison:
         return np.mean(shares, axis=0)
 
     def agreement(self, T_lps_to_world: np.ndarray) -> np.ndarray:
-        """(n,) structural correlation, less where hardly any rays are left to compare."""
-        few = np.minimum(1.0, self.share(T_lps_to_world) / LEAST_SHARE)
-        return self.structural_correlation(T_lps_to_world) * np.sqrt(few)
+        """(n,) structural correlation, less where few rays are left to compare or the depth is unusual."""
+        few = np.minimum(1.0, self.share(T_lps_to_world) / self.case.least_share)
+        agreement = self.structural_correlation(T_lps_to_world) * np.sqrt(few)
+        return agreement - self.case.depth_cost(T_lps_to_world)
 
     def structural_correlation(self, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(n,) correlation of the locally normalised images at poses (n, 4, 4), mean over the views."""

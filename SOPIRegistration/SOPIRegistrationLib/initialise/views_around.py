@@ -6,6 +6,7 @@ encoded once.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.networks.comparing import (
     ComparingRTPI,
     EncodedMoving,
@@ -27,6 +29,8 @@ from SOPIRegistrationLib.projector import ProjectorVolume
 
 # Views are this far apart about each axis, up to that far from the nominal one.
 _SPACING_DEG, _REACH_DEG = 24.0, 60.0
+# Places along a scan are so far apart: half of what one look catches, to either side.
+_PLACES_MM = 45.0
 # Views rendered and encoded at once.
 _CHUNK = 32
 
@@ -53,6 +57,8 @@ class ViewsAround:
         bone: the same of its bones alone.
         camera: square, with the network's number of pixels.
         frame: nominal view, source-object distance and rotation centre.
+        places_lps_mm: (n, 3) points of the CT that the X-ray may be centred on; the rotation centre unless
+            given.
     """
 
     @torch.inference_mode()
@@ -63,19 +69,21 @@ class ViewsAround:
         bone: ProjectorVolume,
         camera: Camera,
         frame: PoseFrame,
+        places_lps_mm: np.ndarray | None = None,
     ):
         self._network, self._pixels = network, camera.width
-        T = views_around(frame)
+        places = frame.centre_lps_mm[None] if places_lps_mm is None else places_lps_mm
+        views = [views_around(replace(frame, centre_lps_mm=place)) for place in places]
         parts = [
-            network.encode_moving(
-                moving_channels(drrs_to_compare(body, bone, camera, some, frame.centre_lps_mm))
-            )
+            network.encode_moving(moving_channels(drrs_to_compare(body, bone, camera, some, place)))
+            for T, place in zip(views, places, strict=True)
             for some in np.split(T, range(_CHUNK, len(T), _CHUNK))
         ]
+        T = np.concatenate(views)
         self._encoded = EncodedMoving(*(torch.cat(part) for part in zip(*parts, strict=True)))
         self._T = torch.from_numpy(T)
         self._K = torch.from_numpy(camera.K).expand(len(T), 3, 3)
-        self._centre = torch.from_numpy(frame.centre_lps_mm).expand(len(T), 3)
+        self._centre = torch.from_numpy(places).repeat_interleave(len(views[0]), dim=0)
         self._camera = camera_features(self._K, self._T, self._centre, self._pixels)
 
     @torch.inference_mode()
@@ -86,6 +94,23 @@ class ViewsAround:
         T = corrected(self._T, values, self._K, self._centre, self._pixels)
         order = torch.argsort(deviation.sum(dim=1), stable=True)
         return MendedPoses(T[order].numpy(), deviation[order].numpy())
+
+
+def places_along(bone: Volume, centre_lps_mm: np.ndarray) -> np.ndarray:
+    """(n, 3) middles of the bones along a scan: what an X-ray of a part of it may be centred on.
+
+    Args:
+        bone: (k, j, i) attenuation or mask of the bones; slices count along its last index axis.
+        centre_lps_mm: (3,) middle of all bones, the first of the places.
+    """
+    index = np.argwhere(bone.array > 0)[:, ::-1]
+    along = index[:, 2] * bone.spacing_mm[2]
+    here = (bone.lps_to_index @ [*centre_lps_mm, 1.0])[2] * bone.spacing_mm[2]
+    step = np.round((along - here) / _PLACES_MM)
+    # A slice or two of bone beyond the last place is none of its own.
+    numbers = [n for n in np.unique(step) if n and (step == n).sum() > 0.1 * len(index) / np.ptp(step)]
+    middles = [bone.points_lps(index[step == n].mean(axis=0)) for n in sorted(numbers, key=abs)]
+    return np.array([centre_lps_mm, *middles])
 
 
 def views_around(frame: PoseFrame) -> np.ndarray:

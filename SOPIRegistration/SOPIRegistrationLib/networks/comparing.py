@@ -21,7 +21,8 @@ from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.networks.blocks import ResidualBlock
 from SOPIRegistrationLib.networks.image_channels import FIXED_CHANNELS, locally_standardised
 from SOPIRegistrationLib.networks.weights import registered
-from SOPIRegistrationLib.projector import ProjectorVolume, project, project_with_jacobian
+from SOPIRegistrationLib.projector import ProjectorVolume
+from SOPIRegistrationLib.projector.autograd import project_tensors
 
 MOVING_CHANNELS, CAMERA_FEATURES = 7, 9
 # Learned combinations of a DRR's changes with the pose.
@@ -262,29 +263,27 @@ def drrs_to_compare(
     body: ProjectorVolume,
     bone: ProjectorVolume,
     camera: Camera,
-    T_lps_to_camera: np.ndarray,
+    T_lps_to_camera: np.ndarray | torch.Tensor,
     centre_lps_mm: np.ndarray,
 ) -> Drrs:
-    """DRRs at (B, 4, 4) poses of a CT with its rotation centre (3,), LPS mm."""
-    bone_drr, jacobian = project_with_jacobian(
-        bone, camera, T_lps_to_camera, step_mm=_BONE_STEP * bone.default_step_mm
-    )
+    """DRRs at (B, 4, 4) poses of a CT with its rotation centre (3,), LPS mm; on the poses' device."""
+    T = torch.as_tensor(T_lps_to_camera)
+    bone_drr, jacobian = project_tensors(bone, camera, T, _BONE_STEP * bone.default_step_mm, True)
     if body is bone:
         body_drr = bone_drr
     else:
-        body_drr = project(body, camera, T_lps_to_camera, step_mm=_BODY_STEP * body.default_step_mm)
-    centre = T_lps_to_camera[:, :3, :3] @ centre_lps_mm + T_lps_to_camera[:, :3, 3]
-    centre = centre[:, None, None].astype(np.float32)
-    by_rotation, by_shift = jacobian[..., :3], jacobian[..., 3:]
+        body_drr, _ = project_tensors(body, camera, T, _BODY_STEP * body.default_step_mm)
+    centre = (T[:, :3, :3] @ torch.as_tensor(centre_lps_mm, device=T.device) + T[:, :3, 3]).float()
+    centre = centre[:, :, None, None]
+    by_rotation, by_shift = jacobian[:, :3], jacobian[:, 3:]
     # The Jacobian's rotations are about the source: those about the centre also shift it back.
-    by_turn = by_rotation + np.cross(by_shift, centre)
+    by_turn = by_rotation + torch.linalg.cross(by_shift, centre.expand_as(by_shift), dim=1)
     # A larger depth at the same place in the image is a shift along the centre's ray. Its part along a
     # pixel's own ray changes no line integral, but would bring in the noise of the samples.
-    rays = camera.unit_rays().astype(np.float32)
-    across = centre - rays * (rays * centre).sum(axis=-1, keepdims=True)
-    change = np.concatenate([by_turn, (by_shift * across).sum(axis=-1, keepdims=True)], axis=-1)
-    change = np.ascontiguousarray(np.moveaxis(change, -1, 1))
-    return Drrs(torch.from_numpy(body_drr), torch.from_numpy(bone_drr), torch.from_numpy(change))
+    rays = torch.as_tensor(camera.unit_rays().astype(np.float32), device=T.device).permute(2, 0, 1)
+    across = centre - rays * (rays * centre).sum(dim=1, keepdim=True)
+    change = torch.cat([by_turn, (by_shift * across).sum(dim=1, keepdim=True)], dim=1)
+    return Drrs(body_drr, bone_drr, change)
 
 
 def moving_channels(drrs: Drrs) -> torch.Tensor:

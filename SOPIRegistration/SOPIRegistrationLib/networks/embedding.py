@@ -21,12 +21,8 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.networks.image_channels import FIXED_CHANNELS, locally_standardised, standardised
 from SOPIRegistrationLib.optimise.pose_chart import PoseScale
-from SOPIRegistrationLib.projector import (
-    ProjectorVolume,
-    project,
-    project_with_jacobian,
-    remove_shift_along_rays,
-)
+from SOPIRegistrationLib.projector import ProjectorVolume
+from SOPIRegistrationLib.projector.autograd import poses_in_camera, project_tensors
 
 MOVING_CHANNELS = 3
 # Channels that mean the same of X-ray and DRR: the whole image standardised, and locally.
@@ -78,31 +74,35 @@ def moving_images(
     body: ProjectorVolume,
     bone: ProjectorVolume,
     camera: Camera,
-    T_lps_to_world: np.ndarray,
+    T_lps_to_world: np.ndarray | torch.Tensor,
     centre_lps_mm: np.ndarray,
     with_jacobian: bool = True,
 ) -> MovingImages:
-    """DRRs at (B, 4, 4) poses of a CT with its rotation centre (3,), LPS mm; Jacobians if asked for."""
+    """DRRs at (B, 4, 4) poses of a CT with its rotation centre (3,), LPS mm; Jacobians if asked for.
+
+    All on the poses' device.
+    """
+    T = torch.as_tensor(T_lps_to_world)
+    volumes = (body,) if body is bone else (body, bone)
+    parts = [project_tensors(volume, camera, T, None, with_jacobian) for volume in volumes]
     if not with_jacobian:
-        bone_drr = torch.from_numpy(project(bone, camera, T_lps_to_world))
-        if body is bone:
-            return MovingImages(bone_drr, bone_drr)
-        return MovingImages(torch.from_numpy(project(body, camera, T_lps_to_world)), bone_drr)
-    T_lps_to_camera = camera.T_world_to_camera @ T_lps_to_world
-    centre = se3.transform_points(T_lps_to_camera, centre_lps_mm)
-    bone_drr, bone_jacobian = _about(centre, camera, *project_with_jacobian(bone, camera, T_lps_to_world))
-    if body is bone:
-        return MovingImages(bone_drr, bone_drr, bone_jacobian, bone_jacobian)
-    body_drr, body_jacobian = _about(centre, camera, *project_with_jacobian(body, camera, T_lps_to_world))
-    return MovingImages(body_drr, bone_drr, body_jacobian, bone_jacobian)
+        return MovingImages(parts[0][0], parts[-1][0])
+    centre = se3.transform_points(poses_in_camera(T, camera), torch.as_tensor(centre_lps_mm, device=T.device))
+    rays = torch.as_tensor(camera.unit_rays().astype(np.float32), device=T.device).permute(2, 0, 1)
+    jacobians = [_about(centre.float(), rays, jacobian) for _, jacobian in parts]
+    return MovingImages(parts[0][0], parts[-1][0], jacobians[0], jacobians[-1])
 
 
-def _about(centre, camera, image, jacobian):
-    """Image and Jacobian as tensors, the twist about the source turned into one about the centre."""
-    jacobian = np.ascontiguousarray(np.moveaxis(jacobian, -1, 1))
-    remove_shift_along_rays(jacobian, np.moveaxis(camera.unit_rays(), -1, 0).astype(np.float32))
-    jacobian[:, :3] += np.cross(jacobian[:, 3:], centre[:, :, None, None].astype(np.float32), axis=1)
-    return torch.from_numpy(image), torch.from_numpy(jacobian)
+def _about(centre: torch.Tensor, rays: torch.Tensor, jacobian: torch.Tensor) -> torch.Tensor:
+    """The Jacobian (B, 6, N, N) by twists about the source turned into one about the centre (B, 3).
+
+    Without what it says of moving the object along each pixel's own ray (3, N, N), as in
+    :func:`~SOPIRegistrationLib.projector.remove_shift_along_rays`.
+    """
+    by_shift = jacobian[:, 3:]
+    by_shift = by_shift - (by_shift * rays).sum(dim=1, keepdim=True) * rays
+    centre = centre[:, :, None, None].expand_as(by_shift)
+    return torch.cat([jacobian[:, :3] + torch.linalg.cross(by_shift, centre, dim=1), by_shift], dim=1)
 
 
 def moving_channels(body: torch.Tensor, bone: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

@@ -3,39 +3,50 @@
 # Needs nothing beyond Python: the module's file reads it before the dependencies are installed.
 from SOPIRegistrationLib import methods
 from SOPIRegistrationLib.installed import PATIENT
+from SOPIRegistrationLib.settings import GIVEN, choices, option
 
 CURRENT_POSE = "current"
+# By setting and name; a name without a label is shown as it is.
 _LABELS = {
-    "auto": "Automatic",
-    "rtpi": "Network (RTPI)",
-    "patient": "Network of this patient",
-    "search": "Search all poses",
-    "nominal": "Nominal view",
-    "opt": "Optimise (coarse to fine)",
-    "physics": "Optimise, DRRs of a beam",
-    "physics+opt": "DRRs of a beam, then optimise",
-    "sopi+opt": "Learned, then optimise",
-    "sopi": "Learned (SOPI)",
-    "none": "None",
+    "init": {
+        "auto": "Automatic",
+        "rtpi": "Network (RTPI)",
+        "patient": "Network of this patient",
+        "search": "Search all poses",
+        "nominal": "Nominal view",
+        CURRENT_POSE: "Current pose",
+    },
+    "refine": {
+        "opt": "Optimise (coarse to fine)",
+        "physics": "Optimise, DRRs of a beam",
+        "physics+opt": "DRRs of a beam, then optimise",
+        "sopi+opt": "Learned, then optimise",
+        "sopi": "Learned (SOPI)",
+        "none": "None",
+    },
+    "content": {"auto": "Automatic", "body": "Whole body", "bone": "Bones alone"},
+    "polarity": {"auto": "Detect", "bone-dark": "Bones dark", "bone-bright": "Bones bright"},
 }
 
 
-def _labelled(chosen) -> dict[str, str]:
-    """Names by what a person reads; a method without a label is shown by its name."""
-    return {_LABELS.get(method.name, method.name): method.name for method in chosen}
+def _labelled(setting: str, names) -> dict[str, str]:
+    """Names of a setting by what a person reads."""
+    return {_LABELS[setting].get(name, name): name for name in names}
 
 
-# The network of a patient is trained at the panel: nothing of it is ever installed.
+def _usable(chosen) -> list[str]:
+    """Methods that can be chosen here; the network of a patient is trained here, and never installed."""
+    return [method.name for method in chosen if method.is_installed or method.name == PATIENT]
+
+
+# At the panel the start pose that is given is the current one.
 INITIALISERS = _labelled(
-    method
-    for method in methods.INITIALISERS
-    if (method.is_installed or method.name == PATIENT) and method.name != methods.GIVEN
+    "init", [name for name in _usable(methods.INITIALISERS) if name != GIVEN] + [CURRENT_POSE]
 )
-INITIALISERS |= {"Current pose": CURRENT_POSE}
-METHODS = _labelled(method for method in methods.REFINEMENTS if method.is_installed)
+METHODS = _labelled("refine", _usable(methods.REFINEMENTS))
+CONTENTS = _labelled("content", choices(option("content")))
+POLARITIES = _labelled("polarity", choices(option("polarity")))
 NEEDS_TORCH = {method.name for method in (*methods.INITIALISERS, *methods.REFINEMENTS) if method.needs_torch}
-CONTENTS = {"Automatic": "auto", "Whole body": "body", "Bones alone": "bone"}
-POLARITIES = {"Detect": "auto", "Bones dark": "bone-dark", "Bones bright": "bone-bright"}
 # In the order of the keys 1 to 5.
 OVERLAY_MODES = {
     "DRR edges on the X-ray": "edges",
@@ -44,3 +55,22 @@ OVERLAY_MODES = {
     "Checkerboard": "checkerboard",
     "Blink": "blink",
 }
+
+# The parameters of names, and what each offers.
+OFFERED = {
+    "initialiser": INITIALISERS,
+    "method": METHODS,
+    "content": CONTENTS,
+    "polarity": POLARITIES,
+    "overlayMode": OVERLAY_MODES,
+}
+
+
+def label_of(offered: dict[str, str], name: str) -> str:
+    """What a person reads for a name."""
+    return next(label for label, known in offered.items() if known == name)
+
+
+def name_stored(parameter: str, stored: str) -> str:
+    """The name that a scene holds; former versions stored the label."""
+    return OFFERED[parameter].get(stored, stored)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import qt
 
-from SOPIRegistrationLib.panel.choices import OVERLAY_MODES
 from SOPIRegistrationLib.scene import Overlay, pixels_from_ras
 
 # A curtain that follows the mouse is drawn no more often than this.
@@ -51,7 +50,7 @@ class OverlaySection:
 
     def apply(self, parameters) -> None:
         """Show what the parameter node says."""
-        mode = OVERLAY_MODES[parameters.overlayMode]
+        mode = parameters.overlayMode
         for name, row in _ROWS.items():
             for widget in (getattr(self._ui, row), getattr(self._ui, row + "Label")):
                 widget.visible = name == mode

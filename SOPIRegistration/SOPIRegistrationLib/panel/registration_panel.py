@@ -17,13 +17,15 @@ from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.installed import PATIENT
 from SOPIRegistrationLib.methods import LEARNED_REFINEMENT
+from SOPIRegistrationLib.panel.choice_box import ChoiceBox
 from SOPIRegistrationLib.panel.choices import (
-    CONTENTS,
     CURRENT_POSE,
     INITIALISERS,
     METHODS,
     NEEDS_TORCH,
+    OFFERED,
     OVERLAY_MODES,
+    label_of,
 )
 from SOPIRegistrationLib.panel.geometry_section import GeometrySection, XrayFacts
 from SOPIRegistrationLib.panel.hand_adjustment import HandAdjustment
@@ -79,7 +81,10 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._shown_pose: np.ndarray | None = None
         self._result_T_lps_to_world: np.ndarray | None = None
         self._follows_program = False
-        self._initialiser = next(iter(INITIALISERS))
+        self._initialiser = next(iter(INITIALISERS.values()))
+        self._choices = [
+            ChoiceBox(getattr(ui, f"{name}Combo"), offered, name) for name, offered in OFFERED.items()
+        ]
         self._tips: dict[str, str] = {}
         self._geometry = GeometrySection(ui, self._on_geometry)
         self._xrays = XraysSection(ui, self._look_at, self._on_xrays)
@@ -203,6 +208,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._training.close()
 
     def _on_parameters(self, *_) -> None:
+        for choice in self._choices:
+            choice.show(self._session and self._session.parameters)
         if self._session is None:
             self._update()
             return
@@ -427,7 +434,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._fusion_view.moves_ct = on and self._logic.is_idle
 
     def _on_digit(self, digit: int) -> None:
-        self._session.parameters.overlayMode = list(OVERLAY_MODES)[digit - 1]
+        self._session.parameters.overlayMode = list(OVERLAY_MODES.values())[digit - 1]
 
     def _by_steps(self, step: Callable[[], None]) -> None:
         """Turns of the wheel or keys that follow each other are one gesture."""
@@ -567,8 +574,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def _start(self, initialiser: str | None, refinement: str | None) -> None:
         """Register; None leaves a choice to the panel."""
         p = self._session.parameters
-        init = initialiser or INITIALISERS[p.initialiser]
-        refine = refinement or METHODS[p.method]
+        init = initialiser or p.initialiser
+        refine = refinement or p.method
         if not (self._can_use(init) and self._can_use(refine)):
             self._show_stage("This method needs PyTorch, which is not installed: nothing was started.")
             return
@@ -577,7 +584,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             session = self._session
             weights = self._weights_of_patient(init)
             self._end_gesture()
-            task = session.task(init, refine, CONTENTS[p.content], weights)
+            task = session.task(init, refine, p.content, weights)
             self._undo.changed(session.pose)
             self._logic.register(task)
 
@@ -625,13 +632,14 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             return
         p = self._session.parameters
         chosen, before = p.initialiser, self._initialiser
-        if self._can_use(INITIALISERS[chosen]):
+        if self._can_use(chosen):
             self._initialiser = chosen
             self._show_stage("")
             return
         # What a scene was saved with may need the same.
-        back = next(iter(INITIALISERS)) if INITIALISERS[before] in NEEDS_TORCH else before
+        back = next(iter(INITIALISERS.values())) if before in NEEDS_TORCH else before
         p.initialiser = self._initialiser = back
+        chosen, back = (label_of(INITIALISERS, name) for name in (chosen, back))
         self._show_stage(f"“{chosen}” needs PyTorch, which is not installed: back to “{back}”.")
 
     def _on_demo(self) -> None:
@@ -810,7 +818,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             return
         words, colour = self._result.headline
         geometry = session.case.inputs.geometry
-        about = [words, geometry.camera.name, geometry.view, session.parameters.overlayMode]
+        mode = label_of(OVERLAY_MODES, session.parameters.overlayMode)
+        about = [words, geometry.camera.name, geometry.view, mode]
         rgb = tuple(int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5))
         # Words on a picture are read where they are light.
         rgb = tuple(0.45 + 0.55 * value for value in rgb) if words else (1.0, 1.0, 1.0)

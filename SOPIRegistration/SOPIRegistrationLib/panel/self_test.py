@@ -164,7 +164,7 @@ class SelfTest:
         parameters, least = self._session.parameters, []
         known = parameters.overlayMode
         alone = _contrast(self._middle(XRAY_VIEW))
-        for mode in ("DRR edges on the X-ray", "Two colours", "Curtain", "Checkerboard"):
+        for mode in ("edges", "fusion", "curtain", "checkerboard"):
             parameters.overlayMode = mode
             self._pump(0.1)
             least.append(_contrast(self._middle(FUSION_VIEW)) / alone)

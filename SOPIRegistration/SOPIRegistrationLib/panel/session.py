@@ -23,7 +23,7 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.overlay import fusion_image
 from SOPIRegistrationLib.images.region import region_seen
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
-from SOPIRegistrationLib.panel.choices import CURRENT_POSE, OVERLAY_MODES, POLARITIES
+from SOPIRegistrationLib.panel.choices import CURRENT_POSE
 from SOPIRegistrationLib.registration import RegistrationResult
 from SOPIRegistrationLib.registration.logic import LIVE_PIXELS, Inputs, OtherXray, PreparedCase, Task
 from SOPIRegistrationLib.registration.outputs import result_json
@@ -97,7 +97,7 @@ class Session:
             radiograph=radiograph,
             region=region,
             geometry=geometry.with_default_sod(),
-            polarity=POLARITIES[p.polarity],
+            polarity=p.polarity,
             others=self._read_others(),
             ct_key=self._ct_key(),
             xray_key=self._xray_key(),
@@ -307,7 +307,7 @@ class Session:
         xray = self.case.xray
         drr = self.render(self.pose, max(xray.camera.shape))
         pixels = self.case.inputs.radiograph.pixels
-        p, mode = self.parameters, OVERLAY_MODES[self.parameters.overlayMode]
+        p, mode = self.parameters, self.parameters.overlayMode
         picture = fusion_image(
             pixels,
             drr,

@@ -55,12 +55,44 @@ def project_differentiable(
     name = resolve_backend(name)
     if name == "reference":
         return project_reference(volume, camera, T_lps_to_world, step_mm)
-    image, _ = _Project.apply(_in_camera(T_lps_to_world, camera), volume, camera, step_mm, name)
+    image, _ = _Project.apply(poses_in_camera(T_lps_to_world, camera), volume, camera, step_mm, name)
     return image
 
 
-def _in_camera(T_lps_to_world: torch.Tensor, camera: Camera) -> torch.Tensor:
-    """(B, 4, 4) T_lps_to_camera, differentiable."""
+def project_tensors(
+    volume: ProjectorVolume,
+    camera: Camera,
+    T_lps_to_world: torch.Tensor,
+    step_mm: float | None = None,
+    with_jacobian: bool = False,
+    backend: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Line integrals and their Jacobian as tensors that stay where the poses are; without gradients.
+
+    Args:
+        volume: what to project.
+        camera: intrinsics, image size and extrinsics.
+        T_lps_to_world: (B, 4, 4) rigid poses, mm.
+        step_mm: sampling step along the ray; the smallest voxel edge unless given.
+        with_jacobian: whether the Jacobian is wanted.
+        backend: one of ``projector.BACKENDS``; the volume's own unless given ("auto" follows the poses'
+            device).
+
+    Returns:
+        image (B, rows, columns) and Jacobian (B, 6, rows, columns), float32: the derivative by the twist
+        (w rad, v mm) of ``exp(twist) T_world_to_camera T_lps_to_world``, in the camera frame; None unless
+        wanted.
+    """
+    name = backend or volume.backend
+    if name == "auto" and T_lps_to_world.is_cuda:
+        name = "fused_cuda"
+    step_mm = step_mm or volume.default_step_mm
+    T = poses_in_camera(T_lps_to_world, camera)
+    return _marched(volume, camera, T, step_mm, resolve_backend(name), with_jacobian)
+
+
+def poses_in_camera(T_lps_to_world: torch.Tensor, camera: Camera) -> torch.Tensor:
+    """(B, 4, 4) T_lps_to_camera of poses in the world, differentiable."""
     T_world_to_camera = torch.as_tensor(camera.T_world_to_camera)
     return T_world_to_camera.to(T_lps_to_world) @ T_lps_to_world
 
@@ -86,7 +118,7 @@ def project_reference(
     """
     options = {"dtype": T_lps_to_world.dtype, "device": T_lps_to_world.device}
     support = volume.support
-    T_lps_to_camera = _in_camera(T_lps_to_world, camera)
+    T_lps_to_camera = poses_in_camera(T_lps_to_world, camera)
     if voxels is None:
         padded = torch.as_tensor(volume.voxels, **options)
     else:
@@ -116,20 +148,23 @@ def march_reference(volume, camera_to_padded, K_inverse, shape, step_mm, with_ja
     return columns[0][0].numpy(), torch.stack([tangent for _, tangent in columns], dim=1).numpy()
 
 
+def _marched(volume, camera, T_lps_to_camera, step_mm, backend, with_jacobian):
+    """Image and Jacobian on the poses' device."""
+    T = T_lps_to_camera.detach().double()
+    camera_to_padded = torch.as_tensor(volume.lps_to_padded, device=T.device) @ se3.invert_rigid(T)
+    if backend == "fused_cpu":
+        camera_to_padded = camera_to_padded.cpu().numpy()
+    march = _march_function(backend)
+    images = march(volume, camera_to_padded, camera.K_inverse, camera.shape, step_mm, with_jacobian)
+    return tuple(None if i is None else torch.as_tensor(i, device=T.device) for i in images)
+
+
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx, T_lps_to_camera, volume, camera, step_mm, backend):
-        needs_gradient = ctx.needs_input_grad[0]
-        T = T_lps_to_camera.detach().double()
-        camera_to_padded = torch.as_tensor(volume.lps_to_padded, device=T.device) @ se3.invert_rigid(T)
-        march = _march_function(backend)
-        if backend == "fused_cpu":
-            camera_to_padded = camera_to_padded.cpu().numpy()
-        image, jacobian = march(
-            volume, camera_to_padded, camera.K_inverse, camera.shape, step_mm, needs_gradient
-        )
-        image = torch.as_tensor(image, device=T.device)
-        jacobian = image.new_empty(0) if jacobian is None else torch.as_tensor(jacobian, device=T.device)
+        image, jacobian = _marched(volume, camera, T_lps_to_camera, step_mm, backend, ctx.needs_input_grad[0])
+        if jacobian is None:
+            jacobian = image.new_empty(0)
         ctx.mark_non_differentiable(jacobian)
         ctx.save_for_backward(T_lps_to_camera, jacobian)
         return image, jacobian

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses
-from SOPIRegistrationLib.compare.case import LEAST_SHARE
 from SOPIRegistrationLib.compare.target import Thresholds
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.registration.result import Verdict
@@ -70,8 +69,9 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
     comparison, poses = hypotheses.comparison, hypotheses.T
     case, thresholds = comparison.case, comparison.target.kind.thresholds
     correlations, share = comparison.agreement(poses), float(comparison.share(poses[:1])[0])
+    counts = share if share < case.least_share else 1.0
     findings = [
-        _agreement(correlations[0], share, thresholds),
+        _agreement(correlations[0], counts, thresholds),
         _plausibility(case, poses[0]),
         _rivals(case, poses, correlations),
         _elsewhere(correlations[0], hypotheses.rival, correlations[0] - thresholds.accept, timed_out),
@@ -83,10 +83,10 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
 
 
 def _agreement(correlation: float, share: float, thresholds: Thresholds) -> Finding:
-    """How well the images agree."""
+    """How well the images agree; with the share of the X-ray that was compared, where that is little."""
     figure = f"structural correlation {correlation:.3f}"
-    if share < LEAST_SHARE:
-        figure += f" over the {share:.0%} of the X-ray that could be compared"
+    if share < 1:
+        figure += f", with {share:.0%} of the X-ray compared"
     if not np.isfinite(correlation) or correlation < thresholds.review:
         return "reject", f"the images do not agree: {figure}, below {thresholds.review}"
     if correlation < thresholds.accept:

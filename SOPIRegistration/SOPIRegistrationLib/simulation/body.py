@@ -127,7 +127,14 @@ class Habitus:
         )
 
 
-def paint_trunk(grid: Grid, spine: Spine, habitus: Habitus, size_mm, rng: np.random.Generator) -> np.ndarray:
+def paint_trunk(
+    grid: Grid,
+    spine: Spine,
+    habitus: Habitus,
+    size_mm,
+    rng: np.random.Generator,
+    contrast_hu: float | None = None,
+) -> np.ndarray:
     """HU (k, j, i) float32 of everything but bone.
 
     Args:
@@ -136,6 +143,7 @@ def paint_trunk(grid: Grid, spine: Spine, habitus: Habitus, size_mm, rng: np.ran
         habitus: size of the trunk.
         size_mm: (x, y, z) extent of the grid, over which textures are drawn.
         rng: source of everything drawn.
+        contrast_hu: of the agent that fills the colon; None for none.
     """
     ripple = SmoothField(rng, size_mm, 60).on(grid)
     depth = habitus.depth_under_skin(grid) + np.float32(1.5) * ripple
@@ -151,7 +159,7 @@ def paint_trunk(grid: Grid, spine: Spine, habitus: Habitus, size_mm, rng: np.ran
     abdomen = _Canvas(grid, hu, cavity)
     _paint_small_bowel(abdomen, spine, habitus, rng)
     _paint_organs(abdomen, spine, habitus, rng)
-    _paint_colon(abdomen, spine, habitus, size_mm, rng)
+    _paint_colon(abdomen, spine, habitus, size_mm, rng, contrast_hu)
     trunk = _Canvas(grid, hu, inner)
     _paint_muscles(trunk, spine, habitus)
     _paint_vessels(trunk, spine, rng)
@@ -304,7 +312,14 @@ def _paint_organs(canvas: _Canvas, spine: Spine, habitus: Habitus, rng: np.rando
         canvas.paint(kidney, lambda part, distance: np.where(distance > -13, np.float32(36), np.float32(5)))
 
 
-def _paint_colon(canvas: _Canvas, spine: Spine, habitus: Habitus, size_mm, rng: np.random.Generator) -> None:
+def _paint_colon(
+    canvas: _Canvas,
+    spine: Spine,
+    habitus: Habitus,
+    size_mm,
+    rng: np.random.Generator,
+    contrast_hu: float | None,
+) -> None:
     """Ascending, transverse, descending colon and stomach: walls around froth, with pockets of gas on top."""
     width, front, z3, y3 = _cavity_size(spine, habitus)
     flank = y3 - 8
@@ -320,6 +335,8 @@ def _paint_colon(canvas: _Canvas, spine: Spine, habitus: Habitus, size_mm, rng: 
     def stool(gas_share):
         def value(part, distance):
             paste = 30 - 700 * np.clip(froth.on(part) - np.float32(1.8 - 2 * gas_share), 0, 1)
+            if contrast_hu is not None:
+                paste = contrast_hu * (1 + np.float32(0.2) * lumps.on(part)) + 0.1 * paste
             return np.where(distance > -2.5, np.float32(45), paste)
 
         return value

@@ -106,7 +106,7 @@ class Rod:
     Attributes:
         a, b: (3,) ends of the axis, mm.
         radii_a, radii_b: half-widths (across, along ``flat``) at either end, mm.
-        flat: (3,) direction of the second half-width; made perpendicular to the axis.
+        flat: (3,) direction of the second half-width; made perpendicular to the axis, any such if along it.
     """
 
     a: np.ndarray
@@ -142,6 +142,8 @@ class Rod:
         length = np.float32(np.linalg.norm(axis))
         w = axis / length
         v = np.subtract(self.flat, np.dot(self.flat, w) * w)
+        if np.linalg.norm(v) < 1e-6 * np.linalg.norm(self.flat):
+            v = np.cross(w, np.roll(np.sign(w) * (np.abs(w) == np.abs(w).max()), 1))
         v /= np.linalg.norm(v)
         u = np.cross(v, w)
         x, y, z = (c - np.float32(start) for c, start in zip(grid.coordinates, self.a, strict=True))

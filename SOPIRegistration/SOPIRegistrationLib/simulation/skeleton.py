@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
@@ -109,20 +111,36 @@ def sacrum_shape(grid: Grid, spine: Spine, rng: np.random.Generator) -> BoneShap
     return shape
 
 
-def ilium_shape(grid: Grid, spine: Spine, side: int, rng: np.random.Generator) -> BoneShape:
-    """One iliac wing down to above the hip joint; side -1 right, +1 left."""
+def pelvis_frame(spine: Spine, side: int, rng: np.random.Generator) -> Frame:
+    """Frame of one side of the pelvis, -1 right, +1 left: outwards, back, up from amid the S1 endplate."""
     # The pelvis turns with the sacrum, but only in part: slopes also differ by its shape.
     tilt = 0.5 * (np.arccos(spine.sacrum.R[2, 2]) - np.deg2rad(38))
     R = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
-    pelvis = Frame(R * [rng.normal(1, 0.03), 1, 1], spine.sacrum.origin_mm, spine.scale).side(side)
+    return Frame(R * [rng.normal(1, 0.03), 1, 1], spine.sacrum.origin_mm, spine.scale).side(side)
+
+
+def ilium_shape(grid: Grid, spine: Spine, pelvis: Frame, below: Sequence[Rod] = ()) -> BoneShape:
+    """One iliac wing down to above the hip joint.
+
+    Args:
+        grid: where to make it.
+        spine: whose sacrum it stands beside.
+        pelvis: of its side, see :func:`pelvis_frame`.
+        below: pieces of the hip bone below the wing, in that frame, mm before scaling.
+    """
 
     def refined(values):
         return PchipInterpolator(np.arange(len(values)), values)(np.linspace(0, len(values) - 1, 24))
 
     crest, root, thickness = refined(_CREST), refined(_ROOT), refined(_CREST_THICKNESS)
+    lower = [piece.placed(pelvis) for piece in below]
     corners = pelvis.points(np.concatenate([crest, root]))
-    shape = BoneShape(grid, corners.min(axis=0) - 12, corners.max(axis=0) + 12)
+    bounds = np.array([piece.bounds(4) for piece in lower] or np.empty((0, 2, 3)))
+    corners = np.concatenate([corners - 12, corners + 12, bounds.reshape(-1, 3)])
+    shape = BoneShape(grid, corners.min(axis=0), corners.max(axis=0))
     cortex = spine.quality.cortex
+    for piece in lower:
+        shape.add(piece, 1.2 * cortex, 8.0)
     along = np.gradient(crest, axis=0)
     for n, (rim, foot) in enumerate(zip(crest, root, strict=True)):
         middle = 0.5 * (rim + foot) - np.array([7, 0, 0])  # hollow towards the pelvis

@@ -260,8 +260,13 @@ class Spine:
         return np.stack([x + self.scale * np.asarray(left), y + self.scale * np.asarray(back), z], axis=-1)
 
 
-def random_spine(rng: np.random.Generator) -> Spine:
-    """Draw a spine with L3 at the origin: size, density, degeneration, curves, and every vertebra."""
+def random_spine(rng: np.random.Generator, more_bent: float = 1.0) -> Spine:
+    """Draw a spine with L3 at the origin: size, density, degeneration, curves, and every vertebra.
+
+    Args:
+        rng: source of everything drawn.
+        more_bent: factor on its scoliosis, 1 for what most people have.
+    """
     count = len(LEVELS)
     scale = float(np.clip(rng.normal(1.0, 0.06), 0.86, 1.14))
     quality = BoneQuality.random(rng)
@@ -283,7 +288,7 @@ def random_spine(rng: np.random.Generator) -> Spine:
     disc_wedges = disc_wedges * lordosis + np.deg2rad(rng.normal(0, 0.8, count))
 
     # Scoliosis: tilts that change sign about an apex, where the vertebrae turn into the convexity.
-    bend = np.deg2rad(rng.normal(0, 3.5 if rng.random() < 0.3 else 1.0))
+    bend = more_bent * np.deg2rad(rng.normal(0, 3.5 if rng.random() < 0.3 else 1.0))
     from_apex = np.arange(count) - rng.uniform(5, 9)
     tilts = bend * np.cos(from_apex / 3.0) + np.deg2rad(rng.normal(0, 0.5, count))
     turns = -2.2 * bend * np.exp(-((from_apex / 2.5) ** 2)) + np.deg2rad(rng.normal(0, 1.2, count))

@@ -16,6 +16,8 @@ from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.simulation.fields import BoneShape, Frame, Grid, Rod, SmoothField, chain
 
 _AIR_HU = -1000.0
+# Numbers of bones end here: 255 stands for what is no single bone.
+_MOST_BONES = 254
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,11 @@ class Structures:
 
     Attributes:
         ct: float32 HU.
-        bone: bool mask on the same grid.
+        labels: uint8 on the same grid: 0 not bone, each bone its own number.
     """
 
     ct: Volume
-    bone: Volume
+    labels: Volume
 
 
 def random_structures(
@@ -44,7 +46,8 @@ def random_structures(
     rng = np.random.default_rng(seed)
     grid = Grid.centred(size_mm, spacing_mm)
     hu, depth = _soft_tissue(grid, np.array(size_mm), rng)
-    bone = np.zeros(grid.shape, bool)
+    labels = np.zeros(grid.shape, np.uint8)
+    count = 0
     texture = SmoothField(rng, size_mm, rng.uniform(6, 20)).on(grid)
     families = rng.choice(len(_FAMILIES), rng.integers(2, 5), replace=False)
     for family in families:
@@ -57,12 +60,13 @@ def random_structures(
             filling = marrow * (1 + np.float32(0.3) * texture[shape.box])
             region += grid.coverage(shape.marrow) * (filling - cortical)
             # Bones in the air around the body are as good as others, but seldom.
-            bone[shape.box] |= shape.outer < 0
+            count = min(count + 1, _MOST_BONES)
+            labels[shape.box][shape.outer < 0] = count
     hu += rng.normal(0, 12, grid.shape).astype(np.float32) * (depth < 0)
     index_to_lps = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     index_to_lps[:3, 3] = grid.x[0], grid.y[0], grid.z[0]
     name = f"structures {seed}"
-    return Structures(Volume(hu.astype(np.float32), index_to_lps, name), Volume(bone, index_to_lps, name))
+    return Structures(Volume(hu.astype(np.float32), index_to_lps, name), Volume(labels, index_to_lps, name))
 
 
 def _soft_tissue(grid: Grid, size: np.ndarray, rng) -> tuple[np.ndarray, np.ndarray]:

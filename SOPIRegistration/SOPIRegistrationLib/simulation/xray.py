@@ -11,7 +11,7 @@ from scipy.interpolate import PchipInterpolator
 from SOPIRegistrationLib.images.radiograph import Radiograph
 
 # What a closed collimator lets through, as a fraction of the open beam.
-_LEAKAGE = 0.004
+LEAKAGE = 0.004
 # A pixel whose line integral through metal exceeds this counts as metal.
 _METAL_LINE_INTEGRAL = 0.05
 # Linear attenuation at about 70 keV, 1/mm.
@@ -223,7 +223,7 @@ def simulate_xray(
     if d.collimation is not None:
         opening = d.collimation.opening(shape)
         valid = opening == 1
-        intensity *= _LEAKAGE + (1 - _LEAKAGE) * opening
+        intensity *= LEAKAGE + (1 - LEAKAGE) * opening
     if d.scatter_to_primary > 0:
         intensity += np.float32(d.scatter_to_primary) * _blurred(intensity, d.scatter_width * shape[1])
     if d.blur_px > 0:

@@ -147,17 +147,16 @@ class EmbeddingTask:
 
 def rendered(pairs: Pairs, T_lps_to_camera: torch.Tensor, with_jacobian: bool = True) -> MovingImages:
     """DRRs from the pairs' CTs at poses (B, 4, 4), on the poses' device; their Jacobians if asked for."""
-    poses = T_lps_to_camera.cpu().numpy()
+    T = T_lps_to_camera
     parts = [
         moving_images(
-            *(patient.ct_body, patient.ct_bone, camera, poses[images], frame.centre_lps_mm, with_jacobian)
+            *(patient.ct_body, patient.ct_bone, camera, T[images], frame.centre_lps_mm, with_jacobian)
         )
         for patient, camera, frame, images in zip(
             pairs.patients, pairs.cameras, pairs.frames, pairs.slices, strict=True
         )
     ]
-    images = MovingImages(*(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True)))
-    return images.to(T_lps_to_camera.device)
+    return MovingImages(*(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True)))
 
 
 def geodesic_direction(

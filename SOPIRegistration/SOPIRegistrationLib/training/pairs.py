@@ -1,26 +1,32 @@
-"""X-rays of patients at known poses, rendered and degraded anew for every step."""
+"""X-rays of patients at known poses, rendered and degraded anew for every step, where the training runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, PoseFrame
-from SOPIRegistrationLib.images.radiograph_preparation import attenuation_of_pixels
+from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, PoseFrame, nominal_view
 from SOPIRegistrationLib.networks.comparing import Drrs, drrs_to_compare
-from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.simulation.xray import random_degradation, simulate_xray
+from SOPIRegistrationLib.projector.autograd import project_tensors
+from SOPIRegistrationLib.simulation.xray import random_degradation
+from SOPIRegistrationLib.simulation.xray_batch import attenuation_of_stored, simulate_xrays
 from SOPIRegistrationLib.training.patients import Patient
 
 # Standard deviations of theta (rx, ry, rz deg; tx, ty, tz mm), somewhat beyond the ``wide`` protocol.
 POSE_DEVIATION = np.array([22.0, 22.0, 22.0, 32.0, 24.0, 105.0])
 # Of starts that are not at the nominal view: standard deviation about each axis, deg.
 _START_TURN_DEG = 11.0
+# Of shifts that may be anything up to this share of the image's width: more, and little is left to compare.
+_FURTHEST_SHIFT = 0.45
+# A centre that lies anywhere is the middle of the bones within at most so many mm.
+_AROUND_MM = 80.0
+# Share of an X-ray's pixels that must be valid.
+_LEAST_VALID = 0.05
 # Nearer than this share of the source-object distance the patient would be in the source's housing.
 _NEAREST = 0.55
 
@@ -64,21 +70,16 @@ class Pairs:
         """Of each group, which X-rays of the batch it has."""
         return [slice(n * self.group, (n + 1) * self.group) for n in range(len(self.patients))]
 
-    def to(self, device: torch.device) -> Pairs:
-        """The same pairs with their tensors on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Pairs(**{n: v.to(device) if isinstance(v, torch.Tensor) else v for n, v in moved.items()})
-
     def project(self, T_lps_to_camera: torch.Tensor) -> Drrs:
-        """DRRs from the patients' CTs at poses (B, 4, 4)."""
-        poses = T_lps_to_camera.cpu().numpy()
+        """DRRs from the patients' CTs at poses (B, 4, 4), on the poses' device."""
+        T = T_lps_to_camera
         parts = [
-            drrs_to_compare(patient.ct_body, patient.ct_bone, camera, poses[images], frame.centre_lps_mm)
+            drrs_to_compare(patient.ct_body, patient.ct_bone, camera, T[images], frame.centre_lps_mm)
             for patient, camera, frame, images in zip(
                 self.patients, self.cameras, self.frames, self.slices, strict=True
             )
         ]
-        return Drrs(*(torch.cat(images).to(T_lps_to_camera.device) for images in zip(*parts, strict=True)))
+        return Drrs(*(torch.cat(images) for images in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,9 @@ class PairOptions:
             the rotation centre in camera axes (deg, mm), times a factor log-uniform from 0.03 to 1.
         misjudged: how far the cameras are not what the registration is told (see :func:`misjudged`).
         starts: of each X-ray.
+        elsewhere: share of groups that are centred anywhere along the CT's bones; others near their middle.
+        rolled: share of groups whose nominal view is turned about the central ray by any angle.
+        shifted: share of X-rays whose centre lies anywhere in the image; the others near the image's middle.
     """
 
     pixels: int
@@ -106,10 +110,17 @@ class PairOptions:
     start_deviation: tuple[float, ...] | None = None
     misjudged: float = 1.0
     starts: int = 1
+    elsewhere: float = 0.0
+    rolled: float = 0.0
+    shifted: float = 0.0
 
 
 def draw_pairs(
-    patients: Sequence[Patient], group: int, options: PairOptions, rng: np.random.Generator
+    patients: Sequence[Patient],
+    group: int,
+    options: PairOptions,
+    rng: np.random.Generator,
+    device: torch.device | str = "cpu",
 ) -> Pairs:
     """X-rays of each patient with a random C-arm at random poses.
 
@@ -118,33 +129,31 @@ def draw_pairs(
         group: different X-rays of each.
         options: what X-rays.
         rng: source of everything random.
+        device: where the images are made, and all else is put.
     """
-    columns: dict[str, list] = {
-        name: [] for name in ("image", "valid", "K", "T_true", "T_start", "T_nominal")
-    }
-    centres, cameras, frames = [], [], []
+    columns: dict[str, list] = {name: [] for name in ("K", "T_true", "T_start", "T_nominal", "centre_lps_mm")}
+    line_integrals, strengths, cameras, frames = [], [], [], []
     for patient in patients:
         camera, frame = _random_geometry(patient, options, rng)
-        theta = _random_theta(frame, group, rng)
+        theta = _random_theta(frame, camera, group, options, rng)
         T_true = frame.T_from_theta(theta)
-        line_integrals = _line_integrals(patient, misjudged(camera, rng, options.misjudged), T_true, rng)
-        for image in line_integrals:
-            xray, valid = seen(image, rng, options.strength * rng.uniform(0, 1) ** 1.5)
-            columns["image"] += [xray] * options.starts
-            columns["valid"] += [valid] * options.starts
+        really = misjudged(camera, rng, options.misjudged)
+        line_integrals.append(_line_integrals(patient, really, torch.from_numpy(T_true).to(device), rng))
+        strengths += list(options.strength * rng.uniform(0, 1, group) ** 1.5)
         theta, T_true = (np.repeat(array, options.starts, axis=0) for array in (theta, T_true))
         columns["K"].append(np.repeat(camera.K[None], len(theta), axis=0))
         columns["T_true"].append(T_true)
         columns["T_start"].append(_random_starts(frame, theta, options, rng))
         columns["T_nominal"].append(np.repeat(frame.T_nominal[None], len(theta), axis=0))
-        centres.append(np.repeat(patient.centre_lps_mm[None], len(theta), axis=0))
+        columns["centre_lps_mm"].append(np.repeat(frame.centre_lps_mm[None], len(theta), axis=0))
         cameras.append(camera)
         frames.append(frame)
-    tensors = {name: torch.from_numpy(np.stack(columns.pop(name))) for name in ("image", "valid")}
-    tensors |= {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
+    image, valid = seen(torch.cat(line_integrals), strengths, rng)
+    tensors = {name: torch.from_numpy(np.concatenate(parts)).to(device) for name, parts in columns.items()}
     return Pairs(
+        image.repeat_interleave(options.starts, dim=0),
+        valid.repeat_interleave(options.starts, dim=0),
         **tensors,
-        centre_lps_mm=torch.from_numpy(np.concatenate(centres)),
         patients=patients,
         cameras=cameras,
         frames=frames,
@@ -170,12 +179,28 @@ def _random_geometry(patient: Patient, options: PairOptions, rng) -> tuple[Camer
         pixels,
         principal_point_px=(middle + shift[0], middle + shift[1]),
     )
-    return camera, PoseFrame(patient.centre_lps_mm, sod_mm, str(rng.choice(options.views)))
+    view = str(rng.choice(options.views))
+    centre_lps_mm, rotation = patient.centre_lps_mm, nominal_view(view)
+    if rng.random() < options.elsewhere:
+        centre_lps_mm = _any_centre(patient, rng)
+    if rng.random() < options.rolled:
+        rotation = se3.exp_so3(np.array([0, 0, rng.uniform(-np.pi, np.pi)])) @ rotation
+    return camera, PoseFrame(centre_lps_mm, sod_mm, view, rotation)
 
 
-def _random_theta(frame: PoseFrame, count: int, rng) -> np.ndarray:
+def _any_centre(patient: Patient, rng) -> np.ndarray:
+    """Middle of the CT's bones, a few or many, about any of their points."""
+    places = patient.places_lps_mm
+    away = np.linalg.norm(places - places[rng.integers(len(places))], axis=1)
+    return places[away <= rng.uniform(0, _AROUND_MM)].mean(axis=0) + rng.normal(0, 4, 3)
+
+
+def _random_theta(frame: PoseFrame, camera: Camera, count: int, options: PairOptions, rng) -> np.ndarray:
     theta = rng.normal(size=(count, 6)) * POSE_DEVIATION
     theta[:, :3] = np.deg2rad(theta[:, :3])
+    furthest_mm = _FURTHEST_SHIFT * camera.width * frame.sod_mm / camera.K[0, 0]
+    anywhere = rng.random((count, 1)) < options.shifted
+    theta[:, 3:5] = np.where(anywhere, rng.uniform(-furthest_mm, furthest_mm, (count, 2)), theta[:, 3:5])
     theta[:, 5] = np.maximum(theta[:, 5], (_NEAREST - 1) * frame.sod_mm)
     return theta
 
@@ -206,15 +231,15 @@ def misjudged(camera: Camera, rng, degree: float = 1.0) -> Camera:
     return replace(camera, K=K)
 
 
-def _line_integrals(patient: Patient, camera: Camera, T_lps_to_camera, rng) -> np.ndarray:
-    bone = project(patient.bone, camera, T_lps_to_camera)
+def _line_integrals(patient: Patient, camera: Camera, T_lps_to_camera: torch.Tensor, rng) -> torch.Tensor:
+    bone, _ = project_tensors(patient.bone, camera, T_lps_to_camera)
     if patient.body is patient.bone:
         return bone
-    body = project(patient.body, camera, T_lps_to_camera, step_mm=2 * patient.body.default_step_mm)
+    body, _ = project_tensors(patient.body, camera, T_lps_to_camera, 2 * patient.body.default_step_mm)
     return through_tissue(body, bone, rng)
 
 
-def through_tissue(body: np.ndarray, bone: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def through_tissue(body: torch.Tensor, bone: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Line integrals of a body with bones, by a random beam: softer ones show more of the bones.
 
     Args:
@@ -222,16 +247,27 @@ def through_tissue(body: np.ndarray, bone: np.ndarray, rng: np.random.Generator)
         bone: line integrals through the bones.
         rng: source of the beam.
     """
-    return body + np.float32(rng.uniform(-0.1, 0.6)) * bone
+    return body + rng.uniform(-0.1, 0.6) * bone
 
 
-def seen(line_integrals: np.ndarray, rng, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """The X-ray as preparation hands it over, and its valid pixels."""
-    degradation = random_degradation(rng, strength)
-    xray = simulate_xray(line_integrals, degradation, rng)
-    valid = xray.valid if xray.valid.mean() > 0.05 else np.ones_like(xray.valid)
-    pixels = xray.image.astype(np.float32)
-    integer = xray.image.dtype.kind in "ui"
-    return attenuation_of_pixels(pixels, valid, degradation.bone_dark, False, integer).astype(
-        np.float32
-    ), valid
+def seen(
+    line_integrals: torch.Tensor, strengths: Sequence[float], rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """X-rays as preparation hands them over, and their valid pixels; on the line integrals' device.
+
+    Args:
+        line_integrals: (B, N, N).
+        strengths: of the degradation of each.
+        rng: source of the degradations, and of the seed of the quanta.
+
+    Returns:
+        image (B, N, N) float32, bone bright, any curve; valid (B, N, N) bool.
+    """
+    degradations = [random_degradation(rng, strength) for strength in strengths]
+    quanta = torch.Generator(line_integrals.device).manual_seed(int(rng.integers(2**62)))
+    xrays = simulate_xrays(
+        line_integrals, degradations, lambda expected: torch.poisson(expected, generator=quanta)
+    )
+    # Of an X-ray that is hardly exposed anywhere, everything counts.
+    valid = xrays.valid | (xrays.valid.float().mean(dim=(1, 2), keepdim=True) <= _LEAST_VALID)
+    return attenuation_of_stored(xrays._replace(valid=valid), degradations), valid

@@ -8,8 +8,7 @@ none is learned by heart.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -30,11 +28,10 @@ from SOPIRegistrationLib.networks.image_channels import fixed_channels, standard
 from SOPIRegistrationLib.networks.patient import PatientConfig, PatientNetwork, PatientOutput
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.subject import Subject
-from SOPIRegistrationLib.training.muon import Muon
 from SOPIRegistrationLib.training.pairs import misjudged, seen, through_tissue
+from SOPIRegistrationLib.training.placement import OneDevice, Placement
 from SOPIRegistrationLib.training.pose_loss import geodesic_pose_loss, pose_errors
-from SOPIRegistrationLib.training.precision import has_bfloat16
-from SOPIRegistrationLib.training.records import ERROR_COLUMNS, Records, cosine_rate, error_figures, score
+from SOPIRegistrationLib.training.trainer import LoopSettings, Progress, Trainer
 
 # "body": X-rays show all of the CT. "bone": its bones alone. "part": its bones among others that it does not
 # show, as of a segmented bone. "auto": "part" for a segmented bone, else "body".
@@ -43,7 +40,6 @@ CONTENTS = ("auto", "body", "bone", "part")
 # parameter weighted by how much it moves the projected bones at that pose, after Grimm et al., IEEE TMI
 # 40(9), 2021.
 LOSSES = ("correction", "geodesic", "pose-dependent")
-LOG_COLUMNS = ("step", "seconds", "drrs", "loss", "learning_rate", *ERROR_COLUMNS)
 
 # Standard deviations of rx, ry, rz (deg), of tx and ty as shares of the field of view's width at the rotation
 # centre, and of tz as a share of its distance from the source: somewhat beyond the ``wide`` protocol.
@@ -52,8 +48,6 @@ _TURN_DEG, _SHIFTS, _DEPTH = 22.0, (0.22, 0.17), 0.15
 # share of its usual distance.
 _FURTHEST, _NEAREST = 0.6, 0.55
 _POOL_BYTES = 400_000_000
-_WARM_UP_STEPS = 100
-_WEIGHT_DECAY = 0.01
 # Of the regularised autoencoder (Ghosh et al., *From Variational to Deterministic Autoencoders*, ICLR 2020).
 _RESTORATION_WEIGHT, _FEATURE_WEIGHT = 0.1, 1e-3
 _WEIGHT_POINTS = 64
@@ -61,12 +55,10 @@ _RENDERED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class PatientTrainingSettings:
+class PatientTrainingSettings(LoopSettings):
     """How to train.
 
     Attributes:
-        budget_seconds: of training, those of runs before included.
-        steps: batches after which training ends before that; None for no limit.
         batch: X-rays of a step.
         first_drrs: DRRs made before the first step.
         new_drrs: DRRs added in each step; 0 for a set that stays as it is.
@@ -75,16 +67,12 @@ class PatientTrainingSettings:
         content: one of ``CONTENTS``.
         strength: largest of the X-rays' degradations.
         loss: one of ``LOSSES``.
-        learning_rate: of :class:`Muon`, the highest; falls to a hundredth along a cosine.
-        averaging: decay of the moving average of the weights that is validated and kept.
         validation_poses: X-rays at poses that are never trained on.
-        validate_seconds: how often they are looked at.
-        checkpoint_seconds: how often the state is saved.
-        seed: of everything random.
     """
 
-    budget_seconds: float = 600.0
-    steps: int | None = None
+    budget_seconds: float | None = 600.0
+    validate_seconds: float | None = 15.0
+    checkpoint_seconds: float = 30.0
     batch: int = 32
     first_drrs: int = 512
     new_drrs: int = 8
@@ -92,12 +80,7 @@ class PatientTrainingSettings:
     content: str = "auto"
     strength: float = 1.0
     loss: str = "correction"
-    learning_rate: float = 0.02
-    averaging: float = 0.995
     validation_poses: int = 128
-    validate_seconds: float = 15.0
-    checkpoint_seconds: float = 30.0
-    seed: int = 0
 
     def __post_init__(self):
         if self.content not in CONTENTS:
@@ -108,39 +91,6 @@ class PatientTrainingSettings:
             raise InputError(f"the budget must be above 0 minutes, not {self.budget_seconds / 60:g}")
         if self.deviation is not None and (len(self.deviation) != 6 or min(self.deviation) < 0):
             raise InputError("the range of poses must be six numbers, 0 or above: deg, deg, deg, mm, mm, mm")
-
-
-class Progress(NamedTuple):
-    """How far a training is.
-
-    Attributes:
-        fraction: of the budget used.
-        step: batches so far.
-        seconds_left: of the budget.
-        row: of the log, where the held-out poses were just looked at; else None.
-    """
-
-    fraction: float
-    step: int
-    seconds_left: float
-    row: dict[str, float] | None
-
-
-@dataclass(frozen=True)
-class TrainedPatient:
-    """How a training went.
-
-    Attributes:
-        network: the averaged weights where they did best on the held-out poses.
-        figures: row of the log there.
-        log: rows of ``LOG_COLUMNS``.
-        stopped: whether it was stopped before its budget was used.
-    """
-
-    network: PatientNetwork
-    figures: dict[str, float]
-    log: list[dict[str, float]]
-    stopped: bool
 
 
 def configured(
@@ -241,15 +191,14 @@ class PatientXrays:
         chosen = (
             rng.permutation(len(self._T))[:count] if self._exact else rng.integers(len(self._T), size=count)
         )
-        images, valids = [], []
-        for drrs in self._drrs[chosen]:
-            most = self._strength * rng.uniform() ** 1.5 if strength is None else strength
-            image, valid = seen(self._shown(drrs.astype(np.float32)), rng, most)
-            images.append(image)
-            valids.append(valid)
-        clean = self._drrs[chosen, 0].astype(np.float32)
-        T_true = torch.from_numpy(self._T[chosen])
-        return Xrays(*map(torch.from_numpy, (np.stack(images), np.stack(valids), clean)), T_true)
+        drrs = self._drrs[chosen].astype(np.float32)
+        shown = torch.from_numpy(np.stack([self._shown(images) for images in drrs]))
+        strengths = (
+            self._strength * rng.uniform(size=count) ** 1.5 if strength is None else [strength] * count
+        )
+        image, valid = seen(shown, strengths[: len(drrs)], rng)
+        clean, T_true = torch.from_numpy(np.ascontiguousarray(drrs[:, 0])), torch.from_numpy(self._T[chosen])
+        return Xrays(image, valid, clean, T_true)
 
     def _shown(self, drrs: np.ndarray) -> np.ndarray:
         """Line integrals of what an X-ray shows."""
@@ -362,8 +311,89 @@ class PatientLoss:
         return motion.norm(dim=-1).mean(dim=-1)
 
 
-class PatientTrainer:
-    """Trains a network for a patient.
+class PatientTraining:
+    """A task (``trainer.Task``) whose batches are X-rays of one patient.
+
+    Args:
+        ct: the patient.
+        config: the network, its camera and reference pose (:func:`configured`).
+        settings: how.
+    """
+
+    columns, counter = (), "drrs"
+
+    def __init__(self, ct: PreparedCT, config: PatientConfig, settings: PatientTrainingSettings):
+        self.config, self.measured_on = config, {}
+        self._ct, self._settings = ct, settings
+        self._loss = PatientLoss(config, ct.surface_points_lps_mm, settings.loss)
+        self._maker: ThreadPoolExecutor | None = None
+
+    @property
+    def count(self) -> int:
+        """DRRs made."""
+        return self._training.made
+
+    def prepare(self, placement: Placement, step: int, say: Callable[[str], None]) -> None:
+        """Make the first DRRs, and X-rays at held-out poses."""
+        settings = self._settings
+        self._device = placement.device
+        backend = "fused_cuda" if self._device.type == "cuda" else None
+        self._training, validation = (
+            PatientXrays(self._ct, self.config, settings, seeds, exact, backend)
+            for seeds, exact in (([settings.seed, 0, step], False), ([settings.seed, 1], True))
+        )
+        validation.add(settings.validation_poses)
+        self._held_out = validation.draw(settings.validation_poses, 0.5 * settings.strength).to(self._device)
+        self._training.add(settings.first_drrs)
+        # The next batch is made while the network learns from this one.
+        self._maker = ThreadPoolExecutor(1)
+        self._coming = self._maker.submit(self._next_batch)
+
+    def losses(self, network: nn.Module) -> Iterator[torch.Tensor]:
+        """The loss of a batch."""
+        xrays, self._coming = self._coming.result(), self._maker.submit(self._next_batch)
+        xrays = xrays.to(self._device)
+        channels = fixed_channels(xrays.image, xrays.valid).contiguous(memory_format=torch.channels_last)
+        yield self._loss(network.module, network(channels), xrays)
+
+    def figures(self) -> dict[str, float]:
+        """None of its own."""
+        return {}
+
+    @torch.no_grad()
+    def errors(self, network: nn.Module) -> np.ndarray:
+        """Errors on the held-out poses."""
+        held_out = self._held_out
+        parts = zip(held_out.image.split(64), held_out.valid.split(64), strict=True)
+        values = torch.cat([network(fixed_channels(*part)).values for part in parts])
+        centre = network.centre_lps_mm.expand(len(values), 3)
+        return pose_errors(network.poses(values), held_out.T_true, centre).cpu().numpy()
+
+    def refusal(self, different: Sequence[str]) -> str:
+        """Another CT, or another C-arm."""
+        what = "CT" if "ct_identity" in different else "C-arm, view or network"
+        return f"the training of another {what}: give another --out"
+
+    def close(self) -> None:
+        """End the making of batches."""
+        if self._maker is not None:
+            self._maker.shutdown(cancel_futures=True)
+
+    def _next_batch(self) -> Xrays:
+        if self._settings.new_drrs:
+            self._training.add(self._settings.new_drrs)
+        return self._training.draw(self._settings.batch)
+
+
+def patient_trainer(
+    ct: PreparedCT,
+    config: PatientConfig,
+    settings: PatientTrainingSettings,
+    out: Path,
+    device: torch.device,
+    report: Callable[[Progress], bool | None],
+) -> Trainer:
+    """A trainer of a network for a patient.
 
     Args:
         ct: the patient.
@@ -376,159 +406,10 @@ class PatientTrainer:
     Raises:
         InputError: the checkpoint is of another network, patient or C-arm.
     """
-
-    def __init__(
-        self,
-        ct: PreparedCT,
-        config: PatientConfig,
-        settings: PatientTrainingSettings,
-        out: Path,
-        device: torch.device,
-        report: Callable[[Progress], bool | None],
-    ):
-        torch.manual_seed(settings.seed)
-        self._ct, self._config, self._settings = ct, config, settings
-        self._device, self._report = device, report
-        self._half = device.type == "cuda" or has_bfloat16()
-        self._network = PatientNetwork(config).to(device, memory_format=torch.channels_last)
-        average = _moving_average(settings.averaging)
-        self._average = AveragedModel(self._network, device, multi_avg_fn=average, use_buffers=True)
-        self._optimizer = Muon(
-            self._network,
-            settings.learning_rate,
-            weight_decay=_WEIGHT_DECAY,
-            precision=torch.bfloat16 if self._half else torch.float32,
-        )
-        self._loss = PatientLoss(config, ct.surface_points_lps_mm, settings.loss)
-        self._state = {"step": 0, "seconds": 0.0, "drrs": 0, "best": float("inf")}
-        parts = {"network": self._network, "average": self._average, "optimizer": self._optimizer}
-        self._records = Records(out, LOG_COLUMNS, parts, config)
-        self._resume()
-
-    def run(self) -> TrainedPatient:
-        """Train until the budget is used; Ctrl-C ends it as a stop does."""
-        began = time.monotonic() - self._state["seconds"]
-        stopped = False
-        if not self._is_done:
-            backend = "fused_cuda" if self._device.type == "cuda" else None
-            seed, step = self._settings.seed, self._state["step"]
-            training, validation = (
-                PatientXrays(self._ct, self._config, self._settings, seeds, exact, backend)
-                for seeds, exact in (([seed, 0, step], False), ([seed, 1], True))
-            )
-            validation.add(self._settings.validation_poses)
-            held_out = validation.draw(self._settings.validation_poses, 0.5 * self._settings.strength)
-            training.add(self._settings.first_drrs)
-            try:
-                stopped = self._loop(training, held_out.to(self._device), began)
-            except KeyboardInterrupt:
-                stopped = True
-        network = PatientNetwork(self._config)
-        best = self._records.best()
-        network.load_state_dict(self._average.module.state_dict() if best is None else best)
-        rows = self._records.rows
-        return TrainedPatient(network.eval(), min(rows, key=score, default={}), rows, stopped)
-
-    @property
-    def _fraction(self) -> float:
-        settings, state = self._settings, self._state
-        of_steps = state["step"] / settings.steps if settings.steps else 0.0
-        return min(1.0, max(state["seconds"] / settings.budget_seconds, of_steps))
-
-    @property
-    def _is_done(self) -> bool:
-        return self._fraction >= 1
-
-    def _loop(self, training: PatientXrays, held_out: Xrays, began: float) -> bool:
-        """Steps until the end; whether it was stopped."""
-        settings, state = self._settings, self._state
-        losses: list[float] = []
-        validated = saved = time.monotonic()
-
-        def next_batch() -> Xrays:
-            if settings.new_drrs:
-                training.add(settings.new_drrs)
-            return training.draw(settings.batch)
-
-        # The next batch is made while the network learns from this one.
-        with ThreadPoolExecutor(1) as maker:
-            coming = maker.submit(next_batch)
-            while True:
-                xrays, coming = coming.result(), maker.submit(next_batch)
-                losses.append(self._step(xrays.to(self._device)))
-                now = time.monotonic()
-                state.update(step=state["step"] + 1, seconds=now - began, drrs=training.made)
-                stopped = bool(self._tell(None))
-                over = stopped or self._is_done
-                if over or now - validated > settings.validate_seconds:
-                    row = self._validate(held_out, float(np.mean(losses)))
-                    stopped |= bool(self._tell(row))
-                    validated, losses = time.monotonic(), []
-                    state["seconds"] = validated - began
-                if over or stopped or now - saved > settings.checkpoint_seconds:
-                    self._records.save(state)
-                    saved = time.monotonic()
-                if over or stopped:
-                    return stopped and not self._is_done
-
-    def _step(self, xrays: Xrays) -> float:
-        self._network.train()
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-            channels = fixed_channels(xrays.image, xrays.valid).contiguous(memory_format=torch.channels_last)
-            output = self._network(channels)
-        loss = self._loss(self._network, output, xrays)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._average.update_parameters(self._network)
-        return float(loss.detach())
-
-    @torch.no_grad()
-    def _validate(self, held_out: Xrays, loss: float) -> dict[str, float]:
-        """Errors of the averaged weights on the held-out poses; the best are kept."""
-        network, state = self._average.module.eval(), self._state
-        parts = zip(held_out.image.split(64), held_out.valid.split(64), strict=True)
-        values = torch.cat([network(fixed_channels(*part)).values for part in parts])
-        centre = network.centre_lps_mm.expand(len(values), 3)
-        errors = pose_errors(network.poses(values), held_out.T_true, centre).cpu().numpy()
-        known = (state["step"], state["seconds"], state["drrs"], loss, self._learning_rate())
-        row = dict(zip(LOG_COLUMNS, (*known, *error_figures(errors).values()), strict=True))
-        self._records.rows.append(row)
-        if score(row) < state["best"]:
-            state["best"] = score(row)
-            self._records.save_best(network)
-        return row
-
-    def _tell(self, row: dict[str, float] | None) -> bool | None:
-        left = (1 - self._fraction) * self._settings.budget_seconds
-        return self._report(Progress(self._fraction, self._state["step"], left, row))
-
-    def _learning_rate(self) -> float:
-        return cosine_rate(self._settings.learning_rate, self._state["step"], _WARM_UP_STEPS, self._fraction)
-
-    def _resume(self) -> None:
-        def refusal(different):
-            what = "CT" if "ct_identity" in different else "C-arm, view or network"
-            return f"the training of another {what}: give another --out"
-
-        self._state.update(self._records.restore(self._device, refusal) or {})
-
-
-def _moving_average(decay: float) -> Callable:
-    """Averaging that forgets the first steps soon: trainings of a few minutes have few."""
-
-    def update(averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], count) -> None:
-        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-        for a, b in zip(averaged, current, strict=True):
-            if a.is_floating_point():
-                a.lerp_(b, share)
-            else:
-                a.copy_(b)
-
-    return update
+    torch.manual_seed(settings.seed)
+    network = PatientNetwork(config).to(device, memory_format=torch.channels_last)
+    task = PatientTraining(ct, config, settings)
+    return Trainer(OneDevice(device), out, task, network, settings, report)
 
 
 def _reference_depth(config: PatientConfig) -> float:

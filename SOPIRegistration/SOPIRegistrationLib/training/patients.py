@@ -5,18 +5,26 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu, prepare_ct
+from SOPIRegistrationLib.images.ct_preparation import (
+    METAL_CLAMP_HU,
+    MU_WATER,
+    attenuation_of_hu,
+    prepare_ct,
+)
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import ProjectorVolume
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
+from SOPIRegistrationLib.simulation.regions import REGIONS, random_region
 from SOPIRegistrationLib.simulation.structures import random_structures
 
 # Voxels of the anatomies: as large as the pixels of small images at the patient's place allow.
@@ -26,6 +34,16 @@ SPACING_MM = 3.0
 TRAINING_SEEDS, VALIDATION_SEEDS = 100_000, 50_000
 # Share of patients of whom both CT and X-ray show bones alone.
 BONES = 0.15
+# The phantom of a lumbar spine; the others are named in ``simulation.regions``.
+TRUNK = "trunk"
+# What of an anatomy's bone mask is no bone of its own: calcified vessels, metal, contrast agent.
+_NO_BONE_LABEL = 255
+# Fewer voxels are no bone that anybody would segment, register alone, and find again.
+_LEAST_OF_A_BONE = 80
+# A prepared CT has no more, 1/mm: metal is denser in X-rays.
+_CT_MAXIMUM = float(attenuation_of_hu(METAL_CLAMP_HU))
+# Points that stand for where a CT's bones are.
+_PLACES = 400
 
 
 log = logging.getLogger(__name__)
@@ -37,35 +55,71 @@ class Anatomy:
 
     Attributes:
         attenuation: float32, 1/mm, of the whole body.
-        bone: bool mask on the same grid.
+        labels: uint8 on the same grid: 0 not bone, each bone its own number, 255 what else is in the bone
+            mask, or all of it where single bones are not known.
     """
 
     attenuation: Volume
-    bone: Volume
+    labels: Volume
+
+    @cached_property
+    def bone(self) -> Volume:
+        """Bool mask of all bones."""
+        return self.labels.same_grid(self.labels.array > 0)
 
     @classmethod
     def from_ct(cls, ct: Volume) -> Anatomy:
-        """Prepared as for a registration, on coarser voxels."""
+        """Prepared as for a registration, on coarser voxels; single bones are not known."""
         spacing = max(SPACING_MM, float(ct.spacing_mm.min()))
         prepared = prepare_ct(ct, working_spacing_mm=spacing)
-        return cls(prepared.attenuation, prepared.bone.same_grid(prepared.bone.array > 0))
+        mask = prepared.bone.array > 0
+        labels = np.where(mask, np.uint8(_NO_BONE_LABEL), np.uint8(0))
+        return cls(prepared.attenuation, prepared.bone.same_grid(labels))
 
     @classmethod
-    def from_phantom(cls, seed: int, folder: Path | None = None) -> Anatomy:
-        """The phantom of a seed; read from ``folder`` if it is there, else made and left there."""
-        path = None if folder is None else folder / f"phantom_{seed}.npz"
+    def from_labelled(cls, ct: Volume, labels: Volume) -> Anatomy:
+        """Prepared as for a registration, on its own isotropic voxels, but metal keeps its density.
+
+        Args:
+            ct: HU.
+            labels: uint8, its bones' numbers on the same grid.
+        """
+        prepared = prepare_ct(ct, working_spacing_mm=float(ct.spacing_mm.min()))
+        mask = prepared.bone.array > 0
+        # Preparation keeps the voxels, and crops them.
+        first = np.rint(ct.lps_to_index @ prepared.bone.index_to_lps[:, 3])[:3].astype(int)
+        box = tuple(slice(low, low + n) for low, n in zip(first[::-1], mask.shape, strict=True))
+        hu, known = ct.array[box], labels.array[box]
+        denser = MU_WATER * (1 + hu / np.float32(1000))
+        attenuation = np.where(hu > METAL_CLAMP_HU, denser, prepared.attenuation.array)
+        numbers = np.where(mask, np.where(known > 0, known, np.uint8(_NO_BONE_LABEL)), np.uint8(0))
+        return cls(
+            prepared.attenuation.same_grid(attenuation.astype(np.float32)), prepared.bone.same_grid(numbers)
+        )
+
+    @classmethod
+    def from_phantom(cls, seed: int, folder: Path | None = None, kind: str = TRUNK) -> Anatomy:
+        """The phantom of a seed; read from ``folder`` if it is there, else made and left there.
+
+        Args:
+            seed: of the phantom.
+            folder: of the phantoms made before.
+            kind: ``TRUNK`` or one of ``simulation.regions.REGIONS``.
+        """
+        path = None if folder is None else folder / f"{kind}_{seed}.npz"
         if path is not None and path.exists():
             with np.load(path) as file:
                 attenuation = Volume(file["attenuation"].astype(np.float32), file["index_to_lps"], path.stem)
-                return cls(attenuation, attenuation.same_grid(file["bone"]))
-        anatomy = cls.from_ct(lumbar_phantom(seed, SPACING_MM).ct)
+                return cls(attenuation, attenuation.same_grid(file["labels"]))
+        made = lumbar_phantom(seed, SPACING_MM) if kind == TRUNK else random_region(kind, seed, SPACING_MM)
+        anatomy = cls.from_labelled(made.ct, made.labels)
         if path is not None:
             folder.mkdir(parents=True, exist_ok=True)
             aside = folder / f"{path.stem}.{os.getpid()}.part.npz"
             np.savez(
                 aside,
                 attenuation=anatomy.attenuation.array.astype(np.float16),
-                bone=anatomy.bone.array,
+                labels=anatomy.labels.array,
                 index_to_lps=anatomy.attenuation.index_to_lps,
             )
             aside.replace(path)
@@ -76,7 +130,7 @@ class Anatomy:
         """Random structures of a seed, which are made as fast as read."""
         made = random_structures(seed, SPACING_MM)
         attenuation = attenuation_of_hu(made.ct.array).astype(np.float32)
-        return cls(made.ct.same_grid(attenuation), made.bone)
+        return cls(made.ct.same_grid(attenuation), made.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +139,9 @@ class Patient:
 
     Attributes:
         body, bone: what the X-rays pass.
-        ct_body, ct_bone: what the CT shows of it.
-        centre_lps_mm: (3,) rotation centre.
+        ct_body, ct_bone: what the CT shows of it; the same where that is bones alone.
+        centre_lps_mm: (3,) middle of the CT's bones, as a registration takes it for the rotation centre.
+        places_lps_mm: (n, 3) points all over the CT's bones.
     """
 
     body: ProjectorVolume
@@ -94,27 +149,52 @@ class Patient:
     ct_body: ProjectorVolume
     ct_bone: ProjectorVolume
     centre_lps_mm: np.ndarray
+    places_lps_mm: np.ndarray
 
 
-def varied(anatomy: Anatomy, rng: np.random.Generator, bones: float = BONES, turned: bool = False) -> Patient:
+@dataclass(frozen=True)
+class PatientMix:
+    """Shares of the kinds of patients, each 0 to 1.
+
+    Attributes:
+        real: made from real CTs, where there are any, of those who are neither of the next two.
+        structures: made of random structures, each another, who lie in any orientation.
+        regions: of other regions of the body than the trunk, of those without random structures; half of
+            them in any orientation, as limbs lie in scanners.
+        bones: of whom both CT and X-ray show bones alone.
+        parts: of whose bones the CT shows a single one, segmented, where single ones are known.
+    """
+
+    real: float = 0.2
+    structures: float = 0.0
+    regions: float = 0.0
+    bones: float = BONES
+    parts: float = 0.0
+
+
+def varied(
+    anatomy: Anatomy, rng: np.random.Generator, mix: PatientMix | None = None, turned: bool = False
+) -> Patient:
     """A new patient of an anatomy.
 
     Smooth random bending by some millimetres, other proportions, other bone and tissue densities; the CT is
-    often shorter than what the X-ray sees, and sometimes shows bones alone, as may the X-ray.
+    often shorter than what the X-ray sees, and sometimes shows bones alone, as may the X-ray, or one bone.
 
     Args:
         anatomy: of whom.
         rng: source of everything random.
-        bones: share of patients of whom both CT and X-ray show bones alone.
+        mix: of whom CT or X-ray show bones, or one bone.
         turned: lie in any orientation, so that a nominal view is one from anywhere.
     """
-    attenuation, bone, affine = _deformed(anatomy, rng)
+    mix = mix or PatientMix()
+    attenuation, labels, affine = _deformed(anatomy, rng)
+    bone = labels > 0
     if turned:
         turn = np.eye(4)
         turn[:3, :3] = Rotation.random(random_state=rng).as_matrix()
         affine = turn @ affine
     attenuation = attenuation * np.where(bone, rng.uniform(0.75, 1.3), rng.uniform(0.93, 1.07))
-    xray_bones, ct_bones = _bones_alone(bones, rng)
+    xray_bones, ct_bones = _bones_alone(mix.bones, rng)
     skeleton = attenuation * bone
 
     def laid_out(array, index_to_lps):
@@ -122,21 +202,40 @@ def varied(anatomy: Anatomy, rng: np.random.Generator, bones: float = BONES, tur
 
     whole_bone = laid_out(skeleton, affine)
     whole_body = whole_bone if xray_bones else laid_out(attenuation, affine)
-    low, high = _section(len(bone), rng)
+    box = _section(len(bone), rng), slice(None), slice(None)
+    shown = bone
+    if rng.random() < mix.parts and (part := _one_bone(labels, rng)) is not None:
+        box, shown, ct_bones = _around(part), part, True
+    scanned = np.minimum(attenuation, np.float32(_CT_MAXIMUM))[box]
     ct_affine = affine.copy()
-    ct_affine[:3, 3] += affine[:3, 2] * low
-    cut = high - low < len(bone)
-    ct_bone = laid_out(skeleton[low:high], ct_affine) if cut else whole_bone
-    if ct_bones:
-        ct_body = ct_bone
-    elif cut or xray_bones:
-        ct_body = laid_out(attenuation[low:high], ct_affine)
-    else:
-        ct_body = whole_body
-    indices = np.argwhere(bone[low:high])[:, ::-1]
-    centre = indices.mean(axis=0) if len(indices) else np.array(ct_bone.volume.array.shape[::-1]) / 2
-    centre_lps_mm = ct_affine[:3, :3] @ centre + ct_affine[:3, 3] + rng.normal(0, 4, 3)
-    return Patient(whole_body, whole_bone, ct_body, ct_bone, centre_lps_mm)
+    ct_affine[:3, 3] += affine[:3, :3] @ [s.start or 0 for s in box[::-1]]
+    ct_bone = laid_out(scanned * shown[box], ct_affine)
+    ct_body = ct_bone if ct_bones else laid_out(scanned, ct_affine)
+    indices = np.argwhere(shown[box])[:, ::-1]
+    if not len(indices):
+        indices = np.array([ct_bone.volume.array.shape[::-1]]) / 2
+    places = indices[rng.integers(len(indices), size=_PLACES)] @ ct_affine[:3, :3].T + ct_affine[:3, 3]
+    centre_lps_mm = ct_affine[:3, :3] @ indices.mean(axis=0) + ct_affine[:3, 3] + rng.normal(0, 4, 3)
+    return Patient(whole_body, whole_bone, ct_body, ct_bone, centre_lps_mm, places)
+
+
+def _one_bone(labels: np.ndarray, rng) -> np.ndarray | None:
+    """Mask of one of the bones, larger ones more likely; None if none is known."""
+    count = np.bincount(labels.reshape(-1), minlength=256)
+    count[[0, _NO_BONE_LABEL]] = 0
+    weight = np.sqrt(np.where(count < _LEAST_OF_A_BONE, 0, count))
+    if not weight.any():
+        return None
+    return labels == rng.choice(256, p=weight / weight.sum())
+
+
+def _around(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    """(k, j, i) slices of the box around a mask, a voxel wider."""
+    box = []
+    for axis in range(3):
+        where = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        box.append(slice(max(int(where[0]) - 1, 0), int(where[-1]) + 2))
+    return tuple(box)
 
 
 def _bones_alone(both: float, rng) -> tuple[bool, bool]:
@@ -149,8 +248,8 @@ def _bones_alone(both: float, rng) -> tuple[bool, bool]:
 
 
 def _deformed(anatomy: Anatomy, rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Attenuation, bone mask and index-to-LPS matrix after a random smooth deformation."""
-    array, bone = anatomy.attenuation.array, anatomy.bone.array
+    """Attenuation, labels and index-to-LPS matrix after a random smooth deformation."""
+    array, labels = anatomy.attenuation.array, anatomy.labels.array
     spacing = anatomy.attenuation.spacing_mm[::-1]
     knots = [max(4, round(size * step / 70) + 3) for size, step in zip(array.shape, spacing, strict=True)]
     # Cubic splines, axis by axis: a matrix each.
@@ -162,31 +261,31 @@ def _deformed(anatomy: Anatomy, rng) -> tuple[np.ndarray, np.ndarray, np.ndarray
         smooth = np.einsum("ia,jb,kc,abc->ijk", *splines, field, optimize=True)
         coordinates[axis] = coordinates[axis] + (amplitude_mm / spacing[axis] * smooth).astype(np.float32)
     moved = ndimage.map_coordinates(array, coordinates, order=1, mode="constant")
-    moved_bone = ndimage.map_coordinates(bone, coordinates, order=0, mode="constant")
+    moved_labels = ndimage.map_coordinates(labels, coordinates, order=0, mode="constant")
     scale = np.exp(rng.normal(0, 0.06)) * np.exp(rng.normal(0, 0.04, 3))
     affine = anatomy.attenuation.index_to_lps @ np.diag([*scale, 1.0])
-    return moved, moved_bone, affine
+    return moved, moved_labels, affine
 
 
-def _section(slices: int, rng) -> tuple[int, int]:
-    """First slice of the CT and the one after its last."""
+def _section(slices: int, rng) -> slice:
+    """The slices of the CT."""
     if rng.random() < 0.4:
-        return 0, slices
+        return slice(0, slices)
     length = max(8, round(slices * rng.uniform(0.45, 1)))
     low = int(rng.integers(slices - length + 1)) if length < slices else 0
-    return low, min(slices, low + length)
+    return slice(low, min(slices, low + length))
 
 
 class PatientPool:
     """Patients at hand, a few of them replaced by new ones now and then.
 
+    From the first renewal on the next one is made beside whatever else is done, until :meth:`close`.
+
     Args:
         size: how many patients at once.
-        phantoms: how many different phantoms they are made from.
+        phantoms: how many different phantoms they are made from, and a quarter as many of each other region.
         cts: paths of real CTs that they are made from besides.
-        ct_share: share of patients made from real CTs.
-        structures: share of patients made of random structures, each another, who lie in any orientation.
-        bones: share of patients of whom both CT and X-ray show bones alone.
+        mix: shares of the kinds of patients.
         first_seed: of the phantoms.
         folder: where phantoms are kept between runs.
         seed: of the variations.
@@ -197,21 +296,20 @@ class PatientPool:
         size: int,
         phantoms: int,
         cts: Sequence[str | Path] = (),
-        ct_share: float = 0.2,
-        structures: float = 0.0,
-        bones: float = BONES,
+        mix: PatientMix | None = None,
         first_seed: int = TRAINING_SEEDS,
         folder: Path | None = None,
         seed: int | Sequence[int] = 0,
     ):
         self._phantoms, self._first_seed, self._folder = phantoms, first_seed, folder
         self._real = [_anatomy_of(path) for path in cts]
-        self._ct_share = ct_share if self._real else 0.0
-        self._structures, self._bones = structures, bones
+        self._mix = mix or PatientMix()
         self._rng = np.random.default_rng(seed)
         self._size = size
         self.patients: list[Patient] = []
         self._oldest = 0
+        self._maker: ThreadPoolExecutor | None = None
+        self._coming: Future[Patient] | None = None
 
     def fill(self, progress=lambda made: None) -> None:
         """Make all patients."""
@@ -221,19 +319,36 @@ class PatientPool:
 
     def renew(self) -> None:
         """Replace the oldest patient by a new one."""
-        self.patients[self._oldest] = self._new()
+        if self._maker is None:
+            self._maker = ThreadPoolExecutor(1)
+            self._coming = self._maker.submit(self._new)
+        self.patients[self._oldest] = self._coming.result()
+        # It alone draws from now on: patients come in the same order, however long each takes.
+        self._coming = self._maker.submit(self._new)
         self._oldest = (self._oldest + 1) % self._size
 
+    def close(self) -> None:
+        """Make no more."""
+        if self._maker is not None:
+            self._maker.shutdown(cancel_futures=True)
+
     def _new(self) -> Patient:
-        rng = self._rng
-        if rng.random() < self._structures:
+        rng, mix = self._rng, self._mix
+        if rng.random() < mix.structures:
             anatomy = Anatomy.from_structures(self._first_seed + int(rng.integers(2**31)))
-            return varied(anatomy, rng, self._bones, turned=True)
-        if rng.random() < self._ct_share:
+            return varied(anatomy, rng, mix, turned=True)
+        if rng.random() < mix.regions:
+            kind = str(rng.choice(list(REGIONS)))
+            return varied(self._phantom(kind, -(-self._phantoms // 4)), rng, mix, rng.random() < 0.5)
+        if self._real and rng.random() < mix.real:
             anatomy = self._real[rng.integers(len(self._real))]
         else:
-            anatomy = Anatomy.from_phantom(self._first_seed + int(rng.integers(self._phantoms)), self._folder)
-        return varied(anatomy, rng, self._bones)
+            anatomy = self._phantom(TRUNK, self._phantoms)
+        return varied(anatomy, rng, mix)
+
+    def _phantom(self, kind: str, different: int) -> Anatomy:
+        seed = self._first_seed + int(self._rng.integers(different))
+        return Anatomy.from_phantom(seed, self._folder, kind)
 
 
 def _anatomy_of(path: str | Path) -> Anatomy:

@@ -1,109 +1,118 @@
-"""The training loop: one process or several, checkpoints it goes on from, a log a person can plot."""
+"""The training loop, whatever is trained: one process or several, by steps or for a time.
+
+It leaves checkpoints that it goes on from, and a log a person can plot.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
-from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.training.muon import Muon
-from SOPIRegistrationLib.training.pairs import PairOptions, Pairs, draw_pairs
-from SOPIRegistrationLib.training.patients import BONES, TRAINING_SEEDS, VALIDATION_SEEDS, PatientPool
-from SOPIRegistrationLib.training.pose_loss import pose_errors
+from SOPIRegistrationLib.training.placement import Placement
 from SOPIRegistrationLib.training.records import ERROR_COLUMNS, Records, cosine_rate, error_figures, score
-from SOPIRegistrationLib.training.rtpi import Stopwatch
 
-LOG_COLUMNS = (
-    *("step", "seconds", "pairs", "pairs_per_second", "rendering_share", "learning_rate", "loss"),
-    *ERROR_COLUMNS,
-)
-_VALIDATION_GROUP = 16
 _REPORT_EVERY = 50
 
 
 class Task(Protocol):
-    """What is trained."""
+    """What is trained, and on what.
 
-    config: object
-    pixels: int
-    # What its poses depend on besides the network.
-    options: tuple
+    Attributes:
+        config: of the network, a dataclass; a checkpoint of another one is not gone on with.
+        columns: of the log, besides those of every training.
+        counter: what it counts, a column of the log.
+        count: how many of these were seen in this run.
+        measured_on: what the errors of the validation depend on besides the weights.
+    """
 
-    def network(self) -> nn.Module:
-        """A network to be trained."""
+    config: Any
+    columns: tuple[str, ...]
+    counter: str
+    count: int
+    measured_on: Mapping[str, Any]
 
-    def losses(self, network: nn.Module, pairs: Pairs, rendering: Stopwatch) -> Iterator[torch.Tensor]:
-        """Losses of a batch; the weights change after each."""
+    def prepare(self, placement: Placement, step: int, say: Callable[[str], None]) -> None:
+        """Make what is learned from, and what is validated on.
 
-    def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:
-        """(B, 4, 4) T_lps_to_camera that the network finds."""
+        Args:
+            placement: where.
+            step: batches that an earlier run has had.
+            say: tells what is being done.
+        """
+
+    def losses(self, network: nn.Module) -> Iterator[torch.Tensor]:
+        """Losses of the next batch; the weights change after each."""
+
+    def figures(self) -> dict[str, float]:
+        """Its own columns of the log, since the last validation."""
+
+    def errors(self, network: nn.Module) -> np.ndarray:
+        """(n, 3) of ``pose_loss.pose_errors`` on the validation."""
+
+    def refusal(self, different: Sequence[str]) -> str:
+        """What a checkpoint is whose network differs in these fields of its config, and what to do."""
+
+    def close(self) -> None:
+        """End what runs beside the training."""
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """How to train.
+class LoopSettings:
+    """How long, and how fast, anything is trained.
 
     Attributes:
-        steps: batches of X-rays; several processes have a batch each.
-        patients: different patients of a batch.
-        group: X-rays of each of them.
-        starts: of each X-ray.
-        views: names of the nominal views.
-        strength: largest of the X-rays' degradations.
-        c_arms: share of patients X-rayed with random C-arms.
-        nominal_starts: share of starts at the nominal view.
-        start_deviation: of starts about the true pose (see :class:`PairOptions`); None for others.
-        misjudged: how far the cameras are not what the network is told.
-        bones: share of patients of whom both CT and X-ray show bones alone.
+        steps: batches; several processes have a batch each. None for no limit.
+        budget_seconds: of training, those of runs before included; None for no limit.
+        time_limit: seconds after which a run stops before its end, to be gone on with later; None for none.
         learning_rate: of :class:`Muon`, the highest, reached after ``warm_up`` steps; falls to a hundredth
             along a cosine.
         warm_up: steps.
         weight_decay: of kernels and matrices.
         averaging: decay of the moving average of the weights that is validated and kept.
-        pool: patients at hand in each process.
-        phantoms: different phantoms they are varied from.
-        ct_share: share of them varied from real CTs.
-        structures: share of patients made of random structures, in any orientation.
-        renew_every: steps after which one patient is replaced.
-        validate_every: steps.
-        validation_patients: patients of the validation.
+        validate_every: steps; None for no such rule.
+        validate_seconds: how often, by the clock; None for no such rule.
         checkpoint_seconds: how often the state is saved.
         seed: of everything random.
     """
 
-    steps: int = 20_000
-    patients: int = 8
-    group: int = 4
-    starts: int = 1
-    views: tuple[str, ...] = tuple(NOMINAL_VIEWS)
-    strength: float = 1.0
-    c_arms: float = 0.5
-    nominal_starts: float = 0.7
-    start_deviation: tuple[float, ...] | None = None
-    misjudged: float = 1.0
-    bones: float = BONES
+    steps: int | None = None
+    budget_seconds: float | None = None
+    time_limit: float | None = None
     learning_rate: float = 0.02
     warm_up: int = 100
     weight_decay: float = 0.01
     averaging: float = 0.995
-    pool: int = 48
-    phantoms: int = 80
-    ct_share: float = 0.2
-    structures: float = 0.0
-    renew_every: int = 5
-    validate_every: int = 250
-    validation_patients: int = 12
+    validate_every: int | None = None
+    validate_seconds: float | None = None
     checkpoint_seconds: float = 120.0
     seed: int = 0
+
+
+class Progress(NamedTuple):
+    """How far a training is.
+
+    Attributes:
+        fraction: of it that is over.
+        step: batches so far.
+        seconds_left: of the budget; None without one.
+        row: of the log, where the validation was just looked at; else None.
+        said: a line about it, now and then; else None.
+    """
+
+    fraction: float
+    step: int
+    seconds_left: float | None
+    row: dict[str, float] | None
+    said: str | None
 
 
 @dataclass(frozen=True)
@@ -111,228 +120,211 @@ class Trained:
     """How a training went.
 
     Attributes:
-        network: the averaged weights at the step that did best on the validation patients.
+        network: the averaged weights at the step that did best on the validation.
         steps: batches.
-        hours: of training, without those of validation and start.
-        pairs: X-rays seen.
-        log: rows of ``LOG_COLUMNS``.
+        seconds: of training, with its validations.
+        count: of what the task counts.
+        log: rows.
         best: the row of ``network``.
+        stopped: whether it was stopped before its end.
     """
 
     network: nn.Module
     steps: int
-    hours: float
-    pairs: int
+    seconds: float
+    count: int
     log: list[dict[str, float]]
     best: dict[str, float]
+    stopped: bool
 
 
 class Trainer:
-    """Trains a task's network on simulated pairs.
+    """Trains a network on a task.
 
     Args:
-        fabric: where it runs: devices, precision, processes; launched.
-        out: folder of checkpoint, log and phantoms.
-        cts: real CTs to train on besides the phantoms.
+        placement: where it runs, and with how many digits.
+        out: folder of checkpoint and log; training goes on from a checkpoint there.
         task: what is trained.
         network: its network, to begin with; alike in all processes.
         settings: how.
-        report: called with the fraction done and a line about it, in the first process only.
+        report: told after every step, and of what is done before, in the first process only; a true answer
+            ends the training, which keeps the best so far.
+
+    Raises:
+        InputError: the checkpoint is of another network.
     """
 
     def __init__(
         self,
-        fabric: Fabric,
+        placement: Placement,
         out: Path,
-        cts: Sequence[Path],
         task: Task,
         network: nn.Module,
-        settings: TrainingSettings,
-        report: Callable[[float, str], None],
+        settings: LoopSettings,
+        report: Callable[[Progress], bool | None],
     ):
-        self._fabric, self._out, self._task, self._settings = fabric, out, task, settings
+        self._placement, self._task, self._settings = placement, task, settings
         self._report = report
-        self._options = PairOptions(
-            task.pixels,
-            tuple(settings.views),
-            settings.strength,
-            settings.c_arms,
-            settings.nominal_starts,
-            settings.start_deviation,
-            settings.misjudged,
-            settings.starts,
-        )
-        rank = fabric.global_rank
-        self._rng = np.random.default_rng([settings.seed, rank])
         self._average = AveragedModel(
-            network, fabric.device, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True
+            network, placement.device, multi_avg_fn=_moving_average(settings.averaging), use_buffers=True
         )
-        halved = torch.bfloat16 if fabric.strategy.precision.precision == "bf16-mixed" else torch.float32
         optimizer = Muon(
-            network, settings.learning_rate, weight_decay=settings.weight_decay, precision=halved
+            network,
+            settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            precision=torch.bfloat16 if placement.is_half else torch.float32,
         )
-        self._network, self._optimizer = fabric.setup(network, optimizer)
-        self._cts = cts
-        # What the errors of the validation depend on, besides the weights.
-        measured_on = asdict(self._options) | {"bones": settings.bones, "task": task.options}
-        self._state = {
-            **{"step": 0, "seconds": 0.0, "pairs": 0, "best": float("inf"), "best_step": 0},
-            "measured_on": measured_on,
-        }
+        self._network, self._optimizer = placement.setup(network, optimizer)
+        self._state = {"step": 0, "seconds": 0.0, task.counter: 0, "best": float("inf"), "best_step": 0}
+        self._state["measured_on"] = dict(task.measured_on)
         parts = {"network": self._network.module, "average": self._average, "optimizer": self._optimizer}
-        self._records = Records(out, LOG_COLUMNS, parts, task.config)
+        columns = ("step", "seconds", task.counter, *task.columns, "learning_rate", "loss", *ERROR_COLUMNS)
+        self._records = Records(out, columns, parts, task.config)
+        self._resume()
 
     def run(self) -> Trained:
-        """Train to the last step, from the checkpoint in the folder if there is one.
+        """Train to the end, until time is up, or until it is stopped; Ctrl-C ends it as a stop does."""
+        began, stopped = time.monotonic() - self._state["seconds"], False
+        if self._fraction < 1:
+            try:
+                self._task.prepare(self._placement, self._state["step"], self._say)
+                stopped = self._loop(began)
+            except KeyboardInterrupt:
+                # What was learned before is worth keeping.
+                if not self._records.rows:
+                    raise
+                stopped = True
+            finally:
+                self._task.close()
+        state, rows = self._state, self._records.rows
+        network = self._average.module
+        best = self._records.best()
+        if best is not None:
+            network.load_state_dict(best)
+        # Only the first process validates, and has rows. Weights kept since they were measured on others.
+        best_row = next((row for row in rows if row["step"] == state["best_step"]), None)
+        best_row = best_row or min(rows, key=score, default={})
+        count = state[self._task.counter]
+        return Trained(network.cpu().eval(), state["step"], state["seconds"], count, rows, best_row, stopped)
 
-        Raises:
-            InputError: that checkpoint is of another network.
-        """
-        settings, state = self._settings, self._state
-        self._resume()
-        if state["step"] < settings.steps:
-            self._pool = self._training_patients()
-            validation = self._validation_pairs()
-            self._loop(validation)
-        network = self._task.network()
-        network.load_state_dict(self._records.best())
-        # Only the first process validates, and has rows.
-        rows = self._records.rows
-        best = next((row for row in rows if row["step"] == state["best_step"]), {})
-        hours = state["seconds"] / 3600
-        return Trained(network.eval(), state["step"], hours, state["pairs"], rows, best)
-
-    def _loop(self, validation: list[Pairs]) -> None:
-        settings, state = self._settings, self._state
-        batch = settings.patients * settings.group * self._fabric.world_size
-        rendering, losses = Stopwatch(), []
-        saved = began = time.monotonic()
+    def _loop(self, began: float) -> bool:
+        """Steps until the end; whether it was stopped."""
+        settings, state, task = self._settings, self._state, self._task
+        losses: list[float] = []
+        earlier = state[task.counter]
+        limit = np.inf if settings.time_limit is None else settings.time_limit
+        started = validated = saved = time.monotonic()
         self._network.train()
-        while state["step"] < settings.steps:
-            losses.append(self._step(rendering))
-            state["step"] += 1
-            step = state["step"]
-            if step % settings.renew_every == 0:
-                self._pool.renew()
-            seconds = time.monotonic() - began
-            rate, share = len(losses) * batch / seconds, rendering.seconds / seconds
-            if step % settings.validate_every == 0 or step == settings.steps:
-                state["seconds"] += seconds
-                state["pairs"] += len(losses) * batch
-                self._validate(validation, float(np.mean(losses)), rate, share)
-                rendering, losses, began = Stopwatch(), [], time.monotonic()
-            elif step % _REPORT_EVERY == 0:
-                loss = np.mean(losses[-_REPORT_EVERY:])
-                self._say(
-                    f"step {step} of {settings.steps}, loss {loss:.4f}, {rate:.0f} pairs/s, "
-                    f"rendering {share:.0%} of the time"
+        while True:
+            losses.append(self._step())
+            now = time.monotonic()
+            state.update(
+                {"step": state["step"] + 1, "seconds": now - began, task.counter: earlier + task.count}
+            )
+            said = None
+            if state["step"] % _REPORT_EVERY == 0:
+                figures = ", ".join(f"{name} {value:.3g}" for name, value in task.figures().items())
+                said = f"{self._step_name}, loss {np.mean(losses[-_REPORT_EVERY:]):.4f}, {figures}".rstrip(
+                    ", "
                 )
-            if time.monotonic() - saved > settings.checkpoint_seconds or step == settings.steps:
-                self._save(time.monotonic() - began, len(losses) * batch)
+            stopped = self._tell(None, said)
+            over = stopped or self._fraction >= 1 or now - started > limit
+            by_clock = settings.validate_seconds is not None and now - validated > settings.validate_seconds
+            over, by_clock, stopped = self._placement.broadcast((over, by_clock, stopped))
+            by_step = settings.validate_every is not None and state["step"] % settings.validate_every == 0
+            if over or by_clock or by_step:
+                stopped |= self._validate(float(np.mean(losses)))
+                over |= stopped
+                validated, losses = time.monotonic(), []
+                state["seconds"] = validated - began
+            if over or now - saved > settings.checkpoint_seconds:
+                if self._placement.is_global_zero:
+                    self._records.save(state)
                 saved = time.monotonic()
+            if over:
+                return stopped and self._fraction < 1
 
-    def _step(self, rendering: Stopwatch) -> float:
+    def _step(self) -> float:
         """Mean loss of a batch."""
-        settings = self._settings
         for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        chosen = self._rng.choice(len(self._pool.patients), settings.patients, replace=False)
-        patients = [self._pool.patients[index] for index in chosen]
-        with rendering.running():
-            pairs = draw_pairs(patients, settings.group, self._options, self._rng)
+            group["lr"] = self._learning_rate
         values = []
-        for loss in self._task.losses(self._network, pairs.to(self._fabric.device), rendering):
-            self._fabric.backward(loss)
-            self._fabric.clip_gradients(self._network, self._optimizer, max_norm=1.0)
+        for loss in self._task.losses(self._network):
+            self._placement.backward(loss)
+            self._placement.clip_gradients(self._network, self._optimizer, max_norm=1.0)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             values.append(float(loss.detach()))
         self._average.update_parameters(self._network.module)
         return float(np.mean(values))
 
-    def _validate(self, validation: list[Pairs], loss: float, rate: float, rendering: float) -> None:
-        """Errors of the averaged weights on patients never trained on; a row of the log; the best is kept."""
-        if self._fabric.is_global_zero:
+    def _validate(self, loss: float) -> bool:
+        """Errors of the averaged weights; a row of the log; the best are kept. Whether it is to stop."""
+        stopped = False
+        if self._placement.is_global_zero:
+            state, task = self._state, self._task
+            own = task.figures()
             network = self._average.module.eval()
-            errors = []
-            for pairs in validation:
-                T = self._task.poses(network, pairs)
-                errors.append(pose_errors(T, pairs.T_true, pairs.centre_lps_mm).cpu().numpy())
-            state, figures = self._state, error_figures(np.concatenate(errors))
-            known = (state["step"], state["seconds"], state["pairs"], rate, rendering, self._learning_rate())
-            row = dict(zip(LOG_COLUMNS, (*known, loss, *figures.values()), strict=True))
+            figures = error_figures(task.errors(network))
+            row = {name: state[name] for name in ("step", "seconds", task.counter)} | own
+            row |= {"learning_rate": self._learning_rate, "loss": loss} | figures
             self._records.rows.append(row)
             if score(row) < state["best"]:
                 state["best"], state["best_step"] = score(row), state["step"]
                 self._records.save_best(network)
-            text = "{rotation_deg:.2f} deg, {in_plane_mm:.2f} mm in plane, {depth_mm:.1f} mm in depth".format(
-                **figures
-            )
-            self._say(f"step {state['step']} of {self._settings.steps}, validation medians {text}")
-        self._fabric.barrier()
+            medians = "{rotation_deg:.2f} deg, {in_plane_mm:.2f} mm in plane, {depth_mm:.1f} mm in depth"
+            stopped = self._tell(row, f"{self._step_name}, validation medians {medians.format(**figures)}")
+        return bool(self._placement.broadcast(stopped))
 
-    def _training_patients(self) -> PatientPool:
-        settings = self._settings
-        pool = PatientPool(
-            settings.pool,
-            settings.phantoms,
-            self._cts,
-            settings.ct_share,
-            settings.structures,
-            settings.bones,
-            first_seed=TRAINING_SEEDS,
-            folder=self._out / "phantoms",
-            seed=[settings.seed, self._fabric.global_rank + 1, self._state["step"]],
-        )
-        pool.fill(lambda made: self._say(f"patient {made} of {settings.pool} made"))
-        return pool
+    @property
+    def _fraction(self) -> float:
+        settings, state = self._settings, self._state
+        of_steps = state["step"] / settings.steps if settings.steps else 0.0
+        of_budget = state["seconds"] / settings.budget_seconds if settings.budget_seconds else 0.0
+        return min(1.0, max(of_steps, of_budget))
 
-    def _validation_pairs(self) -> list[Pairs]:
-        """X-rays of phantoms whose seeds training does not use, the same in every run."""
-        if not self._fabric.is_global_zero:
-            return []
-        count = self._settings.validation_patients
-        pool = PatientPool(
-            count,
-            count,
-            bones=self._settings.bones,
-            first_seed=VALIDATION_SEEDS,
-            folder=self._out / "phantoms",
-            seed=1,
-        )
-        pool.fill()
-        rng = np.random.default_rng(2)
-        options = replace(self._options, starts=1)
-        groups = [draw_pairs([patient], _VALIDATION_GROUP, options, rng) for patient in pool.patients]
-        return [pairs.to(self._fabric.device) for pairs in groups]
-
+    @property
     def _learning_rate(self) -> float:
-        settings, step = self._settings, self._state["step"]
-        return cosine_rate(settings.learning_rate, step, settings.warm_up, step / settings.steps)
+        settings = self._settings
+        return cosine_rate(settings.learning_rate, self._state["step"], settings.warm_up, self._fraction)
 
-    def _save(self, seconds: float, pairs: int) -> None:
-        """Leave a checkpoint, so many seconds and pairs after the last validation."""
-        if self._fabric.is_global_zero:
-            state = self._state
-            since = {"seconds": state["seconds"] + seconds, "pairs": state["pairs"] + pairs}
-            self._records.save(state | since)
+    @property
+    def _step_name(self) -> str:
+        steps = self._settings.steps
+        return f"step {self._state['step']}" + (f" of {steps}" if steps else "")
 
     def _resume(self) -> None:
-        refusal = "of another network: give another --out, or the same --network"
-        restored = self._records.restore(self._fabric.device, lambda different: refusal)
+        restored = self._records.restore(self._placement.device, self._task.refusal)
         if restored is None:
             return
         measured_on = self._state["measured_on"]
-        if restored["measured_on"] != measured_on:
+        if restored.get("measured_on", measured_on) != measured_on:
             # Harder X-rays have larger errors: the best so far is no measure for them.
             restored |= {"best": float("inf"), "measured_on": measured_on}
         self._state.update(restored)
-        # What was drawn before does not come again.
-        self._rng = np.random.default_rng(
-            [self._settings.seed, self._fabric.global_rank, self._state["step"]]
-        )
         self._say(f"resumed at step {self._state['step']}")
 
     def _say(self, line: str) -> None:
-        if self._fabric.is_global_zero:
-            self._report(self._state["step"] / self._settings.steps, line)
+        self._tell(None, line)
+
+    def _tell(self, row: dict[str, float] | None, said: str | None) -> bool:
+        """Report; whether it is to stop."""
+        if not self._placement.is_global_zero:
+            return False
+        budget, fraction = self._settings.budget_seconds, self._fraction
+        left = None if budget is None else (1 - fraction) * budget
+        return bool(self._report(Progress(fraction, self._state["step"], left, row, said)))
+
+
+def _moving_average(decay: float) -> Callable:
+    """Averaging that forgets the first steps soon: trainings of a few minutes have few."""
+
+    def update(averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], count) -> None:
+        share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        for a, b in zip(averaged, current, strict=True):
+            if a.is_floating_point():
+                a.lerp_(b, share)
+            else:
+                a.copy_(b)
+
+    return update
