@@ -2,13 +2,13 @@
 
     python Testing/studies/measure_knee_implants.py DATA OUT
 
-DATA holds ``cameras.json``, ``femur0.stl``, ``tibia0.stl``, ``start_femur.json``, ``start_tibia.json`` and frames
-``cam01/frame_0002.png``, ``cam02/frame_0002.png``. Femur and tibia are registered from their rough starts, in both
-cameras and in each alone. The metal is segmented without knowledge of any pose: from one seed a picture and implant, put
-by hand, it grows over what nearby is as dark; a watershed of the gradient then finds the outline, and every point of it
-moves to the steepest place across it. Prints the symmetric distance between this outline and the registered one,
-pixels of 512, writes pictures of both (green: the metal's, red: projected), and ends with the distance of each
-single camera's pose from that of both.
+DATA holds ``cameras.json``, ``femur0.stl``, ``tibia0.stl``, ``start_femur.json``, ``start_tibia.json`` and
+frames ``cam01/frame_0002.png``, ``cam02/frame_0002.png``. Femur and tibia are registered from their rough
+starts, in both cameras and in each alone. The metal is segmented without knowledge of any pose: from one
+seed a picture and implant, put by hand, it grows over what nearby is as dark; a watershed of the gradient
+then finds the outline, and every point of it moves to the steepest place across it. Prints the symmetric
+distance between this outline and the registered one, pixels of 512, writes pictures of both (green: the
+metal's, red: projected), and ends with the distance of each single camera's pose from that of both.
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ def metal_radiograph(
 ) -> Radiograph:
     """An 8-bit X-ray, bone dark, of a cobalt-chromium surface in a leg with a bone and a skin marker.
 
-    The metal is filled twice as fine as for a registration and projected on pixels half as large; scatter fills
-    its shadow, blur its edges.
+    The metal is filled twice as fine as for a registration and projected on pixels half as large; scatter
+    fills its shadow, blur its edges.
     """
     rng = np.random.default_rng(seed)
     fine = camera.resampled(2 * camera.width, 2 * camera.height)

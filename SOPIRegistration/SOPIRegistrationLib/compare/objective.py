@@ -124,8 +124,8 @@ def compared_view(
 def as_opacity(radiograph: PreparedRadiograph) -> PreparedRadiograph:
     """The X-ray as the share of the beam that did not come through, up to gain and offset.
 
-    Blur acts on intensities: at the edge of metal their middle is the outline's place, that of their logarithm
-    lies inside. An X-ray that was stored bone-bright is taken for inverted intensities already.
+    Blur acts on intensities: at the edge of metal their middle is the outline's place, that of their
+    logarithm lies inside. An X-ray that was stored bone-bright is taken for inverted intensities already.
     """
     if not radiograph.bone_dark:
         return radiograph

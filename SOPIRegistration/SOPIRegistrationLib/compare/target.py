@@ -204,15 +204,15 @@ SEGMENTED_BONE = TargetKind(
     searches_unscanned=False,
 )
 
-# An implant: the silhouette of metal in an X-ray of more. Its outline is sharp and there is nothing else, so
-# windows about as wide as the outline's surroundings lead, and the finest level is that of the X-ray's pixels.
+# An implant: the silhouette of metal in an X-ray of more. Its outline is sharp and there is nothing else:
+# windows as wide as the outline's surroundings lead, and the finest level is that of the X-ray's pixels.
 _IMPLANT_COARSE = (
     Step(Level(64, 21, 15, 0.2, depth_prior_mm=30.0), 6),
     Step(Level(128, 15, 12, 0.05, depth_prior_mm=30.0), 3),
 )
-# Right poses agreed to 0.83 to 0.94 in simulated X-rays and to 0.71 to 0.77 in real ones, wrong ones to 0.53 at
-# most; errors were 2.4 (simulated) and 2.2 (real) times as large as deviations by the factor of bones would be
-# (Docs/bodies.md).
+# Right poses agreed to 0.83 to 0.94 in simulated X-rays and to 0.71 to 0.77 in real ones, wrong ones to 0.58
+# at most; errors were 2.4 (simulated) and 2.2 (real) times as large as deviations by the factor of bones would
+# be (Docs/bodies.md).
 IMPLANT = TargetKind(
     name="implant",
     thresholds=Thresholds(accept=0.65, review=0.5),
@@ -256,8 +256,8 @@ class Target:
 def targets_of(subject: Subject, content: str = "auto") -> tuple[Target, ...]:
     """The targets of a subject, in the order in which they are tried.
 
-    Metal has one, whatever content is asked for. A CT that is a segmented bone already has no body besides: its bone is compared with its surroundings
-    only, in an X-ray that shows more.
+    Metal has one, whatever content is asked for. A CT that is a segmented bone already has no body besides:
+    its bone is compared with its surroundings only, in an X-ray that shows more.
 
     Args:
         subject: the CT or surface.

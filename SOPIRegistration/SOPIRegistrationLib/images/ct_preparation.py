@@ -384,7 +384,7 @@ def centroid_lps(mask: Volume) -> np.ndarray:
 
 
 def surface_points_lps(mask: Volume) -> np.ndarray:
-    """(n, 3) about 2000 voxel centres, mm, of a mask's surface, one per cell of a cubic lattice: evenly spread."""
+    """(n, 3) about 2000 voxel centres, mm, of a mask's surface, one per cell of a lattice: evenly spread."""
     bone, shape = mask.array > 0, mask.array.shape
     surface = bone & ~ndimage.binary_erosion(bone, border_value=1)
     indices = np.argwhere(surface)[:, ::-1]

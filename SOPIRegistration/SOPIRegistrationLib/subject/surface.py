@@ -110,8 +110,8 @@ def read_surface(path: str | Path) -> Surface:
     and the notes say so.
 
     Raises:
-        InputError: missing, unreadable, no surface in it, not in mm, more missing of it than cracks; VTK is not
-            installed.
+        InputError: missing, unreadable, no surface in it, not in mm, more missing of it than cracks; VTK is
+            not installed.
     """
     path = Path(path)
     if not is_surface(path):
