@@ -247,6 +247,7 @@ def test_the_command_line_registers_a_surface(files, case, capsys):
         (["--material", "tray=CoCr"], "is for no body of this command: name implant"),
         (["--material", "CoCr", "Ti"], "names two materials for implant"),
         (["--material", "CoCr", "--bone-threshold", "200"], "--bone-threshold is for a CT"),
+        (["--material", "CoCr", "--refine", "sopi"], "does not know implants of metal"),
     ],
 )
 def test_what_does_not_go_with_a_surface_is_said_in_one_line(files, words, message, tmp_path, capsys):

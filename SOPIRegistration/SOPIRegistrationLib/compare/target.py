@@ -211,8 +211,8 @@ _IMPLANT_COARSE = (
     Step(Level(128, 15, 12, 0.05, depth_prior_mm=30.0), 3),
 )
 # Right poses agreed to 0.83 to 0.94 in simulated X-rays and to 0.71 to 0.77 in real ones, wrong ones to 0.58
-# at most; errors were 2.4 (simulated) and 2.2 (real) times as large as deviations by the factor of bones would
-# be (Docs/bodies.md).
+# at most; errors were 2.4 (simulated) and 2.2 (real) times as large as deviations by the factor of bones
+# would be (Docs/bodies.md).
 IMPLANT = TargetKind(
     name="implant",
     thresholds=Thresholds(accept=0.65, review=0.5),

@@ -14,6 +14,7 @@ from SOPIRegistrationLib.compare.proposal import Proposal
 from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.compare.starts import with_starts_around
 from SOPIRegistrationLib.compare.target import WHOLE_BODY
+from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
 from SOPIRegistrationLib.images.pyramid import square_radiograph
 from SOPIRegistrationLib.installed import IFR
@@ -154,17 +155,33 @@ class Learned:
         return next(proposal.lots, None)
 
     def refine(self, hypotheses: Hypotheses, run: Run) -> Hypotheses:
-        """By the network, as the target that then agrees best."""
+        """By the network, as the target that then agrees best.
+
+        Raises:
+            InputError: the subject is of metal.
+        """
+        _require_no_metal(hypotheses.comparison.case.subject)
         found = refine_learned(hypotheses, run, self._weights)
         comparisons = [replace(found.comparison, target=target) for target in found.comparison.case.targets]
         best = max(comparisons, key=lambda comparison: comparison.margin(found.T[0]))
         return replace(found, comparison=best)
 
     def warm_up(self, subject: Subject) -> None:
-        """Import torch, load the network."""
+        """Import torch, load the network.
+
+        Raises:
+            InputError: the subject is of metal.
+        """
         from SOPIRegistrationLib.refine.network import load_network
 
+        _require_no_metal(subject)
         load_network(self._weights)
+
+
+def _require_no_metal(subject: Subject) -> None:
+    """Refuse metal: the network was trained on line integrals of bodies, not on silhouettes."""
+    if subject.ct.is_metal:
+        raise InputError("the learned similarity does not know implants of metal: use --refine opt")
 
 
 class LearnedThenOptimised(Learned):

@@ -9,8 +9,8 @@ from SOPIRegistrationLib.projector.physics.seen import Opacity
 from SOPIRegistrationLib.subject.moving import MovingVolume
 
 # The voxels at a surface are partly metal, and a ray along it meets many of them: as they are, the silhouette
-# would be wider by half a voxel. What is filled less than this is therefore nothing: silhouettes of spheres of
-# 8 to 30 mm in CoCr are then right to 0.08 mm at voxels of 0.4 mm (with 0.25: to 0.13 mm).
+# would be wider by half a voxel. What is filled less than this is therefore nothing: silhouettes of spheres
+# of 8 to 30 mm in CoCr are then right to 0.08 mm at voxels of 0.4 mm (with 0.25: to 0.13 mm).
 _LEAST_SHARE = 0.5
 
 
