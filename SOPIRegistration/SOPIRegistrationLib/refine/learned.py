@@ -102,8 +102,9 @@ def refine_learned(hypotheses: Hypotheses, run: Run, weights: str | Path | None 
         weights: file of the network's weights; the installed ones if None.
 
     Raises:
-        InputError: no weights, or unusable ones.
+        InputError: no weights, or unusable ones; the subject is of metal.
     """
+    _require_no_metal(hypotheses.comparison.case.subject)
     # Torch is not needed by the other refinements, and slow to import.
     from SOPIRegistrationLib.networks.threads import few_threads
     from SOPIRegistrationLib.refine.network import load_network, refined
@@ -155,12 +156,7 @@ class Learned:
         return next(proposal.lots, None)
 
     def refine(self, hypotheses: Hypotheses, run: Run) -> Hypotheses:
-        """By the network, as the target that then agrees best.
-
-        Raises:
-            InputError: the subject is of metal.
-        """
-        _require_no_metal(hypotheses.comparison.case.subject)
+        """By the network, as the target that then agrees best."""
         found = refine_learned(hypotheses, run, self._weights)
         comparisons = [replace(found.comparison, target=target) for target in found.comparison.case.targets]
         best = max(comparisons, key=lambda comparison: comparison.margin(found.T[0]))
