@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from SOPIRegistrationLib.cli.main import main
-from SOPIRegistrationLib.compare import targets_of
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, Run, targets_of
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.projector import project, project_with_jacobian
+from SOPIRegistrationLib.refine.levels import through_levels
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.registration.pose_files import write_transform
+from SOPIRegistrationLib.registration.verdict import judge
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.subject.surface import MATERIALS, closed, filled, material_named, read_surface
@@ -197,8 +199,11 @@ def test_another_implant_is_not_accepted(case):
     frame, T_true, xray = case
     other = Subject(filled(closed(*sphere(22.0, frame.centre_lps_mm), "ball"), material_named("CoCr")))
     view = prepare_radiograph(xray, CAMERA, "bone-dark", of_metal=True)
-    result = register(other, [view], frame, RegistrationSettings("given", time_limit=1.0), T_true)
-    assert result.verdict.status != "accept"
+    one = Case(other, Reading((view,)), frame, T_expected=T_true)
+    [target] = one.targets
+    start = Hypotheses.unscored(Comparison(one, one.reading, target), T_true[None])
+    refined = through_levels(start, target.kind.coarse[0] + target.kind.fine, Run(one))
+    assert judge(refined).status != "accept"
 
 
 def test_metal_that_is_clipped_stays_in_the_comparison(case):
