@@ -191,7 +191,7 @@ def test_unusable_input_of_a_script_changes_nothing(chosen, module):
 
 
 def test_a_fault_of_the_module_is_shown_and_the_panel_goes_on(chosen, monkeypatch):
-    monkeypatch.setattr("SOPIRegistrationLib.panel.session.prepare_ct", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("SOPIRegistrationLib.registration.logic.prepare_ct", lambda *_, **__: 1 / 0)
     chosen.click("showViewsButton")
     chosen.wait()
     assert "ZeroDivisionError" in chosen.last_message()

@@ -505,6 +505,7 @@ def test_a_scene_of_a_former_version_opens_with_its_choices(user, demo_case):
     """Former versions stored what a person reads in place of the names."""
     user.take_demo(demo_case)
     node = user.parameters.parameterNode
+    user.widget.setParameterNode(None)
     former = {
         "initialiser": "Nominal view",
         "method": "Optimise (coarse to fine)",
@@ -514,6 +515,7 @@ def test_a_scene_of_a_former_version_opens_with_its_choices(user, demo_case):
     }
     for name, label in former.items():
         node.SetParameter(name, label)
+    user.widget.initializeParameterNode()
     parameters = user.widget.logic.getParameterNode()
     assert (parameters.initialiser, parameters.method, parameters.content) == ("nominal", "opt", "body")
     assert (parameters.polarity, parameters.overlayMode) == ("bone-dark", "fusion")

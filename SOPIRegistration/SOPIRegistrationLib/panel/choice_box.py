@@ -25,11 +25,15 @@ class ChoiceBox:
         combo.connect("currentIndexChanged(int)", self._on_index)
 
     def show(self, parameters) -> None:
-        """Show what a wrapped parameter node says, and write to it from now on; None for to none."""
+        """Show what a wrapped parameter node says, and write to it from now on; None for to none.
+
+        A name that is not offered here (of a network that is not installed) is shown as no choice.
+        """
         self._parameters = parameters
         if parameters is None:
             return
-        index = self._names.index(getattr(parameters, self._parameter))
+        name = getattr(parameters, self._parameter)
+        index = self._names.index(name) if name in self._names else -1
         if self._combo.currentIndex != index:
             blocked = self._combo.blockSignals(True)
             self._combo.setCurrentIndex(index)
