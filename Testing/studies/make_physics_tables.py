@@ -22,7 +22,9 @@ FOLDER = Path(physics.__file__).parent
 ENERGIES_KEV = np.arange(10, 120) + 0.5
 VOLTAGES_KV = range(60, 121, 5)
 ANODE_ANGLE_DEG = 12.0
-# Name in the program: name in xraylib (a NIST compound, or an element).
+# Cast cobalt-chromium of implants (ASTM F75), middle of its ranges: density, g/cm^3, and shares of the mass.
+COCR = (8.3, {"Co": 0.655, "Cr": 0.285, "Mo": 0.06})
+# Name in the program: name in xraylib (a NIST compound, or an element), or an alloy.
 MATERIALS = {
     "water": "Water, Liquid",
     "soft tissue": "Tissue, Soft (ICRP)",
@@ -33,6 +35,8 @@ MATERIALS = {
     "Fe": "Fe",
     "Co": "Co",
     "Cu": "Cu",
+    "CoCr": COCR,
+    "PMMA": "Polymethyl Methacralate (Lucite, Perspex)",
 }
 
 
@@ -48,10 +52,14 @@ def tungsten_spectra() -> np.ndarray:
     return spectra
 
 
-def linear_attenuation(name: str) -> tuple[float, np.ndarray]:
-    """Density, g/cm^3, and total attenuation at the energies, 1/mm, of a material of xraylib."""
+def linear_attenuation(name: str | tuple[float, dict[str, float]]) -> tuple[float, np.ndarray]:
+    """Density, g/cm^3, and total attenuation at the energies, 1/mm, of a material of xraylib or an alloy."""
     import xraylib
 
+    if isinstance(name, tuple):
+        density, shares = name
+        parts = [(linear_attenuation(element), share) for element, share in shares.items()]
+        return density, density * sum(share * values / alone for (alone, values), share in parts)
     if name in xraylib.GetCompoundDataNISTList():
         density = xraylib.GetCompoundDataNISTByName(name)["density"]
     else:

@@ -19,9 +19,19 @@ from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.settings import GIVEN, NETWORKS, choices, option, options
 
 
-def add_ct_arguments(parser: argparse.ArgumentParser) -> None:
-    """The CT and what its bones are."""
-    parser.add_argument("ct", type=Path, metavar="CT", help="DICOM series folder, NIfTI, NRRD or MHA, in HU")
+def add_ct_arguments(
+    parser: argparse.ArgumentParser,
+    metavar: str = "CT",
+    text: str = "DICOM series folder, NIfTI, NRRD or MHA, in HU",
+) -> None:
+    """The CT, or a body of whatever kind, and what a CT's bones are.
+
+    Args:
+        parser: of the subcommand.
+        metavar: what the body is called.
+        text: what it may be.
+    """
+    parser.add_argument("ct", type=Path, metavar=metavar, help=text)
     parser.add_argument(
         "--mask", type=Path, metavar="FILE", help="label map of the bones (every label above 0 counts)"
     )

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, read_body
 from SOPIRegistrationLib.cli.common import (
     add_ct_arguments,
     add_setting_arguments,
     add_view_argument,
     parse_weights,
     progress_bar,
-    read_ct,
     staged,
 )
 from SOPIRegistrationLib.compare import targets_of
@@ -35,6 +35,7 @@ from SOPIRegistrationLib.registration.outputs import write_results
 from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.settings import GIVEN, NETWORKS, RegistrationSettings, choices, option, options
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.surface import is_surface
 
 # Initialisers that --init may name; anything else is a file.
 _STARTS = tuple(name for name in choices(option("init")) if name != GIVEN)
@@ -45,6 +46,7 @@ class Request:
     """What ``sopi register`` is asked for; the options of the same names say what each is.
 
     Attributes:
+        ct: of the body, a CT or a surface.
         settings: how to register.
         start_file: of the start pose, where ``settings.init`` is "given".
     """
@@ -58,6 +60,7 @@ class Request:
     camera: str | None = None
     frame: int | None = None
     xray_mask: Sequence[Path] = ()
+    material: Sequence[str] = ()
     settings: RegistrationSettings = field(default_factory=RegistrationSettings)
     start_file: Path | None = None
 
@@ -83,14 +86,18 @@ class Registered:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
-    add_ct_arguments(parser)
+    add_ct_arguments(parser, "BODY", BODY_HELP)
+    add_body_arguments(parser)
     parser.add_argument(
         "xray",
         type=Path,
-        nargs="+",
+        nargs="*",
         metavar="XRAY",
         help="DICOM, PNG, TIFF, NIfTI, NRRD or MHA; several, with a geometry of several cameras, are "
         "registered jointly (matched by the camera's name in the file's name, else by order)",
+    )
+    parser.add_argument(
+        "--xrays", type=Path, nargs="+", default=[], metavar="XRAY", help="the same, as an option"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     parser.add_argument(
@@ -146,7 +153,6 @@ def request_of(args: argparse.Namespace) -> Request:
         name: getattr(args, name)
         for name in (
             "ct",
-            "xray",
             "geometry",
             "mask",
             "bone_threshold",
@@ -154,9 +160,27 @@ def request_of(args: argparse.Namespace) -> Request:
             "camera",
             "frame",
             "xray_mask",
+            "material",
         )
     }
+    files["xray"] = _xrays(args)
     return Request(**files, settings=RegistrationSettings(**chosen, weights=weights), start_file=start_file)
+
+
+def _xrays(args: argparse.Namespace) -> list[Path]:
+    """The X-rays, given after the body or with ``--xrays``.
+
+    Raises:
+        InputError: none, or in both ways.
+    """
+    if args.xray and args.xrays:
+        raise InputError(
+            f"{args.xray[0]}: with --xrays only the body stands before it, and several bodies at once "
+            "cannot be registered: register each by itself"
+        )
+    if not args.xray and not args.xrays:
+        raise InputError(f"{args.ct}: no X-ray is given: name it after the body")
+    return args.xray or args.xrays
 
 
 def register_files(request: Request, folder: Path) -> Registered:
@@ -167,13 +191,13 @@ def register_files(request: Request, folder: Path) -> Registered:
     """
     began, settings = time.perf_counter(), request.settings
     radiographs, geometry, all_cameras = open_views(request)
+    subject = Subject(read_body(request.ct, request.mask, request.bone_threshold, request.material))
     views = [
-        prepare_radiograph(radiograph, camera, settings.polarity)
+        prepare_radiograph(radiograph, camera, settings.polarity, of_metal=subject.ct.is_metal)
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
     if request.xray_mask:
         views = _within_masks(views, request.xray_mask, geometry)
-    subject = Subject(read_ct(request.ct, request.mask, request.bone_threshold))
     if request.start_file is not None:
         geometry = with_depth_of_start(geometry, subject.ct, request.start_file, all_cameras)
     frame = pose_frame(geometry, subject.ct, request.geometry)
@@ -190,7 +214,8 @@ def register_files(request: Request, folder: Path) -> Registered:
     # What lies beside the results, as the demo's geometry, moves with them.
     sources = {name: source.replace(f"{folder}/", "") for name, source in geometry.sources.items()}
     geometry = replace(geometry, sources=sources)
-    files = write_results(folder, result, geometry, target.moving, seconds_preparation)
+    body = request.ct.stem if is_surface(request.ct) else "ct"
+    files = write_results(folder, result, geometry, target.moving, seconds_preparation, body)
     return Registered(result, subject, geometry.cameras, seconds_preparation, files)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from SOPIRegistrationLib.compare.objective import (
     LevelObjective,
-    around_object,
     at_level,
     comparable_pixels,
+    compared_view,
 )
 from SOPIRegistrationLib.compare.target import Level, Target, targets_of
 from SOPIRegistrationLib.geometry import se3
@@ -202,7 +202,7 @@ class Comparison:
         ncc_values, gradient_values, moving = [], [], self.target.moving
         T = T_lps_to_world[None]
         for radiograph in self.radiographs:
-            view = at_level(around_object(radiograph, self.target, T), _MEASURE_PIXELS)
+            view = compared_view(radiograph, self.target, T, _MEASURE_PIXELS)
             drr = project(moving.for_camera(view.camera, T[0]), view.camera, T)
             valid = comparable_pixels(view, moving, T)[0]
             ncc_values.append(float(ncc(drr, view.image, valid)[0]))

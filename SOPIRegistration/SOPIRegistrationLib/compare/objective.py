@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.ndimage import maximum_filter
@@ -58,7 +59,7 @@ class LevelObjective:
         self._depth_start = (radiographs[0].camera.T_world_to_camera @ self._pivot(T_start))[:, 2, 3]
         moving = target.moving
         for radiograph in radiographs:
-            view = at_level(around_object(radiograph, target, T_start), level.pixels)
+            view = compared_view(radiograph, target, T_start, level.pixels)
             volume = moving.for_camera(view.camera, T_start[0])
             valid = comparable_pixels(view, moving, T_start)
             if level.window_px is not None and target.outline_lps_mm is not None:
@@ -109,6 +110,26 @@ class LevelObjective:
         pivot = np.tile(np.eye(4), (len(T_lps_to_world), 1, 1))
         pivot[:, :3, 3] = se3.transform_points(T_lps_to_world, self._centre)
         return pivot
+
+
+def compared_view(
+    radiograph: PreparedRadiograph, target: Target, T_lps_to_world: np.ndarray, pixels: int
+) -> PreparedRadiograph:
+    """What of an X-ray is compared with a target at any of the poses (S, 4, 4), on so many pixels."""
+    if target.kind.is_silhouette:
+        radiograph = as_opacity(radiograph)
+    return at_level(around_object(radiograph, target, T_lps_to_world), pixels)
+
+
+def as_opacity(radiograph: PreparedRadiograph) -> PreparedRadiograph:
+    """The X-ray as the share of the beam that did not come through, up to gain and offset.
+
+    Blur acts on intensities: at the edge of metal their middle is the outline's place, that of their
+    logarithm lies inside. An X-ray that was stored bone-bright is taken for inverted intensities already.
+    """
+    if not radiograph.bone_dark:
+        return radiograph
+    return replace(radiograph, image=-np.expm1(-radiograph.image))
 
 
 def around_object(

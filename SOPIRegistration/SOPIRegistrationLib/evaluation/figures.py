@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Comparison, Reading, compared_target
-from SOPIRegistrationLib.compare.objective import around_object, at_level, comparable_pixels
+from SOPIRegistrationLib.compare.objective import comparable_pixels, compared_view
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase
 from SOPIRegistrationLib.evaluation.methods import Estimate
 from SOPIRegistrationLib.evaluation.metrics import PoseError, pose_error, structural_similarity
@@ -140,7 +140,7 @@ def _view_figures(
 ) -> dict[str, float]:
     target = compared_target(case.subject)
     moving, T = target.moving, T_lps_to_world[None]
-    view = at_level(around_object(radiograph, target, T), _MEASURE_PIXELS)
+    view = compared_view(radiograph, target, T, _MEASURE_PIXELS)
     drr = project(moving.for_camera(view.camera, T[0]), view.camera, T[0])
     valid = comparable_pixels(view, moving, T)[0]
     slope, offset = _line(drr[valid], view.image[valid])

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from SOPIRegistrationLib.compare import compared_target
-from SOPIRegistrationLib.compare.objective import around_object, at_level, comparable_pixels
+from SOPIRegistrationLib.compare.objective import comparable_pixels, compared_view
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation import parts
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -310,7 +310,7 @@ def _compared_views(problem: Problem) -> list[_ComparedView]:
     target, views, T = compared_target(problem.subject), [], problem.T_start[None]
     moving = target.moving
     for radiograph in problem.radiographs:
-        view = at_level(around_object(radiograph, target, T), problem.baseline_pixels)
+        view = compared_view(radiograph, target, T, problem.baseline_pixels)
         valid = comparable_pixels(view, moving, T)[0]
         views.append(_ComparedView(view.image, valid, view.camera, moving.for_camera(view.camera, T[0])))
     return views

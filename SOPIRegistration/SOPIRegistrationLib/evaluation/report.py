@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from SOPIRegistrationLib.compare import compared_target
-from SOPIRegistrationLib.compare.objective import around_object, at_level
+from SOPIRegistrationLib.compare.objective import compared_view
 from SOPIRegistrationLib.evaluation.cases import CaseSource, EvaluationCase
 from SOPIRegistrationLib.evaluation.figures import pose_of_row
 from SOPIRegistrationLib.evaluation.plots import plots
@@ -122,7 +122,7 @@ def _strip(case: EvaluationCase, row: dict) -> bytes:
 def _view_strip(case: EvaluationCase, radiograph: PreparedRadiograph, T: np.ndarray) -> np.ndarray:
     """(rows, columns, 3) pixels of one view at the start and the end, T_lps_to_world (2, 4, 4)."""
     target = compared_target(case.subject)
-    view = at_level(around_object(radiograph, target, T), _PICTURE_PIXELS)
+    view = compared_view(radiograph, target, T, _PICTURE_PIXELS)
     start, end = project(target.moving.for_camera(view.camera, T[0]), view.camera, T)
     pictures = [
         fusion_image(view.image, drr, view.valid, mode) * view.valid[..., None]

@@ -119,8 +119,8 @@ def prepare_ct(
     prepared = PreparedCT(
         attenuation=Volume(attenuation, grid.index_to_lps, volume.name),
         bone=Volume(bone.astype(np.uint8), grid.index_to_lps, volume.name),
-        rotation_centre_lps_mm=_centroid_lps(bone, grid.index_to_lps),
-        surface_points_lps_mm=_surface_points_lps(bone, grid),
+        rotation_centre_lps_mm=centroid_lps(Volume(bone, grid.index_to_lps)),
+        surface_points_lps_mm=surface_points_lps(Volume(bone, grid.index_to_lps)),
         truncated=Volume(truncated.astype(np.uint8), grid.index_to_lps, volume.name),
         identity=ct_identity(volume),
         notes=volume.notes + (() if mask is None else mask.notes),
@@ -375,22 +375,24 @@ def _labels_on_grid(mask: Volume, grid: _WorkingGrid) -> np.ndarray:
     return ndimage.affine_transform(filled, to_mask, output_shape=grid.shape, order=0).astype(bool)
 
 
-def _centroid_lps(bone: np.ndarray, index_to_lps: np.ndarray) -> np.ndarray:
+def centroid_lps(mask: Volume) -> np.ndarray:
+    """(3,) centroid, mm, of the voxels of a mask (0 or 1, or bool)."""
+    bone = mask.array
     counts = [bone.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in (2, 1, 0)]
     centroid = np.array([np.average(np.arange(len(count)), weights=count) for count in counts])
-    return index_to_lps[:3, :3] @ centroid + index_to_lps[:3, 3]
+    return mask.points_lps(centroid)
 
 
-def _surface_points_lps(bone: np.ndarray, grid: _WorkingGrid) -> np.ndarray:
-    """About 2000 voxel centres of the bones' surface, one per cell of a cubic lattice: evenly spread."""
+def surface_points_lps(mask: Volume) -> np.ndarray:
+    """(n, 3) about 2000 voxel centres, mm, of a mask's surface, one per cell of a lattice: evenly spread."""
+    bone, shape = mask.array > 0, mask.array.shape
     surface = bone & ~ndimage.binary_erosion(bone, border_value=1)
     indices = np.argwhere(surface)[:, ::-1]
-    low, high = 1.0, float(max(grid.shape))
+    low, high = 1.0, float(max(shape))
     # The number of occupied cells falls steadily with their size: bisection.
     for _ in range(12):
         cell = np.sqrt(low * high)
-        cells = np.ravel_multi_index((indices / cell).astype(int).T, grid.shape[::-1])
+        cells = np.ravel_multi_index((indices / cell).astype(int).T, shape[::-1])
         chosen = np.unique(cells, return_index=True)[1]
         low, high = (cell, high) if len(chosen) > _SURFACE_POINTS else (low, cell)
-    points = indices[np.sort(chosen)]
-    return points @ grid.index_to_lps[:3, :3].T + grid.index_to_lps[:3, 3]
+    return mask.points_lps(indices[np.sort(chosen)])

@@ -1,4 +1,4 @@
-"""The CT as registration sees it."""
+"""What is registered, as registration sees it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from SOPIRegistrationLib.images.volume import Volume
 # Compared by identity: arrays have no single truth value, and what is derived from a CT is kept per object.
 @dataclass(frozen=True, eq=False)
 class PreparedCT:
-    """A CT turned into attenuation on an isotropic working grid.
+    """A CT, or a filled surface, turned into attenuation on an isotropic working grid.
 
     Attributes:
         attenuation: float32 linear attenuation, 1/mm, of the whole body (table removed).
@@ -23,6 +23,7 @@ class PreparedCT:
             bone) leaves the scanned field of view, so that line integrals through them are incomplete.
         identity: of the CT that it was made from (``images.identity``).
         notes: those of the CT and of its mask: what was assumed or mended where they were read.
+        is_metal: whether all of it is metal, of which an X-ray shows the silhouette.
     """
 
     attenuation: Volume
@@ -32,3 +33,4 @@ class PreparedCT:
     truncated: Volume
     identity: str = ""
     notes: tuple[str, ...] = ()
+    is_metal: bool = False

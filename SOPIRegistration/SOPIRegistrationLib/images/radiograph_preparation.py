@@ -33,6 +33,7 @@ def prepare_radiograph(
     camera: Camera,
     polarity: str = "auto",
     max_size: int | None = None,
+    of_metal: bool = False,
 ) -> PreparedRadiograph:
     """Turn an X-ray into attenuation (bone bright, up to a monotone curve) and a mask of its usable pixels.
 
@@ -45,6 +46,7 @@ def prepare_radiograph(
         camera: its camera, for the stored number of pixels.
         polarity: "auto" (the file's word, else detected), "bone-dark" or "bone-bright".
         max_size: larger images are reduced to this many pixels on their longer side, by area averaging.
+        of_metal: whether metal is what is sought: what is clipped on its side then stays valid, too.
 
     Raises:
         InputError: another image size than the camera's, too small, constant, not finite, nothing exposed.
@@ -80,7 +82,9 @@ def prepare_radiograph(
     valid = _exposed(pixels.shape, fields, bone_dark) & ~_bars(pixels, frame, bone_dark)
     if radiograph.seen is not None:
         valid &= radiograph.seen
-    valid &= ~_clipped(pixels, valid, bone_dark) & ~_burnt_in(pixels)
+    if not of_metal:
+        valid &= ~_clipped(pixels, valid, bone_dark)
+    valid &= ~_burnt_in(pixels)
     if valid.mean() < 0.01:
         raise InputError(f"X-ray {radiograph.name} has no exposed field: check the image and its --polarity")
 
@@ -93,7 +97,7 @@ def prepare_radiograph(
     other = None
     if polarity == "auto" and radiograph.bone_dark is None:
         opposite = "bone-bright" if bone_dark else "bone-dark"
-        other = partial(prepare_radiograph, radiograph, stored_camera, opposite, max_size)
+        other = partial(prepare_radiograph, radiograph, stored_camera, opposite, max_size, of_metal)
     return PreparedRadiograph(_filled(image, valid), valid, camera, radiograph.name, other, bone_dark)
 
 

@@ -15,13 +15,14 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.projector.physics import PolychromaticVolume
+from SOPIRegistrationLib.projector.physics import PolychromaticVolume, SeenVolume
 from SOPIRegistrationLib.projector.volume import ProjectorVolume
 
 __all__ = [
     "BACKENDS",
     "PolychromaticVolume",
     "ProjectorVolume",
+    "SeenVolume",
     "project",
     "project_with_jacobian",
     "remove_shift_along_rays",
@@ -60,7 +61,7 @@ def resolve_backend(name: str = "auto") -> str:
 
 
 def project(
-    volume: ProjectorVolume | PolychromaticVolume,
+    volume: ProjectorVolume | SeenVolume,
     camera: Camera,
     T_lps_to_world,
     step_mm: float | None = None,
@@ -69,8 +70,8 @@ def project(
     """Line integrals of a volume along the ray of every pixel (a DRR).
 
     Args:
-        volume: what to project, attenuation in 1/mm for line integrals without unit; a
-            :class:`PolychromaticVolume` for the log attenuation of its beam.
+        volume: what to project, attenuation in 1/mm for line integrals without unit; a :class:`SeenVolume`
+            for what a detector makes of them (:class:`PolychromaticVolume`: the log attenuation of a beam).
         camera: intrinsics, image size and extrinsics; a single C-arm's camera is the world.
         T_lps_to_world: (..., 4, 4) poses, mm.
         step_mm: sampling step along the ray; the smallest voxel edge unless given.
@@ -83,7 +84,7 @@ def project(
 
 
 def project_with_jacobian(
-    volume: ProjectorVolume | PolychromaticVolume,
+    volume: ProjectorVolume | SeenVolume,
     camera: Camera,
     T_lps_to_world,
     step_mm: float | None = None,
@@ -116,7 +117,7 @@ def remove_shift_along_rays(jacobian: np.ndarray, rays: np.ndarray) -> None:
 
 
 def _run(volume, camera, T_lps_to_world, step_mm, backend, with_jacobian):
-    if isinstance(volume, PolychromaticVolume):
+    if isinstance(volume, SeenVolume):
         parts = [_run(part, camera, T_lps_to_world, step_mm, backend, with_jacobian) for part in volume.parts]
         return volume.response.projection(*zip(*parts, strict=True), with_jacobian)
     T = np.asarray(T_lps_to_world, dtype=np.float64)

@@ -41,7 +41,12 @@ class PolychromaticMovingVolume(MovingVolume):
 
 
 def polychromatic(subject: Subject, target: Target, beam: Beam | None = None) -> Target:
-    """A target whose DRRs are those of a beam, a usual C-arm's if None; kept with the subject."""
+    """A target whose DRRs are those of a beam, a usual C-arm's if None; kept with the subject.
+
+    A silhouette already is what a detector sees: it stays as it is.
+    """
+    if target.kind.is_silhouette:
+        return target
     beam = Beam() if beam is None else beam
     key = target.moving, beam
     moving = subject.kept(

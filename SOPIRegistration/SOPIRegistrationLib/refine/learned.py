@@ -14,6 +14,7 @@ from SOPIRegistrationLib.compare.proposal import Proposal
 from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.compare.starts import with_starts_around
 from SOPIRegistrationLib.compare.target import WHOLE_BODY
+from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
 from SOPIRegistrationLib.images.pyramid import square_radiograph
 from SOPIRegistrationLib.installed import IFR
@@ -101,8 +102,9 @@ def refine_learned(hypotheses: Hypotheses, run: Run, weights: str | Path | None 
         weights: file of the network's weights; the installed ones if None.
 
     Raises:
-        InputError: no weights, or unusable ones.
+        InputError: no weights, or unusable ones; the subject is of metal.
     """
+    _require_no_metal(hypotheses.comparison.case.subject)
     # Torch is not needed by the other refinements, and slow to import.
     from SOPIRegistrationLib.networks.threads import few_threads
     from SOPIRegistrationLib.refine.network import load_network, refined
@@ -161,10 +163,21 @@ class Learned:
         return replace(found, comparison=best)
 
     def warm_up(self, subject: Subject) -> None:
-        """Import torch, load the network."""
+        """Import torch, load the network.
+
+        Raises:
+            InputError: the subject is of metal.
+        """
         from SOPIRegistrationLib.refine.network import load_network
 
+        _require_no_metal(subject)
         load_network(self._weights)
+
+
+def _require_no_metal(subject: Subject) -> None:
+    """Refuse metal: the network was trained on line integrals of bodies, not on silhouettes."""
+    if subject.ct.is_metal:
+        raise InputError("the learned similarity does not know implants of metal: use --refine opt")
 
 
 class LearnedThenOptimised(Learned):

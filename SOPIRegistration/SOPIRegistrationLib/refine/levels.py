@@ -76,6 +76,9 @@ def with_neighbouring_vertebrae(found: Hypotheses, steps: Sequence[Step], run: R
         run: told every iteration.
     """
     comparison, centre = found.comparison, found.comparison.case.centre_lps_mm
+    gain = comparison.target.kind.neighbour_gain
+    if gain is None:
+        return found
     superior = found.T[0, :3, :3] @ np.array([0.0, 0.0, 1.0])
     T = np.repeat(found.T[:1], len(_NEIGHBOURS_MM), axis=0)
     T[:, :3, 3] += np.outer(_NEIGHBOURS_MM, superior)
@@ -99,7 +102,6 @@ def with_neighbouring_vertebrae(found: Hypotheses, steps: Sequence[Step], run: R
         beside = refined(T[worth], steps[1:])
         T = np.concatenate([found.T, beside.T])
         cost = ranked(T, steps[-1])
-        gain = comparison.target.kind.neighbour_gain
         if gain and cost[len(found.T) :].min() > cost[0] - gain:
             stage.ended(found.T[0])
             return found

@@ -30,8 +30,9 @@ def write_results(
     geometry: CArmGeometry,
     moving: MovingVolume,
     seconds_preparation: float,
+    body: str = "ct",
 ) -> list[str]:
-    """Write result.json, ct_to_carm.tfm, and for every view a DRR and an overlay.
+    """Write result.json, the body's transform (ct_to_carm.tfm), and for every view a DRR and an overlay.
 
     The first view's are drr.nrrd and overlay.png; those of further views carry the camera's name.
 
@@ -41,6 +42,7 @@ def write_results(
         geometry: cameras of the views, in their order.
         moving: what its DRRs are made of.
         seconds_preparation: time spent on reading and preparing the inputs.
+        body: its name, before ``_to_carm.tfm``.
 
     Returns:
         The files' names.
@@ -59,10 +61,11 @@ def write_results(
         write_detector_image(path, drr, camera, frame, reference, stored_mirrored=mirrored)
         write_picture(folder / f"overlay{suffix}.png", np.ascontiguousarray(picture))
         names += [f"drr{suffix}.nrrd", f"overlay{suffix}.png"]
-    write_transform(folder / "ct_to_carm.tfm", reference.T_world_to_camera @ result.T_lps_to_world, frame)
+    transform = f"{body}_to_carm.tfm"
+    write_transform(folder / transform, reference.T_world_to_camera @ result.T_lps_to_world, frame)
     text = result_json(result, geometry, seconds_preparation)
     (folder / "result.json").write_text(text, encoding="utf-8")
-    return ["result.json", "ct_to_carm.tfm", *names]
+    return ["result.json", transform, *names]
 
 
 def result_json(result: RegistrationResult, geometry: CArmGeometry, seconds_preparation: float) -> str:

@@ -23,9 +23,6 @@ _OBJECT_RADIUS_MM = 60.0
 # In the plane and in depth: predicted errors that matter; how far a refined pose may be from the best one.
 _LARGE_ERROR_MM = (1.0, 5.0)
 _LARGE_STEP_MM = (0.5, 2.0)
-# Residuals of neighbouring pixels are not independent: deviations are this much larger than white noise would
-# make them (Resources/Evaluation/configs/core_paper.toml prints the calibration).
-_CORRELATED_RESIDUALS = 4.0
 
 
 # From the least severe on.
@@ -52,7 +49,7 @@ def local_model(comparison: Comparison, T_lps_to_world: np.ndarray) -> LocalMode
     """Standard deviations of a pose (4, 4) and the Gauss-Newton step from it, at the finest level."""
     objective = comparison.objective(comparison.target.kind.finest, T_lps_to_world[None])
     equations = objective(T_lps_to_world[None], np.zeros(1, dtype=int))
-    variance = equations.cost[0] / objective.pixel_count * _CORRELATED_RESIDUALS**2
+    variance = equations.cost[0] / objective.pixel_count * comparison.target.kind.correlated_residuals**2
     inverse = np.linalg.pinv(equations.hessian[0], rcond=1e-12, hermitian=True)
     to_camera = np.eye(4)
     to_camera[:3, :3] = comparison.case.T_world_to_camera[:3, :3]

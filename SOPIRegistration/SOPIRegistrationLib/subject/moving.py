@@ -12,8 +12,6 @@ from SOPIRegistrationLib.images.pyramid import halved
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import ProjectorVolume
 
-# A volume may be this many times coarser than the pixels that look at it (measured: coarser loses starts).
-_VOXELS_PER_PIXEL = 1.4
 # A body goes on beyond its scan at least as far as an X-ray shows it; where exactly matters little.
 _BEYOND_MM, _BEYOND_VOXEL_MM = 300.0, 4.0
 
@@ -27,8 +25,11 @@ class MovingVolume:
 
     Attributes:
         unscanned: masks of where the object leaves the scan and of where it goes on; empty if it ends inside.
+        voxels_per_pixel: a volume may be this many times coarser than the pixels that look at it (measured:
+            coarser loses starts).
     """
 
+    voxels_per_pixel = 1.4
     unscanned: Sequence[ProjectorVolume] = ()
 
     def __init__(self, attenuation: Volume, truncated: Volume | None = None):
@@ -57,7 +58,7 @@ class MovingVolume:
         depth = (T_lps_to_camera @ np.append(self.attenuation.centre_lps_mm, 1.0))[2]
         pixel_mm = depth / min(camera.K[0, 0], camera.K[1, 1])
         finest = self.attenuation.spacing_mm.max()
-        ratio = _VOXELS_PER_PIXEL * pixel_mm / finest
+        ratio = self.voxels_per_pixel * pixel_mm / finest
         return self.level(max(0, int(np.floor(np.log2(max(ratio, 1.0))))))
 
 

@@ -1,4 +1,4 @@
-"""A prepared CT with everything that is computed of it once and used for every X-ray."""
+"""A prepared CT or surface with everything that is computed of it once and used for every X-ray."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from SOPIRegistrationLib.images.ct_preparation import bone_only
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.projector import project_with_jacobian
 from SOPIRegistrationLib.subject.moving import MovingVolume
+from SOPIRegistrationLib.subject.silhouette import Silhouette
 
 # Share of the attenuation that lies in bone from which a CT is a segmented bone, not a body.
 _SEGMENTED = 0.85
@@ -24,10 +25,10 @@ Made = TypeVar("Made")
 
 
 class Subject:
-    """A CT as what a registration moves; made once, handed on, and the only owner of its caches.
+    """A CT, or a filled surface, as what a registration moves; made once, and the only owner of its caches.
 
     Args:
-        ct: the prepared CT.
+        ct: the prepared CT (``images.ct_preparation``) or surface (``subject.surface``).
 
     Attributes:
         ct: the same.
@@ -57,6 +58,11 @@ class Subject:
         return MovingVolume(self._bone_attenuation, truncated.same_grid(truncated.array * self.ct.bone.array))
 
     @cached_property
+    def silhouette(self) -> Silhouette:
+        """What an X-ray shows of it where it is of metal."""
+        return Silhouette(self.body)
+
+    @cached_property
     def _bone_attenuation(self):
         return bone_only(self.ct)
 
@@ -64,7 +70,7 @@ class Subject:
         """Make the coarse volumes and load the compiled kernels, ahead of a registration."""
         camera = Camera.from_c_arm(1000.0, (50.0, 50.0), 8, 8)
         T = PoseFrame(self.ct.rotation_centre_lps_mm, 700.0).T_nominal
-        for moving in (self.body, self.bones):
+        for moving in (self.silhouette,) if self.ct.is_metal else (self.body, self.bones):
             for halvings in range(_HALVINGS):
                 project_with_jacobian(moving.level(halvings), camera, T)
 

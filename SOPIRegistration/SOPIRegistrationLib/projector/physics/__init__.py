@@ -2,5 +2,6 @@
 
 from SOPIRegistrationLib.projector.physics.beam import Beam, Spectrum
 from SOPIRegistrationLib.projector.physics.polychromatic import BeamResponse, PolychromaticVolume
+from SOPIRegistrationLib.projector.physics.seen import Opacity, SeenVolume
 
-__all__ = ["Beam", "BeamResponse", "PolychromaticVolume", "Spectrum"]
+__all__ = ["Beam", "BeamResponse", "Opacity", "PolychromaticVolume", "SeenVolume", "Spectrum"]

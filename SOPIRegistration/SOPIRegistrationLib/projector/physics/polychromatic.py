@@ -26,6 +26,7 @@ from SOPIRegistrationLib.images.ct_preparation import METAL_CLAMP_HU, MU_WATER, 
 from SOPIRegistrationLib.images.materials import Materials, decompose
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector.physics.beam import Beam, Spectrum, energy_of_water, linear_attenuation
+from SOPIRegistrationLib.projector.physics.seen import SeenVolume
 from SOPIRegistrationLib.projector.volume import ProjectorVolume
 
 # Bins of energy that are summed. Attenuation hardly bends within one: p is right to 0.1 %.
@@ -121,19 +122,14 @@ class BeamResponse:
         return image
 
 
-class PolychromaticVolume:
-    """A CT for the physics-based projector: give it to ``project`` like a :class:`ProjectorVolume`.
-
-    The image is then p = -log(I / I0) of the beam.
+class PolychromaticVolume(SeenVolume):
+    """A CT for the physics-based projector; its image is p = -log(I / I0) of the beam.
 
     Attributes:
-        parts: the volumes whose line integrals are needed.
         response: of the beam and the detector.
     """
 
-    def __init__(self, parts: Sequence[ProjectorVolume], response: BeamResponse):
-        self.parts = tuple(parts)
-        self.response = response
+    response: BeamResponse
 
     @classmethod
     def from_attenuation(

@@ -1,0 +1,100 @@
+"""The bodies of a command line: CTs and closed surfaces, and what the surfaces are made of."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from SOPIRegistrationLib.cli.common import progress_bar, read_ct
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.prepared_ct import PreparedCT
+from SOPIRegistrationLib.subject.surface import (
+    MATERIALS,
+    SURFACE_SUFFIXES,
+    filled,
+    is_surface,
+    material_named,
+    read_surface,
+)
+
+BODY_HELP = (
+    "a CT (DICOM series folder, NIfTI, NRRD or MHA, in HU), or a closed surface in mm "
+    f"({', '.join(suffix[1:].upper() for suffix in SURFACE_SUFFIXES)}; give its --material)"
+)
+
+
+def add_body_arguments(parser: argparse.ArgumentParser) -> None:
+    """What surfaces are made of."""
+    parser.add_argument(
+        "--material",
+        nargs="+",
+        default=[],
+        metavar="[BODY=]MATERIAL",
+        help=f"what a surface is made of: {', '.join(MATERIALS)}; BODY is its file's name without the ending",
+    )
+
+
+def read_body(
+    path: Path, mask: Path | None, bone_threshold_hu: float | None, materials: Sequence[str]
+) -> PreparedCT:
+    """Read and prepare a CT or a surface, showing how far it is.
+
+    What was assumed or mended is printed to stderr, a line each.
+
+    Args:
+        path: of the body.
+        mask: label map of a CT's bones.
+        bone_threshold_hu: threshold of a CT's bones.
+        materials: words of ``--material``.
+
+    Raises:
+        InputError: it is unusable, or an option does not go with it.
+    """
+    if not is_surface(path):
+        if materials:
+            raise InputError(
+                f"--material {materials[0]}: {path} is no surface, and a CT has its own materials"
+            )
+        return read_ct(path, mask, bone_threshold_hu)
+    if mask is not None or bone_threshold_hu is not None:
+        option = "--mask" if mask is not None else "--bone-threshold"
+        raise InputError(f"{option} is for a CT, and {path} is a surface: leave it out")
+    name = material_word(materials, path.stem)
+    if name is None:
+        raise InputError(
+            f"surface {path} has no material: give --material with one of {', '.join(MATERIALS)}"
+        )
+    material = material_named(name)
+    with progress_bar("surface") as update:
+        update(0.0, "reading")
+        surface = read_surface(path)
+        update(0.3, "filling")
+        prepared = filled(surface, material)
+    for note in prepared.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return prepared
+
+
+def material_word(words: Sequence[str], body: str) -> str | None:
+    """The material that words of ``--material`` name for a body; None where they name none.
+
+    Args:
+        words: ``BODY=MATERIAL``, or ``MATERIAL`` for all bodies.
+        body: its name.
+
+    Raises:
+        InputError: a word names another body, or two are for this one.
+    """
+    found: dict[bool, str] = {}
+    for word in words:
+        named, separator, material = word.rpartition("=")
+        if separator and named != body:
+            raise InputError(
+                f"--material {word} is for no body of this command: name {body}, or leave it out"
+            )
+        if bool(separator) in found:
+            raise InputError(f"--material names two materials for {body}: give one")
+        found[bool(separator)] = material
+    return found.get(True, found.get(False))
