@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from SOPIRegistrationLib.cli.main import main
-from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, targets_of
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Level, Reading, targets_of
+from SOPIRegistrationLib.compare.reliability import reliability
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -215,3 +216,38 @@ def test_a_drr_from_behind_is_not_the_mirrored_one_from_the_front(subject, state
     front, back = (project(subject.body.level(1), camera, one.T_nominal) for one in (stated, behind))
     assert np.corrcoef(front[:, ::-1].ravel(), back.ravel())[0, 1] < 0.999
     assert np.abs(front[:, ::-1] - back).max() > 0.05 * back.max()
+
+
+def test_another_patients_ct_is_not_accepted(demo_case, stated):
+    """Vertebrae a tenth taller: seen coarsely much the same."""
+    whole = demo_case.ct
+    taller = whole.index_to_lps.copy()
+    middle = whole.points_lps((np.array(whole.array.shape[::-1]) - 1) / 2)
+    taller[:3, :] = np.diag([1, 1, 1.1]) @ (taller[:3, :] - np.outer(middle, [0, 0, 0, 1]))
+    taller[:3, 3] += middle
+    other = Subject(prepare_ct(Volume(whole.array, taller)))
+    xray = prepare_radiograph(demo_case.radiograph, demo_case.camera, "bone-dark")
+    given = RegistrationSettings("given")
+    verdict = register(other, [xray], stated, given, demo_case.T_true).verdict
+    assert verdict.status != "accept"
+
+
+def test_noise_is_not_another_anatomy(demo_case, stated, subject, rng):
+    """What an X-ray's two halves do not share is not asked of the CT."""
+    xray = prepare_radiograph(demo_case.radiograph, demo_case.camera, "bone-dark")
+    level = Level(128, 13)
+    spread = xray.image[xray.valid].std()
+    noisy = replace(
+        xray, image=xray.image + rng.normal(0, 0.25 * spread, xray.image.shape).astype(np.float32)
+    )
+    assert reliability(noisy, level) < 0.8
+    assert 0.9 < reliability(xray, level) <= 1
+
+    def detail(one):
+        case = Case(subject, Reading((one,)), stated)
+        return Comparison(case, case.reading, targets_of(subject)[0]).detail(demo_case.T_true)
+
+    assert detail(xray) > 0.95
+    assert detail(noisy) > 0.93
+    small = replace(xray, image=xray.image[:60, :60], valid=xray.valid[:60, :60])
+    assert detail(replace(small, camera=xray.camera.cropped(0, 0, 60, 60))) is None

@@ -108,6 +108,8 @@ class TargetKind:
         neighbour_gain: by how much less the cost of a neighbouring vertebra must be to count; None where no
             such neighbours can be.
         searches_unscanned: whether a search also tries with the rays that leave the scan.
+        detail: level at which a right pose agrees as well as at ``check``, noise apart; None where the X-ray
+            shows more than the target anyway.
         is_silhouette: whether opacity is compared, not line integrals.
         correlated_residuals: residuals of neighbouring pixels are not independent: deviations are this much
             larger than white noise would make them.
@@ -125,6 +127,7 @@ class TargetKind:
     starts_from_afar: RandomStarts | None
     neighbour_gain: float | None
     searches_unscanned: bool
+    detail: Level | None = None
     is_silhouette: bool = False
     # Resources/Evaluation/configs/core_paper.toml prints the calibration.
     correlated_residuals: float = 4.0
@@ -171,6 +174,7 @@ WHOLE_BODY = TargetKind(
     starts_from_afar=None,
     neighbour_gain=0.0,
     searches_unscanned=True,
+    detail=Level(128, 13),
 )
 # The bones of a body, compared with the whole X-ray.
 BONES = replace(WHOLE_BODY, name="bones")

@@ -18,6 +18,9 @@ _AMBIGUOUS_DISTANCE_MM = 5.0
 # threshold no other way to read an X-ray was seen to come near.
 _RIVAL_MARGIN = 0.08
 _CLEAR_MARGIN = 0.08
+# Of X-rays of CTs whose vertebrae were scaled by 5 to 15 % and spines bent this was 0.92 at most, at right poses
+# of clear pictures 0.966 at least, of degraded ones mostly.
+_LEAST_DETAIL = 0.94
 # Turns an angle between two poses into the distance it moves the object's points.
 _OBJECT_RADIUS_MM = 60.0
 # In the plane and in depth: predicted errors that matter; how far a refined pose may be from the best one.
@@ -75,6 +78,7 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         _plausibility(case, poses[0]),
         _rivals(case, poses, correlations),
         _elsewhere(correlations[0], hypotheses.rival, correlations[0] - thresholds.accept, timed_out),
+        _detail(comparison, poses[0]),
         _local(model := local_model(comparison, poses[0])),
     ]
     reasons = [reason for _, reason in findings if reason]
@@ -120,6 +124,14 @@ def _elsewhere(correlation: float, rival: float, margin: float, timed_out: bool)
     if timed_out and 0 < margin < _CLEAR_MARGIN:
         return "review", "not all other ways to read the X-ray were tried"
     return "accept", ""
+
+
+def _detail(comparison: Comparison, T_lps_to_world: np.ndarray) -> Finding:
+    """Whether X-ray and CT are of the same anatomy."""
+    share = comparison.detail(T_lps_to_world)
+    if share is None or share > _LEAST_DETAIL:
+        return "accept", ""
+    return "review", f"fine structure agrees less than coarse ({share:.2f}): is it this patient, and unmoved?"
 
 
 def _local(model: LocalModel) -> Finding:
