@@ -18,8 +18,8 @@ _AMBIGUOUS_DISTANCE_MM = 5.0
 # threshold no other way to read an X-ray was seen to come near.
 _RIVAL_MARGIN = 0.08
 _CLEAR_MARGIN = 0.08
-# Of X-rays of CTs whose vertebrae were scaled by 5 to 15 % and spines bent this was 0.92 at most, at right poses
-# of clear pictures 0.966 at least, of degraded ones mostly.
+# Of X-rays of CTs whose vertebrae were scaled by 5 to 15 % and spines bent this was 0.92 at most, at right
+# poses of clear pictures 0.966 at least, of degraded ones mostly.
 _LEAST_DETAIL = 0.94
 # Turns an angle between two poses into the distance it moves the object's points.
 _OBJECT_RADIUS_MM = 60.0
