@@ -221,3 +221,15 @@ def test_any_shear_is_resampled(pair):
 def test_perpendicular_axes_stay(rng):
     volume = Volume(rng.normal(size=(4, 5, 6)), grid(), "ct")
     assert perpendicular(volume) is volume
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_an_infinite_place_is_refused_before_itk_is_asked(tmp_path, value):
+    """It would never answer."""
+    affine = grid(0, (9, 8, 6))
+    path = write_nifti(tmp_path / "infinite.nii", sampled(affine, (9, 8, 6)), affine, affine, (3, 6))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<12f", content, 280, 0.7, 1, 1, -3e16, 0.7, -8e14, 1e7, value, 0, 0.7, 1, 1)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="sform that is singular or no number"):
+        read_volume(path)

@@ -101,6 +101,7 @@ def _check_nifti(path: Path, what: str, accepted: str) -> None:
             return
         raise InputError(f"{what} {path} is not a NIfTI file: use {accepted}")
     check_spacing(header.spacing, path, what)
+    header.require_sound_forms(path, what)
     if _unpacked_size(header.data_path, header.data_bytes) < header.data_bytes:
         raise InputError(f"{what} {path} is damaged or incomplete: copy or export it again")
 

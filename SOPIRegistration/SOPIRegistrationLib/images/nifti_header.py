@@ -54,6 +54,22 @@ class NiftiHeader:
     data_path: Path
     data_bytes: int
 
+    def require_sound_forms(self, path, what: str) -> None:
+        """Refuse a place that is none; ITK never comes back from a form with an infinite number.
+
+        Raises:
+            InputError: the sform or qform is singular or no number.
+        """
+        for code, form, name in (
+            (self.sform_code, self.sform, "sform"),
+            (self.qform_code, self.qform, "qform"),
+        ):
+            if code > 0 and not (np.isfinite(form).all() and np.linalg.norm(form[:3, :3], axis=0).min() > 0):
+                raise InputError(
+                    f"{what} {path} has a {name} that is singular or no number: convert it again from the "
+                    "DICOM files"
+                )
+
     def index_to_lps(self, path, what: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """Where the voxels lie, and what the user should know of it.
 
@@ -65,15 +81,7 @@ class NiftiHeader:
         """
         if self.sform_code <= 0 and self.qform_code <= 0:
             return None, (guessed_axes(path, what, "sform_code and qform_code are 0"),)
-        for code, form, name in (
-            (self.sform_code, self.sform, "sform"),
-            (self.qform_code, self.qform, "qform"),
-        ):
-            if code > 0 and not (np.isfinite(form).all() and np.linalg.norm(form[:3, :3], axis=0).min() > 0):
-                raise InputError(
-                    f"{what} {path} has a {name} that is singular or no number: convert it again from the "
-                    "DICOM files"
-                )
+        self.require_sound_forms(path, what)
         if self.qform_code <= 0:
             return self.sform, ()
         if self.sform_code <= 0:
