@@ -211,13 +211,16 @@ def test_reloading_the_module_in_mid_run(host, user, demo_case, module):
     user.show_views()
     user.click("registerButton")
     (job,) = [thread for thread in threading.enumerate() if thread.name == "SOPI registration"]
-    before = {name: loaded for name, loaded in sys.modules.items() if name.startswith("SOPIRegistration")}
+    before = {
+        name: loaded for name, loaded in list(sys.modules.items()) if name.startswith("SOPIRegistration")
+    }
+    panel = user.panel
     try:
         user.widget.onReload()
         reloaded = slicer.modules.SOPIRegistrationWidget
         assert reloaded is not user.widget
-        assert type(reloaded.panel) is not type(user.panel)
-        assert not user.panel.is_running
+        assert type(reloaded.panel) is not type(panel)
+        assert not panel.is_running
         assert host.process(60, until=lambda: not job.is_alive())
         # The case is prepared again and can be gone on with.
         assert host.process(120, until=lambda: not reloaded.panel.is_running)
