@@ -124,7 +124,6 @@ class _Outcome:
             radiographs=comparison.radiographs,
             mirrored=comparison.reading.mirrored,
             stated_view=case.frame.view,
-            rival=self.refined.rival,
             method=f"{self.source} + {settings.refine}",
             content=comparison.target.content,
             stages=run.stages,

@@ -74,7 +74,6 @@ class RegistrationResult:
     stopped: bool = False
     mirrored: bool = False
     stated_view: str = ""
-    rival: float = float("-inf")
     device: str = field(default="cpu")
 
     def image(self, given_mirrored: bool = False) -> dict:
