@@ -150,8 +150,8 @@ _WIDE_WINDOWS = (
     Step(Level(32, 21, 15, 0.3, depth_prior_mm=60.0), 12, Level(32, 9)),
     Step(Level(64, 21, 12, 0.1, depth_prior_mm=60.0), 3, Level(64, 15)),
 )
-# Thresholds were chosen on simulated targets of several CTs: of both distributions those are printed by
-# Resources/Evaluation/configs/core_paper.toml.
+# Thresholds were chosen on simulated targets of several CTs: Resources/Evaluation/configs/core_paper.toml
+# prints both distributions.
 WHOLE_BODY = TargetKind(
     name="whole body",
     thresholds=Thresholds(accept=0.85, review=0.7),
