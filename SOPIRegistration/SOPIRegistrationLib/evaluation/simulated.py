@@ -10,10 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from SOPIRegistrationLib.evaluation.anatomies import bones_of, ct_of_labels, slices_about, stranger_of
+from SOPIRegistrationLib.evaluation.anatomies import (
+    bone_alone,
+    bones_of,
+    ct_of_labels,
+    slices_about,
+    stranger_of,
+)
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase, digest
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, DrawnPoses
 from SOPIRegistrationLib.evaluation.targets import Photographer, photographer, require_target
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
@@ -23,6 +30,7 @@ from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
+from SOPIRegistrationLib.simulation.regions import RegionPhantom, random_region
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.training.patients import VALIDATION_SEEDS
 
@@ -42,6 +50,8 @@ STRANGERS = {
     "other": "X-rays of another patient: the next CT of the list, or another phantom",
     "changed": "X-rays of the CT changed: vertebrae higher and lower by 5 to 15 %, the spine bent",
 }
+# The phantoms' region unless another one is named.
+LUMBAR = "lumbar"
 # Another phantom has a seed this much further.
 _OTHER_PHANTOM = 500
 
@@ -90,6 +100,9 @@ class SimulatedCases:
             of all of the CT, and start and truth are drawn about its rotation centre.
         streams: name in ``STREAMS``: how generators of random numbers are shared.
         stranger: name in ``STRANGERS``: the X-ray is not of the CT; no pose is right.
+        region: of the phantoms: "lumbar", or name in ``simulation.regions.REGIONS``.
+        bone: label of a phantom's bone that alone is registered, in the X-ray of the whole; all of it if None.
+        views: X-rays of a case, of one world, each a quarter turn about the patient further than the last.
     """
 
     protocol: str = "paper"
@@ -106,6 +119,9 @@ class SimulatedCases:
     scan_height_mm: float | None = None
     streams: str = "apart"
     stranger: str = ""
+    region: str = LUMBAR
+    bone: int | None = None
+    views: int = 1
 
     @property
     def patients(self) -> int:
@@ -146,6 +162,9 @@ class SimulatedCases:
             "scan_height_mm": self.scan_height_mm,
             "streams": self.streams,
             "stranger": self.stranger,
+            "region": self.region,
+            "bone": self.bone,
+            "views": self.views,
         }
 
     def make(self, number: int) -> EvaluationCase:
@@ -162,17 +181,20 @@ class SimulatedCases:
         else:
             shot = self.shot(number, *(np.random.default_rng([self.seed, number, i]) for i in range(2)))
         patient, drawn = shot.patient, shot.drawn
-        stored = shot.radiograph
-        if drawn.mirrored:
-            stored = replace(stored, pixels=np.ascontiguousarray(stored.pixels[:, ::-1]))
+        radiographs = tuple(
+            prepare_radiograph(_stored(radiograph, drawn), camera)
+            for radiograph, camera in zip(shot.radiographs, self._cameras(patient.camera), strict=True)
+        )
         subject = patient.subject
+        if self.bone is not None:
+            subject = _one_bone(self, self.patient_of(number))
         if self.scan_height_mm is not None:
             subject = _short_scan(self, self.patient_of(number))
         return EvaluationCase(
             number,
             patient.name,
             subject,
-            (prepare_radiograph(stored, patient.camera),),
+            radiographs,
             self._frame(subject.ct),
             drawn.T_start,
             None if self.stranger else drawn.T_true,
@@ -184,17 +206,44 @@ class SimulatedCases:
         """The X-ray of a case, not yet stored, from the generators' present state."""
         patient = _patient(self, self.patient_of(number))
         ct = patient.subject.ct
+        if self.bone is not None:
+            ct = _one_bone(self, self.patient_of(number)).ct
         frame = self._frame(ct)
         if not self.stranger:
             drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, frame, ct, patient.camera)
-            return _Shot(patient, drawn, patient.photograph(drawn.T_true, image_rng))
+            return _Shot(patient, drawn, self._photographed(patient, drawn.T_true, image_rng))
         stranger = self._stranger(patient, number)
         theirs = self._frame(stranger.subject.ct)
         drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, theirs, stranger.subject.ct, stranger.camera)
-        radiograph = stranger.photograph(drawn.T_true, image_rng)
+        radiographs = self._photographed(stranger, drawn.T_true, image_rng)
         # The start is as far from the nominal view of the CT that is registered.
         T_start = frame.T_from_theta(theirs.theta_from_T(drawn.T_start))
-        return _Shot(patient, replace(drawn, T_start=T_start), radiograph)
+        return _Shot(patient, replace(drawn, T_start=T_start), radiographs)
+
+    def _cameras(self, first: Camera) -> list[Camera]:
+        """Of all views; the world is the first one's frame."""
+        middle = np.array([0.0, 0.0, self.detector.sod_mm])
+        cameras = [first]
+        for number in range(1, self.views):
+            turn = se3.exp_so3(np.array([0.0, np.deg2rad(90.0 * number), 0.0]))
+            T = se3.rigid(turn, middle - turn @ middle)
+            cameras.append(replace(first, T_world_to_camera=T, name=f"view {number + 1}"))
+        return cameras
+
+    def _photographed(
+        self, patient: _Patient, T_lps_to_world: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Radiograph, ...]:
+        cameras = self._cameras(patient.camera)
+        return tuple(patient.photograph(one.T_world_to_camera @ T_lps_to_world, rng) for one in cameras)
+
+    def phantom(self, index: int, spacing_mm: float) -> RegionPhantom:
+        """CT and labels of one of the phantoms."""
+        # Below the seeds of training and validation.
+        seed = (1000 * self.seed + index) % VALIDATION_SEEDS
+        if self.region != LUMBAR:
+            return random_region(self.region, seed, spacing_mm)
+        made = lumbar_phantom(seed, spacing_mm)
+        return RegionPhantom(made.ct, made.labels)
 
     def _frame(self, ct: PreparedCT) -> PoseFrame:
         return PoseFrame(ct.rotation_centre_lps_mm, self.detector.sod_mm, self.view)
@@ -217,11 +266,18 @@ class _Patient(NamedTuple):
 
 
 class _Shot(NamedTuple):
-    """A case's X-ray as it was taken."""
+    """A case's X-rays as they were taken."""
 
     patient: _Patient
     drawn: DrawnPoses
-    radiograph: Radiograph
+    radiographs: tuple[Radiograph, ...]
+
+
+def _stored(radiograph: Radiograph, drawn: DrawnPoses) -> Radiograph:
+    """An X-ray as it is stored."""
+    if not drawn.mirrored:
+        return radiograph
+    return replace(radiograph, pixels=np.ascontiguousarray(radiograph.pixels[:, ::-1]))
 
 
 # Cases come patient by patient: keeping more than one would only take memory.
@@ -242,6 +298,12 @@ def _short_scan(source: SimulatedCases, index: int) -> Subject:
     return Subject(prepare_ct(slices_about(patient.volume, middle, source.scan_height_mm)))
 
 
+@lru_cache(maxsize=1)
+def _one_bone(source: SimulatedCases, index: int) -> Subject:
+    made = source.phantom(index, COARSE_MM)
+    return Subject(prepare_ct(bone_alone(made.ct, made.labels, source.bone)))
+
+
 def _volumes(source: SimulatedCases, index: int) -> tuple[Volume, Volume]:
     """HU of what is registered, and of what is X-rayed."""
     if source.cts:
@@ -249,10 +311,8 @@ def _volumes(source: SimulatedCases, index: int) -> tuple[Volume, Volume]:
         ct = ct_of_labels(read_volume(path, "mask")) if source.labels else read_volume(path)
         patient = ct
     else:
-        # Below the seeds of training and validation.
-        seed = (1000 * source.seed + index) % VALIDATION_SEEDS
-        ct = lumbar_phantom(seed, COARSE_MM).ct
-        patient = ct if source.target == "ours" else lumbar_phantom(seed, FINE_MM).ct
+        ct = source.phantom(index, COARSE_MM).ct
+        patient = ct if source.target == "ours" else source.phantom(index, FINE_MM).ct
     if source.content == "bone":
         ct, patient = bones_of(ct), bones_of(patient)
     return ct, patient

@@ -10,6 +10,7 @@ from SOPIRegistrationLib import __version__
 from SOPIRegistrationLib.compare import StageRecord
 from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict, view_seen
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.registration.evidence import Evidence
 
 # A picture turned by less is upright.
 _NOTABLE_ROLL_DEG = 45.0
@@ -26,6 +27,7 @@ class Verdict:
             x, y and z (depth), mm, from the curvature of the objective.
         predicted_error_deg: (3,) of the rotation about these axes, deg. Both None for a stopped run.
         share: of the X-ray's valid rays, those that were compared; None for a stopped run.
+        evidence: what the images say for and against it; None for a stopped run.
     """
 
     status: str
@@ -33,6 +35,7 @@ class Verdict:
     predicted_error_mm: np.ndarray | None
     predicted_error_deg: np.ndarray | None
     share: float | None = None
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses
 from SOPIRegistrationLib.compare.target import Thresholds
-from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.registration.evidence import SAME_POSE_MM, apart_mm, evidence_of
+from SOPIRegistrationLib.registration.predicted_error import LocalModel, local_model
 from SOPIRegistrationLib.registration.result import Verdict
 
 # Two different poses this close in correlation: the image does not decide between them.
 _AMBIGUOUS_MARGIN = 0.01
-_AMBIGUOUS_DISTANCE_MM = 5.0
 # Coarsely refined poses of other views and readings must agree less by so much; beyond this margin over the
 # threshold no other way to read an X-ray was seen to come near.
 _RIVAL_MARGIN = 0.08
@@ -21,8 +19,6 @@ _CLEAR_MARGIN = 0.08
 # Of X-rays of CTs whose vertebrae were scaled by 5 to 15 % and spines bent this was 0.92 at most, at right
 # poses of clear pictures 0.966 at least, of degraded ones mostly.
 _LEAST_DETAIL = 0.94
-# Turns an angle between two poses into the distance it moves the object's points.
-_OBJECT_RADIUS_MM = 60.0
 # In the plane and in depth: predicted errors that matter; how far a refined pose may be from the best one.
 _LARGE_ERROR_MM = (1.0, 5.0)
 _LARGE_STEP_MM = (0.5, 2.0)
@@ -32,34 +28,6 @@ _LARGE_STEP_MM = (0.5, 2.0)
 _SEVERITY = ("accept", "review", "reject")
 # Status that something found allows at most, and the reason; none if empty.
 Finding = tuple[str, str]
-
-
-class LocalModel(NamedTuple):
-    """What the objective's slope and curvature at a pose say about it, along the first camera's axes.
-
-    Attributes:
-        rotation_rad: (3,) standard deviations.
-        translation_mm: (3,) the same.
-        to_best_mm: (3,) shift to where the images agree best.
-    """
-
-    rotation_rad: np.ndarray
-    translation_mm: np.ndarray
-    to_best_mm: np.ndarray
-
-
-def local_model(comparison: Comparison, T_lps_to_world: np.ndarray) -> LocalModel:
-    """Standard deviations of a pose (4, 4) and the Gauss-Newton step from it, at the finest level."""
-    objective = comparison.objective(comparison.target.kind.finest, T_lps_to_world[None])
-    equations = objective(T_lps_to_world[None], np.zeros(1, dtype=int))
-    variance = equations.cost[0] / objective.pixel_count * comparison.target.kind.correlated_residuals**2
-    inverse = np.linalg.pinv(equations.hessian[0], rcond=1e-12, hermitian=True)
-    to_camera = np.eye(4)
-    to_camera[:3, :3] = comparison.case.T_world_to_camera[:3, :3]
-    A = se3.adjoint(to_camera)
-    deviation = np.sqrt(np.maximum(np.diag(A @ (variance * inverse) @ A.T), 0))
-    step = -A @ inverse @ equations.gradient[0]
-    return LocalModel(deviation[:3], deviation[3:], step[3:])
 
 
 def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
@@ -83,7 +51,8 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
     ]
     reasons = [reason for _, reason in findings if reason]
     status = max((status for status, _ in findings), key=_SEVERITY.index)
-    return Verdict(status, reasons, model.translation_mm, np.rad2deg(model.rotation_rad), share)
+    evidence = evidence_of(hypotheses, model)
+    return Verdict(status, reasons, model.translation_mm, np.rad2deg(model.rotation_rad), share, evidence)
 
 
 def _agreement(correlation: float, share: float, thresholds: Thresholds) -> Finding:
@@ -107,10 +76,8 @@ def _plausibility(case: Case, T_lps_to_world: np.ndarray) -> Finding:
 
 def _rivals(case: Case, poses: np.ndarray, correlations: np.ndarray) -> Finding:
     """Whether a pose elsewhere agrees as well."""
-    centres = se3.transform_points(poses, case.centre_lps_mm)
-    angles = se3.rotation_distance(np.repeat(poses[:1, :3, :3], len(poses) - 1, axis=0), poses[1:, :3, :3])
-    apart = np.linalg.norm(centres[1:] - centres[0], axis=1) + _OBJECT_RADIUS_MM * angles
-    rival = (apart > _AMBIGUOUS_DISTANCE_MM) & (correlations[1:] > correlations[0] - _AMBIGUOUS_MARGIN)
+    apart = apart_mm(case, poses)
+    rival = (apart > SAME_POSE_MM) & (correlations[1:] > correlations[0] - _AMBIGUOUS_MARGIN)
     if not rival.any():
         return "accept", ""
     distance = apart[np.flatnonzero(rival)[0]]
