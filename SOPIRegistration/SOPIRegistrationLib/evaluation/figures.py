@@ -99,12 +99,11 @@ def judgement_figures(case: EvaluationCase, estimate: Estimate) -> dict:
     row["content"] = result.content
     row |= {f"found_{name}": value for name, value in result.image().items()}
     row["found_mirrored"] = int(result.mirrored)
-    for name in ("probability", "share"):
-        row[name] = getattr(verdict, name, None)
+    row |= {"probability": verdict.probability, "share": verdict.share}
     if verdict.evidence is not None:
         row |= {f"evidence_{name}": value for name, value in asdict(verdict.evidence).items()}
     for prefix in ("predicted", "statistical"):
-        parts = [getattr(verdict, f"{prefix}_error_{unit}", None) for unit in ("deg", "mm")]
+        parts = [getattr(verdict, f"{prefix}_error_{unit}") for unit in ("deg", "mm")]
         if all(part is not None for part in parts):
             row |= _axis_entries(prefix, *parts)
     reading = Reading(result.radiographs, result.mirrored)

@@ -11,7 +11,7 @@ from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Level
 from SOPIRegistrationLib.compare.reliability import reliability
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.registration.predicted_error import LocalModel
+from SOPIRegistrationLib.registration.predicted_error import Deviation, LocalModel
 
 # Edge of the parts of an image that are looked at by themselves: about half a vertebra at 128 pixels.
 _PART_PX = 17
@@ -108,7 +108,7 @@ def _parts(
 def noiseless_correlation(comparison: Comparison, level: Level, T_lps_to_world: np.ndarray) -> float:
     """Correlation at a level at a pose (4, 4) as a share of the largest that the noise leaves possible."""
     correlation = 1 - float(comparison.cost(level, T_lps_to_world[None])[0]) / 2
-    return max(correlation, 0.0) / np.sqrt(max(signal(comparison, level), 1e-3))
+    return max(correlation, 0.0) / float(np.sqrt(max(signal(comparison, level), 1e-3)))
 
 
 def signal(comparison: Comparison, level: Level) -> float:
@@ -133,6 +133,7 @@ def evidence_of(hypotheses: Hypotheses, model: LocalModel) -> Evidence:
     elsewhere = agreements[1:][apart_mm(comparison.case, hypotheses.T) > SAME_POSE_MM]
     rival = max([hypotheses.rival, *elsewhere])
     correlations, distances = parts_of(comparison, T)
+    deviation = Deviation.of(model.covariance)
     level = evidence_level(comparison)
     return Evidence(
         agreement=float(agreements[0]),
@@ -145,8 +146,8 @@ def evidence_of(hypotheses: Hypotheses, model: LocalModel) -> Evidence:
         apart_high_mm=float(np.quantile(distances, 0.8)),
         share=float(comparison.share(T[None])[0]),
         margin=float(min(agreements[0] - rival, NO_RIVAL)),
-        error_mm=float(model.translation_mm[:2].max()),
-        error_deg=float(np.rad2deg(model.rotation_rad.max())),
+        error_mm=float(deviation.translation_mm[:2].max()),
+        error_deg=float(np.rad2deg(deviation.rotation_rad.max())),
         step_mm=float(np.abs(model.to_best_mm[:2]).max()),
         views=len(comparison.radiographs),
     )

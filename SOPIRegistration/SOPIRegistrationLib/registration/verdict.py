@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses
+from SOPIRegistrationLib.compare import Case, Hypotheses
 from SOPIRegistrationLib.compare.target import Thresholds
-from SOPIRegistrationLib.registration.evidence import SAME_POSE_MM, apart_mm, evidence_of
-from SOPIRegistrationLib.registration.predicted_error import LocalModel, local_model
+from SOPIRegistrationLib.registration.evidence import SAME_POSE_MM, Evidence, apart_mm, evidence_of
+from SOPIRegistrationLib.registration.predicted_error import Deviation, local_model, model_covariance
+from SOPIRegistrationLib.registration.probability import TRUSTED, probability_right
 from SOPIRegistrationLib.registration.result import Verdict
 
-# Two different poses this close in correlation: the image does not decide between them.
+# Two different poses this close in agreement: the image does not decide between them.
 _AMBIGUOUS_MARGIN = 0.01
-# Coarsely refined poses of other views and readings must agree less by so much; beyond this margin over the
-# threshold no other way to read an X-ray was seen to come near.
+# The same of another way to read the X-ray or to look at the body, whose poses were refined coarsely only.
 _RIVAL_MARGIN = 0.08
-_CLEAR_MARGIN = 0.08
-# Of X-rays of CTs whose vertebrae were scaled by 5 to 15 % and spines bent this was 0.92 at most, at right
-# poses of clear pictures 0.966 at least, of degraded ones mostly.
-_LEAST_DETAIL = 0.94
+# Where no probability is known: beyond this margin over the threshold no other way to read an X-ray was seen
+# to come near. Where one is: surer than this, what was not tried does not matter.
+_CLEAR_MARGIN, _SURE = 0.08, 0.99
+# Evidence is told where it is worse than that of nearly all right poses.
+_USUAL_APART_MM, _USUAL_DETAIL = 0.6, 0.9
 # In the plane and in depth: predicted errors that matter; how far a refined pose may be from the best one.
 _LARGE_ERROR_MM = (1.0, 5.0)
 _LARGE_STEP_MM = (0.5, 2.0)
@@ -37,34 +38,65 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         hypotheses: the others are where other starts ended.
         timed_out: whether something that was to be tried was left out.
     """
-    comparison, poses = hypotheses.comparison, hypotheses.T
-    case, thresholds = comparison.case, comparison.target.kind.thresholds
-    correlations, share = comparison.agreement(poses), float(comparison.share(poses[:1])[0])
-    counts = share if share < case.least_share else 1.0
-    findings = [
-        _agreement(correlations[0], counts, thresholds),
-        _plausibility(case, poses[0]),
-        _rivals(case, poses, correlations),
-        _elsewhere(correlations[0], hypotheses.rival, correlations[0] - thresholds.accept, timed_out),
-        _detail(comparison, poses[0]),
-        _local(model := local_model(comparison, poses[0])),
-    ]
-    reasons = [reason for _, reason in findings if reason]
-    status = max((status for status, _ in findings), key=_SEVERITY.index)
+    comparison, T = hypotheses.comparison, hypotheses.T[0]
+    model = local_model(comparison, T)
     evidence = evidence_of(hypotheses, model)
-    return Verdict(status, reasons, model.translation_mm, np.rad2deg(model.rotation_rad), share, evidence)
+    probability = probability_right(evidence, comparison.target.kind.judged_as)
+    statistical = Deviation.of(model.covariance)
+    total = Deviation.of(model.covariance + model_covariance(comparison, T))
+    findings = [
+        _trust(evidence, probability, comparison.target.kind.thresholds, timed_out),
+        _plausibility(comparison.case, T),
+        _share(evidence.share, comparison.case.least_share),
+        _rivals(hypotheses),
+        _elsewhere(evidence.agreement, hypotheses.rival),
+        _local(statistical, model.to_best_mm),
+    ]
+    status = max((status for status, _ in findings), key=_SEVERITY.index)
+    reasons = [reason for _, reason in findings if reason]
+    if probability is not None and status != "accept":
+        reasons += _doubts(evidence)
+    return Verdict(
+        status,
+        reasons,
+        total.translation_mm,
+        np.rad2deg(total.rotation_rad),
+        evidence.share,
+        statistical.translation_mm,
+        np.rad2deg(statistical.rotation_rad),
+        probability,
+        evidence,
+    )
 
 
-def _agreement(correlation: float, share: float, thresholds: Thresholds) -> Finding:
-    """How well the images agree; with the share of the X-ray that was compared, where that is little."""
-    figure = f"structural correlation {correlation:.3f}"
-    if share < 1:
-        figure += f", with {share:.0%} of the X-ray compared"
-    if not np.isfinite(correlation) or correlation < thresholds.review:
+def _trust(
+    evidence: Evidence, probability: float | None, thresholds: Thresholds, timed_out: bool
+) -> Finding:
+    """How probably the pose is right; of a kind without a probability, how well the images agree."""
+    agreement, trusted = evidence.agreement, evidence.agreement
+    figure, clear = f"structural correlation {agreement:.3f}", thresholds.accept + _CLEAR_MARGIN
+    if probability is not None:
+        trusted, thresholds, clear = probability, TRUSTED, _SURE
+        figure = f"probability of a right pose {probability:.3f}, {figure}"
+    if not np.isfinite(trusted) or trusted < thresholds.review:
         return "reject", f"the images do not agree: {figure}, below {thresholds.review}"
-    if correlation < thresholds.accept:
+    if trusted < thresholds.accept:
         return "review", f"the images agree only partly: {figure}, below {thresholds.accept}"
+    if timed_out and trusted < clear:
+        return "review", f"not all other ways to read the X-ray were tried: {figure}"
     return "accept", f"the images agree: {figure}"
+
+
+def _doubts(evidence: Evidence) -> list[str]:
+    """What makes a pose improbable, where it is far from usual."""
+    doubts = []
+    if evidence.apart_mm > _USUAL_APART_MM:
+        doubts.append(f"parts of the images lie {evidence.apart_mm:.1f} mm beside each other")
+    if evidence.fine < _USUAL_DETAIL * evidence.coarse:
+        doubts.append(f"fine structure agrees less than coarse ({evidence.fine / evidence.coarse:.2f})")
+    if doubts:
+        doubts[-1] += ": is it this patient, and unmoved?"
+    return doubts
 
 
 def _plausibility(case: Case, T_lps_to_world: np.ndarray) -> Finding:
@@ -74,40 +106,38 @@ def _plausibility(case: Case, T_lps_to_world: np.ndarray) -> Finding:
     return "reject", "the pose lies too far from the start to be the one sought"
 
 
-def _rivals(case: Case, poses: np.ndarray, correlations: np.ndarray) -> Finding:
+def _share(share: float, least: float) -> Finding:
+    """Whether enough of the X-ray was compared."""
+    if share >= least:
+        return "accept", ""
+    return "review", f"only {share:.0%} of the X-ray could be compared"
+
+
+def _rivals(hypotheses: Hypotheses) -> Finding:
     """Whether a pose elsewhere agrees as well."""
-    apart = apart_mm(case, poses)
-    rival = (apart > SAME_POSE_MM) & (correlations[1:] > correlations[0] - _AMBIGUOUS_MARGIN)
+    apart = apart_mm(hypotheses.comparison.case, hypotheses.T)
+    agreements = hypotheses.comparison.agreement(hypotheses.T)
+    rival = (apart > SAME_POSE_MM) & (agreements[1:] > agreements[0] - _AMBIGUOUS_MARGIN)
     if not rival.any():
         return "accept", ""
     distance = apart[np.flatnonzero(rival)[0]]
     return "review", f"another start ended {distance:.0f} mm away with the same agreement"
 
 
-def _elsewhere(correlation: float, rival: float, margin: float, timed_out: bool) -> Finding:
-    """Whether the X-ray read another way, or seen from elsewhere, agrees nearly as well; or was not tried."""
-    if rival > correlation - _RIVAL_MARGIN:
+def _elsewhere(agreement: float, rival: float) -> Finding:
+    """Whether the X-ray read another way, or seen from elsewhere, agrees nearly as well."""
+    if rival > agreement - _RIVAL_MARGIN:
         return "review", f"read or seen another way the images agree nearly as well: {rival:.3f}"
-    if timed_out and 0 < margin < _CLEAR_MARGIN:
-        return "review", "not all other ways to read the X-ray were tried"
     return "accept", ""
 
 
-def _detail(comparison: Comparison, T_lps_to_world: np.ndarray) -> Finding:
-    """Whether X-ray and CT are of the same anatomy."""
-    share = comparison.detail(T_lps_to_world)
-    if share is None or share > _LEAST_DETAIL:
-        return "accept", ""
-    return "review", f"fine structure agrees less than coarse ({share:.2f}): is it this patient, and unmoved?"
-
-
-def _local(model: LocalModel) -> Finding:
+def _local(statistical: Deviation, to_best_mm: np.ndarray) -> Finding:
     """Whether the image fixes the pose, and the refinement came to its end."""
-    if _exceeds(model.translation_mm, _LARGE_ERROR_MM):
-        x, y, z = model.translation_mm
+    if _exceeds(statistical.translation_mm, _LARGE_ERROR_MM):
+        x, y, z = statistical.translation_mm
         return "review", f"the image hardly fixes the pose: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm"
-    if _exceeds(model.to_best_mm, _LARGE_STEP_MM):
-        x, y, z = model.to_best_mm
+    if _exceeds(to_best_mm, _LARGE_STEP_MM):
+        x, y, z = to_best_mm
         return "review", f"not refined: the images agree better about {x:.1f}, {y:.1f}, {z:.1f} mm from here"
     return "accept", ""
 
