@@ -1,14 +1,15 @@
 """Fit and check the probability that a pose is right (registration/probability.py).
 
-``collect`` registers simulated X-rays, of the CT's patient and of strangers, from starts near and far, read rightly
-and mirrored, and writes the evidence on every pose reached, right or wrong. ``fit`` makes the regression of the rows
-for fitting and shows how it does on those for checking, which share no CT, no phantom and no degradation with them:
+``collect`` registers simulated X-rays, of the CT's patient and of strangers, from starts near and far, read
+rightly and mirrored, and writes the evidence on every pose reached, right or wrong. ``fit`` makes the
+regression of the rows for fitting and shows how it does on those for checking, which share no CT, no phantom
+and no degradation with them:
 
     python Testing/studies/fit_verdict.py collect --data ../shared/data --out rows.csv [--minutes 40]
-    python Testing/studies/fit_verdict.py fit rows.csv
+    python Testing/studies/fit_verdict.py fit rows.csv --out Resources/Evaluation
 
-A run that was ended goes on where it was. A registration here differs from one of the program in one thing: it
-starts from few poses, not from fifteen, so that more of them can be made, and more end in wrong poses.
+A run that was ended goes on where it was. A registration here differs from one of the program in one thing:
+it starts from few poses, not from fifteen, so that more of them can be made, and more end in wrong poses.
 """
 
 from __future__ import annotations
@@ -34,7 +35,18 @@ from SOPIRegistrationLib.registration.verdict import judge
 from SOPIRegistrationLib.settings import RegistrationSettings
 
 FIT_SEED, CHECK_SEED = 21, 22
-COLUMNS = ("use", "group", "case", "start", "kind", "right", "stranger", "rotation_deg", "in_plane_mm", "status")
+COLUMNS = (
+    "use",
+    "group",
+    "case",
+    "start",
+    "kind",
+    "right",
+    "stranger",
+    "rotation_deg",
+    "in_plane_mm",
+    "status",
+)
 EVIDENCE = tuple(one.name for one in fields(Evidence))
 # Turned by up to so much about each axis, shifted by up to so much across and along the central ray.
 _FAR = np.array([45.0, 45.0, 30.0, 40.0, 40.0, 120.0])

@@ -102,8 +102,8 @@ class LevelObjective:
         return NormalEquations(cost / views, gradient / views, hessian / views)
 
     def images(self, T_lps_to_world: np.ndarray) -> Iterator[tuple[Camera, np.ndarray, np.ndarray]]:
-        """Of each view the camera, and what a level in windows compares at a pose (4, 4) near its start: DRR and
-        X-ray (rows, columns), locally normalised, each of unit norm."""
+        """Of each view the camera, and what a level in windows compares at a pose (4, 4) near its start: DRR
+        and X-ray (rows, columns), locally normalised, each of unit norm."""
         T = T_lps_to_world[None]
         for camera, volume, residual, _ in self._views:
             moving, fixed = residual.images(project(volume, camera, T), np.zeros(1, dtype=int))

@@ -29,7 +29,9 @@ def bone_alone(ct: Volume, labels: Volume, label: int) -> Volume:
     """One labelled bone of a CT (HU) in air, the box about it."""
     bone = labels.array == label
     if not bone.any():
-        raise InputError(f"{ct.name} has no label {label}: it has {np.unique(labels.array[labels.array > 0])}")
+        raise InputError(
+            f"{ct.name} has no label {label}: it has {np.unique(labels.array[labels.array > 0])}"
+        )
     first = [int(np.flatnonzero(bone.any(axis=others))[0]) for others in ((1, 2), (0, 2), (0, 1))]
     last = [int(np.flatnonzero(bone.any(axis=others))[-1]) for others in ((1, 2), (0, 2), (0, 1))]
     box = tuple(

@@ -52,8 +52,8 @@ from SOPIRegistrationLib.evaluation.tables import SECTIONS
 from SOPIRegistrationLib.evaluation.targets import TARGETS
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.progress import Report
-from SOPIRegistrationLib.simulation.regions import REGIONS
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
+from SOPIRegistrationLib.simulation.regions import REGIONS
 
 CASES_BY_DEFAULT = 20
 METHODS_BY_DEFAULT = ("initial", "opt", "search")

@@ -101,7 +101,7 @@ class SimulatedCases:
         streams: name in ``STREAMS``: how generators of random numbers are shared.
         stranger: name in ``STRANGERS``: the X-ray is not of the CT; no pose is right.
         region: of the phantoms: "lumbar", or name in ``simulation.regions.REGIONS``.
-        bone: label of a phantom's bone that alone is registered, in the X-ray of the whole; all of it if None.
+        bone: label of a phantom's bone that alone is registered, in the X-ray of the whole; all if None.
         views: X-rays of a case, of one world, each a quarter turn about the patient further than the last.
     """
 

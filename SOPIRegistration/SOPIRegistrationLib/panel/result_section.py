@@ -53,6 +53,8 @@ class ResultSection:
             self._clear("")
             return
         words, colour = _VERDICTS[result["verdict"]["status"]]
+        if (probability := result["verdict"].get("probability")) is not None:
+            words += f" ({100 * probability:.3g} %)"
         self._words, self._colour, self._moved = words, colour, False
         reasons = "; ".join(result["verdict"]["reasons"])
         self._verdict = f"{words}: {reasons}" if reasons else words

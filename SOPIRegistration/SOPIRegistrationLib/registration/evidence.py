@@ -1,4 +1,4 @@
-"""What the images say for and against a pose: the figures a verdict is made of, none of which knows the truth."""
+"""What the images say for and against a pose: what a verdict is made of; none of it knows the truth."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def evidence_level(comparison: Comparison) -> Level:
 
 
 def parts_of(comparison: Comparison, T_lps_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Correlation of each part of the images at a pose (4, 4), and how far its halves lie apart, mm, (n,) each.
+    """(n,) correlation of each part of the images at a pose (4, 4), and (n,) how far its halves lie apart, mm.
 
     Parts without structure are left out. How far is one step of Lucas and Kanade (1981): exact where it is
     small.
@@ -91,9 +91,11 @@ def _parts(
     bu, bv = mean(gu * difference), mean(gv * difference)
     determinant = uu * vv - uv * uv
     weakest = (uu + vv) / 2 - np.sqrt(np.maximum(((uu - vv) / 2) ** 2 + uv * uv, 0))
-    structured = (weakest > _LEAST_TEXTURE * uu[uu > 0].mean()) & (
-        np.minimum(mm, ff) > _LEAST_TEXTURE * mm.mean()
-    ) if (uu > 0).any() else np.zeros(uu.shape, bool)
+    structured = (
+        (weakest > _LEAST_TEXTURE * uu[uu > 0].mean()) & (np.minimum(mm, ff) > _LEAST_TEXTURE * mm.mean())
+        if (uu > 0).any()
+        else np.zeros(uu.shape, bool)
+    )
     step = max(1, _PART_PX // 4)
     chosen = np.zeros_like(structured)
     chosen[::step, ::step] = structured[::step, ::step]
@@ -112,7 +114,7 @@ def noiseless_correlation(comparison: Comparison, level: Level, T_lps_to_world: 
 
 
 def signal(comparison: Comparison, level: Level) -> float:
-    """Share of the X-rays' structure at a level that is not noise, mean; 1 where they are too small to tell."""
+    """Share of the X-rays' structure at a level that is not noise; 1 where they are too small to tell."""
     told = [
         reliability(radiograph, level)
         for radiograph in comparison.radiographs

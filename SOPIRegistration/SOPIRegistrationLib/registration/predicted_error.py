@@ -18,6 +18,8 @@ CT_SCALE = 0.005
 _LEVEL = Level(128, 21)
 # Of a segmented bone the outline lies within a voxel of the true one.
 _OUTLINE_VOXELS = 1.0
+# Which start the only pose belongs to.
+_FIRST = np.zeros(1, dtype=int)
 
 
 @dataclass(frozen=True)
@@ -67,23 +69,27 @@ def local_model(comparison: Comparison, T_lps_to_world: np.ndarray) -> LocalMode
 def model_covariance(comparison: Comparison, T_lps_to_world: np.ndarray) -> np.ndarray:
     """(6, 6) what the model may be wrong in, to first order: the CT's scale and its outline.
 
-    Each of them is changed by its standard deviation; the Gauss-Newton step from the pose to where the images
-    then agree best is how far it leads astray. Axes as for :class:`LocalModel`.
+    Each of them is changed by its standard deviation; the way from the pose to where the images then agree
+    best, by Gauss-Newton, is how far it leads astray. Axes as for :class:`LocalModel`.
 
     Args:
         comparison: CT and X-rays.
         T_lps_to_world: (4, 4) pose at which the images agree best.
     """
     level = replace(_LEVEL, pixels=min(_LEVEL.pixels, comparison.target.kind.finest.pixels))
-    T, first = T_lps_to_world[None], np.zeros(1, dtype=int)
-    here = comparison.objective(level, T)(T, first)
+    here = comparison.objective(level, T_lps_to_world[None])(T_lps_to_world[None], _FIRST)
     inverse = np.linalg.pinv(here.hessian[0], rcond=1e-12, hermitian=True)
     A, total = _to_camera(comparison), np.zeros((6, 6))
     for radiographs in _as_otherwise(comparison, T_lps_to_world):
         other = replace(comparison, reading=Reading(radiographs, comparison.reading.mirrored))
-        there = other.objective(level, T)(T, first)
-        step = A @ inverse @ (there.gradient[0] - here.gradient[0])
-        total += np.outer(step, step)
+        objective = other.objective(level, T_lps_to_world[None])
+        T, twist = T_lps_to_world, np.zeros(6)
+        # The curvature is that of J^T J, a little more than the true one: the second step makes up for it.
+        for _ in range(2):
+            slope = objective(T[None], _FIRST).gradient[0] - here.gradient[0]
+            twist = twist - inverse @ slope
+            T = se3.move_about(T_lps_to_world, twist, comparison.case.centre_lps_mm)
+        total += np.outer(A @ twist, A @ twist)
     return total
 
 
@@ -92,7 +98,7 @@ def _as_otherwise(
 ) -> Iterator[tuple[PreparedRadiograph, ...]]:
     """The X-rays of the cameras that see the CT at a pose as they would if the model were wrong."""
     yield tuple(
-        replace(one, camera=_seeing_larger(one.camera, T_lps_to_world, comparison, _scale(comparison)))
+        replace(one, camera=_seeing_larger(one.camera, T_lps_to_world, comparison))
         for one in comparison.radiographs
     )
 
@@ -108,14 +114,13 @@ def _scale(comparison: Comparison) -> float:
     return float(np.hypot(CT_SCALE, _OUTLINE_VOXELS * voxel / max(half_width, voxel)))
 
 
-def _seeing_larger(
-    camera: Camera, T_lps_to_world: np.ndarray, comparison: Comparison, share: float
-) -> Camera:
-    """The camera that sees the CT as this one would see it were it larger by a share.
+def _seeing_larger(camera: Camera, T_lps_to_world: np.ndarray, comparison: Comparison) -> Camera:
+    """The camera that sees the CT as this one would see it were it larger by its scale's deviation.
 
-    A point y of a CT s times as large, about a centre y_c, lies at s y + (1 - s) y_c in the camera, on one ray
-    with y + (1 - s) / s y_c: the camera's shift does what the scale would.
+    A point y of a CT s times as large, about a centre y_c, lies at s y + (1 - s) y_c in the camera, on one
+    ray with y + (1 - s) / s y_c: the camera's shift does what the scale would.
     """
+    share = _scale(comparison)
     T = camera.T_world_to_camera.copy()
     centre = se3.transform_points(T @ T_lps_to_world, comparison.case.centre_lps_mm)
     T[:3, 3] -= share / (1 + share) * centre

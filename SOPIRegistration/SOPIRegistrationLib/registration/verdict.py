@@ -69,19 +69,17 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
     )
 
 
-def _trust(
-    evidence: Evidence, probability: float | None, thresholds: Thresholds, timed_out: bool
-) -> Finding:
+def _trust(evidence: Evidence, probability: float | None, thresholds: Thresholds, timed_out: bool) -> Finding:
     """How probably the pose is right; of a kind without a probability, how well the images agree."""
-    agreement, trusted = evidence.agreement, evidence.agreement
-    figure, clear = f"structural correlation {agreement:.3f}", thresholds.accept + _CLEAR_MARGIN
+    figure = f"structural correlation {evidence.agreement:.3f}"
+    trusted, clear, of = evidence.agreement, thresholds.accept + _CLEAR_MARGIN, ""
     if probability is not None:
-        trusted, thresholds, clear = probability, TRUSTED, _SURE
-        figure = f"probability of a right pose {probability:.3f}, {figure}"
+        trusted, thresholds, clear, of = probability, TRUSTED, _SURE, "a probability of "
+        figure = f"right with a probability of {100 * probability:.3g} %, {figure}"
     if not np.isfinite(trusted) or trusted < thresholds.review:
-        return "reject", f"the images do not agree: {figure}, below {thresholds.review}"
+        return "reject", f"the images do not agree: {figure}, below {of}{thresholds.review}"
     if trusted < thresholds.accept:
-        return "review", f"the images agree only partly: {figure}, below {thresholds.accept}"
+        return "review", f"the images agree only partly: {figure}, below {of}{thresholds.accept}"
     if timed_out and trusted < clear:
         return "review", f"not all other ways to read the X-ray were tried: {figure}"
     return "accept", f"the images agree: {figure}"
