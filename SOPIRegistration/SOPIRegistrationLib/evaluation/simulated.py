@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from SOPIRegistrationLib.evaluation.cases import EvaluationCase, digest
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, DrawnPoses
 from SOPIRegistrationLib.evaluation.targets import Photographer, photographer, require_target
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.tolerances import EXACT, SourceTolerances, Tolerances
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
@@ -90,6 +91,9 @@ class SimulatedCases:
             of all of the CT, and start and truth are drawn about its rotation centre.
         streams: name in ``STREAMS``: how generators of random numbers are shared.
         stranger: name in ``STRANGERS``: the X-ray is not of the CT; no pose is right.
+        geometry_error: by how much the C-arm that a registration is given is beside the one that took the
+            X-ray, standard deviations.
+        geometry_tolerance: what it is told of that.
     """
 
     protocol: str = "paper"
@@ -106,6 +110,8 @@ class SimulatedCases:
     scan_height_mm: float | None = None
     streams: str = "apart"
     stranger: str = ""
+    geometry_error: SourceTolerances = EXACT
+    geometry_tolerance: SourceTolerances = EXACT
 
     @property
     def patients(self) -> int:
@@ -146,6 +152,8 @@ class SimulatedCases:
             "scan_height_mm": self.scan_height_mm,
             "streams": self.streams,
             "stranger": self.stranger,
+            "geometry_error": list(astuple(self.geometry_error)),
+            "geometry_tolerance": list(astuple(self.geometry_tolerance)),
         }
 
     def make(self, number: int) -> EvaluationCase:
@@ -172,12 +180,13 @@ class SimulatedCases:
             number,
             patient.name,
             subject,
-            (prepare_radiograph(stored, patient.camera),),
+            (prepare_radiograph(stored, self._believed(patient.camera, number)),),
             self._frame(subject.ct),
             drawn.T_start,
             None if self.stranger else drawn.T_true,
             drawn,
             bool(self.stranger),
+            (patient.camera.mirrored() if drawn.mirrored else patient.camera,),
         )
 
     def shot(self, number: int, pose_rng: np.random.Generator, image_rng: np.random.Generator) -> _Shot:
@@ -195,6 +204,21 @@ class SimulatedCases:
         # The start is as far from the nominal view of the CT that is registered.
         T_start = frame.T_from_theta(theirs.theta_from_T(drawn.T_start))
         return _Shot(patient, replace(drawn, T_start=T_start), radiograph)
+
+    def _believed(self, camera: Camera, number: int) -> Camera:
+        """The camera that a registration is given for the one that took a case's X-ray."""
+        if EXACT == self.geometry_error == self.geometry_tolerance:
+            return camera
+        error, told = self.geometry_error, self.geometry_tolerance
+        distance, spacing, *shift = np.random.default_rng([self.seed, number, 3]).normal(size=4)
+        sdd = camera.sdd_mm * (1 + distance * error.sdd_percent / 100)
+        pitch = np.array(camera.pixel_spacing_mm) * (1 + spacing * error.pixel_spacing_percent / 100)
+        centre = camera.K[:2, 2] + np.multiply(shift, error.principal_point_px)
+        believed = Camera.from_c_arm(sdd, pitch, camera.width, camera.height, centre, camera.name)
+        tolerances = Tolerances(
+            told.sdd_percent / 100 * sdd, told.principal_point_px, told.pixel_spacing_percent
+        )
+        return replace(believed, T_world_to_camera=camera.T_world_to_camera, tolerances=tolerances)
 
     def _frame(self, ct: PreparedCT) -> PoseFrame:
         return PoseFrame(ct.rotation_centre_lps_mm, self.detector.sod_mm, self.view)

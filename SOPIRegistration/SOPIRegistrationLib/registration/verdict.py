@@ -57,7 +57,10 @@ def local_model(comparison: Comparison, T_lps_to_world: np.ndarray) -> LocalMode
     to_camera = np.eye(4)
     to_camera[:3, :3] = comparison.case.T_world_to_camera[:3, :3]
     A = se3.adjoint(to_camera)
-    deviation = np.sqrt(np.maximum(np.diag(A @ (variance * inverse) @ A.T), 0))
+    covariance = variance * inverse
+    if comparison.reading.intrinsics_covariance is not None:
+        covariance = covariance + comparison.reading.intrinsics_covariance
+    deviation = np.sqrt(np.maximum(np.diag(A @ covariance @ A.T), 0))
     step = -A @ inverse @ equations.gradient[0]
     return LocalModel(deviation[:3], deviation[3:], step[3:])
 
