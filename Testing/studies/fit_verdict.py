@@ -65,7 +65,10 @@ RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 BINS = (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0)
 CARD = {
     "right": "within 2 mm in the plane, at the object, and 3 deg",
-    "data": "simulated X-rays (RTK) of a CT of an abdomen, of phantoms of loins, chests, hips, heads and bent "
+COLUMNS = (
+    *("use", "group", "case", "start", "kind", "right", "stranger"),
+    *("rotation_deg", "in_plane_mm", "status"),
+)
     "spines, half of them with scatter, blur, noise, collimation, metal and steep curves; strangers: other "
     "phantoms, and CTs whose vertebrae were scaled by 5 to 15 % and spines bent; checked with a CT of a "
     "thorax and other phantoms",

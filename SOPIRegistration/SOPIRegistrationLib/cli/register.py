@@ -356,6 +356,7 @@ def summary(registered: Registered, out: Path) -> str:
             f"NCC {similarity['ncc']:.3f}, gradient correlation {similarity['gradient_correlation']:.3f}",
         ),
         *(("X-ray", finding) for finding in result.findings),
+        *(("geometry", line) for line in result.geometry_found),
         ("verdict", verdict.status.upper()),
         *(("", reason) for reason in verdict.reasons),
         (

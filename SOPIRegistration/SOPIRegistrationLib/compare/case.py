@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from SOPIRegistrationLib.compare.objective import (
 )
 from SOPIRegistrationLib.compare.target import Level, Target, targets_of
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.intrinsics import EstimatedIntrinsics
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
@@ -41,10 +43,24 @@ class Reading:
     Attributes:
         radiographs: prepared X-rays of one world.
         mirrored: whether they are the stored ones turned over, left for right.
+        intrinsics: of each, where they were estimated; the radiographs have them.
+        intrinsics_covariance: (6, 6) what is left open of them adds to that of the pose: a twist about the
+            rotation centre, world axes, rad and mm. None where nothing is.
     """
 
     radiographs: tuple[PreparedRadiograph, ...]
     mirrored: bool = False
+    intrinsics: tuple[EstimatedIntrinsics, ...] = ()
+    intrinsics_covariance: np.ndarray | None = None
+
+    def in_cameras(self, intrinsics: Sequence[EstimatedIntrinsics], covariance: np.ndarray) -> Reading:
+        """The same with estimated intrinsics, which leave so much (6, 6) open of the pose."""
+        radiographs = tuple(
+            one.in_camera(found.camera) for one, found in zip(self.radiographs, intrinsics, strict=True)
+        )
+        return replace(
+            self, radiographs=radiographs, intrinsics=tuple(intrinsics), intrinsics_covariance=covariance
+        )
 
     def turned_over(self) -> Reading:
         """The same, stored the other way round."""

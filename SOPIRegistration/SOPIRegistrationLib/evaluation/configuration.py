@@ -50,6 +50,7 @@ from SOPIRegistrationLib.evaluation.simulated import (
 )
 from SOPIRegistrationLib.evaluation.tables import SECTIONS
 from SOPIRegistrationLib.evaluation.targets import TARGETS
+from SOPIRegistrationLib.geometry.tolerances import EXACT, SourceTolerances
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
@@ -95,6 +96,7 @@ def _table_of(keys: Mapping[str, _Kind]) -> _Kind:
 _TEXT = _Kind("text", lambda value: isinstance(value, str) and bool(value))
 _FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
 _LENGTH = _Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+_SPREAD = _Kind("a number, 0 or above", lambda value: _is_number(value) and value >= 0)
 _NAMES = _Kind("a list of names", _is_names)
 _TABLE = _Kind("a table", lambda value: isinstance(value, dict))
 _TABLES = _Kind(
@@ -108,6 +110,7 @@ _STARTS = {
     "angle_deg": _LENGTH,
     "shift_mm": _LENGTH,
 }
+_OF_GEOMETRY = dict.fromkeys((one.name for one in fields(SourceTolerances)), _SPREAD)
 _DETECTOR = {"sdd_mm": _LENGTH, "sod_mm": _LENGTH, "size_mm": _LENGTH}
 _VARIANT = {
     "method": _one_of(METHODS),
@@ -135,6 +138,9 @@ _SIMULATED = {
     "region": _one_of((LUMBAR, *REGIONS)),
     "bone": _whole(1),
     "views": _whole(1),
+    "ct_scale_percent": _LENGTH,
+    "geometry_error": _table_of(_OF_GEOMETRY),
+    "geometry_tolerance": _table_of(_OF_GEOMETRY),
 }
 _LISTED = {"cases_file": _TEXT, "xrays": _TABLES, "starts": _table_of(_STARTS)}
 _GROUP = {
@@ -362,6 +368,10 @@ class _Reader:
         if "detector" in given:
             self._check(given["detector"], _DETECTOR, f"{of}, detector")
             given["detector"] = Detector(**given["detector"])
+        for key in ("geometry_error", "geometry_tolerance"):
+            if key in given:
+                self._check(given[key], _OF_GEOMETRY, f"{of}, {key}")
+                given[key] = replace(EXACT, **given[key])
         if given.get("labels") and not given["cts"]:
             raise InputError(f"{self._where}{of}: labels says that ct is a label map: give ct")
         if given.get("stranger") == "other" and len(given["cts"]) == 1:

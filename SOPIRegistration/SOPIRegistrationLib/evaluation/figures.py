@@ -168,10 +168,10 @@ def _error(case: EvaluationCase, T_lps_to_world: np.ndarray) -> PoseError:
     """In the first camera's frame; projection distances are means over the views."""
     points, centre = case.ct.surface_points_lps_mm, case.frame.centre_lps_mm
     errors = []
-    for radiograph in case.radiographs:
+    for radiograph, true_camera in zip(case.radiographs, case.true_cameras, strict=True):
         camera = radiograph.camera
         estimate, truth = (camera.T_world_to_camera @ T for T in (T_lps_to_world, case.T_true))
-        errors.append(pose_error(estimate, truth, points, centre, camera))
+        errors.append(pose_error(estimate, truth, points, centre, camera, true_camera))
     at_detector = [error.mpd_detector_mm for error in errors]
     return replace(
         errors[0],

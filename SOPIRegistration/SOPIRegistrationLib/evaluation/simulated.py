@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, DrawnPoses
 from SOPIRegistrationLib.evaluation.targets import Photographer, photographer, require_target
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.tolerances import EXACT, SourceTolerances, Tolerances
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
@@ -103,6 +104,11 @@ class SimulatedCases:
         region: of the phantoms: "lumbar", or name in ``simulation.regions.REGIONS``.
         bone: label of a phantom's bone that alone is registered, in the X-ray of the whole; all if None.
         views: X-rays of a case, of one world, each a quarter turn about the patient further than the last.
+        ct_scale_percent: by how much the CT's scale is off, one standard deviation: the X-rayed patient is so
+            much larger or smaller about the rotation centre.
+        geometry_error: by how much the C-arm that a registration is given is beside the one that took the
+            X-ray, standard deviations.
+        geometry_tolerance: what it is told of that.
     """
 
     protocol: str = "paper"
@@ -122,6 +128,9 @@ class SimulatedCases:
     region: str = LUMBAR
     bone: int | None = None
     views: int = 1
+    ct_scale_percent: float = 0.0
+    geometry_error: SourceTolerances = EXACT
+    geometry_tolerance: SourceTolerances = EXACT
 
     @property
     def patients(self) -> int:
@@ -165,6 +174,9 @@ class SimulatedCases:
             "region": self.region,
             "bone": self.bone,
             "views": self.views,
+            "ct_scale_percent": self.ct_scale_percent,
+            "geometry_error": list(astuple(self.geometry_error)),
+            "geometry_tolerance": list(astuple(self.geometry_tolerance)),
         }
 
     def make(self, number: int) -> EvaluationCase:
@@ -182,7 +194,7 @@ class SimulatedCases:
             shot = self.shot(number, *(np.random.default_rng([self.seed, number, i]) for i in range(2)))
         patient, drawn = shot.patient, shot.drawn
         radiographs = tuple(
-            prepare_radiograph(_stored(radiograph, drawn), camera)
+            prepare_radiograph(_stored(radiograph, drawn), self._believed(camera, number))
             for radiograph, camera in zip(shot.radiographs, self._cameras(patient.camera), strict=True)
         )
         subject = patient.subject
@@ -200,6 +212,7 @@ class SimulatedCases:
             None if self.stranger else drawn.T_true,
             drawn,
             bool(self.stranger),
+            (patient.camera.mirrored() if drawn.mirrored else patient.camera,),
         )
 
     def shot(self, number: int, pose_rng: np.random.Generator, image_rng: np.random.Generator) -> _Shot:
@@ -211,7 +224,9 @@ class SimulatedCases:
         frame = self._frame(ct)
         if not self.stranger:
             drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, frame, ct, patient.camera)
-            return _Shot(patient, drawn, self._photographed(patient, drawn.T_true, image_rng))
+            larger = np.random.default_rng([self.seed, number, 4]).normal() * self.ct_scale_percent / 100
+            shots = self._photographed(patient, drawn.T_true, image_rng, 1 + larger, frame.centre_lps_mm)
+            return _Shot(patient, drawn, shots)
         stranger = self._stranger(patient, number)
         theirs = self._frame(stranger.subject.ct)
         drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, theirs, stranger.subject.ct, stranger.camera)
@@ -231,10 +246,25 @@ class SimulatedCases:
         return cameras
 
     def _photographed(
-        self, patient: _Patient, T_lps_to_world: np.ndarray, rng: np.random.Generator
+        self,
+        patient: _Patient,
+        T_lps_to_world: np.ndarray,
+        rng: np.random.Generator,
+        scale: float = 1.0,
+        centre_lps_mm: np.ndarray | None = None,
     ) -> tuple[Radiograph, ...]:
-        cameras = self._cameras(patient.camera)
-        return tuple(patient.photograph(one.T_world_to_camera @ T_lps_to_world, rng) for one in cameras)
+        """The X-rays of a patient at a pose, made so many times as large about a point.
+
+        A point y of the patient is then at scale y + (1 - scale) y_c in a camera, on one ray with
+        y + (1 / scale - 1) y_c: as if the patient were so far away.
+        """
+        shots = []
+        for camera in self._cameras(patient.camera):
+            T = camera.T_world_to_camera @ T_lps_to_world
+            if scale != 1.0:
+                T[:3, 3] += (1 / scale - 1) * se3.transform_points(T, centre_lps_mm)
+            shots.append(patient.photograph(T, rng))
+        return tuple(shots)
 
     def phantom(self, index: int, spacing_mm: float) -> RegionPhantom:
         """CT and labels of one of the phantoms."""
@@ -244,6 +274,21 @@ class SimulatedCases:
             return random_region(self.region, seed, spacing_mm)
         made = lumbar_phantom(seed, spacing_mm)
         return RegionPhantom(made.ct, made.labels)
+
+    def _believed(self, camera: Camera, number: int) -> Camera:
+        """The camera that a registration is given for the one that took a case's X-ray."""
+        if EXACT == self.geometry_error == self.geometry_tolerance:
+            return camera
+        error, told = self.geometry_error, self.geometry_tolerance
+        distance, spacing, *shift = np.random.default_rng([self.seed, number, 3]).normal(size=4)
+        sdd = camera.sdd_mm * (1 + distance * error.sdd_percent / 100)
+        pitch = np.array(camera.pixel_spacing_mm) * (1 + spacing * error.pixel_spacing_percent / 100)
+        centre = camera.K[:2, 2] + np.multiply(shift, error.principal_point_px)
+        believed = Camera.from_c_arm(sdd, pitch, camera.width, camera.height, centre, camera.name)
+        tolerances = Tolerances(
+            told.sdd_percent / 100 * sdd, told.principal_point_px, told.pixel_spacing_percent
+        )
+        return replace(believed, T_world_to_camera=camera.T_world_to_camera, tolerances=tolerances)
 
     def _frame(self, ct: PreparedCT) -> PoseFrame:
         return PoseFrame(ct.rotation_centre_lps_mm, self.detector.sod_mm, self.view)

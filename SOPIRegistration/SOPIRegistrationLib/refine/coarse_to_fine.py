@@ -11,6 +11,7 @@ from SOPIRegistrationLib.compare import Hypotheses
 from SOPIRegistrationLib.compare.proposal import Proposal
 from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.geometry.distinct import distinct_poses
+from SOPIRegistrationLib.refine.intrinsics import with_intrinsics
 from SOPIRegistrationLib.refine.levels import through_levels, with_neighbouring_vertebrae
 from SOPIRegistrationLib.refine.refiner import none_was_better_than_rejected
 from SOPIRegistrationLib.settings import RegistrationSettings
@@ -70,7 +71,8 @@ class CoarseToFine:
             with run.share(1 / (len(self.finishes) - number)):
                 final = finish(final, run)
         T = np.concatenate([final.T[:1], hypotheses.T[1:]])
-        return replace(hypotheses, T=T, cost=np.concatenate([final.cost[:1], hypotheses.cost[1:]]))
+        cost = np.concatenate([final.cost[:1], hypotheses.cost[1:]])
+        return with_intrinsics(replace(hypotheses, T=T, cost=cost), run)
 
     def warm_up(self, subject: Subject) -> None:
         """Nothing beyond the subject's kernels."""

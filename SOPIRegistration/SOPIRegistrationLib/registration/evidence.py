@@ -65,7 +65,7 @@ def evidence_level(comparison: Comparison) -> Level:
 
 
 def parts_of(comparison: Comparison, T_lps_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) correlation of each part of the images at a pose (4, 4), and (n,) how far its halves lie apart, mm.
+    """(n,) correlation of each part of the images at a pose (4, 4), and (n,) how far it lies apart, mm.
 
     Parts without structure are left out. How far is one step of Lucas and Kanade (1981): exact where it is
     small.

@@ -143,6 +143,7 @@ class _Outcome:
             T_world_to_camera=case.T_world_to_camera,
             radiographs=comparison.radiographs,
             mirrored=comparison.reading.mirrored,
+            intrinsics=comparison.reading.intrinsics,
             stated_view=case.frame.view,
             method=f"{self.source} + {settings.refine}",
             content=comparison.target.content,

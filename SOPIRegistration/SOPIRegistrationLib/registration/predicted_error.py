@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 
-from SOPIRegistrationLib.compare import Comparison, Level, Reading
+from SOPIRegistrationLib.compare import Comparison, Level, Target
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.subject import MovingVolume
 
 # Standard deviation of a scanner's scale.
 CT_SCALE = 0.005
 # Where the effect of the model's faults is looked at: that they have one shows on coarse images as well.
 _LEVEL = Level(128, 21)
-# Of a segmented bone the outline lies within a voxel of the true one.
-_OUTLINE_VOXELS = 1.0
 # Which start the only pose belongs to.
 _FIRST = np.zeros(1, dtype=int)
 
@@ -67,21 +66,38 @@ def local_model(comparison: Comparison, T_lps_to_world: np.ndarray) -> LocalMode
 
 
 def model_covariance(comparison: Comparison, T_lps_to_world: np.ndarray) -> np.ndarray:
-    """(6, 6) what the model may be wrong in, to first order: the CT's scale and its outline.
+    """(6, 6) what the model may be wrong in, to first order. Axes as for :class:`LocalModel`.
 
-    Each of them is changed by its standard deviation; the way from the pose to where the images then agree
-    best, by Gauss-Newton, is how far it leads astray. Axes as for :class:`LocalModel`.
+    The CT's scale, of a segmented bone its mask, and what is left open of estimated intrinsics.
 
     Args:
         comparison: CT and X-rays.
         T_lps_to_world: (4, 4) pose at which the images agree best.
     """
+    larger = tuple(
+        replace(one, camera=_seeing_larger(one.camera, T_lps_to_world, comparison.case.centre_lps_mm))
+        for one in comparison.radiographs
+    )
+    others = [replace(comparison, reading=replace(comparison.reading, radiographs=larger))]
+    if comparison.target.outline_lps_mm is not None and not comparison.target.kind.is_silhouette:
+        others.append(replace(comparison, target=_grown(comparison)))
+    total = np.zeros((6, 6))
+    for twist in _led_astray(comparison, others, T_lps_to_world):
+        total += np.outer(twist, twist)
+    if comparison.reading.intrinsics_covariance is not None:
+        total += comparison.reading.intrinsics_covariance
+    A = _to_camera(comparison)
+    return A @ total @ A.T
+
+
+def _led_astray(
+    comparison: Comparison, others: Sequence[Comparison], T_lps_to_world: np.ndarray
+) -> Iterator[np.ndarray]:
+    """(6,) twists from a pose to where the images agree best as others compare them, by Gauss-Newton."""
     level = replace(_LEVEL, pixels=min(_LEVEL.pixels, comparison.target.kind.finest.pixels))
     here = comparison.objective(level, T_lps_to_world[None])(T_lps_to_world[None], _FIRST)
     inverse = np.linalg.pinv(here.hessian[0], rcond=1e-12, hermitian=True)
-    A, total = _to_camera(comparison), np.zeros((6, 6))
-    for radiographs in _as_otherwise(comparison, T_lps_to_world):
-        other = replace(comparison, reading=Reading(radiographs, comparison.reading.mirrored))
+    for other in others:
         objective = other.objective(level, T_lps_to_world[None])
         T, twist = T_lps_to_world, np.zeros(6)
         # The curvature is that of J^T J, a little more than the true one: the second step makes up for it.
@@ -89,41 +105,31 @@ def model_covariance(comparison: Comparison, T_lps_to_world: np.ndarray) -> np.n
             slope = objective(T[None], _FIRST).gradient[0] - here.gradient[0]
             twist = twist - inverse @ slope
             T = se3.move_about(T_lps_to_world, twist, comparison.case.centre_lps_mm)
-        total += np.outer(A @ twist, A @ twist)
-    return total
+        yield twist
 
 
-def _as_otherwise(
-    comparison: Comparison, T_lps_to_world: np.ndarray
-) -> Iterator[tuple[PreparedRadiograph, ...]]:
-    """The X-rays of the cameras that see the CT at a pose as they would if the model were wrong."""
-    yield tuple(
-        replace(one, camera=_seeing_larger(one.camera, T_lps_to_world, comparison))
-        for one in comparison.radiographs
-    )
+def _grown(comparison: Comparison) -> Target:
+    """The target as it were if its mask were a voxel wider; kept with the subject."""
+    target, subject = comparison.target, comparison.case.subject
+
+    def make() -> MovingVolume:
+        attenuation = target.moving.attenuation
+        cross = ndimage.generate_binary_structure(3, 1)
+        wider = ndimage.grey_dilation(attenuation.array, footprint=cross)
+        return MovingVolume(attenuation.same_grid(wider))
+
+    return replace(target, moving=subject.kept("grown by a voxel", target.moving, make))
 
 
-def _scale(comparison: Comparison) -> float:
-    """By what share the CT may be larger or smaller than the patient, one standard deviation."""
-    outline = comparison.target.outline_lps_mm
-    if outline is None:
-        return CT_SCALE
-    # An outline too wide by a voxel all around is a bone larger by that of its half width.
-    half_width = np.sqrt(np.linalg.eigvalsh(np.cov(outline.T))[0])
-    voxel = comparison.target.moving.attenuation.spacing_mm.mean()
-    return float(np.hypot(CT_SCALE, _OUTLINE_VOXELS * voxel / max(half_width, voxel)))
-
-
-def _seeing_larger(camera: Camera, T_lps_to_world: np.ndarray, comparison: Comparison) -> Camera:
-    """The camera that sees the CT as this one would see it were it larger by its scale's deviation.
+def _seeing_larger(camera: Camera, T_lps_to_world: np.ndarray, centre_lps_mm: np.ndarray) -> Camera:
+    """The camera that sees the CT as this one would see it were it larger by the deviation of its scale.
 
     A point y of a CT s times as large, about a centre y_c, lies at s y + (1 - s) y_c in the camera, on one
     ray with y + (1 - s) / s y_c: the camera's shift does what the scale would.
     """
-    share = _scale(comparison)
     T = camera.T_world_to_camera.copy()
-    centre = se3.transform_points(T @ T_lps_to_world, comparison.case.centre_lps_mm)
-    T[:3, 3] -= share / (1 + share) * centre
+    centre = se3.transform_points(T @ T_lps_to_world, centre_lps_mm)
+    T[:3, 3] -= CT_SCALE / (1 + CT_SCALE) * centre
     return replace(camera, T_world_to_camera=T)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from SOPIRegistrationLib import __version__
 from SOPIRegistrationLib.compare import StageRecord
+from SOPIRegistrationLib.geometry.intrinsics import EstimatedIntrinsics
 from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict, view_seen
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.registration.evidence import Evidence
@@ -82,6 +83,7 @@ class RegistrationResult:
         stopped: whether it was cancelled.
         mirrored: whether the X-rays given turned out to be mirrored: pose and cameras are those of the
             pictures turned over.
+        intrinsics: of each X-ray, where the geometry has tolerances; ``radiographs`` have them.
         stated_view: name of the nominal view that was given; ``frame`` has the one that was found.
     """
 
@@ -99,6 +101,7 @@ class RegistrationResult:
     seconds: float
     stopped: bool = False
     mirrored: bool = False
+    intrinsics: tuple[EstimatedIntrinsics, ...] = ()
     stated_view: str = ""
     device: str = field(default="cpu")
 
@@ -116,6 +119,11 @@ class RegistrationResult:
             "view": view,
             "roll_deg": round(roll, 2),
         }
+
+    @property
+    def geometry_found(self) -> list[str]:
+        """What was estimated of each X-ray's geometry, a line each."""
+        return [one.summary for one in self.intrinsics]
 
     @property
     def findings(self) -> list[str]:
@@ -149,6 +157,7 @@ class RegistrationResult:
             "rotation_centre_lps_mm": self.frame.centre_lps_mm.tolist(),
             "view": self.frame.view,
             "image": self.image(given_mirrored),
+            "intrinsics": [one.to_dict() for one in self.intrinsics] or None,
             "pose": self._pose_entry(self.T_lps_to_world),
             "initial_pose": self._pose_entry(self.initial_T),
             "stages": [

@@ -13,8 +13,9 @@ from SOPIRegistrationLib.registration.result import Verdict
 
 # Two different poses this close in agreement: the image does not decide between them.
 _AMBIGUOUS_MARGIN = 0.01
-# The same of another way to read the X-ray or to look at the body, whose poses were refined coarsely only.
-_RIVAL_MARGIN = 0.08
+# The same of another way to read the X-ray or to look at the body, whose poses were refined coarsely only;
+# where no probability looks closer, more.
+_RIVAL_MARGIN, _RIVAL_MARGIN_UNTOLD = 0.02, 0.08
 # Where no probability is known: beyond this margin over the threshold no other way to read an X-ray was seen
 # to come near. Where one is: surer than this, what was not tried does not matter.
 _CLEAR_MARGIN, _SURE = 0.08, 0.99
@@ -49,7 +50,7 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         _plausibility(comparison.case, T),
         _share(evidence.share, comparison.case.least_share),
         _rivals(hypotheses),
-        _elsewhere(evidence.agreement, hypotheses.rival),
+        _elsewhere(evidence.agreement - hypotheses.rival, probability),
         _local(statistical, model.to_best_mm),
     ]
     status = max((status for status, _ in findings), key=_SEVERITY.index)
@@ -122,10 +123,10 @@ def _rivals(hypotheses: Hypotheses) -> Finding:
     return "review", f"another start ended {distance:.0f} mm away with the same agreement"
 
 
-def _elsewhere(agreement: float, rival: float) -> Finding:
+def _elsewhere(margin: float, probability: float | None) -> Finding:
     """Whether the X-ray read another way, or seen from elsewhere, agrees nearly as well."""
-    if rival > agreement - _RIVAL_MARGIN:
-        return "review", f"read or seen another way the images agree nearly as well: {rival:.3f}"
+    if margin < (_RIVAL_MARGIN_UNTOLD if probability is None else _RIVAL_MARGIN):
+        return "review", f"read or seen another way the images agree nearly as well: {margin:.3f} less"
     return "accept", ""
 
 
