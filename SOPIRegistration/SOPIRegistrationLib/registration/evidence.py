@@ -19,6 +19,8 @@ _PART_PX = 17
 _LEAST_TEXTURE = 0.1
 # Poses nearer to each other are the same; turns an angle into the distance it moves the object's points.
 SAME_POSE_MM, _OBJECT_RADIUS_MM = 5.0, 60.0
+# An X-ray of less structure is all noise.
+_LEAST_SIGNAL = 0.1
 # Of a pose with no rival: further off than any that was seen to matter.
 NO_RIVAL = 0.4
 
@@ -110,7 +112,7 @@ def _parts(
 def noiseless_correlation(comparison: Comparison, level: Level, T_lps_to_world: np.ndarray) -> float:
     """Correlation at a level at a pose (4, 4) as a share of the largest that the noise leaves possible."""
     correlation = 1 - float(comparison.cost(level, T_lps_to_world[None])[0]) / 2
-    return max(correlation, 0.0) / float(np.sqrt(max(signal(comparison, level), 1e-3)))
+    return max(correlation, 0.0) / float(np.sqrt(max(signal(comparison, level), _LEAST_SIGNAL)))
 
 
 def signal(comparison: Comparison, level: Level) -> float:

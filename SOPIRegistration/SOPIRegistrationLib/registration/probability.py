@@ -35,7 +35,8 @@ FEATURES: Mapping[str, Callable[[Evidence], float]] = {
     "agreement": lambda e: _shortfall(e.agreement),
     "fine": lambda e: _shortfall(e.fine),
     "parts": lambda e: _shortfall(e.parts_median),
-    "together": lambda e: -math.log(min(max(e.apart_mm, 0.05), 20.0)),
+    # One step of Lucas and Kanade sees of a shift the less, the less the parts correlate.
+    "together": lambda e: -math.log(min(max(e.apart_mm / max(e.parts_median, 0.02), 0.05), 20.0)),
     "margin": lambda e: e.margin,
     "share": lambda e: e.share,
     "sharpness": lambda e: -math.log(min(max(e.error_mm, 1e-3), 20.0)),
