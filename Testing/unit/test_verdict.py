@@ -13,8 +13,20 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.registration.evidence import Evidence, evidence_of, parts_of
-from SOPIRegistrationLib.registration.predicted_error import local_model, model_covariance
-from SOPIRegistrationLib.registration.probability import FEATURES, RESOURCE, TRUSTED, probability_right
+from SOPIRegistrationLib.registration.predicted_error import (
+    Deviation,
+    intrinsics_covariance,
+    local_model,
+    model_covariance,
+)
+from SOPIRegistrationLib.registration.probability import (
+    FEATURES,
+    RESOURCE,
+    RIGHT_MM,
+    RIGHT_RAD,
+    TRUSTED,
+    probability_right,
+)
 from SOPIRegistrationLib.registration.verdict import judge
 from SOPIRegistrationLib.subject import Subject
 
@@ -101,7 +113,7 @@ def test_a_rival_nearby_is_the_same_pose(demo_case, comparison):
 
 
 def test_what_the_model_may_be_wrong_in(demo_case, comparison):
-    """The CT's scale is depth for one view; what intrinsics leave open comes on top, in world axes."""
+    """The CT's scale is depth for one view; what intrinsics leave open comes on top."""
     T = demo_case.T_true
     covariance = model_covariance(comparison, T)
     distance = (T @ np.append(comparison.case.centre_lps_mm, 1))[2]
@@ -109,5 +121,16 @@ def test_what_the_model_may_be_wrong_in(demo_case, comparison):
     assert np.sqrt(covariance[3, 3]) < 0.3
     extra = np.diag([1e-6, 1e-6, 1e-6, 0.5, 0.0, 0.0])
     reading = replace(comparison.reading, intrinsics_covariance=extra)
-    more = model_covariance(replace(comparison, reading=reading), T)
-    np.testing.assert_allclose(more - covariance, extra, atol=1e-9)
+    more = intrinsics_covariance(replace(comparison, reading=reading))
+    np.testing.assert_allclose(more, extra, atol=1e-12)
+    assert not intrinsics_covariance(comparison).any()
+    verdict = judge(Hypotheses.unscored(replace(comparison, reading=reading), T[None]))
+    assert verdict.predicted_error_mm[0] == pytest.approx(np.hypot(np.sqrt(0.5), 0.03), abs=0.1)
+    assert verdict.statistical_error_mm[0] < 0.1
+
+
+def test_a_pose_that_the_view_does_not_fix_is_improbable():
+    sure, open_about_y = (Deviation(np.deg2rad([0.1, y, 0.1]), np.array([0.1, 0.1, 5.0])) for y in (0.3, 3.0))
+    assert sure.probability_within(RIGHT_RAD, RIGHT_MM) == pytest.approx(1.0)
+    # One standard deviation.
+    assert open_about_y.probability_within(RIGHT_RAD, RIGHT_MM) == pytest.approx(0.683, abs=1e-3)

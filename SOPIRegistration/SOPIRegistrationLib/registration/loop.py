@@ -89,7 +89,7 @@ def _case(
 
 
 def _outcomes(initialiser: Initialiser, refiner: Refiner, run: Run, case: Case) -> Iterator[_Outcome]:
-    """Of each proposal, thinned, refined and judged, until one is accepted."""
+    """Of each proposal, thinned, refined and judged, until the images agree."""
     statuses: list[str] = []
     for proposal in initialiser.propose(case, run):
         if not refiner.takes(proposal, statuses):
@@ -102,7 +102,7 @@ def _outcomes(initialiser: Initialiser, refiner: Refiner, run: Run, case: Case) 
         outcome = _Outcome(refined.source or proposal.source, refined, judge(refined, run.timed_out))
         yield outcome
         statuses.append(outcome.verdict.status)
-        if statuses[-1] == "accept":
+        if outcome.verdict.settled:
             return
 
 

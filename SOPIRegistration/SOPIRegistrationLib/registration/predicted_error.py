@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
+from scipy.special import erf
 
 from SOPIRegistrationLib.compare import Comparison, Level, Target
 from SOPIRegistrationLib.geometry import se3
@@ -32,6 +33,12 @@ class Deviation:
 
     rotation_rad: np.ndarray
     translation_mm: np.ndarray
+
+    def probability_within(self, turn_rad: float, in_plane_mm: float) -> float:
+        """That a normal error of these deviations turns about each axis, and shifts in the plane, by less."""
+        deviations = np.concatenate([self.rotation_rad, self.translation_mm[:2]])
+        limits = np.repeat([turn_rad, in_plane_mm], (3, 2))
+        return float(np.prod(erf(limits / np.maximum(deviations, 1e-9) / np.sqrt(2))))
 
     @classmethod
     def of(cls, covariance: np.ndarray) -> Deviation:
@@ -68,7 +75,7 @@ def local_model(comparison: Comparison, T_lps_to_world: np.ndarray) -> LocalMode
 def model_covariance(comparison: Comparison, T_lps_to_world: np.ndarray) -> np.ndarray:
     """(6, 6) what the model may be wrong in, to first order. Axes as for :class:`LocalModel`.
 
-    The CT's scale, of a segmented bone its mask, and what is left open of estimated intrinsics.
+    The CT's scale and, of a segmented bone, its mask.
 
     Args:
         comparison: CT and X-rays.
@@ -84,10 +91,14 @@ def model_covariance(comparison: Comparison, T_lps_to_world: np.ndarray) -> np.n
     total = np.zeros((6, 6))
     for twist in _led_astray(comparison, others, T_lps_to_world):
         total += np.outer(twist, twist)
-    if comparison.reading.intrinsics_covariance is not None:
-        total += comparison.reading.intrinsics_covariance
     A = _to_camera(comparison)
     return A @ total @ A.T
+
+
+def intrinsics_covariance(comparison: Comparison) -> np.ndarray:
+    """(6, 6) what is left open of estimated intrinsics; axes as for :class:`LocalModel`."""
+    A, covariance = _to_camera(comparison), comparison.reading.intrinsics_covariance
+    return np.zeros((6, 6)) if covariance is None else A @ covariance @ A.T
 
 
 def _led_astray(

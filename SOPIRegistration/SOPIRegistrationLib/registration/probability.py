@@ -19,6 +19,8 @@ from SOPIRegistrationLib.installed import WEIGHTS_FOLDER
 from SOPIRegistrationLib.registration.evidence import Evidence
 
 RESOURCE = WEIGHTS_FOLDER / "verdict.json"
+# What is right: turned and, in the plane at the object, shifted by no more.
+RIGHT_RAD, RIGHT_MM = math.radians(3.0), 2.0
 # Probabilities from which a pose is accepted, or worth a review.
 TRUSTED = Thresholds(accept=0.95, review=0.2)
 # Nothing that was not tried as often is said to be surer than this.

@@ -34,6 +34,8 @@ class Verdict:
         probability: that the pose is right: within 2 mm in the plane at the object, and 3 deg. None of a kind
             of target for which none is known.
         evidence: what the images say for and against it.
+        settled: whether the images agree as at a right pose, so that no other one need be sought; the view
+            may not fix it all the same.
 
     What is not the status or its reasons is None for a stopped run.
     """
@@ -47,6 +49,7 @@ class Verdict:
     statistical_error_deg: np.ndarray | None = None
     probability: float | None = None
     evidence: Evidence | None = None
+    settled: bool = False
 
     def to_dict(self) -> dict:
         """The entry "verdict" of result.json."""

@@ -7,8 +7,13 @@ import numpy as np
 from SOPIRegistrationLib.compare import Case, Hypotheses
 from SOPIRegistrationLib.compare.target import Thresholds
 from SOPIRegistrationLib.registration.evidence import SAME_POSE_MM, Evidence, apart_mm, evidence_of
-from SOPIRegistrationLib.registration.predicted_error import Deviation, local_model, model_covariance
-from SOPIRegistrationLib.registration.probability import TRUSTED, probability_right
+from SOPIRegistrationLib.registration.predicted_error import (
+    Deviation,
+    intrinsics_covariance,
+    local_model,
+    model_covariance,
+)
+from SOPIRegistrationLib.registration.probability import RIGHT_MM, RIGHT_RAD, TRUSTED, probability_right
 from SOPIRegistrationLib.registration.result import Verdict
 
 # Two different poses this close in agreement: the image does not decide between them.
@@ -42,17 +47,22 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
     comparison, T = hypotheses.comparison, hypotheses.T[0]
     model = local_model(comparison, T)
     evidence = evidence_of(hypotheses, model)
-    probability = probability_right(evidence, comparison.target.kind.judged_as)
     statistical = Deviation.of(model.covariance)
-    total = Deviation.of(model.covariance + model_covariance(comparison, T))
-    findings = [
+    in_given_geometry = model.covariance + model_covariance(comparison, T)
+    total = Deviation.of(in_given_geometry + intrinsics_covariance(comparison))
+    fixed = Deviation.of(in_given_geometry).probability_within(RIGHT_RAD, RIGHT_MM)
+    probability = probability_right(evidence, comparison.target.kind.judged_as)
+    if probability is not None:
+        probability *= fixed
+    on_agreement = [
         _trust(evidence, probability, comparison.target.kind.thresholds, timed_out),
         _plausibility(comparison.case, T),
         _share(evidence.share, comparison.case.least_share),
         _rivals(hypotheses),
         _elsewhere(evidence.agreement - hypotheses.rival, probability),
-        _local(statistical, model.to_best_mm),
+        _refined(model.to_best_mm),
     ]
+    findings = [*on_agreement, _fixed(fixed, statistical, total)]
     status = max((status for status, _ in findings), key=_SEVERITY.index)
     reasons = [reason for _, reason in findings if reason]
     if probability is not None and status != "accept":
@@ -67,6 +77,7 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         np.rad2deg(statistical.rotation_rad),
         probability,
         evidence,
+        all(status == "accept" for status, _ in on_agreement),
     )
 
 
@@ -130,14 +141,22 @@ def _elsewhere(margin: float, probability: float | None) -> Finding:
     return "accept", ""
 
 
-def _local(statistical: Deviation, to_best_mm: np.ndarray) -> Finding:
-    """Whether the image fixes the pose, and the refinement came to its end."""
-    if _exceeds(statistical.translation_mm, _LARGE_ERROR_MM):
-        x, y, z = statistical.translation_mm
-        return "review", f"the image hardly fixes the pose: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm"
+def _refined(to_best_mm: np.ndarray) -> Finding:
+    """Whether the refinement came to its end."""
     if _exceeds(to_best_mm, _LARGE_STEP_MM):
         x, y, z = to_best_mm
         return "review", f"not refined: the images agree better about {x:.1f}, {y:.1f}, {z:.1f} mm from here"
+    return "accept", ""
+
+
+def _fixed(probability: float, statistical: Deviation, total: Deviation) -> Finding:
+    """Whether the view fixes a pose where the images agree; ``probability`` that it is right if they do."""
+    if _exceeds(statistical.translation_mm, _LARGE_ERROR_MM):
+        x, y, z = statistical.translation_mm
+        return "review", f"the image hardly fixes the pose: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm"
+    if probability < TRUSTED.accept:
+        x, y, z = np.rad2deg(total.rotation_rad)
+        return "review", f"the view hardly fixes the pose: predicted error {x:.1f}, {y:.1f}, {z:.1f} deg"
     return "accept", ""
 
 
