@@ -138,6 +138,7 @@ _SIMULATED = {
     "region": _one_of((LUMBAR, *REGIONS)),
     "bone": _whole(1),
     "views": _whole(1),
+    "told_view": _one_of(NOMINAL_VIEWS),
     "ct_scale_percent": _LENGTH,
     "geometry_error": _table_of(_OF_GEOMETRY),
     "geometry_tolerance": _table_of(_OF_GEOMETRY),

@@ -91,6 +91,7 @@ class SimulatedCases:
         cts: files of the CTs; phantoms by seed without any.
         seed: of everything drawn.
         view: nominal view.
+        told_view: nominal view that a registration is told, where it is another one; empty for the same.
         pixels: rows and columns of the X-rays; the detector's size stays.
         content: "body", or "bone": everything else is taken out of CT and X-ray, as in the papers.
         phantoms: how many different ones.
@@ -128,6 +129,7 @@ class SimulatedCases:
     region: str = LUMBAR
     bone: int | None = None
     views: int = 1
+    told_view: str = ""
     ct_scale_percent: float = 0.0
     geometry_error: SourceTolerances = EXACT
     geometry_tolerance: SourceTolerances = EXACT
@@ -174,6 +176,7 @@ class SimulatedCases:
             "region": self.region,
             "bone": self.bone,
             "views": self.views,
+            "told_view": self.told_view,
             "ct_scale_percent": self.ct_scale_percent,
             "geometry_error": list(astuple(self.geometry_error)),
             "geometry_tolerance": list(astuple(self.geometry_tolerance)),
@@ -207,7 +210,7 @@ class SimulatedCases:
             patient.name,
             subject,
             radiographs,
-            self._frame(subject.ct),
+            self._frame(subject.ct, self.told_view),
             drawn.T_start,
             None if self.stranger else drawn.T_true,
             drawn,
@@ -290,8 +293,8 @@ class SimulatedCases:
         )
         return replace(believed, T_world_to_camera=camera.T_world_to_camera, tolerances=tolerances)
 
-    def _frame(self, ct: PreparedCT) -> PoseFrame:
-        return PoseFrame(ct.rotation_centre_lps_mm, self.detector.sod_mm, self.view)
+    def _frame(self, ct: PreparedCT, view: str = "") -> PoseFrame:
+        return PoseFrame(ct.rotation_centre_lps_mm, self.detector.sod_mm, view or self.view)
 
     def _stranger(self, patient: _Patient, number: int) -> _Patient:
         """Who is X-rayed in place of a patient."""
