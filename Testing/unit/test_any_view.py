@@ -19,7 +19,8 @@ from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
-from SOPIRegistrationLib.initialise.any_view import best_of
+from SOPIRegistrationLib.initialise.any_view import best_of, reaching_the_ends
+from SOPIRegistrationLib.initialise.template_search import SearchRange
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.registration.evidence import noiseless_correlation
@@ -199,6 +200,22 @@ def test_another_reading_that_agrees_as_well_is_a_doubt(subject, stated, demo_ca
     assert doubted.status == "review"
     assert any("read or seen another way" in reason for reason in doubted.reasons)
     assert judge(replace(right, rival=0.6), timed_out=True).status == "accept"
+
+
+def test_shifts_reach_the_ends_of_a_long_scan():
+    camera = Camera.from_c_arm(1000.0, (6.25, 6.25), 32, 32)
+    frame, grid = PoseFrame(np.array([0.0, 0, 50]), SOD_MM), SearchRange(shift_mm=110.0, canvas=2.6)
+
+    def scan(slices):
+        index_to_lps = np.diag([3.0, 3.0, 3.0, 1.0])
+        index_to_lps[:3, 3] = -1.5 * (np.array([60, 60, slices]) - 1)
+        return Volume(np.zeros((slices, 60, 60), np.float32), index_to_lps)
+
+    assert reaching_the_ends(grid, scan(60), camera, frame) is grid
+    # The far end is 50 mm + 200 mm away, half the field of view 70 mm.
+    long = reaching_the_ends(grid, scan(134), camera, frame)
+    assert long.shift_mm == pytest.approx(250 - 70 + 15, abs=3)
+    assert long.canvas * 140 >= 2 * long.shift_mm + 140 - 1e-6
 
 
 def test_the_best_lots_go_on_best_first():
