@@ -21,7 +21,7 @@ _ALL_VIEWS, _SIDE_VIEWS = AnyView(), AnyView(turned=True)
 # Hard pictures hide the truth among many poses as good as it, fewer of them on finer images.
 _ALL_VIEWS_FINER = AnyView(pixels=48, candidates=200, tilt_deg=53.6)
 # In degraded pictures wrong poses, seen the wrong way round, reach a margin of 0.05: of less than this all
-# views are tried before one is believed.
+# that a proposal holds is looked at before the best is refined.
 _CLEAR = 0.08
 # Below this margin it is not the picture that is hard.
 _WORTH_A_CLOSER_LOOK = -0.3
