@@ -196,9 +196,10 @@ class SimulatedCases:
         else:
             shot = self.shot(number, *(np.random.default_rng([self.seed, number, i]) for i in range(2)))
         patient, drawn = shot.patient, shot.drawn
+        cameras = self._cameras(patient.camera)
         radiographs = tuple(
             prepare_radiograph(_stored(radiograph, drawn), self._believed(camera, number))
-            for radiograph, camera in zip(shot.radiographs, self._cameras(patient.camera), strict=True)
+            for radiograph, camera in zip(shot.radiographs, cameras, strict=True)
         )
         subject = patient.subject
         if self.bone is not None:
@@ -215,7 +216,7 @@ class SimulatedCases:
             None if self.stranger else drawn.T_true,
             drawn,
             bool(self.stranger),
-            (patient.camera.mirrored() if drawn.mirrored else patient.camera,),
+            tuple(camera.mirrored() if drawn.mirrored else camera for camera in cameras),
         )
 
     def shot(self, number: int, pose_rng: np.random.Generator, image_rng: np.random.Generator) -> _Shot:
