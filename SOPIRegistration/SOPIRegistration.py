@@ -219,7 +219,10 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             known.disconnectGui(self._guiTag)
         self._parameterNode = parameterNode
         if parameterNode is not None:
-            self._guiTag = parameterNode.connectGui(self.ui)
+            # connectGui returns no tag: what it connected would write into the next scene's parameters.
+            named = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
+            bound = {name: widget for name, widget in named.items() if name}
+            self._guiTag = parameterNode.connectParametersToGui(bound)
         if self.panel is not None:
             self.panel.use(parameterNode)
 

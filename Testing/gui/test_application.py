@@ -155,6 +155,22 @@ def test_a_closed_scene_leaves_no_numbers(demo):
     assert "Needed: a CT and an X-ray" in ui.verdictLabel.text
 
 
+def test_a_closed_scene_writes_nothing_into_the_next_one(demo):
+    """Selectors and sliders are bound to the parameters of one scene at a time."""
+    import slicer
+
+    demo.ui.mixSlider.value = 0.25
+    closed = demo.parameters
+    demo.host.scene.Clear()
+    demo.host.process(0.2)
+    assert demo.parameters.mix == 0.5
+    ct = slicer.util.addVolumeFromArray(np.zeros((4, 5, 6), np.int16), name="another")
+    demo.ui.ctSelector.setCurrentNode(ct)
+    demo.ui.edgeSlider.value = 0.75
+    assert (demo.parameters.ct, demo.parameters.mix, demo.parameters.edgeStrength) == (ct, 0.5, 0.75)
+    assert (closed.mix, closed.edgeStrength) == (0.25, 1.0)
+
+
 def share_of_view(user, body_name="CT bones") -> tuple[np.ndarray, np.ndarray]:
     """(lower, upper) corner of the body's box in the 3D view, as shares of the view."""
     import vtk

@@ -171,9 +171,9 @@ class Application:
         "MouseMoveEvent",
     )
 
-    def __init__(self, interactor):
+    def __init__(self, interactor, events=EVENTS):
         self.seen = []
-        for event in self.EVENTS:
+        for event in events:
             interactor.AddObserver(event, lambda _caller, event: self.seen.append(event), 5.0)
 
 
@@ -241,6 +241,21 @@ def test_digits_choose_the_mode_and_space_shows_the_xray_while_held(mouse):
     mouse.release("space")
     user.host.process(0.3)
     assert composite.GetForegroundOpacity() == 1.0
+
+
+def test_keys_go_to_what_vtk_draws_in_once_the_mouse_is_over_it(mouse):
+    """The widget around it passes no key on: a focus there leaves the view deaf."""
+    mouse.interactor.InvokeEvent("EnterEvent")
+    assert mouse.view.focusWidget() is mouse.view.VTKWidget()
+
+
+def test_a_double_click_is_two_drags_while_the_ct_is_moved(mouse):
+    application = Application(mouse.interactor, ("LeftButtonDoubleClickEvent",))
+    mouse.interactor.InvokeEvent("LeftButtonDoubleClickEvent")
+    assert application.seen == []
+    mouse.user.ui.adjustCheckBox.checked = False
+    mouse.interactor.InvokeEvent("LeftButtonDoubleClickEvent")
+    assert application.seen == ["LeftButtonDoubleClickEvent"]
 
 
 def test_the_curtain_follows_the_mouse(mouse):

@@ -53,6 +53,7 @@ _FOLLOW_MS = 500
 _GESTURE_MS = 400
 # What is told before the computation has said a word.
 _FIRST_STAGE = {State.PREPARING: "Preparing…", State.REGISTERING: "Starting…"}
+_AFTER_WRAPPER = -1.0
 _NO_WEIGHTS = "weights of the learned refinement (none are installed)"
 
 
@@ -182,7 +183,10 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._session, self._xray_seen = session, None
         self._initialiser = parameters.initialiser
         self._show_stored()
-        self.addObserver(parameters.parameterNode, "ModifiedEvent", self._on_parameters)
+        # The wrapper keeps values, and reads them anew when the node is modified: this is told after it.
+        self.addObserver(
+            parameters.parameterNode, "ModifiedEvent", self._on_parameters, priority=_AFTER_WRAPPER
+        )
         self.addObserver(session.scene, session.scene.NodeRemovedEvent, self._on_node_removed)
 
     def restore(self) -> None:

@@ -350,10 +350,9 @@ def _mouse(interactor, x, y, *events: str) -> None:
 def _shown(view) -> np.ndarray:
     """(rows, columns, 3) uint8: the pixels of a view, first row on top."""
     view.forceRender()
+    # As the application's own Screen Capture does it.
     grab = vtk.vtkWindowToImageFilter()
     grab.SetInput(view.renderWindow())
-    grab.ReadFrontBufferOff()
-    grab.ShouldRerenderOff()
     grab.Update()
     image = grab.GetOutput()
     columns, rows, _ = image.GetDimensions()
