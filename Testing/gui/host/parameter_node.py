@@ -9,7 +9,6 @@ disconnected, and writing a Union's node modifies the parameter node even where 
 from __future__ import annotations
 
 import typing
-import weakref
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -41,7 +40,7 @@ def parameterNodeWrapper(cls):
         setattr(cls, name, property(parameter.read, parameter.write))
     cls.allParameters = parameters
     for method in (
-        *(__init__, __del__, connectGui, connectParametersToGui, disconnectGui),
+        *(__init__, connectGui, connectParametersToGui, disconnectGui),
         *(AddObserver, RemoveObserver, StartModify, EndModify),
     ):
         setattr(cls, method.__name__, method)
@@ -113,17 +112,10 @@ def __init__(self, parameterNode):
     self._guis, self._updating, self._values = {}, False, {}
     for parameter in self.allParameters.values():
         self._values[parameter.name] = parameter.stored(parameterNode)
-    known = weakref.ref(self)
-    self._valueTag = parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: _read_all(known()))
-
-
-def __del__(self):
-    self.parameterNode.RemoveObserver(self._valueTag)
+    self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: _read_all(self))
 
 
 def _read_all(self):
-    if self is None:
-        return
     for parameter in self.allParameters.values():
         self._values[parameter.name] = parameter.stored(self.parameterNode)
 
