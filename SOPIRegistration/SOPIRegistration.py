@@ -125,7 +125,7 @@ class SOPIRegistrationParameterNode:
     blinkRate: Annotated[float, WithinRange(0.5, 10.0)] = 2.0
     localContrast: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
     carmVisible: bool = True
-    lastResult: str = ""
+    timeLimit: Annotated[float, WithinRange(1.0, 600.0)] = 20.0
 
 
 class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -237,14 +237,21 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
     """Registration for scripts and for the panel; needs no panel itself."""
 
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleLogic.__init__(self, parent)
+        self._wrapped = None
+
     def getParameterNode(self):
+        """The scene's parameters; wrapped once, for a wrapper stays bound to what it was connected to."""
         node = super().getParameterNode()
         for name in choices.OFFERED:
             stored = node.GetParameter(name)
             known = choices.name_stored(name, stored)
             if known != stored:
                 node.SetParameter(name, known)
-        return SOPIRegistrationParameterNode(node)
+        if self._wrapped is None or self._wrapped.parameterNode is not node:
+            self._wrapped = SOPIRegistrationParameterNode(node)
+        return self._wrapped
 
     def loadDemoCase(self, seed=1, case=None):
         """Make a phantom CT and a simulated X-ray of it in the scene, and choose them as inputs.
@@ -304,7 +311,8 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: an input is unusable; nothing in the scene has changed.
         """
-        from SOPIRegistrationLib.panel.session import Session, geometry_of
+        from SOPIRegistrationLib.panel.input_reader import geometry_of
+        from SOPIRegistrationLib.panel.session import Session
 
         parameters = self.getParameterNode()
         session = Session(slicer.mrmlScene, parameters, slicer.app.layoutManager())
@@ -321,7 +329,7 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         self._choose(session, chosen, geometry)
 
         try:
-            prepared = self._run(lambda logic: logic.prepare(session.read_inputs()), "prepared", progress)
+            prepared = self._run(lambda logic: logic.prepare(session.reader.read()), "prepared", progress)
         except InputError:
             self._choose(session, *before)
             raise

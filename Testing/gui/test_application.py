@@ -151,7 +151,7 @@ def test_a_closed_scene_leaves_no_numbers(demo):
     ui = demo.ui
     boxes = ("sdd", "sod", "rowSpacing", "columnSpacing", "principalU", "principalV")
     assert [getattr(ui, name + "SpinBox").value for name in boxes] == [0.0] * len(boxes)
-    assert [slider.value for slider in demo.panel._pose.sliders] == [0.0] * 6
+    assert [getattr(ui, name + "Slider").value for name in ("rx", "ry", "rz", "tx", "ty", "tz")] == [0.0] * 6
     assert "Needed: a CT and an X-ray" in ui.verdictLabel.text
 
 
@@ -270,7 +270,7 @@ def test_sections_that_are_complete_fold_once(demo):
 def test_a_start_that_fails_leaves_the_training_section_as_it_was(user, demo_case, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("sys.executable", "")
-    user.panel._ensure_torch = lambda: True
+    user.install_torch(lambda: True)
     user.take_demo(demo_case)
     user.show_views()
     user.click("trainButton")

@@ -52,8 +52,7 @@ def _press_and_read(user) -> str:
 
 
 def test_without_geometry_the_button_says_what_is_missing(chosen):
-    chosen.panel._geometry.show(None)
-    chosen.panel._on_geometry(None)
+    chosen.session.state.geometry = None
     assert not chosen.ui.registerButton.enabled
     assert "the C-arm's geometry" in chosen.ui.registerButton.toolTip
     from SOPIRegistrationLib.errors import InputError

@@ -352,13 +352,13 @@ def test_the_result_tells_when_the_pose_has_left_it_and_the_history_brings_both_
     user.click("initialiseButton")
     user.wait()
     assert user.ui.historyTable.rowCount == 2
-    second = json.loads(user.parameters.lastResult)
+    second = user.session.state.shown_entry.result
     user.ui.historyTable.cellClicked.emit(0, 0)
     user.wait()
     assert np.allclose(user.session.pose, nominal)
     assert user.ui.verdictLabel.text == first
     assert user.ui.historyTable.currentRow() == 0
-    restored = json.loads(user.parameters.lastResult)
+    restored = user.session.state.shown_entry.result
     assert np.allclose(restored["pose"]["T_lps_to_camera"], nominal)
     assert restored["method"] != second["method"]
 

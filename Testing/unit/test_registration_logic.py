@@ -59,6 +59,26 @@ def test_prepared_and_registered(monkeypatch):
     ]
 
 
+def test_what_is_to_follow_a_case_follows_no_end_without_one(monkeypatch):
+    go, followed = threading.Event(), []
+
+    def work(report):
+        while not go.wait(0.005):
+            report("on the way")
+        return "done"
+
+    watched = Watched(monkeypatch, work)
+    for end in (watched.logic.stop, watched.logic.abandon):
+        watched.logic.prepare("inputs", then=lambda: followed.append("too early"))
+        end()
+        watched.logic.wait()
+    assert followed == []
+    go.set()
+    watched.logic.prepare("inputs", then=lambda: followed.append(watched.names()[-1]))
+    watched.logic.wait()
+    assert followed == ["prepared"]
+
+
 def test_stopped_with_what_was_reached_or_nothing(monkeypatch, going_on):
     work, _ = going_on
     watched = Watched(monkeypatch, work)
@@ -97,12 +117,10 @@ def test_failures_and_work_that_cannot_be_stopped(monkeypatch):
     name, error = watched.told[-1]
     assert (name, str(error)) == ("failed", "no bone")
     made = []
-    signal = module.Signal()
-    signal.connect(made.append)
-    watched.logic.compute(lambda: "demo", signal)
+    watched.logic.compute(lambda: "demo", made.append)
     watched.logic.wait()
     assert made == ["demo"]
-    watched.logic.compute(lambda: "demo", signal)
+    watched.logic.compute(lambda: "demo", made.append)
     watched.logic.stop()
     assert watched.logic.is_idle
     assert made == ["demo"]

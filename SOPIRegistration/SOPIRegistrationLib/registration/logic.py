@@ -39,6 +39,9 @@ _LIVE_STEP_MM = 1.5
 # DRRs are made for looking at no more often than this while a registration runs.
 _LIVE_INTERVAL_S = 0.15
 
+# Source of what a registration has corrected in a geometry.
+_FOUND = "found by the registration"
+
 T = TypeVar("T")
 
 
@@ -110,6 +113,19 @@ class Inputs:
     ct_key: tuple
     xray_key: tuple
 
+    def as_found(self, result: RegistrationResult) -> Inputs:
+        """The same with a geometry that states what a registration found of the first X-ray."""
+        geometry, radiograph, region = self.geometry, self.radiograph, self.region
+        if result.frame.view != geometry.view:
+            sources = {**geometry.sources, "view": _FOUND}
+            geometry = replace(geometry, view=result.frame.view, rotation=None, sources=sources)
+        if result.mirrored:
+            camera = geometry.camera.mirrored()
+            sources = {**geometry.sources, "mirrored": _FOUND}
+            geometry = replace(geometry, cameras=(camera,), mirrored=not geometry.mirrored, sources=sources)
+            radiograph, region = radiograph.mirrored(), None if region is None else region[:, ::-1]
+        return replace(self, geometry=geometry, radiograph=radiograph, region=region)
+
 
 @dataclass(frozen=True)
 class PreparedCase:
@@ -147,6 +163,18 @@ class PreparedCase:
         """With the cameras of all X-rays, in their order."""
         cameras = tuple(one.camera for one in self.inputs.others)
         return replace(self.inputs.geometry, cameras=(*self.inputs.geometry.cameras, *cameras))
+
+    def as_found(self, result: RegistrationResult) -> PreparedCase:
+        """The case as a registration found it to be: polarity, way round, nominal view.
+
+        Where the X-ray was found stored the other way round, or taken from another side, than its geometry
+        states, the inputs are those of a geometry that states it.
+        """
+        first, *others = result.radiographs
+        case = replace(self, xray=first, others=tuple(others))
+        if not result.mirrored and result.frame is self.frame:
+            return case
+        return replace(case, inputs=self.inputs.as_found(result), frame=result.frame)
 
     @property
     def T_world_to_camera(self) -> np.ndarray:
@@ -262,8 +290,8 @@ class _Run:
 
     job: Job
     state: State
-    done: Signal
-    listens: bool
+    done: Callable[[Any], None]
+    listens: bool = True
     discarded: str = ""
 
 
@@ -305,22 +333,30 @@ class RegistrationLogic:
         """Whether a registration runs, or is being stopped: the CT goes where it is."""
         return self._run is not None and self._run.state is State.REGISTERING
 
-    def prepare(self, inputs: Inputs, known: PreparedCase | None = None) -> None:
+    def prepare(
+        self, inputs: Inputs, known: PreparedCase | None = None, then: Callable[[], Any] = lambda: None
+    ) -> None:
         """Prepare inputs; ``prepared`` tells the case.
 
         Args:
             inputs: what to prepare.
             known: the case before; what did not change is taken from it.
+            then: called once the case has been told; never where it was stopped or has failed.
         """
-        self._begin(lambda report: prepare(inputs, known, report), State.PREPARING, self.prepared)
+
+        def done(case: PreparedCase) -> None:
+            self.prepared.emit(case)
+            then()
+
+        self._begin(_Run(Job(lambda report: prepare(inputs, known, report)), State.PREPARING, done))
 
     def register(self, task: Task) -> None:
         """Register; ``finished`` tells the result."""
-        self._begin(lambda report: run(task, report), State.REGISTERING, self.finished)
+        self._begin(_Run(Job(lambda report: run(task, report)), State.REGISTERING, self.finished.emit))
 
-    def compute(self, work: Callable[[], T], done: Signal[T]) -> None:
+    def compute(self, work: Callable[[], T], then: Callable[[T], Any]) -> None:
         """Compute something else ahead of a registration; it cannot be stopped, only forgotten."""
-        self._begin(lambda report: work(), State.PREPARING, done, listens=False)
+        self._begin(_Run(Job(lambda report: work()), State.PREPARING, then, listens=False))
 
     def stop(self, discard: str = "") -> None:
         """Stop what runs; a registration leaves the pose it has reached.
@@ -370,7 +406,7 @@ class RegistrationLogic:
             if current.discarded:
                 self.stopped.emit(current.discarded)
             else:
-                current.done.emit(outcome)
+                current.done(outcome)
 
     def wait(self, between: Callable[[], Any] = lambda: None, seconds: float = 0.03) -> None:
         """Poll until it is idle, doing something in between."""
@@ -378,11 +414,12 @@ class RegistrationLogic:
             self.poll(seconds)
             between()
 
-    def _begin(self, work: Callable, state: State, done: Signal, listens: bool = True) -> None:
+    def _begin(self, run: _Run) -> None:
         if self._run is not None:
             raise RuntimeError(f"the registration is {self.state.value}: wait until it is idle")
-        self._run = _Run(Job(work).start(), state, done, listens)
-        self.state_changed.emit(state)
+        run.job.start()
+        self._run = run
+        self.state_changed.emit(run.state)
 
 
 def _reduced(camera, pixels: int):

@@ -32,6 +32,9 @@ class Default:
     value: object
 
 
+_KEPT: list = []
+
+
 def parameterNodeWrapper(cls):
     """Give every annotated name of a class a property that lives in a parameter node."""
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -113,6 +116,9 @@ def __init__(self, parameterNode):
     for parameter in self.allParameters.values():
         self._values[parameter.name] = parameter.stored(parameterNode)
     self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: _read_all(self))
+    # Python's collector would take a node that only its own observers refer to for garbage, and them with it,
+    # while the scene still has it.
+    _KEPT.append(self)
 
 
 def _read_all(self):
