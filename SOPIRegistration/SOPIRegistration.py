@@ -125,6 +125,7 @@ class SOPIRegistrationParameterNode:
     blinkRate: Annotated[float, WithinRange(0.5, 10.0)] = 2.0
     localContrast: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
     carmVisible: bool = True
+    projected: bool = True
     timeLimit: Annotated[float, WithinRange(1.0, 600.0)] = 20.0
 
 
@@ -313,6 +314,7 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         """
         from SOPIRegistrationLib.panel.input_reader import geometry_of
         from SOPIRegistrationLib.panel.session import Session
+        from SOPIRegistrationLib.registration.logic import outcome_of
 
         parameters = self.getParameterNode()
         session = Session(slicer.mrmlScene, parameters, slicer.app.layoutManager())
@@ -328,42 +330,24 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         before = {name: getattr(parameters, name) for name in chosen}, session.state.geometry
         self._choose(session, chosen, geometry)
 
+        def follow(live):
+            return progress is not None and progress(live.stage, live.fraction)
+
+        alive = slicer.app.processEvents
         try:
-            prepared = self._run(lambda logic: logic.prepare(session.reader.read()), "prepared", progress)
+            inputs = session.reader.read()
+            prepared = outcome_of(lambda logic: logic.prepare(inputs), "prepared", follow, alive)
         except InputError:
             self._choose(session, *before)
             raise
         session.accept(prepared)
         task = session.task(init, refine, content)
-        result = self._run(lambda logic: logic.register(task), "finished", progress)
+        result = outcome_of(lambda logic: logic.register(task), "finished", follow, alive)
         session.record(result)
         # The views have their sizes by now.
         session.views.fit()
         session.close()
         return result
-
-    @staticmethod
-    def _run(start, outcome, progress):
-        """Let a RegistrationLogic do something, with the window kept alive; what it tells by a signal."""
-        from SOPIRegistrationLib.errors import Cancelled
-        from SOPIRegistrationLib.registration.logic import RegistrationLogic
-
-        logic, outcomes, errors = RegistrationLogic(), [], []
-
-        def follow(live):
-            if progress is not None and progress(live.stage, live.fraction):
-                logic.stop()
-
-        logic.progressed.connect(follow)
-        getattr(logic, outcome).connect(outcomes.append)
-        logic.failed.connect(errors.append)
-        start(logic)
-        logic.wait(slicer.app.processEvents)
-        if errors:
-            raise errors[0]
-        if not outcomes:
-            raise Cancelled("stopped while the inputs were prepared")
-        return outcomes[0]
 
     @staticmethod
     def _choose(session, chosen, geometry):

@@ -1,7 +1,8 @@
 """The way of one registration, from inputs to a result, without nodes or widgets.
 
-The panel, scripts and tests drive it alike: :class:`RegistrationLogic` is in one of four states, says so by
-signals, and computes in a thread of its own while :meth:`RegistrationLogic.poll` gives it time.
+The panel, scripts, the command line and tests drive it alike: :class:`RegistrationLogic` is in one of four
+states, says so by signals, and computes in a thread of its own while :meth:`RegistrationLogic.poll` gives it
+time.
 """
 
 from __future__ import annotations
@@ -132,20 +133,20 @@ class PreparedCase:
     """Inputs ready for registration.
 
     Attributes:
-        inputs: what it was made from.
         subject: the CT.
         xray: the X-ray, bones bright.
         others: those registered jointly with it, in the order of the inputs.
         frame: what pose parameters are measured from.
         seconds: how long preparing took.
+        inputs: what it was made from; None of files, which nobody changes meanwhile.
     """
 
-    inputs: Inputs
     subject: Subject
     xray: PreparedRadiograph
     others: tuple[PreparedRadiograph, ...]
     frame: PoseFrame
     seconds: float
+    inputs: Inputs | None = None
 
     @property
     def ct(self) -> PreparedCT:
@@ -206,11 +207,13 @@ class Task:
         case: what is registered.
         settings: how.
         start: (4, 4) T_lps_to_world, where a start pose is given.
+        shows_pictures: whether somebody looks at DRRs meanwhile.
     """
 
     case: PreparedCase
     settings: RegistrationSettings
     start: np.ndarray | None = None
+    shows_pictures: bool = True
 
 
 @dataclass(frozen=True)
@@ -263,7 +266,7 @@ def prepare(inputs: Inputs, known: PreparedCase | None, report: Callable[[LiveVi
         for one in inputs.others
     )
     frame = inputs.geometry.pose_frame(subject.ct.rotation_centre_lps_mm)
-    return PreparedCase(inputs, subject, xray, others, frame, round(time.perf_counter() - began, 3))
+    return PreparedCase(subject, xray, others, frame, round(time.perf_counter() - began, 3), inputs)
 
 
 def run(task: Task, report: Callable[[LiveView], None]) -> RegistrationResult:
@@ -273,7 +276,7 @@ def run(task: Task, report: Callable[[LiveView], None]) -> RegistrationResult:
     def show(progress: Progress) -> None:
         nonlocal last
         T_lps_to_camera, drr = case.T_world_to_camera @ progress.T, None
-        if time.perf_counter() - last > _LIVE_INTERVAL_S:
+        if task.shows_pictures and time.perf_counter() - last > _LIVE_INTERVAL_S:
             drr = case.render(T_lps_to_camera, LIVE_PIXELS)
             last = time.perf_counter()
         report(LiveView(progress.stage, progress.fraction, T_lps_to_camera, drr))
@@ -420,6 +423,42 @@ class RegistrationLogic:
         run.job.start()
         self._run = run
         self.state_changed.emit(run.state)
+
+
+def outcome_of(
+    start: Callable[[RegistrationLogic], None],
+    outcome: str,
+    follow: Callable[[LiveView], Any] = lambda live: None,
+    between: Callable[[], Any] = lambda: None,
+) -> Any:
+    """Let a RegistrationLogic do one thing, and wait for it: for who has no events to go back to.
+
+    Args:
+        start: starts it.
+        outcome: name of the signal that tells what comes of it.
+        follow: told what is reached; a true answer stops it.
+        between: done again and again meanwhile.
+
+    Raises:
+        InputError: an input is unusable.
+        Cancelled: it was stopped and left nothing.
+    """
+    logic, outcomes, errors = RegistrationLogic(), [], []
+
+    def on_progress(live: LiveView) -> None:
+        if follow(live):
+            logic.stop()
+
+    logic.progressed.connect(on_progress)
+    getattr(logic, outcome).connect(outcomes.append)
+    logic.failed.connect(errors.append)
+    start(logic)
+    logic.wait(between)
+    if errors:
+        raise errors[0]
+    if not outcomes:
+        raise Cancelled("stopped before there was anything to keep")
+    return outcomes[0]
 
 
 def _reduced(camera, pixels: int):

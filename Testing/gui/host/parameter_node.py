@@ -1,9 +1,9 @@
 """Stand-in for ``slicer.parameterNodeWrapper``: typed attributes kept in a vtkMRMLScriptedModuleNode.
 
 It knows the types this module uses: float, int, bool, str (with Choice) and node classes, alone or in a
-Union with None. As the real one (read in its source, up to Slicer 5.12): values are kept from the node's last
-ModifiedEvent on, ``connectGui`` returns nothing, so that only what ``connectParametersToGui`` connected can be
-disconnected, and writing a Union's node modifies the parameter node even where it stays the same.
+Union with None. As the real one (read in its source): values are kept from the node's last ModifiedEvent on,
+``connectGui`` returns nothing, so that only what ``connectParametersToGui`` connected can be disconnected, and
+writing a Union's node modifies the parameter node even where it stays the same.
 """
 
 from __future__ import annotations
