@@ -69,7 +69,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._result = ResultSection(ui, self._pose, self._strip, self._when_ready)
         self._overlay = OverlaySection(ui)
         self._fusion = FusionControl(self._pose, self._overlay, self._may_move)
-        self._use_of_result = UseSection(ui, self._pose)
+        self.use_of_result = UseSection(ui, self._pose, self._update)
         self._training = TrainingSection(ui, self._update)
         self._poll = timer(_POLL_MS, self._on_poll, repeats=True)
         self._again = timer(_AGAIN_MS, self._prepare)
@@ -111,7 +111,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     @property
     def is_busy(self) -> bool:
         """Whether something runs, or is still to be drawn."""
-        waiting = (self._picture, self._pose, self._use_of_result)
+        waiting = (self._picture, self._pose, self.use_of_result)
         return self.is_running or self._again.active or any(one.is_pending for one in waiting)
 
     @property
@@ -163,7 +163,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def abandon(self) -> None:
         """Forget the running work and what it would have led to."""
-        for pending in (self._poll, self._again, self._picture, self._pose, self._use_of_result):
+        for pending in (self._poll, self._again, self._picture, self._pose, self.use_of_result):
             pending.stop()
         self._logic.abandon()
 
@@ -188,7 +188,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._result.show()
         self._xrays.show(session)
         self._overlay.apply(p)
-        self._use_of_result.apply(p)
+        self.use_of_result.apply(p)
         if session.case is not None and session.carm.visible != p.carmVisible:
             session.carm.visible = p.carmVisible
         self._update()
@@ -236,7 +236,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def _on_moved(self, by_hand: bool) -> None:
         """The pose is another one, whoever changed it."""
         self._pose_section.show()
-        self._use_of_result.moves()
+        self.use_of_result.moves()
         if self._pose.steps.is_held:
             self._picture.moves()
             return
@@ -257,7 +257,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._readiness.apply(self._pose_section.wants(self._missing()))
 
     def _on_rest(self) -> None:
-        self._use_of_result.rests()
+        self.use_of_result.rests()
         self._overlay.apply(self._session.parameters)
 
     def _go_back(self, step: Step) -> None:
@@ -317,7 +317,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def _use_case(self, session: Session | None) -> None:
         """Let the sections work on the session's prepared case; None: on none."""
         case = None if session is None else session.case
-        for section in (self._pose, self._picture, self._landmarks, self._fusion, self._use_of_result):
+        for section in (self._pose, self._picture, self._landmarks, self._fusion, self.use_of_result):
             section.use(session)
         self._overlay.use(None if session is None else session.overlay, case)
         self._training.use(case)
@@ -424,7 +424,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._geometry.wants(session is not None and session.parameters.xray is not None),
             self._pose_section.wants(missing),
             self._result.wants(),
-            self._use_of_result.wants(),
+            self.use_of_result.wants(),
         ):
             self._readiness.apply(wants)
         self._fusion.follow_permission()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import slicer
@@ -28,11 +28,12 @@ class UseSection(slicer.util.VTKObservationMixin):
     Args:
         ui: the panel's widgets by name.
         pose: the pose shown.
+        on_changed: called when points were picked or removed.
     """
 
-    def __init__(self, ui, pose: ShownPose):
+    def __init__(self, ui, pose: ShownPose, on_changed: Callable[[], None]):
         super().__init__()
-        self._ui, self._pose = ui, pose
+        self._ui, self._pose, self._on_changed = ui, pose, on_changed
         self._session: Session | None = None
         self._projected: Projected | None = None
         self._picks: Picks | None = None
@@ -144,6 +145,7 @@ class UseSection(slicer.util.VTKObservationMixin):
         case = self._session.case
         self._picks.note(case.xray.camera, case.frame)
         self._show_counts()
+        self._on_changed()
 
     def _complete(self) -> list[dict[str, np.ndarray]]:
         """Pixels by camera of each point that was picked in two X-rays or more."""

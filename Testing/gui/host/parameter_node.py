@@ -1,8 +1,8 @@
 """Stand-in for ``slicer.parameterNodeWrapper``: typed attributes kept in a vtkMRMLScriptedModuleNode.
 
 It knows the types this module uses: float, int, bool, str (with Choice) and node classes, alone or in a
-Union with None. As the real one (read in its source): values are kept from the node's last ModifiedEvent on,
-``connectGui`` returns nothing, so that only what ``connectParametersToGui`` connected can be disconnected, and
+Union with None. As the real one: values are kept from the node's last ModifiedEvent on,
+``connectGui`` returns nothing: only what ``connectParametersToGui`` connected can be disconnected; and
 writing a Union's node modifies the parameter node even where it stays the same.
 """
 
