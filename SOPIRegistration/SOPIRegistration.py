@@ -138,6 +138,7 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self.panel = None
         self._parameterNode = None
+        self._wrapper = None
         self._guiTag = None
 
     def setup(self):
@@ -205,8 +206,17 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.panel.restore()
 
     def initializeParameterNode(self):
-        if self.panel is not None:
-            self.setParameterNode(self.logic.getParameterNode())
+        if self.panel is None:
+            return
+        parameters = self.logic.getParameterNode()
+        if self._wrapper is None or self._wrapper.parameterNode is not parameters.parameterNode:
+            # Kept while its scene is closed: Python's collector would take one that only the observers of its
+            # node refer to for garbage, and the observers with it.
+            self._wrapper = parameters
+        else:
+            # It read its values before a loaded scene had their nodes.
+            self._wrapper.parameterNode.Modified()
+        self.setParameterNode(self._wrapper)
 
     def setParameterNode(self, parameterNode):
         known = self._parameterNode
@@ -238,21 +248,14 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
     """Registration for scripts and for the panel; needs no panel itself."""
 
-    def __init__(self, parent=None):
-        ScriptedLoadableModuleLogic.__init__(self, parent)
-        self._wrapped = None
-
     def getParameterNode(self):
-        """The scene's parameters; wrapped once, for a wrapper stays bound to what it was connected to."""
         node = super().getParameterNode()
         for name in choices.OFFERED:
             stored = node.GetParameter(name)
             known = choices.name_stored(name, stored)
             if known != stored:
                 node.SetParameter(name, known)
-        if self._wrapped is None or self._wrapped.parameterNode is not node:
-            self._wrapped = SOPIRegistrationParameterNode(node)
-        return self._wrapped
+        return SOPIRegistrationParameterNode(node)
 
     def loadDemoCase(self, seed=1, case=None):
         """Make a phantom CT and a simulated X-ray of it in the scene, and choose them as inputs.
