@@ -255,6 +255,9 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
             known = choices.name_stored(name, stored)
             if known != stored:
                 node.SetParameter(name, known)
+        for name, former in choices.FORMER.items():
+            if node.HasParameter(former) and not node.HasParameter(name):
+                node.SetParameter(name, node.GetParameter(former))
         return SOPIRegistrationParameterNode(node)
 
     def loadDemoCase(self, seed=1, case=None):

@@ -275,6 +275,25 @@ def test_the_curtain_follows_the_mouse(mouse):
         assert not same[: int((share - 0.02) * len(same))].all()
 
 
+def test_the_lens_follows_the_mouse(mouse):
+    user = mouse.user
+    mouse.press("6")
+    camera = user.session.case.xray.camera
+    centre = np.array([0.4 * camera.width - 0.5, 0.6 * camera.height - 0.5])
+    mouse.move(mouse.xy(centre))
+    user.host.process(0.2)
+    assert user.session.overlay.setting("curtain") == pytest.approx(0.4, abs=0.01)
+    assert user.session.overlay.setting("lens_down") == pytest.approx(0.6, abs=0.01)
+    picture = user.picture()[..., 0].astype(int)
+    user.session.overlay.mode = "blink"
+    different = np.abs(picture - user.picture()[..., 0]) > 3
+    rows, columns = np.indices(different.shape)
+    size = np.array(different.shape)
+    away = np.hypot(rows - 0.6 * size[0], columns - 0.4 * size[1]) / size.min()
+    assert not different[away < 0.17].any()
+    assert different[away > 0.2].mean() > 0.3
+
+
 def test_blinking_goes_at_the_rate_that_is_set(mouse):
     import slicer
 

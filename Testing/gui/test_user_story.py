@@ -512,13 +512,17 @@ def test_a_scene_of_a_former_version_opens_with_its_choices(user, demo_case):
         "content": "Whole body",
         "polarity": "Bones dark",
         "overlayMode": "Two colours",
+        "overlayOpacity": "0.7",
     }
     for name, label in former.items():
         node.SetParameter(name, label)
+    for name in ("mix", "edgeStrength"):
+        node.UnsetParameter(name)
     user.widget.initializeParameterNode()
     parameters = user.widget.logic.getParameterNode()
     assert (parameters.initialiser, parameters.method, parameters.content) == ("nominal", "opt", "body")
     assert (parameters.polarity, parameters.overlayMode) == ("bone-dark", "fusion")
+    assert (parameters.mix, parameters.edgeStrength) == (0.7, 0.7)
     user.host.process(0.1)
     assert user.ui.initialiserCombo.currentText == "Nominal view"
     assert user.ui.polarityCombo.currentText == "Bones dark"

@@ -205,6 +205,7 @@ class Session:
             mix=p.mix,
             edge_strength=p.edgeStrength,
             curtain=self.overlay.setting("curtain"),
+            lens_down=self.overlay.setting("lens_down"),
             local_contrast=p.localContrast,
         )
         sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(path))
