@@ -70,12 +70,19 @@ def draw_demo(user, album: Album) -> None:
     user.wait()
     album.window("module")
     pictures = []
-    for mode in list(OVERLAY_MODES)[:4]:
+    for mode in [*list(OVERLAY_MODES)[:4], "Lens"]:
         user.ui.overlayModeCombo.setCurrentText(mode)
         user.wait()
         pictures.append(album.fusion(mode))
     album.row("fusion_modes", pictures)
     user.ui.overlayModeCombo.setCurrentText("DRR edges on the X-ray")
+    carried = add_carried(user, case)
+    user.ui.useSection.collapsed = False
+    user.wait()
+    album.window("drawn_on_xray")
+    user.ui.useSection.collapsed = True
+    for node in carried:
+        user.host.scene.RemoveNode(node)
     user.ui.adjustCheckBox.checked = True
     user.ui.handlesCheckBox.checked = True
     user.wait()
@@ -96,6 +103,36 @@ def draw_demo(user, album: Album) -> None:
     user.click("initialiseButton")
     user.wait()
     album.window("rejected")
+
+
+def add_carried(user, case) -> list:
+    """A line, a point and a segment planned on the CT's middle vertebra: what a person would bring along."""
+    import slicer
+    from SOPIRegistrationLib.scene import RAS_FROM_LPS, attach
+
+    labels = case.labels
+    values = np.unique(labels.array)
+    middle = values[len(values) // 2]
+    points = labels.points_lps(np.argwhere(labels.array == middle)[:, ::-1]) @ RAS_FROM_LPS[:3, :3]
+    low, high = points.min(axis=0), points.max(axis=0)
+    line = user.host.scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", "Screw")
+    for share in (0.25, 0.75):
+        line.AddControlPoint(*(low + share * (high - low)))
+    target = user.host.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Targets")
+    target.AddControlPoint(*points.mean(axis=0), "target")
+    bone = user.host.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Plan")
+    bone.CreateDefaultDisplayNodes()
+    one = slicer.util.addVolumeFromArray((labels.array == middle).astype(np.uint8), name="one")
+    one.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(RAS_FROM_LPS @ labels.index_to_lps))
+    image = slicer.vtkOrientedImageData()
+    image.DeepCopy(one.GetImageData())
+    image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(RAS_FROM_LPS @ labels.index_to_lps))
+    user.host.scene.RemoveNode(one)
+    bone.AddSegmentFromBinaryLabelmapRepresentation(image, "L3", [0.3, 0.9, 0.4])
+    for node in (line, target):
+        node.CreateDefaultDisplayNodes()
+    attach(user.parameters.transform, line, target, bone)
+    return [line, target, bone]
 
 
 def draw_wrist(user, album: Album, folder: Path) -> None:

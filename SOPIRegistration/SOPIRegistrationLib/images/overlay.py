@@ -162,7 +162,7 @@ def edges(image: np.ndarray) -> np.ndarray:
 
 
 def _shown_drr(mode: str, shape: tuple[int, int], across: float, down: float) -> np.ndarray:
-    """Bool, where a picture of parts shows the DRR: right of a line, in every other tile, in a circle, all."""
+    """Bool, where a picture of parts shows the DRR: right of a line, in every other tile, in a circle."""
     rows, columns = (np.arange(n) for n in shape)
     if mode == "curtain":
         return np.broadcast_to(columns >= across * shape[1], shape)

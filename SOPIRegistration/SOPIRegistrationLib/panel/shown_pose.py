@@ -59,6 +59,7 @@ class ShownPose(slicer.util.VTKObservationMixin):
     def use(self, session: Session | None) -> None:
         """Follow the transform of a session with a prepared case; None for none."""
         self.stop()
+        self.removeObservers()
         self._session, self._T = session, None
         self.follow()
 
