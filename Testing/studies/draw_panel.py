@@ -19,7 +19,7 @@ TESTING = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTING / "gui"), str(TESTING / "studies"), str(TESTING)]
 # Smaller than a window, so that words can still be read in a page of the Docs.
 PANEL_WIDTH, VIEWS = 400, (800, 680)
-COLOURS = 128
+COLOURS = 256
 
 
 class Album:
@@ -41,8 +41,10 @@ class Album:
         return self._user.host.view_pixels("Fusion")
 
     def _save(self, name: str, pixels: np.ndarray) -> None:
-        # A palette makes a third of the file, and nobody sees it.
-        image = Image.fromarray(pixels).quantize(COLOURS, dither=Image.Dither.NONE)
+        # A palette makes a third of the file; chosen this way it keeps the few pixels of a verdict's colour.
+        image = Image.fromarray(pixels).quantize(
+            COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
         path = self._folder / f"{name}.png"
         image.save(path, optimize=True)
         print(f"{path} {path.stat().st_size // 1024} kB")
@@ -55,6 +57,7 @@ class Album:
 def draw_demo(user, album: Album) -> None:
     """The demo case from an empty scene to a verdict."""
     from SOPIRegistrationLib.panel.choices import OVERLAY_MODES
+    from SOPIRegistrationLib.scene.nodes import remove_node
     from SOPIRegistrationLib.simulation.demo import demo_case
     from test_fusion_view import Mouse, centre_seen
 
@@ -82,7 +85,7 @@ def draw_demo(user, album: Album) -> None:
     album.window("drawn_on_xray")
     user.ui.useSection.collapsed = True
     for node in carried:
-        user.host.scene.RemoveNode(node)
+        remove_node(node)
     user.ui.adjustCheckBox.checked = True
     user.ui.handlesCheckBox.checked = True
     user.wait()
