@@ -255,9 +255,11 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
             known = choices.name_stored(name, stored)
             if known != stored:
                 node.SetParameter(name, known)
-        for name, former in choices.FORMER.items():
-            if node.HasParameter(former) and not node.HasParameter(name):
-                node.SetParameter(name, node.GetParameter(former))
+        for former, names in choices.FORMER.items():
+            if node.HasParameter(former):
+                for name in names:
+                    node.SetParameter(name, node.GetParameter(former))
+                node.UnsetParameter(former)
         return SOPIRegistrationParameterNode(node)
 
     def loadDemoCase(self, seed=1, case=None):

@@ -516,8 +516,6 @@ def test_a_scene_of_a_former_version_opens_with_its_choices(user, demo_case):
     }
     for name, label in former.items():
         node.SetParameter(name, label)
-    for name in ("mix", "edgeStrength"):
-        node.UnsetParameter(name)
     user.widget.initializeParameterNode()
     parameters = user.widget.logic.getParameterNode()
     assert (parameters.initialiser, parameters.method, parameters.content) == ("nominal", "opt", "body")

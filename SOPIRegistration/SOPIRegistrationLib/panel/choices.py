@@ -66,8 +66,8 @@ OFFERED = {
     "overlayMode": OVERLAY_MODES,
 }
 
-# Parameters by those that former versions kept their value in: one opacity stood for mix and edges.
-FORMER = {"mix": "overlayOpacity", "edgeStrength": "overlayOpacity"}
+# Parameters of former versions, and those that have their value now: one opacity stood for mix and edges.
+FORMER = {"overlayOpacity": ("mix", "edgeStrength")}
 
 
 def label_of(offered: dict[str, str], name: str) -> str:
