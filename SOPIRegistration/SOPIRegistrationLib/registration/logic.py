@@ -35,7 +35,8 @@ from SOPIRegistrationLib.subject import Subject
 
 # Longer edge of a DRR while something moves.
 LIVE_PIXELS = 256
-# What moves is made of voxels no smaller than this: 15 pictures a second on two cores, from any CT.
+# What moves is made of voxels no smaller than this, in smaller pictures of larger ones: 15 pictures a second
+# on two cores, from any CT.
 _LIVE_STEP_MM = 1.5
 # DRRs are made for looking at no more often than this while a registration runs.
 _LIVE_INTERVAL_S = 0.15
@@ -193,7 +194,8 @@ class PreparedCase:
         """DRR (rows, columns) whose longer edge has at most ``pixels`` pixels; coarse where that is small."""
         camera, moving = _reduced(self.xray.camera.as_world(), pixels), self.subject.body
         volume, halvings = moving.for_camera(camera, T_lps_to_camera), 0
-        while pixels <= LIVE_PIXELS and volume.default_step_mm < _LIVE_STEP_MM:
+        least_mm = _LIVE_STEP_MM * LIVE_PIXELS / pixels
+        while pixels <= LIVE_PIXELS and volume.default_step_mm < least_mm:
             halvings += 1
             volume = moving.level(halvings)
         return project(volume, camera, T_lps_to_camera)
