@@ -58,7 +58,7 @@ def test_without_geometry_the_button_says_what_is_missing(chosen):
     from SOPIRegistrationLib.errors import InputError
 
     with pytest.raises(InputError, match="load a file"):
-        chosen.session.read_inputs()
+        chosen.session.reader.read()
 
 
 def test_colour_xray(chosen):

@@ -135,7 +135,7 @@ def test_dicom_tags_are_taken_when_the_xray_is_chosen(user, monkeypatch):
         "DistanceSourceToPatient": 720.0,
     }
     monkeypatch.setattr(
-        "SOPIRegistrationLib.scene.radiograph_from_node",
+        "SOPIRegistrationLib.panel.xray_facts.radiograph_from_node",
         lambda node, frame=None: Radiograph(pixels, "XA", None, tags),
     )
     user.choose(xray=slicer.util.addVolumeFromArray(pixels[None], name="XA"))
