@@ -142,6 +142,8 @@ class FusionView:
         return key == "space" or (self.moves_ct and key in _ARROWS)
 
     def _on_enter(self) -> bool:
-        """Keys go to the view under the mouse: to what VTK draws in, the view around it passes none on."""
-        self._view.VTKWidget().setFocus()
+        """Keys go to the view under the mouse: to its child that VTK draws in, itself it passes none on."""
+        # Found among the children, which PythonQt always knows as the widgets that they are.
+        drawn_in = [child for child in self._view.children() if hasattr(child, "setFocus")]
+        (drawn_in or [self._view])[0].setFocus()
         return False
