@@ -314,3 +314,7 @@ def test_the_strip_says_how_likely_a_result_is_right(demo, probability, words):
     assert demo.ui.verdictLabel.text.startswith(words)
     assert "changed since" not in demo.ui.verdictLabel.text
     assert demo.ui.historyTable.rowCount == 1
+    demo.ui.txSlider.value = 20.0
+    demo.wait()
+    assert "changed since" in demo.ui.verdictLabel.text
+    assert demo.session.views.label.startswith(words.split(":")[0] + " (pose changed since)")

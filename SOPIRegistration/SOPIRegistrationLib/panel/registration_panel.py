@@ -233,7 +233,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         if self._pose.steps.is_held:
             self._picture.moves()
             return
-        self._result.mark_moved()
+        self._mark_moved()
         if by_hand and self._logic.moves_ct:
             # Somebody moved the CT during a registration: theirs is the pose from now on.
             self._logic.stop(discard="Stopped: the CT was moved by hand, its pose is kept.")
@@ -245,9 +245,14 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _on_settled(self) -> None:
         """A gesture has ended."""
-        self._result.mark_moved()
+        self._mark_moved()
         self._picture.rests()
         self._readiness.apply(self._pose_section.wants(self._missing()))
+
+    def _mark_moved(self) -> None:
+        """Say, in the strip and in the fusion view, whether the result shown is of the pose as it is."""
+        self._result.mark_moved()
+        self._fusion.write_label(*self._strip.headline)
 
     def _on_rest(self) -> None:
         self.use_of_result.rests()
