@@ -2,8 +2,8 @@
 
 Levenberg-Marquardt on the residuals of the finest level and on the deviations themselves, each weighed by
 its tolerance: the most probable pose and intrinsics. A principal point that is off is nearly a turn about the
-source, a wrong distance nearly a shift in depth. What the images do not fix is left as it was given, or it
-would follow their noise; it stays uncertain by its tolerance, which becomes a part of the predicted error.
+source, a wrong distance nearly a shift in depth. What the images do not fix, or do not contradict, is left as
+it was given, or it would follow their noise; how uncertain it stays becomes a part of the predicted error.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from SOPIRegistrationLib.geometry.intrinsics import (
     tolerated_deviation,
 )
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
+from SOPIRegistrationLib.progress import Report
 
 STAGE = "intrinsics"
-_ITERATIONS = 15
+# The images contradict a given value that is so many standard deviations from theirs.
+_CONTRADICTS = 1.5
+_ITERATIONS = 6
 # What tolerances weigh depends on how well the images agree, which at wrong intrinsics they may not: once
-# they agree better, they are weighed again.
-_ROUNDS, _SETTLED = 3, 0.9
+# they agree much better, they are weighed again.
+_ROUNDS, _SETTLED = 3, 0.7
 # The valley of alike pictures is flat: a step along it gains little, and a damped one hardly moves.
-_STEP_MM, _GAIN, _DAMPING = 0.05, 1e-6, 1e-6
+_STEP_MM, _GAIN, _DAMPING = 0.05, 1e-5, 1e-6
 
 
 def with_intrinsics(hypotheses: Hypotheses, run: Run) -> Hypotheses:
@@ -54,19 +57,11 @@ def with_intrinsics(hypotheses: Hypotheses, run: Run) -> Hypotheses:
         objective = _Objective(comparison, hypotheses.T[0], spreads)
         T, z = hypotheses.T[0], np.zeros(spreads.shape[1])
         for _ in range(_ROUNDS):
-            z = objective.seek_what_is_fixed(T, z)
-            solution = levenberg_marquardt(
-                objective,
-                objective.packed(T, z),
-                comparison.case.centre_lps_mm,
-                _ITERATIONS,
-                _STEP_MM,
-                _GAIN,
-                report=stage.optimiser_report,
-                move=objective.move,
-                damping_start=_DAMPING,
-            )
-            T, z = objective.unpacked(solution.T[0])
+            z = objective.choose(T, z)
+            if objective.seeks_nothing:
+                T = hypotheses.T[0]
+            else:
+                T, z = objective.minimised(T, z, stage.optimiser_report)
             cost = float(objective.images(T, z).cost[0])
             if objective.variance_of(cost) > _SETTLED * objective.variance:
                 break
@@ -129,6 +124,8 @@ class _Objective:
         self._level: LevelObjective = comparison.objective(kind.finest, T_start[None])
         self._factor = kind.correlated_residuals**2 / self._level.pixel_count
         self._sought = np.ones(spreads.shape[1], dtype=bool)
+        self._left = np.ones(spreads.shape[1])
+        self._known: dict[tuple[bytes, bytes], NormalEquations] = {}
         cost = self._level(T_start[None], np.zeros(1, dtype=int)).cost[0]
         self.variance = self.variance_of(float(cost))
 
@@ -136,25 +133,67 @@ class _Objective:
         """Variance of a residual where the images' cost is so much."""
         return cost * self._factor
 
+    @property
+    def seeks_nothing(self) -> bool:
+        """Whether all stays as it was given."""
+        return not self._sought.any()
+
     def images(self, T: np.ndarray, z: np.ndarray) -> NormalEquations:
         """Cost of the images, and its model in the twist and all z."""
-        found = self._level.with_intrinsics(T, self._deviations(z))
-        B = np.eye(6 + len(self._spreads), 6 + len(z))
-        B[6:, 6:] = self._spreads
-        return NormalEquations(found.cost, found.gradient @ B, B.T @ found.hessian @ B)
+        key = T.tobytes(), z.tobytes()
+        if key not in self._known:
+            found = self._level.with_intrinsics(T, self._deviations(z))
+            B = np.eye(6 + len(self._spreads), 6 + len(z))
+            B[6:, 6:] = self._spreads
+            self._known[key] = NormalEquations(found.cost, found.gradient @ B, B.T @ found.hessian @ B)
+        return self._known[key]
 
-    def seek_what_is_fixed(self, T: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Seek from now on those z alone that the images fix; the others, as given, are 0."""
-        hessian = self.images(T, z).hessian[0]
-        hessian[6:, 6:] += self.variance * np.eye(len(z))
-        left = self.variance * np.diag(np.linalg.inv(hessian))[6:]
-        self._sought = np.sqrt(left) < FIXED
+    def choose(self, T: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """Seek from now on those z that the images fix, where they contradict what was given: z of 0.
+
+        Returns:
+            z, 0 where it is not sought.
+        """
+        self._sought = np.ones(len(z), dtype=bool)
+        self._left = np.ones(len(z))
+        _, spread = self._step(T, z)
+        self._sought = spread < FIXED
+        if self._sought.any():
+            step, spread = self._step(T, z)
+            there = z + step
+            agrees = self._sought & (np.abs(there) < _CONTRADICTS * spread)
+            self._left[agrees] = np.hypot(spread, there)[agrees]
+            self._sought &= ~agrees
         return np.where(self._sought, z, 0.0)
+
+    def _step(self, T: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gauss-Newton step of the z sought, and their standard deviations after it; 0 of the others."""
+        _, gradient, hessian = self(self.packed(T, z), np.zeros(1, dtype=int))
+        inverse = np.linalg.inv(hessian[0])
+        step, spread = np.zeros(len(z)), np.zeros(len(z))
+        step[self._sought] = -(inverse @ gradient[0])[6:]
+        spread[self._sought] = np.sqrt(self.variance * np.diag(inverse)[6:])
+        return step, spread
+
+    def minimised(self, T: np.ndarray, z: np.ndarray, report: Report) -> tuple[np.ndarray, np.ndarray]:
+        """Pose and z of the least cost."""
+        solution = levenberg_marquardt(
+            self,
+            self.packed(T, z),
+            self._comparison.case.centre_lps_mm,
+            _ITERATIONS,
+            _STEP_MM,
+            _GAIN,
+            report=report,
+            move=self.move,
+            damping_start=_DAMPING,
+        )
+        return self.unpacked(solution.T[0])
 
     def __call__(self, states: np.ndarray, starts: np.ndarray) -> NormalEquations:
         """Cost and its model at one state."""
         T, z = self.unpacked(states[0])
-        cost, gradient, hessian = self.images(T, z)
+        cost, gradient, hessian = (part.copy() for part in self.images(T, z))
         cost += self.variance * z @ z
         gradient[:, 6:] += self.variance * z
         hessian[:, 6:, 6:] += self.variance * np.eye(len(z))
@@ -195,9 +234,9 @@ class _Objective:
     def _uncertainty(self, T: np.ndarray, z: np.ndarray) -> _Uncertainty:
         """Of the pose what the intrinsics add alone.
 
-        What is not sought is wrong by its tolerance, and draws what is sought with it.
+        What is not sought may be as wrong as it is, and draws what is sought with it.
         """
-        hessian = self.images(T, z).hessian[0]
+        hessian = self.images(T, z).hessian[0].copy()
         hessian[6:, 6:] += self.variance * np.diag(self._sought.astype(float))
         sought = self._parameters
         others = np.setdiff1d(np.arange(len(hessian)), sought)
@@ -206,6 +245,7 @@ class _Objective:
         # Errors of all parameters: (drawn; -1) by those of the z that are not sought.
         spread = np.zeros((len(hessian), len(others)))
         spread[sought], spread[others] = drawn, -np.eye(len(others))
+        spread *= self._left[others - 6]
         whole = spread @ spread.T
         whole[np.ix_(sought, sought)] += self.variance * inverse
         known = self.variance * np.linalg.inv(hessian[:6, :6])
