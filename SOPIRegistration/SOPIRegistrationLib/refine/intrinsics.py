@@ -1,13 +1,15 @@
 """Intrinsics estimated with the pose, where a geometry is known with tolerances only.
 
-Levenberg-Marquardt on the residuals of the finest level and on the deviations themselves, each weighed by
-its tolerance: the most probable pose and intrinsics. A principal point that is off is nearly a turn about the
-source, a wrong distance nearly a shift in depth. What the images do not fix, or do not contradict, is left as
-it was given, or it would follow their noise; how uncertain it stays becomes a part of the predicted error.
+Gauss-Newton on the residuals of the finest level and on the deviations themselves, each weighed by its
+tolerance: the most probable pose and intrinsics. A principal point that is off is nearly a turn about the
+source, a wrong distance nearly a shift in depth. What the images do not fix is left as it was given, and so
+is all that they do not contradict, or it would follow their noise; how uncertain it stays becomes a part of
+the predicted error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -23,18 +25,18 @@ from SOPIRegistrationLib.geometry.intrinsics import (
     EstimatedIntrinsics,
     tolerated_deviation,
 )
-from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
-from SOPIRegistrationLib.progress import Report
+from SOPIRegistrationLib.optimise.least_squares import NormalEquations
 
 STAGE = "intrinsics"
-# The images contradict a given value that is so many standard deviations from theirs.
+# The images contradict given values that are so many standard deviations from theirs, root mean square.
 _CONTRADICTS = 1.5
-_ITERATIONS = 6
-# What tolerances weigh depends on how well the images agree, which at wrong intrinsics they may not: once
-# they agree much better, they are weighed again.
-_ROUNDS, _SETTLED = 3, 0.7
-# The valley of alike pictures is flat: a step along it gains little, and a damped one hardly moves.
-_STEP_MM, _GAIN, _DAMPING = 0.05, 1e-5, 1e-6
+_ITERATIONS = 8
+# What tolerances weigh depends on how well the images agree, which at wrong intrinsics they may not: first on
+# how well they promise to, but no better than by such a factor; then they are weighed again until it settles.
+_MOST_PROMISED = 0.1
+_ROUNDS, _SETTLED = 3, 0.85
+# Converged, in units of the tolerances.
+_SETTLED_Z = 0.02
 
 
 def with_intrinsics(hypotheses: Hypotheses, run: Run) -> Hypotheses:
@@ -61,11 +63,11 @@ def with_intrinsics(hypotheses: Hypotheses, run: Run) -> Hypotheses:
             if objective.seeks_nothing:
                 T = hypotheses.T[0]
             else:
-                T, z = objective.minimised(T, z, stage.optimiser_report)
+                T, z = objective.minimised(T, z, lambda done: run.report(STAGE, fraction=done))
             cost = float(objective.images(T, z).cost[0])
-            if objective.variance_of(cost) > _SETTLED * objective.variance:
+            before, objective.variance = objective.variance, objective.variance_of(cost)
+            if _SETTLED < objective.variance / before < 1 / _SETTLED:
                 break
-            objective.variance = objective.variance_of(cost)
         # What moved the one moves its rivals: they show what they showed.
         along = T @ se3.invert_rigid(hypotheses.T[0])
         reading = comparison.reading.in_cameras(*objective.estimated(T, z))
@@ -109,6 +111,10 @@ class _Uncertainty(NamedTuple):
 class _Objective:
     """Residuals of the finest level and those of the tolerances; parameters are the twist and the z sought.
 
+    With a change of z the first view's picture is held still, as far as a rigid motion can: the object turns
+    about the source with the principal point, and moves in depth with the focal length. The twist comes on
+    top of that. Without, every step would have to follow a bent valley.
+
     Args:
         comparison: X-rays and CT.
         T_start: (4, 4) pose.
@@ -144,55 +150,64 @@ class _Objective:
         if key not in self._known:
             found = self._level.with_intrinsics(T, self._deviations(z))
             B = np.eye(6 + len(self._spreads), 6 + len(z))
-            B[6:, 6:] = self._spreads
+            B[:6, 6:], B[6:, 6:] = self._following(T), self._spreads
             self._known[key] = NormalEquations(found.cost, found.gradient @ B, B.T @ found.hessian @ B)
         return self._known[key]
 
     def choose(self, T: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Seek from now on those z that the images fix, where they contradict what was given: z of 0.
+        """Seek from now on those z that the images fix, if they contradict what was given: 0.
 
         Returns:
             z, 0 where it is not sought.
         """
         self._sought = np.ones(len(z), dtype=bool)
         self._left = np.ones(len(z))
-        _, spread = self._step(T, z)
-        self._sought = spread < FIXED
-        if self._sought.any():
-            step, spread = self._step(T, z)
-            there = z + step
-            agrees = self._sought & (np.abs(there) < _CONTRADICTS * spread)
-            self._left[agrees] = np.hypot(spread, there)[agrees]
-            self._sought &= ~agrees
+        cost, gradient, hessian = self(T, z)
+        promised = 1 - gradient[0] @ np.linalg.solve(hessian[0], gradient[0]) / cost[0]
+        self.variance *= np.clip(promised, _MOST_PROMISED, 1.0)
+        _, covariance = self._step(T, z)
+        self._sought = np.sqrt(np.diag(covariance)) < FIXED
+        if self.seeks_nothing:
+            return np.zeros(len(z))
+        step, covariance = self._step(T, z)
+        there = (z + step)[self._sought]
+        if there @ np.linalg.solve(covariance, there) < _CONTRADICTS**2 * len(there):
+            self._left[self._sought] = np.hypot(np.sqrt(np.diag(covariance)), there)
+            self._sought[:] = False
         return np.where(self._sought, z, 0.0)
 
     def _step(self, T: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gauss-Newton step of the z sought, and their standard deviations after it; 0 of the others."""
-        _, gradient, hessian = self(self.packed(T, z), np.zeros(1, dtype=int))
+        """Gauss-Newton step of all z, 0 where not sought, and the covariance after it of those that are."""
+        _, gradient, hessian = self(T, z)
         inverse = np.linalg.inv(hessian[0])
-        step, spread = np.zeros(len(z)), np.zeros(len(z))
+        step = np.zeros(len(z))
         step[self._sought] = -(inverse @ gradient[0])[6:]
-        spread[self._sought] = np.sqrt(self.variance * np.diag(inverse)[6:])
-        return step, spread
+        return step, self.variance * inverse[6:, 6:]
 
-    def minimised(self, T: np.ndarray, z: np.ndarray, report: Report) -> tuple[np.ndarray, np.ndarray]:
-        """Pose and z of the least cost."""
-        solution = levenberg_marquardt(
-            self,
-            self.packed(T, z),
-            self._comparison.case.centre_lps_mm,
-            _ITERATIONS,
-            _STEP_MM,
-            _GAIN,
-            report=report,
-            move=self.move,
-            damping_start=_DAMPING,
-        )
-        return self.unpacked(solution.T[0])
+    def minimised(
+        self, T: np.ndarray, z: np.ndarray, report: Callable[[float], None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pose and z of the least cost; those given where none is less.
 
-    def __call__(self, states: np.ndarray, starts: np.ndarray) -> NormalEquations:
-        """Cost and its model at one state."""
-        T, z = self.unpacked(states[0])
+        Full steps, whatever the cost on the way: the valley of alike pictures is so narrow that halfway along
+        it costs more than either end.
+        """
+        best = T, z
+        least = self(T, z).cost[0]
+        for iteration in range(_ITERATIONS):
+            _, gradient, hessian = self(T, z)
+            step = -np.linalg.solve(hessian[0], gradient[0])
+            T, z = self.moved(T, z, step)
+            cost = self(T, z).cost[0]
+            if cost < least:
+                best, least = (T, z), cost
+            report((iteration + 1) / _ITERATIONS)
+            if np.abs(step[6:]).max() < _SETTLED_Z:
+                break
+        return best
+
+    def __call__(self, T: np.ndarray, z: np.ndarray) -> NormalEquations:
+        """Cost and its model in the twist and the z sought."""
         cost, gradient, hessian = (part.copy() for part in self.images(T, z))
         cost += self.variance * z @ z
         gradient[:, 6:] += self.variance * z
@@ -200,21 +215,30 @@ class _Objective:
         sought = self._parameters
         return NormalEquations(cost, gradient[:, sought], hessian[:, sought][:, :, sought])
 
-    def move(self, states: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """A state after a step."""
-        T, z = self.unpacked(states[0])
-        z[self._sought] += steps[0, 6:]
-        return self.packed(se3.move_about(T[None], steps[:, :6], self._comparison.case.centre_lps_mm)[0], z)
+    def moved(self, T: np.ndarray, z: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pose and z after a step of the parameters."""
+        change = np.zeros(len(z))
+        change[self._sought] = step[6:]
+        a, bx, by = self._deviations(change)[0]
+        T_world_to_camera = self._comparison.case.T_world_to_camera
+        T_camera = se3.rigid(se3.exp_so3(np.array([by, -bx, 0.0])), np.zeros(3)) @ T_world_to_camera @ T
+        T_camera[2, 3] += np.expm1(a) * self._depth(T)
+        T = se3.invert_rigid(T_world_to_camera) @ T_camera
+        return se3.move_about(T[None], step[None, :6], self._comparison.case.centre_lps_mm)[0], z + change
 
-    def packed(self, T: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """(1, 4, 4 + n) a pose, and z in the first row behind it."""
-        state = np.zeros((1, 4, 4 + len(z)))
-        state[0, :, :4], state[0, 0, 4:] = T, z
-        return state
+    def _following(self, T: np.ndarray) -> np.ndarray:
+        """(6, n) the twist that holds the first view's picture still, by each z."""
+        by_k = np.zeros((6, DEVIATIONS))
+        by_k[5, 0], by_k[1, 1], by_k[0, 2] = self._depth(T), -1.0, 1.0
+        pivot = np.eye(4)
+        pivot[:3, 3] = se3.transform_points(T, self._comparison.case.centre_lps_mm)
+        to_camera = se3.adjoint(self._comparison.case.T_world_to_camera @ pivot)
+        return np.linalg.solve(to_camera, by_k @ self._spreads[:DEVIATIONS])
 
-    def unpacked(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pose and z of a state."""
-        return state[:, :4].copy(), state[0, 4:].copy()
+    def _depth(self, T: np.ndarray) -> float:
+        """Of the rotation centre, in the first view."""
+        T_lps_to_camera = self._comparison.case.T_world_to_camera @ T
+        return float(se3.transform_points(T_lps_to_camera, self._comparison.case.centre_lps_mm)[2])
 
     def estimated(self, T: np.ndarray, z: np.ndarray) -> tuple[list[EstimatedIntrinsics], np.ndarray]:
         """The views' intrinsics, and (6, 6) what is left open of them makes of the pose's covariance."""
@@ -248,8 +272,9 @@ class _Objective:
         spread *= self._left[others - 6]
         whole = spread @ spread.T
         whole[np.ix_(sought, sought)] += self.variance * inverse
+        to_pose = np.concatenate([np.eye(6), self._following(T)], axis=1)
         known = self.variance * np.linalg.inv(hessian[:6, :6])
-        return _Uncertainty(whole[:6, :6] - known, whole[6:, 6:])
+        return _Uncertainty(to_pose @ whole @ to_pose.T - known, whole[6:, 6:])
 
     @property
     def _parameters(self) -> np.ndarray:

@@ -79,7 +79,7 @@ def register(
                 refined = refiner.refine(hypotheses, run)
             verdict = judge(refined, run.timed_out)
             outcomes.append(_Outcome(refined.source or proposal.source, refined, verdict))
-            if outcomes[-1].verdict.status == "accept":
+            if verdict.is_settled:
                 break
         best = min(outcomes, key=_Outcome.rank)
     except Cancelled:

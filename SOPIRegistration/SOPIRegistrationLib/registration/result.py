@@ -27,6 +27,8 @@ class Verdict:
             x, y and z (depth), mm, from the curvature of the objective.
         predicted_error_deg: (3,) of the rotation about these axes, deg. Both None for a stopped run.
         share: of the X-ray's valid rays, those that were compared; None for a stopped run.
+        is_settled: whether nothing that might be tried next would be trusted more: at most the geometry is
+            known too roughly.
     """
 
     status: str
@@ -34,6 +36,7 @@ class Verdict:
     predicted_error_mm: np.ndarray | None
     predicted_error_deg: np.ndarray | None
     share: float | None = None
+    is_settled: bool = False
 
 
 @dataclass(frozen=True)

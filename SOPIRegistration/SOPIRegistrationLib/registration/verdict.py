@@ -41,11 +41,13 @@ class LocalModel(NamedTuple):
         rotation_rad: (3,) standard deviations.
         translation_mm: (3,) the same.
         to_best_mm: (3,) shift to where the images agree best.
+        of_images_mm: (3,) what the translation's would be were the intrinsics exactly known.
     """
 
     rotation_rad: np.ndarray
     translation_mm: np.ndarray
     to_best_mm: np.ndarray
+    of_images_mm: np.ndarray
 
 
 def local_model(comparison: Comparison, T_lps_to_world: np.ndarray) -> LocalModel:
@@ -57,12 +59,12 @@ def local_model(comparison: Comparison, T_lps_to_world: np.ndarray) -> LocalMode
     to_camera = np.eye(4)
     to_camera[:3, :3] = comparison.case.T_world_to_camera[:3, :3]
     A = se3.adjoint(to_camera)
-    covariance = variance * inverse
-    if comparison.reading.intrinsics_covariance is not None:
-        covariance = covariance + comparison.reading.intrinsics_covariance
-    deviation = np.sqrt(np.maximum(np.diag(A @ covariance @ A.T), 0))
+    of_images = variance * inverse
+    of_geometry = comparison.reading.intrinsics_covariance
+    covariances = of_images, of_images if of_geometry is None else of_images + of_geometry
+    known, deviation = (np.sqrt(np.maximum(np.diag(A @ one @ A.T), 0)) for one in covariances)
     step = -A @ inverse @ equations.gradient[0]
-    return LocalModel(deviation[:3], deviation[3:], step[3:])
+    return LocalModel(deviation[:3], deviation[3:], step[3:], known[3:])
 
 
 def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
@@ -84,9 +86,12 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         _detail(comparison, poses[0]),
         _local(model := local_model(comparison, poses[0])),
     ]
+    of_pose = max((status for status, _ in findings), key=_SEVERITY.index)
+    findings.append(_geometry(model))
     reasons = [reason for _, reason in findings if reason]
     status = max((status for status, _ in findings), key=_SEVERITY.index)
-    return Verdict(status, reasons, model.translation_mm, np.rad2deg(model.rotation_rad), share)
+    error_deg = np.rad2deg(model.rotation_rad)
+    return Verdict(status, reasons, model.translation_mm, error_deg, share, of_pose == "accept")
 
 
 def _agreement(correlation: float, share: float, thresholds: Thresholds) -> Finding:
@@ -139,13 +144,23 @@ def _detail(comparison: Comparison, T_lps_to_world: np.ndarray) -> Finding:
 
 def _local(model: LocalModel) -> Finding:
     """Whether the image fixes the pose, and the refinement came to its end."""
-    if _exceeds(model.translation_mm, _LARGE_ERROR_MM):
-        x, y, z = model.translation_mm
+    if _exceeds(model.of_images_mm, _LARGE_ERROR_MM):
+        x, y, z = model.of_images_mm
         return "review", f"the image hardly fixes the pose: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm"
     if _exceeds(model.to_best_mm, _LARGE_STEP_MM):
         x, y, z = model.to_best_mm
         return "review", f"not refined: the images agree better about {x:.1f}, {y:.1f}, {z:.1f} mm from here"
     return "accept", ""
+
+
+def _geometry(model: LocalModel) -> Finding:
+    """Whether the geometry is known well enough for the pose in the plane; no other pose would be better."""
+    if np.abs(model.translation_mm[:2]).max() <= max(
+        _LARGE_ERROR_MM[0], np.abs(model.of_images_mm[:2]).max()
+    ):
+        return "accept", ""
+    x, y, z = model.translation_mm
+    return "review", f"the geometry is known too roughly: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm"
 
 
 def _exceeds(shift_mm: np.ndarray, limits_mm: tuple[float, float]) -> bool:
