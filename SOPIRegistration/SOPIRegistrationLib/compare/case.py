@@ -13,7 +13,6 @@ from SOPIRegistrationLib.compare.objective import (
     comparable_pixels,
     compared_view,
 )
-from SOPIRegistrationLib.compare.reliability import reliability
 from SOPIRegistrationLib.compare.target import Level, Target, targets_of
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.intrinsics import EstimatedIntrinsics
@@ -207,23 +206,6 @@ class Comparison:
     def structural_correlation(self, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(n,) correlation of the locally normalised images at poses (n, 4, 4), mean over the views."""
         return 1 - self.cost(self.target.kind.check, T_lps_to_world) / 2
-
-    def detail(self, T_lps_to_world: np.ndarray) -> float | None:
-        """Agreement of fine structure at a pose (4, 4), as a share of that of coarse structure, noise apart.
-
-        About 1 at a right pose, and less where X-ray and CT are not of the same anatomy. None where it cannot
-        be told: the X-ray shows more than the target, or is too small.
-        """
-        fine, coarse = self.target.kind.detail, self.target.kind.check
-        finest_px = min(min(radiograph.camera.shape) for radiograph in self.radiographs)
-        if fine is None or finest_px < 2 * fine.pixels:
-            return None
-        agreed = []
-        for level in (fine, coarse):
-            correlation = 1 - float(self.cost(level, T_lps_to_world[None])[0]) / 2
-            signal = np.mean([reliability(radiograph, level) for radiograph in self.radiographs])
-            agreed.append(max(correlation, 0.0) / np.sqrt(max(float(signal), 1e-3)))
-        return agreed[0] / max(agreed[1], 1e-3)
 
     def margin(self, T_lps_to_world: np.ndarray) -> float:
         """By how much a pose (4, 4) agrees better than an acceptable one; -1 if implausible."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -125,6 +125,14 @@ class LevelObjective:
             self._add_depth_prior(camera, self._pivot(T), np.zeros(1, dtype=int), of_pose)
         views = len(self._views)
         return NormalEquations(cost / views, gradient / views, hessian / views)
+
+    def images(self, T_lps_to_world: np.ndarray) -> Iterator[tuple[Camera, np.ndarray, np.ndarray]]:
+        """Of each view the camera, and what a level in windows compares at a pose (4, 4) near its start: DRR
+        and X-ray (rows, columns), locally normalised, each of unit norm."""
+        T = T_lps_to_world[None]
+        for camera, volume, residual, _ in self._views:
+            moving, fixed = residual.images(project(volume, camera, T), np.zeros(1, dtype=int))
+            yield camera, moving[0], fixed[0]
 
     @property
     def pixel_count(self) -> int:

@@ -42,6 +42,7 @@ from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, START_PROTOCOLS
 from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, default_workers
 from SOPIRegistrationLib.evaluation.simulated import (
     CONTENTS,
+    LUMBAR,
     STRANGERS,
     STREAMS,
     Detector,
@@ -53,6 +54,7 @@ from SOPIRegistrationLib.geometry.tolerances import EXACT, SourceTolerances
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
+from SOPIRegistrationLib.simulation.regions import REGIONS
 
 CASES_BY_DEFAULT = 20
 METHODS_BY_DEFAULT = ("initial", "opt", "search")
@@ -115,6 +117,7 @@ _VARIANT = {
     "init": _TEXT,
     "refine": _TEXT,
     "weights": _TABLE,
+    "mirrored": _one_of(("auto", "yes", "no")),
     "summary": _TEXT,
 }
 _XRAY = dict.fromkeys(LISTED_COLUMNS, _TEXT)
@@ -132,6 +135,11 @@ _SIMULATED = {
     "scan_height_mm": _LENGTH,
     "streams": _one_of(STREAMS),
     "stranger": _one_of(STRANGERS),
+    "region": _one_of((LUMBAR, *REGIONS)),
+    "bone": _whole(1),
+    "views": _whole(1),
+    "told_view": _one_of(NOMINAL_VIEWS),
+    "ct_scale_percent": _LENGTH,
     "geometry_error": _table_of(_OF_GEOMETRY),
     "geometry_tolerance": _table_of(_OF_GEOMETRY),
 }
@@ -269,22 +277,26 @@ class _Reader:
         for network, file in weights.items():
             if not file.is_file():
                 raise InputError(f"{self._where}{of}: weights of {network}, {file}, do not exist: train them")
-        settings = {key: table[key] for key in ("method", "init", "refine") if key in table}
+        settings = {key: table[key] for key in ("method", "init", "refine", "mirrored") if key in table}
         settings |= {f"weights of {network}": digest(file) for network, file in weights.items()}
         if "method" in table:
-            if "init" in table or "refine" in table:
-                raise InputError(f"{self._where}{of} has a method, and init or refine: give one of both")
+            if {"init", "refine", "mirrored"} & table.keys():
+                raise InputError(
+                    f"{self._where}{of} has a method, and init, refine or mirrored: give one of both"
+                )
             base = METHODS[table["method"]]
             summary = table.get("summary", base.summary)
             networks = tuple(network for network in base.networks if network not in weights)
             solve = partial(_with_weights, solve=base.solve, weights=weights)
             return replace(base, label=name, summary=summary, solve=solve, networks=networks), settings
         init, refine = table.get("init", "auto"), table.get("refine", "opt")
+        mirrored = table.get("mirrored", "auto")
         try:
-            RegistrationSettings(init, refine, weights=weights)
+            RegistrationSettings(init, refine, mirrored=mirrored, weights=weights)
         except InputError as error:
             raise InputError(f"{self._where}{of}: {error}") from None
-        solve = partial(by_pipeline, init=None if init == GIVEN else init, refine=refine)
+        start = None if init == GIVEN else init
+        solve = partial(by_pipeline, init=start, refine=refine, mirrored=mirrored)
         summary = table.get("summary", f"--init {init} --refine {refine}")
         return EvaluatedMethod(name, summary, partial(_with_weights, solve=solve, weights=weights)), settings
 

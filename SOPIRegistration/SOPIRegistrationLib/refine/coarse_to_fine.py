@@ -60,7 +60,8 @@ class CoarseToFine:
                     break
             if not seen:
                 return None
-            best = _with_rival(seen)
+            run.seen += seen
+            best = _with_rival(max(seen, key=lambda one: one[0])[1], run.seen)
             return with_neighbouring_vertebrae(best, best.comparison.target.kind.coarse[0], run)
 
     def refine(self, hypotheses: Hypotheses, run: Run) -> Hypotheses:
@@ -87,9 +88,8 @@ class CoarseToFine:
                 yield found
 
 
-def _with_rival(seen: list[tuple[float, Hypotheses]]) -> Hypotheses:
-    """Of (margin, hypotheses) the one with the largest margin, told what the best elsewhere reached."""
-    _, best = max(seen, key=lambda one: one[0])
+def _with_rival(best: Hypotheses, seen: list[tuple[float, Hypotheses]]) -> Hypotheses:
+    """Hypotheses, told what the best elsewhere reached, of all that was seen (margin, hypotheses)."""
     centre = best.comparison.case.centre_lps_mm
     elsewhere = [
         other + found.comparison.target.kind.thresholds.accept

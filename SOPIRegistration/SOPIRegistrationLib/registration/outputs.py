@@ -83,7 +83,8 @@ def result_content(result: RegistrationResult, geometry: CArmGeometry, seconds_p
         seconds_preparation: time spent on reading and preparing the inputs.
     """
     found = geometry_as_dict(_as_found(result, geometry))
-    return _without_nan(result.to_dict(found, round(seconds_preparation, 4), geometry.mirrored))
+    entry = result.to_dict(found, round(seconds_preparation, 4), geometry.mirrored)
+    return _without_nan(entry)
 
 
 def write_content(path: Path, content: dict) -> None:
