@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from SOPIRegistrationLib.whole_files import write_whole
+
 WEIGHTS, MODEL, STATUS, STOP = "patient.safetensors", "model.json", "status.json", "stop"
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 # A training writes its status several times a second, once it has begun; reading a large CT takes longer.
@@ -70,7 +72,7 @@ class PatientModel:
         """Leave it beside the weights."""
         content = asdict(self)
         content.pop("folder")
-        _write(self.folder / MODEL, content)
+        write_whole(self.folder / MODEL, json.dumps(content))
 
     @classmethod
     def read(cls, folder: Path) -> PatientModel | None:
@@ -121,7 +123,7 @@ class TrainingStatus:
 
     def write(self, folder: Path) -> None:
         """Leave it in the training's folder."""
-        _write(folder / STATUS, asdict(self))
+        write_whole(folder / STATUS, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> TrainingStatus | None:
@@ -163,12 +165,6 @@ def trainings_in(folder: Path) -> Iterator[Path]:
         status = TrainingStatus.read(path.parent)
         if status is not None and status.state == RUNNING:
             yield path.parent
-
-
-def _write(path: Path, content: dict) -> None:
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(content), encoding="utf-8")
-    aside.replace(path)
 
 
 def _read(path: Path) -> dict | None:

@@ -243,13 +243,13 @@ def test_probabilities_are_compared_with_what_is_right():
 
 
 def test_predicted_errors_cover_as_often_as_normal_ones_do():
-    """Of right poses only; a wrong one says nothing about the width of its minimum."""
+    """Of poses with the right picture only; another one says nothing about the width of its minimum."""
     rng = np.random.default_rng(1)
     drawn = rng.normal(0, 0.2, 4000)
     rows = [
         row("opt", case, right=1, error_x_mm=value, predicted_x_mm=0.2) for case, value in enumerate(drawn)
     ]
-    rows += [row("opt", 5000, right=0, error_x_mm=9.0, predicted_x_mm=0.2)]
+    rows += [row("opt", 5000, mpd_object_mm=9.0, error_x_mm=9.0, predicted_x_mm=0.2)]
     [one] = series_of(rows)
     ratio, held, count = one.predicted()["x_mm"]
     assert count == 4000

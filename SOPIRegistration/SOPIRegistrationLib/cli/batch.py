@@ -16,8 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from SOPIRegistrationLib.errors import InputError, line_of
-from SOPIRegistrationLib.evaluation.results import write_aside
 from SOPIRegistrationLib.evaluation.runner import default_workers
+from SOPIRegistrationLib.whole_files import write_whole
 
 TABLE = "batch.csv"
 _COLUMNS = ("row", "command", "out", "exit_code", "status", "message")
@@ -260,6 +260,6 @@ def _write(path: Path, rows: dict[int, Row]) -> None:
     writer.writerows(row for _, row in sorted(rows.items()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(path, text.getvalue())
+        write_whole(path, text.getvalue())
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror or error}): choose another --out") from None

@@ -26,6 +26,7 @@ from SOPIRegistrationLib.evaluation.benchmark import (
 from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
+from SOPIRegistrationLib.whole_files import write_whole
 
 VOLUME_MM = 256.0
 # Below this correlation two images do not show the same thing, and their times say nothing.
@@ -68,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
                 measurements += rows
     report = markdown(measurements, missing, conditions, args)
     print(report)
-    _write(args.out / "benchmark.csv", csv_text(measurements))
-    _write(args.out / "benchmark.md", report)
+    write_whole(args.out / "benchmark.csv", csv_text(measurements))
+    write_whole(args.out / "benchmark.md", report)
     return 0
 
 
@@ -181,10 +182,3 @@ def _require_writable(folder: Path) -> None:
         raise InputError(f"cannot write to the output folder {folder}: {error.strerror or error}") from None
     if not os.access(folder, os.W_OK):
         raise InputError(f"cannot write to the output folder {folder}: choose another with --out")
-
-
-def _write(path: Path, text: str) -> None:
-    """Aside, then renamed: never half a file."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.whole_files import write_whole
 
 if TYPE_CHECKING:
     from SOPIRegistrationLib.evaluation.cases import EvaluationCase
@@ -74,10 +75,7 @@ def main(given: Path, made: Path) -> None:
             faulthandler.cancel_dump_traceback_later()
 
     figures = solved(evaluation, task, case, watched, cold=True)
-    # Aside, then renamed: never half of it.
-    aside = made.with_suffix(".part")
-    aside.write_bytes(pickle.dumps(figures))
-    aside.replace(made)
+    write_whole(made, pickle.dumps(figures))
 
 
 if __name__ == "__main__":

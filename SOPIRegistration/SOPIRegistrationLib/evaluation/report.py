@@ -15,13 +15,14 @@ from SOPIRegistrationLib.compare.objective import compared_view
 from SOPIRegistrationLib.evaluation.cases import CaseSource, EvaluationCase
 from SOPIRegistrationLib.evaluation.figures import pose_of_row
 from SOPIRegistrationLib.evaluation.plots import plots
-from SOPIRegistrationLib.evaluation.results import Results, write_aside
+from SOPIRegistrationLib.evaluation.results import Results
 from SOPIRegistrationLib.evaluation.runner import Evaluation
 from SOPIRegistrationLib.evaluation.series import Series, series_of
 from SOPIRegistrationLib.evaluation.tables import table
 from SOPIRegistrationLib.images.overlay import display_window, fusion_image, windowed
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.whole_files import write_whole
 
 TABLE, PAGE = "table.md", "report.html"
 _PICTURE_PIXELS = 256
@@ -42,17 +43,17 @@ def write_report(evaluation: Evaluation, results: Results) -> list[str]:
     series = [one for own in groups.values() for one in own]
     within = {group.name: group.within for group in evaluation.groups}
     text = table(series, results.settings, evaluation.title, evaluation.tables, within)
-    write_aside(folder / TABLE, text)
+    write_whole(folder / TABLE, text)
     pictures = {}
     for group, own in groups.items():
         marked = "".join(letter if letter.isalnum() else "-" for letter in f" {group}" if group)
         pictures |= {name.replace(".png", f"{marked}.png"): picture for name, picture in plots(own).items()}
     for name, picture in pictures.items():
-        write_aside(folder / name, picture)
+        write_whole(folder / name, picture)
     shown = []
     for group in evaluation.groups:
         shown += _galleries(group.source, groups[group.name])
-    write_aside(folder / PAGE, _page(text, pictures, shown))
+    write_whole(folder / PAGE, _page(text, pictures, shown))
     return [TABLE, *pictures, PAGE]
 
 

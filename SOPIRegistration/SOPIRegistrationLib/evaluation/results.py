@@ -13,6 +13,7 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.figures import COLUMNS
 from SOPIRegistrationLib.evaluation.methods import NETWORKS
 from SOPIRegistrationLib.installed import RTPI
+from SOPIRegistrationLib.whole_files import write_whole
 
 RESULTS, SETTINGS = "results.csv", "settings.json"
 # Settings whose entries are known by name: new ones may join.
@@ -87,14 +88,14 @@ class Results:
         if known is None:
             self._append([written])
         else:
-            write_aside(self._path, _csv([dict(zip(COLUMNS, COLUMNS, strict=True)), *self._rows.values()]))
+            write_whole(self._path, _csv([dict(zip(COLUMNS, COLUMNS, strict=True)), *self._rows.values()]))
 
     def _claim(self) -> None:
         path = self.folder / SETTINGS
         if not path.exists():
             if self._path.exists():
                 raise InputError(f"{self._path} is there without its {SETTINGS}: choose another --out")
-            write_aside(path, json.dumps(self.settings, indent=1) + "\n")
+            write_whole(path, json.dumps(self.settings, indent=1) + "\n")
             return
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -107,7 +108,7 @@ class Results:
                 self._compare(old[name], new[name], f"{what} {name}, " if name else "")
             self.settings[named] = old | new
         if self.settings != before:
-            write_aside(path, json.dumps(self.settings, indent=1) + "\n")
+            write_whole(path, json.dumps(self.settings, indent=1) + "\n")
 
     def _compare(self, before: dict, now: dict, of: str = "") -> None:
         """Whether rows of both settings may stand together; what was not known before is filled in.
@@ -171,13 +172,6 @@ def _locked(folder: Path):
             f"another evaluation writes to {folder}: wait for it, or choose another --out"
         ) from None
     return stream
-
-
-def write_aside(path: Path, content: str | bytes) -> None:
-    """Write a file aside, then rename it: never half a file."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    aside.replace(path)
 
 
 def _key(row: Row) -> tuple[str, int, str]:

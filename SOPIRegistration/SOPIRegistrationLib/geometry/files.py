@@ -43,6 +43,7 @@ from SOPIRegistrationLib.geometry.values import (
     values_from_entry,
 )
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, nominal_view, view_of_stored_image
+from SOPIRegistrationLib.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -343,10 +344,8 @@ def write_geometry(geometry: CArmGeometry, path, form: str = "json") -> list[Pat
     else:
         texts = written_calibration(geometry, form, path)
     for file, text in texts.items():
-        aside = file.with_name(file.name + ".part")
         try:
-            aside.write_text(text, encoding="utf-8")
-            aside.replace(file)
+            write_whole(file, text)
         except OSError as error:
             raise InputError(f"cannot write {file}: {error.strerror or error}") from None
     return [*texts]

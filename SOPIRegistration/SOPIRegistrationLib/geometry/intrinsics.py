@@ -19,7 +19,7 @@ from SOPIRegistrationLib.geometry.tolerances import Tolerances
 
 DEVIATIONS = 3
 # A value is fixed by the images if they leave less than this share of its tolerance.
-FIXED = 0.5
+FIXED = 0.6
 
 
 def tolerated_deviation(camera: Camera) -> np.ndarray:

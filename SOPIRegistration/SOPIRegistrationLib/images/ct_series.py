@@ -7,6 +7,7 @@ place that no tag gives is never made up.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import SimpleITK as sitk
 from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import MediaStorageDirectoryStorage
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.dicom_files import is_dicom
@@ -29,6 +31,8 @@ from SOPIRegistrationLib.images.volume import Volume
 _STEP_TOLERANCE, _STEP_TOLERANCE_MM = 0.02, 0.01
 # Interpolated planes so near to a stored one, in steps, are that one.
 _SAME_PLACE = 0.005
+# So many files below a folder are looked at for slices that might be meant.
+_LOOKED_AT = 500
 # A gap of up to so many usual steps is interpolated across.
 _LARGEST_GAP = 2.5
 # Slices may be beside the line of the others by this share of a pixel.
@@ -183,6 +187,11 @@ def _series_of(path: Path, what: str) -> tuple[list[tuple[Path, Dataset]], list[
             raise InputError(f"{what} {path} is not a DICOM file that can be read: copy or export it again")
         # A part of an enhanced CT that was cut into several files is as little without the others as a slice.
         is_part = "ConcatenationUID" in member or _frames(member) == 1
+        if getattr(member.file_meta, "MediaStorageSOPClassUID", "") == MediaStorageDirectoryStorage:
+            raise InputError(
+                f"{what} {path} is a DICOMDIR, a list of files: give the folder of its slices"
+                f"{_slices_below(path.parent)}"
+            )
         if "Rows" not in member or not is_part:
             return [(path, member)], []
     folder = path if member is None else path.parent
@@ -192,7 +201,10 @@ def _series_of(path: Path, what: str) -> tuple[list[tuple[Path, Dataset]], list[
         if header is not None and "Rows" in header:
             series.setdefault(_uid(header), []).append((file, header))
     if not series:
-        raise InputError(f"{what} {folder} is a folder without a DICOM series: give the folder of its slices")
+        raise InputError(
+            f"{what} {folder} is a folder without a DICOM series: give the folder of its slices"
+            f"{_slices_below(folder)}"
+        )
     if member is not None:
         return series.get(_uid(member), [(path, member)]), []
     usable = [files for files in series.values() if what != "CT" or _is_ct(files[0][1])]
@@ -210,6 +222,15 @@ def _series_of(path: Path, what: str) -> tuple[list[tuple[Path, Dataset]], list[
         f"taken (the others have {rest})"
     )
     return largest, [note]
+
+
+def _slices_below(folder: Path) -> str:
+    """Where slices lie in folders of a folder, for a message; empty where none are found at once."""
+    for file in itertools.islice(sorted(folder.rglob("*")), _LOOKED_AT):
+        header = dicom_header(file) if file.is_file() else None
+        if header is not None and "Rows" in header:
+            return f", as {file.parent}"
+    return ""
 
 
 def _is_ct(header: Dataset) -> bool:

@@ -42,6 +42,9 @@ _GEOMETRY_KEYWORDS = (
 # What may hold a projection: X-ray modalities, and those of pictures of unknown origin.
 _PROJECTIONS = ("XA", "RF", "DX", "CR", "DR", "RG", "DF", "MG", "IO", "PX", "RTIMAGE", "OT", "SC", "")
 
+# Three values a pixel, which pydicom returns as red, green and blue.
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+
 
 def modality_of(path: Path) -> str:
     """Modality (0008,0060) of a DICOM file; empty where it has none or cannot be read."""
@@ -73,10 +76,14 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
         raise InputError(f"X-ray {path} is not a readable DICOM image: copy or export it again")
     if modality not in _PROJECTIONS:
         raise InputError(f"X-ray {path} is a {modality} image: give a projection (XA, RF, DX or CR)")
-    if not photometric.startswith("MONOCHROME"):
+    is_gray = photometric.startswith("MONOCHROME")
+    if not is_gray and photometric not in _COLOURS:
         raise InputError(f"X-ray {path} is a colour image ({photometric}): give the grayscale original")
     index = chosen_frame(frame, frames, path)
     pixels = _stored_pixels(dataset, path, index, frames)
+    if not is_gray:
+        pixels = _gray_of_colours(pixels, path, photometric)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     polarity = polarity_of(dataset, pixels)
     return Radiograph(
         pixels,
@@ -105,25 +112,34 @@ def frames_of(path: Path) -> tuple[int, float | None]:
     return frames, float(rate) if isinstance(rate, int | float) and rate > 0 else None
 
 
+def _gray_of_colours(pixels: np.ndarray, path: Path, photometric: str) -> np.ndarray:
+    """The gray picture that a secondary capture often stores as three equal colours.
+
+    Raises:
+        InputError: they are not equal.
+    """
+    if pixels.ndim != 3 or (pixels != pixels[..., :1]).any():
+        raise InputError(f"X-ray {path} is a colour image ({photometric}): give the grayscale original")
+    return np.ascontiguousarray(pixels[..., 0])
+
+
 def _stored_pixels(dataset, path: Path, index: int, frames: int) -> np.ndarray:
     try:
         if frames == 1:
             return np.asarray(dataset.pixel_array)
         return np.asarray(pydicom.pixels.pixel_array(path, index=index))
     except Exception:
-        # Compressed, and pydicom has no plug-in for it: GDCM, inside SimpleITK, mostly can.
+        # Compressed, and pydicom has no plug-in for it: GDCM, inside SimpleITK, mostly can. Of what is not
+        # compressed it fills up what is missing.
         try:
-            reader = image_reader(path, "X-ray", "DICOM")
+            if not _is_compressed(dataset) and _is_short(dataset):
+                raise InputError("pixels are missing")
+            pixels = _decoded_by_gdcm(path, index)
         except InputError:
             raise InputError(
                 f"X-ray {path} is damaged or compressed in a way that cannot be decoded: copy or export it "
                 "again, uncompressed"
             ) from None
-    width, height = reader.GetSize()[:2]
-    if reader.GetDimension() == 3:
-        reader.SetExtractIndex((0, 0, index))
-        reader.SetExtractSize((width, height, 0))
-    pixels = sitk.GetArrayFromImage(read_pixels(reader, path, "X-ray")).astype(np.float32)
     # GDCM has applied the rescale and turned MONOCHROME1 over: back to the values as stored.
     slope, intercept = (plain_value(dataset, keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
     if isinstance(slope, float) and isinstance(intercept, float) and slope:
@@ -131,6 +147,28 @@ def _stored_pixels(dataset, path: Path, index: int, frames: int) -> np.ndarray:
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = 2.0 ** int(dataset.BitsStored) - 1 - pixels
     return pixels
+
+
+def _is_compressed(dataset) -> bool:
+    syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
+    return syntax is not None and not syntax.is_private and syntax.is_compressed
+
+
+def _is_short(dataset) -> bool:
+    """Whether there are fewer bytes than pixels, were they not compressed."""
+    pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames", 1) or 1)
+    bits = int(dataset.BitsAllocated) * int(dataset.get("SamplesPerPixel", 1) or 1)
+    return len(dataset.PixelData) < pixels * bits // 8
+
+
+def _decoded_by_gdcm(path: Path, index: int) -> np.ndarray:
+    """(rows, columns) float32 of a frame; rescaled, and with MONOCHROME1 turned over."""
+    reader = image_reader(path, "X-ray", "DICOM")
+    width, height = reader.GetSize()[:2]
+    if reader.GetDimension() == 3:
+        reader.SetExtractIndex((0, 0, index))
+        reader.SetExtractSize((width, height, 0))
+    return sitk.GetArrayFromImage(read_pixels(reader, path, "X-ray")).astype(np.float32)
 
 
 def _geometry_tags(dataset, index: int, frames: int) -> dict:

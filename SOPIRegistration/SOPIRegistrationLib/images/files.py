@@ -87,6 +87,9 @@ def read_radiograph(path: str | os.PathLike, frame: int | None = None) -> Radiog
     check_finite(radiograph.pixels, path, "X-ray")
     if radiograph.pixels.min() == radiograph.pixels.max():
         raise InputError(f"X-ray {path} is constant: every pixel is {radiograph.pixels.flat[0]:g}, no image")
+    low, high = radiograph.pixels.min(), radiograph.pixels.max()
+    if ((radiograph.pixels == low) | (radiograph.pixels == high)).all():
+        raise InputError(f"X-ray {path} is a mask: it has no other values than {low:g} and {high:g}")
     return radiograph
 
 
@@ -202,7 +205,9 @@ def _check_layout(size, components: int, path, what: str) -> None:
 def _has_directions(path: Path, kind: str, reader: sitk.ImageFileReader) -> bool:
     """Whether a file says how its axes lie in the patient; ITK makes up what is missing."""
     if kind == "NrrdImageIO":
-        return reader.HasMetaDataKey("NRRD_space")
+        # "scanner-xyz" and "3D-right-handed" do not say where the patient's left is.
+        space = reader.GetMetaData("NRRD_space") if reader.HasMetaDataKey("NRRD_space") else ""
+        return space.lower().startswith(("left", "right", "lps", "las", "ras"))
     if kind == "MetaImageIO":
         with path.open("rb") as stream:
             header = stream.read(4096)

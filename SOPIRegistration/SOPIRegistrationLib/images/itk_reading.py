@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import os
 import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,9 +72,20 @@ def image_reader(path: Path, what: str, accepted: str) -> sitk.ImageFileReader:
     try:
         with quiet(), any_axes_allowed():
             reader.ReadImageInformation()
-    except RuntimeError:
-        raise InputError(f"{what} {path} is not an image that can be read: use {accepted}") from None
+    except RuntimeError as error:
+        raise InputError(f"{what} {path} {_unreadable(path, str(error), accepted)}") from None
     return reader
+
+
+def _unreadable(path: Path, error: str, accepted: str) -> str:
+    """Why no reader takes a file, as far as that can be told, and the remedy."""
+    if zipfile.is_zipfile(path):
+        return "is an archive: unpack it and give what is inside"
+    if "Unknown PixelType" in error:
+        return (
+            "has pixels of a kind that cannot be read, such as gray with transparency: save it as grayscale"
+        )
+    return f"is not an image that can be read: use {accepted}"
 
 
 def read_pixels(reader: sitk.ImageFileReader, path, what: str) -> sitk.Image:
@@ -84,9 +96,11 @@ def read_pixels(reader: sitk.ImageFileReader, path, what: str) -> sitk.Image:
     """
     try:
         with quiet(), any_axes_allowed():
-            return reader.Execute()
+            image = reader.Execute()
     except RuntimeError:
         raise InputError(f"{what} {path} is damaged or incomplete: copy or export it again") from None
+    header = read_nifti_header(path) if str(path).lower().endswith(NIFTI_SUFFIXES) else None
+    return image if header is None or not header.void_intercept else image - header.void_intercept
 
 
 def _check_nifti(path: Path, what: str, accepted: str) -> None:

@@ -42,6 +42,7 @@ class NiftiHeader:
         turn_tolerance_deg: rounding of the quaternion, which near a half turn is more than that of the rest.
         data_path: the file with the voxels, the .img of a pair.
         data_bytes: from its start to the end of the voxels.
+        void_intercept: scl_inter of a scl_slope of 0, which says that nothing is scaled; ITK adds it.
     """
 
     shape: tuple[int, ...]
@@ -53,6 +54,7 @@ class NiftiHeader:
     turn_tolerance_deg: float
     data_path: Path
     data_bytes: int
+    void_intercept: float = 0.0
 
     def require_sound_forms(self, path, what: str) -> None:
         """Refuse a place that is none; ITK never comes back from a form with an infinite number.
@@ -188,6 +190,7 @@ _NIFTI_1 = {
     "bits": ("h", 72),
     "pixdim": ("8f", 76),
     "offset": ("f", 108),
+    "scaling": ("2f", 112),
     "units": ("B", 123),
     "qform_code": ("h", 252),
     "sform_code": ("h", 254),
@@ -202,6 +205,7 @@ _NIFTI_2 = {
     "dim": ("8q", 16),
     "pixdim": ("8d", 104),
     "offset": ("q", 168),
+    "scaling": ("2d", 176),
     "qform_code": ("i", 344),
     "sform_code": ("i", 348),
     "quaternion": ("3d", 352),
@@ -220,6 +224,7 @@ def _parse(content: bytes, order: str, fields: dict, data_path: Path) -> NiftiHe
     magic = found["magic"][0][:3]
     is_nifti = magic[:1] == b"n" and magic[1:2] in (b"i", b"+")
     scale = _UNITS_MM.get(found["units"][0] & 7, 1.0) if is_nifti else 1.0
+    slope, intercept = found["scaling"]
     offset = found["offset"][0] if np.isfinite(found["offset"][0]) else 0
     data_bytes = int(offset) + int(np.prod(shape, dtype=object)) * found["bits"][0] // 8
     with np.errstate(all="ignore"):
@@ -239,6 +244,7 @@ def _parse(content: bytes, order: str, fields: dict, data_path: Path) -> NiftiHe
             tolerance,
             data_path,
             data_bytes,
+            float(intercept) if is_nifti and slope == 0 and np.isfinite(intercept) else 0.0,
         )
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.installed import installed_weights
+from SOPIRegistrationLib.whole_files import written_aside
 
 FORMAT_VERSION = 1
 # What a model card must say, in this order, and under which heading.
@@ -82,12 +83,10 @@ def save_weights(path: str | Path, network: nn.Module, card: Mapping[str, Any], 
         "card": json.dumps(dict(card)),
     }
     metadata["sha256"] = _checksum(tensors, metadata)
-    aside = path.with_name(path.name + ".part")
     try:
-        save_file(tensors, aside, metadata)
-        aside.replace(path)
+        with written_aside(path) as aside:
+            save_file(tensors, aside, metadata)
     except (OSError, SafetensorError) as error:
-        aside.unlink(missing_ok=True)
         raise InputError(f"cannot write weights {path} ({error}): choose another folder") from None
 
 

@@ -249,14 +249,12 @@ class GeometrySection:
             # A camera known by K alone gets its distance, and with it its pitch, from what is typed.
             if row and column:
                 K[0, 0], K[1, 1] = sdd / column, sdd / row
-        camera = replace(known.camera, K=K, sdd_mm=distance)
         sources = {**known.sources, name: "typed"}
         # What a person types is taken as exact.
         exact = {_TOLERANCES[name]: 0.0} if name in _TOLERANCES else {}
         tolerances = replace(known.tolerances, **exact)
-        self._change(
-            replace(known, cameras=(camera,), sod_mm=sod or None, sources=sources, tolerances=tolerances)
-        )
+        camera = replace(known.camera, K=K, sdd_mm=distance, tolerances=tolerances)
+        self._change(replace(known, cameras=(camera,), sod_mm=sod or None, sources=sources))
 
     def _required_xray(self) -> XrayFacts:
         if self._xray is None:

@@ -1,13 +1,15 @@
 """Intrinsics estimated with the pose, where a geometry is known with tolerances only.
 
-Levenberg-Marquardt on the residuals of the finest level and on the deviations themselves, each weighed by
-its tolerance: the most probable pose and intrinsics. A principal point that is off is nearly a turn about the
-source, a wrong distance nearly a shift in depth. What the images do not fix is left as it was given, or it
-would follow their noise; it stays uncertain by its tolerance, which becomes a part of the predicted error.
+Gauss-Newton on the residuals of the finest level and on the deviations themselves, each weighed by its
+tolerance: the most probable pose and intrinsics. A principal point that is off is nearly a turn about the
+source, a wrong distance nearly a shift in depth. What the images do not fix is left as it was given, and so
+is all that they do not contradict, or it would follow their noise; how uncertain it stays becomes a part of
+the predicted error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -23,15 +25,18 @@ from SOPIRegistrationLib.geometry.intrinsics import (
     EstimatedIntrinsics,
     tolerated_deviation,
 )
-from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
+from SOPIRegistrationLib.optimise.least_squares import NormalEquations
 
 STAGE = "intrinsics"
-_ITERATIONS = 15
-# What tolerances weigh depends on how well the images agree, which at wrong intrinsics they may not: once
-# they agree better, they are weighed again.
-_ROUNDS, _SETTLED = 3, 0.9
-# The valley of alike pictures is flat: a step along it gains little, and a damped one hardly moves.
-_STEP_MM, _GAIN, _DAMPING = 0.05, 1e-6, 1e-6
+# The images contradict given values that are so many standard deviations from theirs, root mean square.
+_CONTRADICTS = 1.5
+_ITERATIONS = 8
+# What tolerances weigh depends on how well the images agree, which at wrong intrinsics they may not: first on
+# how well they promise to, but no better than by such a factor; then they are weighed again until it settles.
+_MOST_PROMISED = 0.1
+_ROUNDS, _SETTLED = 3, 0.85
+# Converged, in units of the tolerances.
+_SETTLED_Z = 0.02
 
 
 def with_intrinsics(hypotheses: Hypotheses, run: Run) -> Hypotheses:
@@ -54,23 +59,15 @@ def with_intrinsics(hypotheses: Hypotheses, run: Run) -> Hypotheses:
         objective = _Objective(comparison, hypotheses.T[0], spreads)
         T, z = hypotheses.T[0], np.zeros(spreads.shape[1])
         for _ in range(_ROUNDS):
-            z = objective.seek_what_is_fixed(T, z)
-            solution = levenberg_marquardt(
-                objective,
-                objective.packed(T, z),
-                comparison.case.centre_lps_mm,
-                _ITERATIONS,
-                _STEP_MM,
-                _GAIN,
-                report=stage.optimiser_report,
-                move=objective.move,
-                damping_start=_DAMPING,
-            )
-            T, z = objective.unpacked(solution.T[0])
+            z = objective.choose(T, z)
+            if objective.seeks_nothing:
+                T = hypotheses.T[0]
+            else:
+                T, z = objective.minimised(T, z, lambda done: run.report(STAGE, fraction=done))
             cost = float(objective.images(T, z).cost[0])
-            if objective.variance_of(cost) > _SETTLED * objective.variance:
+            before, objective.variance = objective.variance, objective.variance_of(cost)
+            if _SETTLED < objective.variance / before < 1 / _SETTLED:
                 break
-            objective.variance = objective.variance_of(cost)
         # What moved the one moves its rivals: they show what they showed.
         along = T @ se3.invert_rigid(hypotheses.T[0])
         reading = comparison.reading.in_cameras(*objective.estimated(T, z))
@@ -114,6 +111,10 @@ class _Uncertainty(NamedTuple):
 class _Objective:
     """Residuals of the finest level and those of the tolerances; parameters are the twist and the z sought.
 
+    With a change of z the first view's picture is held still, as far as a rigid motion can: the object turns
+    about the source with the principal point, and moves in depth with the focal length. The twist comes on
+    top of that. Without, every step would have to follow a bent valley.
+
     Args:
         comparison: X-rays and CT.
         T_start: (4, 4) pose.
@@ -129,6 +130,8 @@ class _Objective:
         self._level: LevelObjective = comparison.objective(kind.finest, T_start[None])
         self._factor = kind.correlated_residuals**2 / self._level.pixel_count
         self._sought = np.ones(spreads.shape[1], dtype=bool)
+        self._left = np.ones(spreads.shape[1])
+        self._known: dict[tuple[bytes, bytes], NormalEquations] = {}
         cost = self._level(T_start[None], np.zeros(1, dtype=int)).cost[0]
         self.variance = self.variance_of(float(cost))
 
@@ -136,46 +139,106 @@ class _Objective:
         """Variance of a residual where the images' cost is so much."""
         return cost * self._factor
 
+    @property
+    def seeks_nothing(self) -> bool:
+        """Whether all stays as it was given."""
+        return not self._sought.any()
+
     def images(self, T: np.ndarray, z: np.ndarray) -> NormalEquations:
         """Cost of the images, and its model in the twist and all z."""
-        found = self._level.with_intrinsics(T, self._deviations(z))
-        B = np.eye(6 + len(self._spreads), 6 + len(z))
-        B[6:, 6:] = self._spreads
-        return NormalEquations(found.cost, found.gradient @ B, B.T @ found.hessian @ B)
+        key = T.tobytes(), z.tobytes()
+        if key not in self._known:
+            found = self._level.with_intrinsics(T, self._deviations(z))
+            B = np.eye(6 + len(self._spreads), 6 + len(z))
+            B[:6, 6:], B[6:, 6:] = self._following(T), self._spreads
+            self._known[key] = NormalEquations(found.cost, found.gradient @ B, B.T @ found.hessian @ B)
+        return self._known[key]
 
-    def seek_what_is_fixed(self, T: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Seek from now on those z alone that the images fix; the others, as given, are 0."""
-        hessian = self.images(T, z).hessian[0]
-        hessian[6:, 6:] += self.variance * np.eye(len(z))
-        left = self.variance * np.diag(np.linalg.inv(hessian))[6:]
-        self._sought = np.sqrt(left) < FIXED
+    def choose(self, T: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """Seek from now on those z that the images fix, if they contradict what was given: 0.
+
+        Returns:
+            z, 0 where it is not sought.
+        """
+        self._sought = np.ones(len(z), dtype=bool)
+        self._left = np.ones(len(z))
+        cost, gradient, hessian = self(T, z)
+        promised = 1 - gradient[0] @ np.linalg.solve(hessian[0], gradient[0]) / cost[0]
+        self.variance *= np.clip(promised, _MOST_PROMISED, 1.0)
+        _, covariance = self._step(T, z)
+        self._sought = np.sqrt(np.diag(covariance)) < FIXED
+        if self.seeks_nothing:
+            return np.zeros(len(z))
+        step, covariance = self._step(T, z)
+        there = (z + step)[self._sought]
+        if there @ np.linalg.solve(covariance, there) < _CONTRADICTS**2 * len(there):
+            self._left[self._sought] = np.hypot(np.sqrt(np.diag(covariance)), there)
+            self._sought[:] = False
         return np.where(self._sought, z, 0.0)
 
-    def __call__(self, states: np.ndarray, starts: np.ndarray) -> NormalEquations:
-        """Cost and its model at one state."""
-        T, z = self.unpacked(states[0])
-        cost, gradient, hessian = self.images(T, z)
+    def _step(self, T: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gauss-Newton step of all z, 0 where not sought, and the covariance after it of those that are."""
+        _, gradient, hessian = self(T, z)
+        inverse = np.linalg.inv(hessian[0])
+        step = np.zeros(len(z))
+        step[self._sought] = -(inverse @ gradient[0])[6:]
+        return step, self.variance * inverse[6:, 6:]
+
+    def minimised(
+        self, T: np.ndarray, z: np.ndarray, report: Callable[[float], None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pose and z of the least cost; those given where none is less.
+
+        Full steps, whatever the cost on the way: the valley of alike pictures is so narrow that halfway along
+        it costs more than either end.
+        """
+        best = T, z
+        least = self(T, z).cost[0]
+        for iteration in range(_ITERATIONS):
+            _, gradient, hessian = self(T, z)
+            step = -np.linalg.solve(hessian[0], gradient[0])
+            T, z = self.moved(T, z, step)
+            cost = self(T, z).cost[0]
+            if cost < least:
+                best, least = (T, z), cost
+            report((iteration + 1) / _ITERATIONS)
+            if np.abs(step[6:]).max() < _SETTLED_Z:
+                break
+        return best
+
+    def __call__(self, T: np.ndarray, z: np.ndarray) -> NormalEquations:
+        """Cost and its model in the twist and the z sought."""
+        cost, gradient, hessian = (part.copy() for part in self.images(T, z))
         cost += self.variance * z @ z
         gradient[:, 6:] += self.variance * z
         hessian[:, 6:, 6:] += self.variance * np.eye(len(z))
         sought = self._parameters
         return NormalEquations(cost, gradient[:, sought], hessian[:, sought][:, :, sought])
 
-    def move(self, states: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """A state after a step."""
-        T, z = self.unpacked(states[0])
-        z[self._sought] += steps[0, 6:]
-        return self.packed(se3.move_about(T[None], steps[:, :6], self._comparison.case.centre_lps_mm)[0], z)
+    def moved(self, T: np.ndarray, z: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pose and z after a step of the parameters."""
+        change = np.zeros(len(z))
+        change[self._sought] = step[6:]
+        a, bx, by = self._deviations(change)[0]
+        T_world_to_camera = self._comparison.case.T_world_to_camera
+        T_camera = se3.rigid(se3.exp_so3(np.array([by, -bx, 0.0])), np.zeros(3)) @ T_world_to_camera @ T
+        T_camera[2, 3] += np.expm1(a) * self._depth(T)
+        T = se3.invert_rigid(T_world_to_camera) @ T_camera
+        return se3.move_about(T[None], step[None, :6], self._comparison.case.centre_lps_mm)[0], z + change
 
-    def packed(self, T: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """(1, 4, 4 + n) a pose, and z in the first row behind it."""
-        state = np.zeros((1, 4, 4 + len(z)))
-        state[0, :, :4], state[0, 0, 4:] = T, z
-        return state
+    def _following(self, T: np.ndarray) -> np.ndarray:
+        """(6, n) the twist that holds the first view's picture still, by each z."""
+        by_k = np.zeros((6, DEVIATIONS))
+        by_k[5, 0], by_k[1, 1], by_k[0, 2] = self._depth(T), -1.0, 1.0
+        pivot = np.eye(4)
+        pivot[:3, 3] = se3.transform_points(T, self._comparison.case.centre_lps_mm)
+        to_camera = se3.adjoint(self._comparison.case.T_world_to_camera @ pivot)
+        return np.linalg.solve(to_camera, by_k @ self._spreads[:DEVIATIONS])
 
-    def unpacked(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pose and z of a state."""
-        return state[:, :4].copy(), state[0, 4:].copy()
+    def _depth(self, T: np.ndarray) -> float:
+        """Of the rotation centre, in the first view."""
+        T_lps_to_camera = self._comparison.case.T_world_to_camera @ T
+        return float(se3.transform_points(T_lps_to_camera, self._comparison.case.centre_lps_mm)[2])
 
     def estimated(self, T: np.ndarray, z: np.ndarray) -> tuple[list[EstimatedIntrinsics], np.ndarray]:
         """The views' intrinsics, and (6, 6) what is left open of them makes of the pose's covariance."""
@@ -195,9 +258,9 @@ class _Objective:
     def _uncertainty(self, T: np.ndarray, z: np.ndarray) -> _Uncertainty:
         """Of the pose what the intrinsics add alone.
 
-        What is not sought is wrong by its tolerance, and draws what is sought with it.
+        What is not sought may be as wrong as it is, and draws what is sought with it.
         """
-        hessian = self.images(T, z).hessian[0]
+        hessian = self.images(T, z).hessian[0].copy()
         hessian[6:, 6:] += self.variance * np.diag(self._sought.astype(float))
         sought = self._parameters
         others = np.setdiff1d(np.arange(len(hessian)), sought)
@@ -206,10 +269,12 @@ class _Objective:
         # Errors of all parameters: (drawn; -1) by those of the z that are not sought.
         spread = np.zeros((len(hessian), len(others)))
         spread[sought], spread[others] = drawn, -np.eye(len(others))
+        spread *= self._left[others - 6]
         whole = spread @ spread.T
         whole[np.ix_(sought, sought)] += self.variance * inverse
+        to_pose = np.concatenate([np.eye(6), self._following(T)], axis=1)
         known = self.variance * np.linalg.inv(hessian[:6, :6])
-        return _Uncertainty(whole[:6, :6] - known, whole[6:, 6:])
+        return _Uncertainty(to_pose @ whole @ to_pose.T - known, whole[6:, 6:])
 
     @property
     def _parameters(self) -> np.ndarray:

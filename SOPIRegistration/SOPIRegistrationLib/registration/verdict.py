@@ -62,7 +62,11 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         _elsewhere(evidence.agreement - hypotheses.rival, probability),
         _refined(model.to_best_mm),
     ]
-    findings = [*on_agreement, _fixed(fixed, statistical, total)]
+    findings = [
+        *on_agreement,
+        _fixed(fixed, statistical, total),
+        _geometry(Deviation.of(in_given_geometry), total),
+    ]
     status = max((status for status, _ in findings), key=_SEVERITY.index)
     reasons = [reason for _, reason in findings if reason]
     if probability is not None and status != "accept":
@@ -158,6 +162,19 @@ def _fixed(probability: float, statistical: Deviation, total: Deviation) -> Find
         x, y, z = np.rad2deg(total.rotation_rad)
         return "review", f"the view hardly fixes the pose: predicted error {x:.1f}, {y:.1f}, {z:.1f} deg"
     return "accept", ""
+
+
+def _geometry(given: Deviation, total: Deviation) -> Finding:
+    """Whether the geometry is known well enough for the pose in the plane; no other pose would be better.
+
+    Args:
+        given: what is open in the geometry as it is.
+        total: with what is open of its intrinsics.
+    """
+    if total.translation_mm[:2].max() <= max(_LARGE_ERROR_MM[0], given.translation_mm[:2].max()):
+        return "accept", ""
+    x, y, z = total.translation_mm
+    return "review", f"the geometry is known too roughly: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm"
 
 
 def _exceeds(shift_mm: np.ndarray, limits_mm: tuple[float, float]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from SOPIRegistrationLib.projector import ProjectorVolume
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.simulation.regions import REGIONS, random_region
 from SOPIRegistrationLib.simulation.structures import random_structures
+from SOPIRegistrationLib.whole_files import written_aside
 
 # Voxels of the anatomies: as large as the pixels of small images at the patient's place allow.
 SPACING_MM = 3.0
@@ -115,14 +115,13 @@ class Anatomy:
         anatomy = cls.from_labelled(made.ct, made.labels)
         if path is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            aside = folder / f"{path.stem}.{os.getpid()}.part.npz"
-            np.savez(
-                aside,
-                attenuation=anatomy.attenuation.array.astype(np.float16),
-                labels=anatomy.labels.array,
-                index_to_lps=anatomy.attenuation.index_to_lps,
-            )
-            aside.replace(path)
+            with written_aside(path) as aside:
+                np.savez(
+                    aside,
+                    attenuation=anatomy.attenuation.array.astype(np.float16),
+                    labels=anatomy.labels.array,
+                    index_to_lps=anatomy.attenuation.index_to_lps,
+                )
         return anatomy
 
     @classmethod

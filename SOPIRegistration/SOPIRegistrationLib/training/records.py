@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.whole_files import written_aside
 
 CHECKPOINT, BEST, LOG = "last.pt", "best.pt", "log.csv"
 # Of a row of a log: medians and 90th percentiles of ``pose_loss.pose_errors`` over the validation.
@@ -74,13 +75,11 @@ class Records:
         """Leave checkpoint and log, each whole or not at all."""
         checkpoint = {name: part.state_dict() for name, part in self._parts.items()}
         checkpoint |= {"config": self._config, "state": dict(state), "rows": self.rows}
-        _write_aside(self.folder / CHECKPOINT, checkpoint)
-        aside = self.folder / f"{LOG}.part"
-        with aside.open("w", newline="", encoding="utf-8") as file:
+        _write(self.folder / CHECKPOINT, checkpoint)
+        with written_aside(self.folder / LOG) as aside, aside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(self.rows)
-        aside.replace(self.folder / LOG)
 
     def restore(self, device: torch.device, refusal: Callable[[Sequence[str]], str]) -> dict[str, Any] | None:
         """Put the parts where the checkpoint has them.
@@ -110,7 +109,7 @@ class Records:
 
     def save_best(self, network: nn.Module) -> None:
         """Keep the weights of a network as the best so far."""
-        _write_aside(self.folder / BEST, network.state_dict())
+        _write(self.folder / BEST, network.state_dict())
 
     def best(self) -> dict[str, torch.Tensor] | None:
         """The best weights so far, on the CPU; None if none were kept."""
@@ -118,7 +117,6 @@ class Records:
         return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
-def _write_aside(path: Path, content) -> None:
-    aside = path.with_suffix(".part")
-    torch.save(content, aside)
-    aside.replace(path)
+def _write(path: Path, content) -> None:
+    with written_aside(path) as aside:
+        torch.save(content, aside)

@@ -1,0 +1,228 @@
+"""Files of kinds that public reports of other programs tell of: read right, or refused in one line."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.fileset import FileSet
+from pydicom.uid import (
+    HTJ2K,
+    MPEG4HP41,
+    CTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEGLosslessSV1,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    XRayAngiographicImageStorage,
+    generate_uid,
+)
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph, read_volume
+
+ROWS, COLUMNS = 48, 64
+# No two pixels of a row or column alike: nothing can be turned or mirrored unseen.
+GRAY = (np.arange(ROWS)[:, None] * 3 + np.arange(COLUMNS)[None] * 2).astype(np.uint8)
+HU = np.full((6, 20, 24), -1000, np.int16)
+HU[1:5, 5:15, 6:18] = 40
+HU[2:4, 7:10, 8:12] = 800
+
+
+def dicom(
+    pixels: np.ndarray, syntax=ExplicitVRLittleEndian, kind=XRayAngiographicImageStorage, **tags
+) -> Dataset:
+    """An X-ray with a geometry."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = kind
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), generate_uid()
+    ds.Modality, ds.PatientID, ds.PatientName = "XA", "1", "Odd"
+    ds.Rows, ds.Columns = pixels.shape[:2]
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated = ds.BitsStored = 8 * pixels.dtype.itemsize
+    ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, int(pixels.dtype.kind == "i")
+    ds.DistanceSourceToDetector, ds.ImagerPixelSpacing, ds.ViewPosition = 1000, [0.8, 0.8], "AP"
+    for keyword, value in tags.items():
+        setattr(ds, keyword, value)
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    ds.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    ds["PixelData"].VR = "OB" if ds.BitsAllocated == 8 else "OW"
+    return ds
+
+
+def saved(ds: Dataset, path):
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+def screenshot(colours: np.ndarray, interpretation="RGB") -> Dataset:
+    return dicom(
+        colours,
+        kind=SecondaryCaptureImageStorage,
+        Modality="OT",
+        SamplesPerPixel=3,
+        PlanarConfiguration=0,
+        PhotometricInterpretation=interpretation,
+    )
+
+
+# DICOM X-rays
+
+
+def test_byte_order_and_run_lengths(tmp_path):
+    wide = GRAY.astype(np.uint16) * 100
+    big = read_radiograph(saved(dicom(wide, ExplicitVRBigEndian), tmp_path / "big.dcm"))
+    packed = dicom(wide)
+    packed.compress(RLELossless)
+    for read in (big, read_radiograph(saved(packed, tmp_path / "rle.dcm"))):
+        np.testing.assert_array_equal(read.pixels, wide)
+        assert read.pixels.dtype.isnative
+
+
+def test_gray_screenshot_of_three_equal_colours(tmp_path):
+    path = saved(screenshot(np.repeat(GRAY[..., None], 3, axis=2)), tmp_path / "gray.dcm")
+    np.testing.assert_array_equal(read_radiograph(path).pixels, GRAY)
+
+
+def test_gray_screenshot_of_brightness_without_colour(tmp_path):
+    full = np.stack([GRAY, *[np.full_like(GRAY, 128)] * 2], axis=-1)
+    path = saved(screenshot(full, "YBR_FULL"), tmp_path / "ybr.dcm")
+    np.testing.assert_array_equal(read_radiograph(path).pixels, GRAY)
+
+
+@pytest.mark.parametrize("interpretation", ["RGB", "YBR_FULL"])
+def test_a_screenshot_with_colours_is_refused(tmp_path, interpretation):
+    colours = np.stack([GRAY, np.full_like(GRAY, 90), GRAY], axis=-1)
+    path = saved(screenshot(colours, interpretation), tmp_path / "colour.dcm")
+    with pytest.raises(InputError, match=f"colour.dcm is a colour image .{interpretation}.*grayscale"):
+        read_radiograph(path)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, MPEG4HP41, HTJ2K])
+def test_what_cannot_be_decoded(tmp_path, syntax):
+    ds = dicom(GRAY)
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.PixelData = encapsulate([b"\xff\xd8\xff\xe0 no picture \xff\xd9"])
+    ds["PixelData"].is_undefined_length = True
+    with pytest.raises(InputError, match="cannot be decoded: copy or export it again, uncompressed"):
+        read_radiograph(saved(ds, tmp_path / "x.dcm"))
+
+
+def test_fewer_pixels_than_rows_are_not_filled_up(tmp_path):
+    path = saved(dicom(GRAY, Rows=ROWS + 20), tmp_path / "short.dcm")
+    with pytest.raises(InputError, match=r"short.dcm is damaged or compressed"):
+        read_radiograph(path)
+
+
+def test_a_mask_is_no_x_ray(tmp_path):
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.where(GRAY > 90, 255, 0).astype(np.uint8)), str(tmp_path / "m.png")
+    )
+    with pytest.raises(InputError, match="is a mask: it has no other values than 0 and 255"):
+        read_radiograph(tmp_path / "m.png")
+
+
+def test_an_upside_down_picture_is_turned_and_mirrored_by_its_orientation(tmp_path):
+    ds = dicom(GRAY, Modality="DX", PatientOrientation=["L", "H"])
+    stored, geometry = open_radiograph(saved(ds, tmp_path / "lh.dcm"))
+    assert geometry.mirrored
+    np.testing.assert_array_equal(stored.pixels, GRAY[:, ::-1])
+    # Columns of the picture as stored run to the left, rows to the head: of the flipped one to the right.
+    np.testing.assert_allclose(geometry.rotation[:2], [[-1, 0, 0], [0, 0, 1]], atol=1e-12)
+
+
+# Other pictures
+
+
+def test_gray_with_transparency_is_named(tmp_path):
+    pixels = np.stack([GRAY, np.full_like(GRAY, 255)], axis=-1)
+    image_io = pytest.importorskip("imageio.v3")
+    image_io.imwrite(tmp_path / "a.png", pixels, mode="LA")
+    with pytest.raises(InputError, match="gray with transparency: save it as grayscale"):
+        read_radiograph(tmp_path / "a.png")
+
+
+def test_archives_are_to_be_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "ct.zip", "w") as archive:
+        archive.writestr("slice.dcm", b"0")
+    for read in (read_volume, read_radiograph):
+        with pytest.raises(InputError, match=r"ct\.zip is an archive: unpack it"):
+            read(tmp_path / "ct.zip")
+
+
+# CTs
+
+
+def nrrd(path, space: str):
+    header = (
+        f"NRRD0004\ntype: short\ndimension: 3\nspace: {space}\nsizes: 24 20 6\n"
+        "space directions: (1,0,0) (0,1,0) (0,0,2)\nkinds: domain domain domain\nendian: little\n"
+        "encoding: raw\nspace origin: (10,20,30)\n\n"
+    )
+    path.write_bytes(header.encode() + HU.tobytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("space", "origin"),
+    [
+        ("left-posterior-superior", (10, 20, 30)),
+        ("right-anterior-superior", (-10, -20, 30)),
+        ("left-anterior-superior", (10, -20, 30)),
+        ("RAS", (-10, -20, 30)),
+    ],
+)
+def test_spaces_of_nrrd(tmp_path, space, origin):
+    volume = read_volume(nrrd(tmp_path / "a.nrrd", space))
+    np.testing.assert_allclose(volume.index_to_lps[:3, 3], origin)
+    assert not volume.notes
+
+
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-right-handed"])
+def test_spaces_of_nrrd_that_are_not_the_patients(tmp_path, space):
+    [note] = read_volume(nrrd(tmp_path / "a.nrrd", space)).notes
+    assert "is a guess" in note
+
+
+def test_a_nifti_slope_of_zero_voids_the_intercept(tmp_path):
+    path = tmp_path / "a.nii"
+    sitk.WriteImage(sitk.GetImageFromArray(HU), str(path))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<2f", content, 112, 0.0, 24.0)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_volume(path).array, HU)
+
+
+def series(folder):
+    folder.mkdir(parents=True)
+    uid = generate_uid()
+    for number, plane in enumerate(HU):
+        ds = dicom(
+            plane, kind=CTImageStorage, Modality="CT", SeriesInstanceUID=uid, SeriesNumber=1, StudyID="1"
+        )
+        ds.StudyDate, ds.StudyTime, ds.InstanceNumber = "20200101", "120000", number + 1
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, 2 * number], [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing, ds.RescaleSlope, ds.RescaleIntercept = [1, 1], 1, 0
+        saved(ds, folder / f"{number}.dcm")
+    return folder
+
+
+def test_folders_of_folders_and_directories_name_the_slices(tmp_path):
+    slices = series(tmp_path / "export" / "study" / "series")
+    with pytest.raises(InputError, match=f"export is a folder without a DICOM series.*as {slices}"):
+        read_volume(tmp_path / "export")
+    files = FileSet()
+    for path in sorted(slices.iterdir()):
+        files.add(pydicom.dcmread(path))
+    files.write(tmp_path / "disc")
+    with pytest.raises(InputError, match=r"DICOMDIR is a DICOMDIR, a list of files: .* as .*disc"):
+        read_volume(tmp_path / "disc" / "DICOMDIR")
