@@ -18,8 +18,9 @@ from SOPIRegistrationLib.images.overlay import fusion_image
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE
 from SOPIRegistrationLib.panel.input_reader import InputReader
 from SOPIRegistrationLib.registration import RegistrationResult
-from SOPIRegistrationLib.registration.logic import LIVE_PIXELS, PreparedCase, Task
+from SOPIRegistrationLib.registration.logic import Task
 from SOPIRegistrationLib.registration.outputs import result_content
+from SOPIRegistrationLib.registration.prepared import LIVE_PIXELS, PreparedCase
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 
 # Longer edge of a DRR at rest; of the fused picture at rest, least and most.
