@@ -151,11 +151,14 @@ def test_module_code_asks_widgets_for_what_they_have(path):
         assert node.attr in names, f"{label} ({node.value.attr}) has no {node.attr}"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         called = node.func if isinstance(node, ast.Call) else None
-        if not (isinstance(called, ast.Attribute) and called.attr in ("connect", "disconnect")):
+        owner = called.value if isinstance(called, ast.Attribute) else None
+        if not (isinstance(owner, ast.Attribute) and _is_the_ui(owner.value)):
             continue
-        owner = called.value
-        if isinstance(owner, ast.Attribute) and _is_the_ui(owner.value):
-            assert node.args[0].value in api.signals(classes[owner.attr]), ast.unparse(node)
+        label, what = classes[owner.attr], ast.unparse(node)
+        # PythonQt's properties are values.
+        assert called.attr not in api.properties(label), f"not a function: {what}"
+        if called.attr in ("connect", "disconnect"):
+            assert node.args[0].value in api.signals(label), what
 
 
 def test_only_scene_and_panel_import_the_application():

@@ -15,13 +15,8 @@ from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.registration import RegistrationResult
 from SOPIRegistrationLib.registration import logic as module
-from SOPIRegistrationLib.registration.logic import (
-    Inputs,
-    PreparedCase,
-    RegistrationLogic,
-    State,
-    outcome_of,
-)
+from SOPIRegistrationLib.registration.logic import RegistrationLogic, State, outcome_of
+from SOPIRegistrationLib.registration.prepared import Inputs, PreparedCase
 from SOPIRegistrationLib.registration.result import Verdict
 
 

@@ -31,9 +31,10 @@ from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.region import read_region, restricted
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.registration import RegistrationResult, warm_up
-from SOPIRegistrationLib.registration.logic import PreparedCase, Task, outcome_of
+from SOPIRegistrationLib.registration.logic import Task, outcome_of
 from SOPIRegistrationLib.registration.outputs import write_results
 from SOPIRegistrationLib.registration.pose_files import read_start
+from SOPIRegistrationLib.registration.prepared import PreparedCase
 from SOPIRegistrationLib.settings import GIVEN, NETWORKS, RegistrationSettings, choices, option, options
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.subject.surface import is_surface

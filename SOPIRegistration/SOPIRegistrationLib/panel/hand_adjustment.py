@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from SOPIRegistrationLib.geometry import adjusting
-from SOPIRegistrationLib.registration.logic import PreparedCase
+from SOPIRegistrationLib.registration.prepared import PreparedCase
 from SOPIRegistrationLib.scene import pixels_from_ras
 
 # (small, large) steps of the arrow keys at the object, and of the wheel in depth, mm.

@@ -15,7 +15,7 @@ from SOPIRegistrationLib.geometry.files import geometry_as_dict, load_geometry
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.region import region_seen
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
-from SOPIRegistrationLib.registration.logic import Inputs, OtherXray, PreparedCase
+from SOPIRegistrationLib.registration.prepared import Inputs, OtherXray, PreparedCase
 from SOPIRegistrationLib.scene.pose import own_to_ras
 
 

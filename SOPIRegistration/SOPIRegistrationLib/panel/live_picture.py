@@ -8,7 +8,7 @@ from collections.abc import Callable
 from SOPIRegistrationLib.panel.session import REST_PIXELS, Session
 from SOPIRegistrationLib.panel.shown_pose import ShownPose
 from SOPIRegistrationLib.panel.timers import timer
-from SOPIRegistrationLib.registration.logic import LIVE_PIXELS
+from SOPIRegistrationLib.registration.prepared import LIVE_PIXELS
 
 # Longer edge, pixels. Below the least nobody could tell what matches.
 SIZES = (LIVE_PIXELS, 192, 128)

@@ -30,7 +30,8 @@ from SOPIRegistrationLib.panel.training_section import TrainingSection
 from SOPIRegistrationLib.panel.use_section import UseSection
 from SOPIRegistrationLib.panel.xray_facts import ChosenXray
 from SOPIRegistrationLib.panel.xrays_section import XraysSection
-from SOPIRegistrationLib.registration.logic import PreparedCase, RegistrationLogic, State
+from SOPIRegistrationLib.registration.logic import RegistrationLogic, State
+from SOPIRegistrationLib.registration.prepared import PreparedCase
 from SOPIRegistrationLib.simulation.demo import DemoCase, demo_case
 
 # Inputs that change several times in a row are prepared once.

@@ -18,8 +18,9 @@ from SOPIRegistrationLib.images.overlay import fusion_image
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE
 from SOPIRegistrationLib.panel.input_reader import InputReader
 from SOPIRegistrationLib.registration import RegistrationResult
-from SOPIRegistrationLib.registration.logic import LIVE_PIXELS, PreparedCase, Task
+from SOPIRegistrationLib.registration.logic import Task
 from SOPIRegistrationLib.registration.outputs import result_content
+from SOPIRegistrationLib.registration.prepared import LIVE_PIXELS, PreparedCase
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 
 # Longer edge of a DRR at rest; of the fused picture at rest, least and most.
@@ -64,7 +65,8 @@ class Session:
         self.case = case
         self.state.pose_frame = case.frame
         geometry = case.inputs.geometry
-        camera = geometry.camera
+        # A registration may have estimated its intrinsics.
+        camera = case.xray.camera
         if p.transform is None:
             p.transform = self.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "CT to C-arm")
         bridge.attach(p.transform, *self.moving_nodes())
@@ -259,6 +261,8 @@ class Session:
         if found.inputs is not known.inputs:
             self.state.set_geometry(found.inputs.geometry, self.state.calibrated_set)
             self.accept(replace(found, inputs=replace(found.inputs, xray_key=self.reader.xray_key())))
+        elif not np.array_equal(found.xray.camera.K, known.xray.camera.K):
+            self.accept(found)
         else:
             self.case = found
             if found.xray is not known.xray:

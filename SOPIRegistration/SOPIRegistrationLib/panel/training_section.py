@@ -18,7 +18,7 @@ from SOPIRegistrationLib.panel.training_process import (
     training_folder,
 )
 from SOPIRegistrationLib.patient_models import FAILED, RUNNING, PatientModel, TrainingStatus
-from SOPIRegistrationLib.registration.logic import PreparedCase
+from SOPIRegistrationLib.registration.prepared import PreparedCase
 
 _POLL_MS = 1000
 _NO_MODEL = "None for this CT yet"

@@ -1,0 +1,159 @@
+"""The inputs of a registration as arrays, and what is prepared of them once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.prepared_ct import PreparedCT
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
+from SOPIRegistrationLib.images.volume import Volume
+from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.registration.result import RegistrationResult
+from SOPIRegistrationLib.subject import Subject
+
+# Longer edge of a DRR while something moves.
+LIVE_PIXELS = 256
+# What moves is made of voxels no smaller than this, in smaller pictures of larger ones: 15 pictures a second
+# on two cores, from any CT.
+_LIVE_STEP_MM = 1.5
+# Source of what a registration has corrected in a geometry.
+_FOUND = "found by the registration"
+
+
+@dataclass(frozen=True)
+class OtherXray:
+    """An X-ray that is registered jointly with the one that is looked at.
+
+    Attributes:
+        node_id: of its node.
+        radiograph: as stored, in the camera's frame.
+        camera: its camera, in the world of the calibrated set.
+        key: tells it from another one.
+    """
+
+    node_id: str
+    radiograph: Radiograph
+    camera: Camera
+    key: tuple
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is read of the scene; arrays, safe to hand to a thread.
+
+    Attributes:
+        ct: in the patient frame, HU.
+        mask: bones, or None.
+        radiograph: the X-ray as stored, in the camera's frame.
+        region: (rows, columns) bool on the radiograph, where it is to be compared; None for everywhere.
+        geometry: its one camera, in the world of its calibrated set, with a source-object distance.
+        polarity: "auto", "bone-dark" or "bone-bright".
+        others: X-rays that are registered jointly with it.
+        ct_key: tells one CT and mask from another.
+        xray_key: the same of X-ray and geometry.
+    """
+
+    ct: Volume
+    mask: Volume | None
+    radiograph: Radiograph
+    region: np.ndarray | None
+    geometry: CArmGeometry
+    polarity: str
+    others: tuple[OtherXray, ...]
+    ct_key: tuple
+    xray_key: tuple
+
+    def as_found(self, result: RegistrationResult) -> Inputs:
+        """The same with a geometry that states what a registration found of the first X-ray."""
+        geometry, radiograph, region = self.geometry, self.radiograph, self.region
+        if result.frame.view != geometry.view:
+            sources = {**geometry.sources, "view": _FOUND}
+            geometry = replace(geometry, view=result.frame.view, rotation=None, sources=sources)
+        if result.mirrored:
+            camera = geometry.camera.mirrored()
+            sources = {**geometry.sources, "mirrored": _FOUND}
+            geometry = replace(geometry, cameras=(camera,), mirrored=not geometry.mirrored, sources=sources)
+            radiograph, region = radiograph.mirrored(), None if region is None else region[:, ::-1]
+        return replace(self, geometry=geometry, radiograph=radiograph, region=region)
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """Inputs ready for registration.
+
+    Attributes:
+        subject: the CT.
+        xray: the X-ray, bones bright.
+        others: those registered jointly with it, in the order of the inputs.
+        frame: what pose parameters are measured from.
+        seconds: how long preparing took.
+        inputs: what it was made from; None of files, which nobody changes meanwhile.
+    """
+
+    subject: Subject
+    xray: PreparedRadiograph
+    others: tuple[PreparedRadiograph, ...]
+    frame: PoseFrame
+    seconds: float
+    inputs: Inputs | None = None
+
+    @property
+    def ct(self) -> PreparedCT:
+        """Attenuation and bones."""
+        return self.subject.ct
+
+    @property
+    def prepared(self) -> dict[tuple, PreparedRadiograph]:
+        """The X-rays by their keys."""
+        keys = self.inputs.xray_key, *(one.key for one in self.inputs.others)
+        return dict(zip(keys, (self.xray, *self.others), strict=True))
+
+    @property
+    def geometry(self) -> CArmGeometry:
+        """With the cameras of all X-rays, in their order."""
+        cameras = tuple(one.camera for one in self.inputs.others)
+        return replace(self.inputs.geometry, cameras=(*self.inputs.geometry.cameras, *cameras))
+
+    def as_found(self, result: RegistrationResult) -> PreparedCase:
+        """The case as a registration found it to be: polarity, way round, nominal view.
+
+        Where the X-ray was found stored the other way round, or taken from another side, than its geometry
+        states, the inputs are those of a geometry that states it.
+        """
+        first, *others = result.radiographs
+        case = replace(self, xray=first, others=tuple(others))
+        if not result.mirrored and result.frame is self.frame:
+            return case
+        return replace(case, inputs=self.inputs.as_found(result), frame=result.frame)
+
+    @property
+    def T_world_to_camera(self) -> np.ndarray:
+        """(4, 4) extrinsics of the X-ray's camera; the identity for a single C-arm."""
+        return self.xray.camera.T_world_to_camera
+
+    @property
+    def bone_dark(self) -> bool:
+        """Whether bones are dark in the X-ray as stored: preparation has turned it over."""
+        valid = self.xray.valid
+        stored = self.inputs.radiograph.pixels
+        return bool(np.cov(stored[valid], self.xray.image[valid])[0, 1] < 0)
+
+    def render(self, T_lps_to_camera: np.ndarray, pixels: int) -> np.ndarray:
+        """DRR (rows, columns) whose longer edge has at most ``pixels`` pixels; coarse where that is small."""
+        camera, moving = _reduced(self.xray.camera.as_world(), pixels), self.subject.body
+        volume, halvings = moving.for_camera(camera, T_lps_to_camera), 0
+        least_mm = _LIVE_STEP_MM * LIVE_PIXELS / pixels
+        while pixels <= LIVE_PIXELS and volume.default_step_mm < least_mm:
+            halvings += 1
+            volume = moving.level(halvings)
+        return project(volume, camera, T_lps_to_camera)
+
+
+def _reduced(camera, pixels: int):
+    scale = min(1.0, pixels / max(camera.shape))
+    return camera.resampled(round(camera.width * scale), round(camera.height * scale))
