@@ -58,7 +58,9 @@ class Scene:
         self.centres_lps_mm = np.array([body.centre_lps_mm for body in self.moving])
         self._projected = [self._moving_volume(body) for body in self.moving]
         # In an X-ray of more than the bodies only their surroundings are compared.
-        self.keeps_to_outlines = bodies.whole is None or compared_target(bodies.whole).outline_lps_mm is not None
+        self.keeps_to_outlines = (
+            bodies.whole is None or compared_target(bodies.whole).outline_lps_mm is not None
+        )
 
     def with_rest(self, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(M, 4, 4) the bodies' poses (N, 4, 4), and for the rest of the CT that of the body it is held to."""
@@ -225,9 +227,7 @@ class JointObjective:
             )
             centre = self._scene.centres_lps_mm[child]
             away = se3.twist_about(T_expected, T_lps_to_world[child], centre)
-            jacobian = np.zeros((6, 6 * moving))
-            jacobian[:, 6 * child : 6 * child + 6] = np.eye(6)
-            jacobian[:, 6 * parent : 6 * parent + 6] = -self._carried(T_lps_to_world, parent, T_expected, centre)
+            jacobian = self.relative_jacobian(T_lps_to_world, child, parent)
             deviation = np.repeat([np.deg2rad(hold.rotation_deg), hold.translation_mm], 3)
             yield away / deviation, jacobian / deviation[:, None]
         if self._depth_mm is not None:
@@ -238,6 +238,15 @@ class JointObjective:
                 jacobian = np.zeros((1, 6 * moving))
                 jacobian[0, 6 * number + 3 : 6 * number + 6] = scale * axis
                 yield np.array([scale * (axis @ np.subtract(*places))]), jacobian
+
+    def relative_jacobian(self, T_lps_to_world: np.ndarray, child: int, parent: int) -> np.ndarray:
+        """(6, 6 M) how the twists of all bodies move one against another, about its centre in world axes."""
+        jacobian = np.zeros((6, 6 * len(T_lps_to_world)))
+        jacobian[:, 6 * child : 6 * child + 6] = np.eye(6)
+        centre = self._scene.centres_lps_mm[child]
+        carried = self._carried(T_lps_to_world, parent, T_lps_to_world[child], centre)
+        jacobian[:, 6 * parent : 6 * parent + 6] = -carried
+        return jacobian
 
     def _carried(self, T_lps_to_world, parent: int, T_child: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """(6, 6) how a twist of the parent about its centre moves a child that stands fast in it."""

@@ -16,7 +16,10 @@ _TURN_DEG, _SHIFT_MM, _TURN_IN_ALL_DEG = 6.0, 3.0, 12.0
 
 
 def bent_poses(
-    centres_lps_mm: np.ndarray, rng: np.random.Generator, turn_deg: float = _TURN_DEG, shift_mm: float = _SHIFT_MM
+    centres_lps_mm: np.ndarray,
+    rng: np.random.Generator,
+    turn_deg: float = _TURN_DEG,
+    shift_mm: float = _SHIFT_MM,
 ) -> np.ndarray:
     """(N, 4, 4) motions, LPS to LPS, of the bodies of a chain: each turned and shifted against the one before.
 

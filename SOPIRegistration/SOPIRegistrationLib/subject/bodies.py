@@ -150,7 +150,9 @@ class Bodies:
                 known = ", ".join(self.names)
                 raise InputError(f"{seen[-1]} is held to '{hold.parent}', which is not there: name {known}")
             if hold.parent in seen:
-                raise InputError(f"{body.name} is held to itself, by {', '.join(seen)}: leave out one of these")
+                raise InputError(
+                    f"{body.name} is held to itself, by {', '.join(seen)}: leave out one of these"
+                )
             seen.append(hold.parent)
             hold = self[hold.parent].hold
 

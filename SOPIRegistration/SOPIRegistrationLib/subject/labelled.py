@@ -133,7 +133,9 @@ def _on_grid_of(ct: PreparedCT, labels: Volume, numbers: Sequence[int]) -> np.nd
     in_map = np.bincount(numbered.ravel(), minlength=len(numbers) + 1)[1:]
     share = voxels * grid.spacing_mm.prod() / np.maximum(in_map * labels.spacing_mm.prod(), 1e-9)
     if not voxels.any():
-        raise InputError(f"label map {labels.name} does not overlap CT {grid.name}: give the label map of this CT")
+        raise InputError(
+            f"label map {labels.name} does not overlap CT {grid.name}: give the label map of this CT"
+        )
     for number, (count, inside) in enumerate(zip(voxels, share, strict=True)):
         if inside < _LEAST_INSIDE or count < _LEAST_VOXELS:
             raise InputError(
@@ -170,7 +172,9 @@ def _part(ct: PreparedCT, surroundings: np.ndarray, owner: np.ndarray, number: i
     index_to_lps = grid.index_to_lps.copy()
     index_to_lps[:3, 3] = grid.points_lps([one.start for one in box[::-1]])
     more = (grid.array[box] - surroundings[box]) * inside
-    bone = Volume(((ndimage.binary_erosion(inside) | (ct.bone.array[box] > 0)) & inside).astype(np.uint8), index_to_lps)
+    bone = Volume(
+        ((ndimage.binary_erosion(inside) | (ct.bone.array[box] > 0)) & inside).astype(np.uint8), index_to_lps
+    )
     return PreparedCT(
         attenuation=Volume(more.astype(np.float32), index_to_lps, name),
         bone=bone,
