@@ -66,7 +66,9 @@ def project_bodies_with_jacobian(
     """The same with its derivatives.
 
     Args:
-        volumes, camera, T_lps_to_world: as of :func:`project_bodies`.
+        volumes: one for each body.
+        camera: of the picture.
+        T_lps_to_world: (N, 4, 4) a pose for each, mm.
         free: (N,) which bodies move; all unless given.
 
     Returns:

@@ -63,7 +63,7 @@ class Scene:
         )
 
     def with_rest(self, T_lps_to_world: np.ndarray) -> np.ndarray:
-        """(M, 4, 4) the bodies' poses (N, 4, 4), and for the rest of the CT that of the body it is held to."""
+        """(M, 4, 4) the bodies' poses (N, 4, 4), and for the rest that of the body it is held to."""
         if self.bodies.rest is None or len(T_lps_to_world) == len(self.moving):
             return np.asarray(T_lps_to_world, dtype=np.float64)
         parent = self.bodies.names.index(self.bodies.rest.hold.parent)
@@ -96,7 +96,7 @@ class Scene:
         return JointObjective(self, level, T_lps_to_world)
 
     def agreement(self, level: Level, T_lps_to_world: np.ndarray) -> np.ndarray:
-        """(N,) structural correlation of picture and X-rays about each body, mean over the views that show it.
+        """(N,) structural correlation of picture and X-rays about each body, mean over its views.
 
         0 of a body in no view.
 
@@ -180,7 +180,7 @@ class JointObjective:
         return max(1.0, float(np.mean([residual.pixel_count for _, _, residual, _ in self._views])))
 
     def __call__(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> NormalEquations:
-        """Cost and its quadratic model at (P, M, 4, 4) poses, twists in world axes about the bodies' centres."""
+        """Cost and its model at (P, M, 4, 4) poses, by twists in world axes about the bodies' centres."""
         made = [self.at(T) for T in T_lps_to_world]
         return NormalEquations(*(np.concatenate(parts) for parts in zip(*made, strict=True)))
 
@@ -219,7 +219,7 @@ class JointObjective:
         return NormalEquations(np.array([cost / views]), gradient[None] / views, hessian[None] / views)
 
     def _held(self, T_lps_to_world):
-        """Residuals and Jacobians (., 6 M) of holds, and of depth in a single view, in standard deviations."""
+        """Residuals and Jacobians (., 6 M) of holds and of a single view's depth, in deviations."""
         moving = len(T_lps_to_world)
         for child, parent, hold in self._holds:
             T_expected = (

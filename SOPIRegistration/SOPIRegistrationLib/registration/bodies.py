@@ -1,4 +1,4 @@
-"""Registration of several bodies: as one piece first, then released, all of them jointly; a verdict for each."""
+"""Registration of several bodies: as one piece, then released, all jointly; a verdict for each."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def _require_in_view(scene: Scene, T_lps_to_world: np.ndarray) -> None:
     ]
     for number, body in enumerate(scene.bodies.bodies):
         windows = [
-            window_of(moving_plain(view.volumes[number]), view.radiograph.camera, T_lps_to_world[number])
+            window_of(_plain(view.volumes[number]), view.radiograph.camera, T_lps_to_world[number])
             for view in views
         ]
         if all(rows.stop <= rows.start or columns.stop <= columns.start for rows, columns in windows):
@@ -270,7 +270,7 @@ def _require_in_view(scene: Scene, T_lps_to_world: np.ndarray) -> None:
             )
 
 
-def moving_plain(volume):
+def _plain(volume):
     """The volume whose box is projected, of a plain one or of one that is seen."""
     return volume.parts[0] if hasattr(volume, "parts") else volume
 
