@@ -90,7 +90,7 @@ class BodiesResult:
         return self.of(self.bodies[0])
 
     def of(self, body: BodyPose) -> RegistrationResult:
-        """A body's result in the form of a registration of one body; stages and images are the first piece's."""
+        """A body's result as a registration of one body; stages and images are the first piece's."""
         return replace(
             self.pieces[0],
             T_lps_to_world=body.T_lps_to_world,
@@ -152,7 +152,7 @@ def register_bodies(
         report: told several times a second; raises ``Cancelled`` to stop.
 
     Raises:
-        InputError: as of ``register``; a body in no view, two bodies in one place, or a start of none of them.
+        InputError: as of ``register``; a body in no view, two bodies in one place, or a start of none.
         Cancelled: the report raised it while the bodies moved jointly.
     """
     began, starts = time.perf_counter(), dict(starts or {})
@@ -266,7 +266,8 @@ def _require_in_view(scene: Scene, T_lps_to_world: np.ndarray) -> None:
         ]
         if all(rows.stop <= rows.start or columns.stop <= columns.start for rows, columns in windows):
             raise InputError(
-                f"{body.name} lies outside every X-ray where it is expected: leave it out, or give a start pose"
+                f"{body.name} lies outside every X-ray where it is expected: leave it out, or give a start "
+                "pose"
             )
 
 

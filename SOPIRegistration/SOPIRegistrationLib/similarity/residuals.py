@@ -180,11 +180,11 @@ def _product(where, D, other_where, other_D) -> np.ndarray:
     """D^T D' of derivatives that are zero outside their windows."""
     low = [max(a.start, b.start) for a, b in zip(where, other_where, strict=True)]
     high = [min(a.stop, b.stop) for a, b in zip(where, other_where, strict=True)]
-    if any(h <= l for l, h in zip(low, high, strict=True)):
+    if any(last <= first for first, last in zip(low, high, strict=True)):
         return np.zeros((len(D), len(other_D)))
     shared = []
     for place, one in ((where, D), (other_where, other_D)):
-        inside = tuple(slice(l - a.start, h - a.start) for a, l, h in zip(place, low, high, strict=True))
+        inside = tuple(slice(i - a.start, j - a.start) for a, i, j in zip(place, low, high, strict=True))
         shared.append(one[:, inside[0], inside[1]].reshape(len(one), -1))
     return (shared[0] @ shared[1].T).astype(np.float64)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
@@ -21,7 +22,7 @@ def bent_poses(
     turn_deg: float = _TURN_DEG,
     shift_mm: float = _SHIFT_MM,
 ) -> np.ndarray:
-    """(N, 4, 4) motions, LPS to LPS, of the bodies of a chain: each turned and shifted against the one before.
+    """(N, 4, 4) motions, LPS to LPS, of a chain's bodies, each turned and shifted against the one before.
 
     Args:
         centres_lps_mm: (N, 3) the bodies' centres, from the one that stays.
@@ -30,7 +31,7 @@ def bent_poses(
         shift_mm: and shifted by up to so much, in any direction.
     """
     T, moved = [np.eye(4)], np.eye(4)
-    for before, centre in zip(centres_lps_mm[:-1], centres_lps_mm[1:], strict=True):
+    for before, centre in pairwise(centres_lps_mm):
         # It turns about the middle between the two, as at a disc.
         hinge = (before + centre) / 2
         while True:

@@ -180,8 +180,8 @@ def require_apart(bodies: Sequence[RigidBody], T_lps_to_world: np.ndarray) -> No
             share = ct.bone.array[tuple(indices[within].T)].astype(bool).sum() / max(len(points), 1)
             if share > _SAME_PLACE:
                 raise InputError(
-                    f"{bodies[b].name} and {one.name} stand in one place: {share:.0%} of {bodies[smaller].name} "
-                    "lies in the other: give each its own start pose, or leave one out"
+                    f"{bodies[b].name} and {one.name} stand in one place: {share:.0%} of "
+                    f"{bodies[smaller].name} lies in the other: give each its own start pose, or leave one out"
                 )
 
 

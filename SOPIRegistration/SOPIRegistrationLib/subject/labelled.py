@@ -84,8 +84,8 @@ def label_names(path: Path, labels: Volume, words: Sequence[str] = ()) -> dict[i
         return {by_name[word]: named[by_name[word]] for word in words}
     if len(words) != len(present):
         raise InputError(
-            f"label map {path} has {len(present)} labels ({', '.join(named.values())}), and {len(words)} names "
-            "are given: give one for each, in ascending order, or choose of these"
+            f"label map {path} has {len(present)} labels ({', '.join(named.values())}), and {len(words)} "
+            "names are given: give one for each, in ascending order, or choose of these"
         )
     return dict(zip(present, words, strict=True))
 
@@ -139,8 +139,8 @@ def _on_grid_of(ct: PreparedCT, labels: Volume, numbers: Sequence[int]) -> np.nd
     for number, (count, inside) in enumerate(zip(voxels, share, strict=True)):
         if inside < _LEAST_INSIDE or count < _LEAST_VOXELS:
             raise InputError(
-                f"label {numbers[number]} of {labels.name} lies mostly beside CT {grid.name}, or is hardly there "
-                f"({count} voxels): leave it out, or give the label map of this CT"
+                f"label {numbers[number]} of {labels.name} lies mostly beside CT {grid.name}, or is hardly "
+                f"there ({count} voxels): leave it out, or give the label map of this CT"
             )
     distance, nearest = ndimage.distance_transform_edt(owner == 0, return_indices=True)
     return np.where(distance <= _EDGE_VOXELS, owner[tuple(nearest)], 0).astype(np.uint16)
