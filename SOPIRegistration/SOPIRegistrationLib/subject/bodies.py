@@ -181,7 +181,7 @@ def require_apart(bodies: Sequence[RigidBody], T_lps_to_world: np.ndarray) -> No
             if share > _SAME_PLACE:
                 raise InputError(
                     f"{bodies[b].name} and {one.name} stand in one place: {share:.0%} of "
-                    f"{bodies[smaller].name} lies in the other: give each its own start pose, or leave one out"
+                    f"{bodies[smaller].name} lies in the other: give each its own start, or leave one out"
                 )
 
 
