@@ -32,7 +32,7 @@ from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.subject.bodies import Bodies, Hold, RigidBody, require_apart
 from SOPIRegistrationLib.subject.labelled import REST, cut_up, label_names
 from support.objects import GaussianBlobs, oblique_grid
-from support.projections import oblique_poses, off_centre_camera, relative_difference
+from support.projections import jacobian_difference, oblique_poses, off_centre_camera, relative_difference
 from support.rtk_renderer import render_rtk
 
 CAMERA = Camera.from_c_arm(1011.7, (1.6, 1.6), 128, 128)
@@ -103,20 +103,19 @@ def test_derivatives_of_the_sum_are_those_of_finite_differences():
     camera, poses = off_centre_camera(), oblique_poses(grid, 2)
     image, blocks = project_bodies_with_jacobian(volumes, camera, poses)
     np.testing.assert_array_equal(image, project_bodies(volumes, camera, poses))
-    h = 2e-3
     for body, (window, jacobian) in enumerate(blocks):
-        full = np.zeros((6, *camera.shape))
-        full[:, window[0], window[1]] = jacobian
-        for axis, step in enumerate([h / 50] * 3 + [h * 20] * 3):
+        full = np.zeros((*camera.shape, 6))
+        full[window] = np.moveaxis(jacobian, 0, -1)
+        expected = np.zeros_like(full)
+        for axis, step in enumerate([3e-4] * 3 + [0.2] * 3):
             ends = []
             for sign in (1, -1):
-                moved = poses.copy()
-                twist = np.zeros(6)
+                moved, twist = poses.copy(), np.zeros(6)
                 twist[axis] = sign * step
                 moved[body] = se3.exp_se3(twist) @ moved[body]
                 ends.append(project_bodies(volumes, camera, moved).astype(float))
-            expected = (ends[0] - ends[1]) / (2 * step)
-            assert np.abs(full[axis] - expected).mean() < 0.03 * np.abs(expected).mean() + 1e-6
+            expected[..., axis] = (ends[0] - ends[1]) / (2 * step)
+        assert jacobian_difference(full, expected).mean() < 2e-3
 
 
 def test_a_window_leaves_nothing_of_a_body_out(bodies, frame):
@@ -187,7 +186,7 @@ def test_what_holds_bodies_has_the_derivative_of_its_cost(bodies, frame, bent_ca
     scene = Scene(bodies, [bent_case[1]])
     T0 = np.array([frame.T_nominal] * 4)
     objective = JointObjective(scene, Level(32, 9), T0)
-    twists = np.random.default_rng(2).normal(size=(4, 6)) * [0.03, 0.03, 0.03, 1, 1, 1]
+    twists = np.random.default_rng(2).normal(size=(4, 6)) * [0.01, 0.01, 0.01, 0.5, 0.5, 0.5]
     T = se3.move_about(T0, twists, scene.centres_lps_mm)
 
     def held(T):
@@ -215,7 +214,7 @@ def test_released_bodies_find_their_places_and_a_fixed_one_stays(bodies, frame, 
         )
         return np.linalg.norm(np.subtract(*places)[:, :2], axis=1)
 
-    assert errors(start).max() > 2
+    assert errors(start).max() > 1.5
     assert errors(found.T[:3]).max() < 0.5
     verdicts, pairs = judge_bodies(scene, found)
     assert {verdict.status for verdict in verdicts} <= {"accept", "review"}
@@ -272,7 +271,7 @@ def test_labels_are_chosen_or_named(phantom, tmp_path):
     assert label_names(path, labels) == {22: "22", 23: "23"}
     assert label_names(path, labels, ["23"]) == {23: "23"}
     assert label_names(path, labels, ["upper", "lower"]) == {22: "upper", 23: "lower"}
-    with pytest.raises(InputError, match="2 labels .22, 23., and 1 names"):
+    with pytest.raises(InputError, match=r"2 labels \(22, 23\), and 1 names"):
         label_names(path, labels, ["upper"])
 
 
