@@ -215,7 +215,8 @@ def test_released_bodies_find_their_places_and_a_fixed_one_stays(bodies, frame, 
         return np.linalg.norm(np.subtract(*places)[:, :2], axis=1)
 
     assert errors(start).max() > 1.5
-    assert errors(found.T[:3]).max() < 0.5
+    # Voxels of 4 mm, pixels of 1.1 mm at the spine.
+    assert errors(found.T[:3]).max() < 0.7
     verdicts, pairs = judge_bodies(scene, found)
     assert {verdict.status for verdict in verdicts} <= {"accept", "review"}
     assert [(pair.body, pair.parent) for pair in pairs] == [("L4", "L5"), ("L3", "L4")]
