@@ -9,7 +9,8 @@ import numpy as np
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.geometry.tolerances import Tolerances
+from SOPIRegistrationLib.geometry.rays import meeting_point
+from SOPIRegistrationLib.geometry.tolerances import EXACTLY_KNOWN, Tolerances
 from SOPIRegistrationLib.geometry.views import PoseFrame
 
 # Where a C-arm holds the patient when nothing says so: 700 mm of the 1011.7 mm of the paper's C-arm.
@@ -32,7 +33,6 @@ class CArmGeometry:
         mirrored: the stored images run against the camera's x; the cameras are those of the images flipped
             left-right.
         sources: for each value, where it came from, for messages and reports.
-        tolerances: how far the intrinsics are to be trusted, of each camera.
     """
 
     cameras: tuple[Camera, ...]
@@ -41,12 +41,22 @@ class CArmGeometry:
     rotation: np.ndarray | None = None
     mirrored: bool = False
     sources: dict[str, str] = field(default_factory=dict)
-    tolerances: Tolerances = field(default_factory=Tolerances)
 
     @property
     def camera(self) -> Camera:
         """The first, or only, camera."""
         return self.cameras[0]
+
+    @property
+    def tolerances(self) -> Tolerances:
+        """How far the intrinsics are to be trusted, of the first camera."""
+        return self.camera.tolerances
+
+    def without_tolerances(self) -> CArmGeometry:
+        """The same, its intrinsics taken as they are."""
+        return replace(
+            self, cameras=tuple(replace(camera, tolerances=EXACTLY_KNOWN) for camera in self.cameras)
+        )
 
     def camera_named_in(self, text: str) -> str | None:
         """The camera whose name a file's or node's name holds, of cam1 and cam10 the longer; or None."""
@@ -123,17 +133,9 @@ class CArmGeometry:
 
 def meeting_depth_mm(cameras, camera: Camera) -> float | None:
     """Depth in ``camera`` of the point nearest to all image-centre rays, mm; None if they do not meet."""
-    origins, directions = [], []
-    for other in cameras:
-        R, t = other.T_world_to_camera[:3, :3], other.T_world_to_camera[:3, 3]
-        ray = R.T @ other.middle_ray
-        directions.append(ray / np.linalg.norm(ray))
-        origins.append(-R.T @ t)
-    across = np.stack([np.eye(3) - np.outer(d, d) for d in directions])
-    normal = across.sum(axis=0)
-    # Nearly parallel rays meet anywhere: half a degree apart, the smallest eigenvalue is about 4e-5.
-    if np.linalg.eigvalsh(normal)[0] < 1e-3:
+    middles = [((other.width - 1) / 2, (other.height - 1) / 2) for other in cameras]
+    meeting = meeting_point(cameras, middles)
+    if meeting is None:
         return None
-    point = np.linalg.solve(normal, np.einsum("nij,nj->i", across, np.array(origins)))
-    depth = float(se3.transform_points(camera.T_world_to_camera, point)[2])
+    depth = float(se3.transform_points(camera.T_world_to_camera, meeting.point)[2])
     return depth if depth > 0 else None

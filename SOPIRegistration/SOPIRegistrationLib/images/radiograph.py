@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.camera import Camera
 
 
@@ -31,6 +32,11 @@ class Radiograph:
     metadata: dict | None = None
     bone_dark_expected: bool | None = None
     seen: np.ndarray | None = None
+
+    def mirrored(self) -> Radiograph:
+        """The X-ray turned over, left for right."""
+        seen = None if self.seen is None else self.seen[:, ::-1]
+        return replace(self, pixels=self.pixels[:, ::-1], seen=seen)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,15 @@ class PreparedRadiograph:
         """Of the X-ray as stored, "bone-dark" or "bone-bright"."""
         return "bone-dark" if self.bone_dark else "bone-bright"
 
+    def in_camera(self, camera: Camera) -> PreparedRadiograph:
+        """The same pixels, taken by a camera of other intrinsics."""
+        other = self.other_polarity
+        return replace(
+            self,
+            camera=camera,
+            other_polarity=None if other is None else lambda: other().in_camera(camera),
+        )
+
     def mirrored(self) -> PreparedRadiograph:
         """The X-ray turned over, left for right: of one stored mirrored, what is seen from the source."""
         other = self.other_polarity
@@ -71,3 +86,18 @@ class PreparedRadiograph:
             camera=self.camera.mirrored(),
             other_polarity=None if other is None else lambda: other().mirrored(),
         )
+
+
+def chosen_frame(frame: int | None, frames: int, path) -> int:
+    """Index from 0 of the frame numbered ``frame`` from 1, as DICOM numbers them.
+
+    Raises:
+        InputError: there are several and none is chosen, or none has this number.
+    """
+    if frame is None and frames == 1:
+        return 0
+    if frame is None:
+        raise InputError(f"X-ray {path} has {frames} frames: choose one with --frame 1 to {frames}")
+    if not 1 <= frame <= frames:
+        raise InputError(f"X-ray {path} has no frame {frame}: choose --frame 1 to {frames}")
+    return frame - 1

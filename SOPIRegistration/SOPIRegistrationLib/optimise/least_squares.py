@@ -77,6 +77,8 @@ def levenberg_marquardt(
     gain_tolerance: float = 1e-4,
     report: Report | None = None,
     stage: str = "",
+    move: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    damping_start: float = _DAMPING_START,
 ) -> LeastSquaresResult:
     """Minimise a sum of squares over rigid poses, from every start at once.
 
@@ -90,6 +92,9 @@ def levenberg_marquardt(
         gain_tolerance: or once an accepted step lowers its cost by a smaller fraction.
         report: told the best pose and its cost, negative, after every iteration.
         stage: label in the reports.
+        move: poses (P, 4, 4 + m) by steps (P, 6 + n), where something besides the pose is sought, which
+            stands in the further columns; None for twists about ``centre``.
+        damping_start: what the damping begins with.
 
     Returns:
         LeastSquaresResult: the pose each start reached; a start never gets worse.
@@ -97,10 +102,11 @@ def levenberg_marquardt(
     T = np.array(T_start, dtype=np.float64)
     T = T[None] if T.ndim == 2 else T
     bodies = T.shape[1:-2]
+    move = move or (lambda T, step: se3.move_about(T, step.reshape(len(step), *bodies, 6), centre))
     equations = NormalEquations(
         *(np.array(part, dtype=np.float64) for part in evaluate(T, np.arange(len(T))))
     )
-    damping = np.full(len(T), _DAMPING_START)
+    damping = np.full(len(T), damping_start)
     growth = np.full(len(T), 4.0)
     active = np.isfinite(equations.cost)
     evaluations = len(T)
@@ -109,8 +115,8 @@ def levenberg_marquardt(
     while active.any() and iteration < max_iterations:
         iteration += 1
         rows = np.flatnonzero(active)
-        step, size, predicted = _damped_step(equations, damping, rows)
-        T_new = se3.move_about(T[rows], step.reshape(len(rows), *bodies, 6), centre)
+        step, size, predicted = _damped_step(equations, damping, rows, int(np.prod(bodies)))
+        T_new = move(T[rows], step)
         new = evaluate(T_new, rows)
         evaluations += len(rows)
 
@@ -137,7 +143,7 @@ def levenberg_marquardt(
     return LeastSquaresResult(T, equations, iteration, evaluations)
 
 
-def _damped_step(equations, damping, rows):
+def _damped_step(equations, damping, rows, bodies):
     """Marquardt steps of the given starts, their sizes in mm and the decrease of cost predicted for them."""
     H = equations.hessian[rows]
     g = equations.gradient[rows]
@@ -146,7 +152,8 @@ def _damped_step(equations, damping, rows):
     floor = 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-30
     D = damping[rows, None] * np.maximum(diagonal, floor) + floor
     step = -np.linalg.solve(H + np.einsum("pi,ij->pij", D, np.eye(D.shape[1])), g[..., None])[..., 0]
-    twists = step.reshape(len(step), -1, 6)
+    # Of each body; what follows the twists moves nothing.
+    twists = step[:, : 6 * bodies].reshape(len(step), bodies, 6)
     turns, shifts = np.linalg.norm(twists[..., :3], axis=2), np.linalg.norm(twists[..., 3:], axis=2)
     size = (turns * _OBJECT_RADIUS_MM + shifts).max(axis=1)
     shrink = np.minimum(1.0, _LONGEST_STEP_MM / np.maximum(size, 1e-12))

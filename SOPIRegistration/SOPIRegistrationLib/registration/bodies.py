@@ -100,6 +100,11 @@ class BodiesResult:
         )
 
     @property
+    def intrinsics(self):
+        """What of the cameras was estimated with the first piece's pose, as of ``RegistrationResult``."""
+        return self.pieces[0].intrinsics
+
+    @property
     def radiographs(self) -> tuple[PreparedRadiograph, ...]:
         """The X-rays as they were read."""
         return self.pieces[0].radiographs
