@@ -38,12 +38,14 @@ class AnyView:
         candidates: poses of each search that are aligned.
         tilt_deg: how far tilted against the views.
         turned: whether to look from the sides instead, a quarter turn from the stated view.
+        to_the_ends: whether to shift as far as a long scan reaches; nothing is found of a shorter one.
     """
 
     pixels: int = 32
     candidates: int = 100
     tilt_deg: float = 40.0
     turned: bool = False
+    to_the_ends: bool = False
     name = "search of all views"
     from_afar = False
 
@@ -62,11 +64,14 @@ class AnyView:
             target: what is compared.
         """
         found: list[Hypotheses] = []
+        grid = self._grid(case, target)
+        if grid is None:
+            return
         for one in case.stored_either_way(reading):
             for frame in self._frames(case.frame):
                 if not run.has_time():
                     break
-                lots = self._found(case, one, frame, run, target)
+                lots = self._found(case, one, frame, run, target, grid)
                 clear = [lot for lot in lots if lot.cost[0] < 2 * (1 - _CLEAR)]
                 yield from clear
                 found += [lot for lot in lots if lot not in clear]
@@ -76,20 +81,33 @@ class AnyView:
         turns = (90, 270) if self.turned else (0, 180)
         return tuple(turned_about_long_axis(stated, degrees) for degrees in turns)
 
+    def _grid(self, case: Case, target: Target) -> SearchRange | None:
+        grid = replace(_GRID, tilt_deg=self.tilt_deg)
+        if not self.to_the_ends:
+            return grid
+        camera = case.reading.radiographs[0].camera
+        wider = reaching_the_ends(grid, target.moving.attenuation, camera, case.frame)
+        return None if wider is grid else wider
+
     def _found(
-        self, case: Case, reading: Reading, frame: PoseFrame, run: Run, target: Target
+        self,
+        case: Case,
+        reading: Reading,
+        frame: PoseFrame,
+        run: Run,
+        target: Target,
+        grid: SearchRange,
     ) -> list[Hypotheses]:
         """The aligned poses of one view, best first, one lot a polarity."""
         moving, T_camera_to_world = target.moving, se3.invert_rigid(case.T_world_to_camera)
         other = reading.other_polarity()
         first = at_level(reading.radiographs[0], self.pixels)
         with run.share(1 / 8), run.stage(STAGE) as stage:
-            grid = reaching_the_ends(_GRID, moving.attenuation, first.camera, frame)
             found = template_search(
                 first,
                 moving.for_camera(first.camera, T_camera_to_world @ frame.T_nominal),
                 frame,
-                replace(grid, tilt_deg=self.tilt_deg, both_signs=other is not None),
+                replace(grid, both_signs=other is not None),
                 unscanned=moving.unscanned,
                 max_candidates=self.candidates,
                 report=lambda progress: run.report(STAGE, fraction=progress.fraction / 2),

@@ -18,6 +18,8 @@ from SOPIRegistrationLib.installed import PATIENT, RTPI, has_weights
 from SOPIRegistrationLib.subject import Subject
 
 _ALL_VIEWS, _SIDE_VIEWS = AnyView(), AnyView(turned=True)
+# Shifts further out come second: the more places there are, the more of them look alike.
+_ALL_OF_A_LONG_SCAN = AnyView(candidates=150, to_the_ends=True)
 # Hard pictures hide the truth among many poses as good as it, fewer of them on finer images.
 _ALL_VIEWS_FINER = AnyView(pixels=48, candidates=200, tilt_deg=53.6)
 # In degraded pictures wrong poses, seen the wrong way round, reach a margin of 0.05: of less than this all
@@ -72,7 +74,7 @@ class Auto(InTurn):
         asked = first.lots(case, case.reading, run)
         for target, lot in zip(case.targets, asked, strict=False):
             yield Proposal(first.name, iter([lot]), clear=_CLEAR)
-            for search in (_ALL_VIEWS, _ALL_VIEWS_FINER, _SIDE_VIEWS):
+            for search in (_ALL_VIEWS, _ALL_OF_A_LONG_SCAN, _ALL_VIEWS_FINER, _SIDE_VIEWS):
                 if search is not _ALL_VIEWS_FINER or run.margin > _WORTH_A_CLOSER_LOOK:
                     lots = search.lots(case, case.reading, run, target)
                     yield Proposal(search.name, lots, again=True, clear=_CLEAR)
