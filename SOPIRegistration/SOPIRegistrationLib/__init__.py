@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 
 # name: the module it lives in
 _HOMES = {
+    "Bodies": "subject.bodies",
+    "BodiesResult": "registration.bodies",
     "CArmGeometry": "geometry",
     "Camera": "geometry",
     "Cancelled": "errors",
@@ -22,11 +24,13 @@ _HOMES = {
     "Progress": "progress",
     "ProjectorVolume": "projector",
     "Radiograph": "images",
+    "RigidBody": "subject.bodies",
     "RegistrationResult": "registration",
     "RegistrationSettings": "settings",
     "Subject": "subject",
     "Verdict": "registration",
     "Volume": "images",
+    "cut_up": "subject.labelled",
     "load_geometry": "geometry",
     "open_radiograph": "images",
     "prepare_ct": "images",
@@ -36,6 +40,7 @@ _HOMES = {
     "read_radiograph": "images",
     "read_volume": "images",
     "register": "registration",
+    "register_bodies": "registration.bodies",
     "warm_up": "registration",
     "write_geometry": "geometry",
 }

@@ -26,13 +26,30 @@ BODY_HELP = (
 
 
 def add_body_arguments(parser: argparse.ArgumentParser) -> None:
-    """What surfaces are made of."""
+    """What surfaces are made of, what a CT is cut up into, and what bodies are held to."""
     parser.add_argument(
         "--material",
         nargs="+",
         default=[],
         metavar="[BODY=]MATERIAL",
         help=f"what a surface is made of: {', '.join(MATERIALS)}; BODY is its file's name without the ending",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE[:NAME,...]",
+        help="label map or segmentation that cuts up the CT: every label is a body, the rest another; NAMEs "
+        "choose labels by their names or numbers, or name all of them in ascending order",
+    )
+    parser.add_argument(
+        "--held",
+        nargs="+",
+        default=[],
+        metavar="BODY=PARENT",
+        help="bodies that move little against others (standard deviation 4 deg, 3 mm); the parts of a CT are "
+        "held to their neighbours unless given",
+    )
+    parser.add_argument(
+        "--fixed", nargs="+", default=[], metavar="BODY", help="bodies that stay where they are at the start"
     )
 
 

@@ -40,14 +40,21 @@ def add_ct_arguments(
     )
 
 
-def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
-    """How to register: every setting that is a choice among names, and the networks' weights."""
+def add_setting_arguments(parser: argparse.ArgumentParser, several_starts: bool = False) -> None:
+    """How to register: every setting that is a choice among names, and the networks' weights.
+
+    Args:
+        parser: of the subcommand.
+        several_starts: whether several bodies may have a start pose each.
+    """
     for setting in options():
         known = choices(setting)
         named = {"choices": known}
         if setting.name == "init":
             given = "|".join(name for name in known if name != GIVEN)
             named = {"metavar": f"{given}|FILE"}
+            if several_starts:
+                named = {"metavar": f"{given}|[BODY=]FILE", "nargs": "+"}
         elif setting.name == "device":
             named["type"] = _not_yet("cuda", " or ".join(known))
         parser.add_argument(

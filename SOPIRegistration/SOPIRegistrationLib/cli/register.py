@@ -121,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "compared (an instrument, another person's hand)",
     )
     add_view_argument(parser)
-    add_setting_arguments(parser)
+    add_setting_arguments(parser, several_starts=True)
     parser.add_argument("--frame", type=int, metavar="N", help="frame of a multi-frame X-ray, from 1")
 
 
@@ -131,6 +131,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: an input is unusable.
     """
+    # Imported here, for it is made of what stands below.
+    from SOPIRegistrationLib.cli.several import is_of_several, run_several
+
+    if is_of_several(args):
+        return run_several(args)
     request = request_of(args)
     with staged(args.out) as folder:
         registered = register_files(request, folder)
@@ -144,13 +149,16 @@ def request_of(args: argparse.Namespace) -> Request:
     Raises:
         InputError: settings that do not go together, or no such start pose.
     """
-    start_file = None if args.init in _STARTS else require_file(args.init, "start pose")
+    words = [args.init] if isinstance(args.init, str) else args.init
+    if len(words) > 1:
+        raise InputError(f"--init {words[1]}: one body has one start pose")
+    init = words[0] if words[0] in _STARTS or Path(words[0]).exists() else words[0].rpartition("=")[2]
+    start_file = None if init in _STARTS else require_file(init, "start pose")
     # A plain file is of the network that was asked for.
-    first = args.init if args.init in NETWORKS else NETWORKS[0]
+    first = init if init in NETWORKS else NETWORKS[0]
     weights = parse_weights(args.weights, sorted(NETWORKS, key=lambda name: name != first))
     chosen = {name: getattr(args, name) for name in ("time_limit", *(one.name for one in options()))}
-    if start_file is not None:
-        chosen["init"] = GIVEN
+    chosen["init"] = init if start_file is None else GIVEN
     files = {
         name: getattr(args, name)
         for name in (
@@ -173,13 +181,8 @@ def _xrays(args: argparse.Namespace) -> list[Path]:
     """The X-rays, given after the body or with ``--xrays``.
 
     Raises:
-        InputError: none, or in both ways.
+        InputError: none.
     """
-    if args.xray and args.xrays:
-        raise InputError(
-            f"{args.xray[0]}: with --xrays only the body stands before it, and several bodies at once "
-            "cannot be registered: register each by itself"
-        )
     if not args.xray and not args.xrays:
         raise InputError(f"{args.ct}: no X-ray is given: name it after the body")
     return args.xray or args.xrays

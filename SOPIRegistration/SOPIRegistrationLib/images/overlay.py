@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
@@ -83,6 +85,39 @@ def fusion_image(
         picture = np.repeat(np.where(shown, alike, fixed)[..., None], 3, axis=-1)
     else:
         raise ValueError(f"unknown mode '{mode}': use one of {', '.join(MODES)}")
+    return np.rint(255 * picture).astype(np.uint8)
+
+
+# Of several bodies, in turn (Okabe and Ito: told apart by nearly everybody).
+BODY_COLOURS = np.array(
+    [
+        [230, 159, 0],
+        [86, 180, 233],
+        [0, 158, 115],
+        [240, 228, 66],
+        [0, 114, 178],
+        [213, 94, 0],
+        [204, 121, 167],
+    ],
+    dtype=np.float32,
+) / np.float32(255)
+
+
+def edges_of_bodies(xray: np.ndarray, drrs: Sequence[np.ndarray], valid: np.ndarray) -> np.ndarray:
+    """The X-ray with the edges of several bodies, each in its own colour.
+
+    Args:
+        xray: (rows, columns) X-ray.
+        drrs: (rows, columns) DRR of each body by itself.
+        valid: (rows, columns) bool, where the X-ray shows the patient.
+
+    Returns:
+        (rows, columns, 3) uint8 RGB.
+    """
+    picture = np.repeat(windowed(xray, display_window(xray[valid]))[..., None], 3, axis=-1)
+    for number, drr in enumerate(drrs):
+        window = float(drr.min()), float(drr.max())
+        picture[edges(windowed(drr, window)) & valid] = BODY_COLOURS[number % len(BODY_COLOURS)]
     return np.rint(255 * picture).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt on SE(3), for several poses at once.
+"""Levenberg-Marquardt on SE(3), for several poses at once, and for several bodies at once.
 
 Knows normal equations and nothing of images. Nocedal and Wright, *Numerical Optimization*, ch. 10.3, with
 Marquardt's scaling of the damping and Nielsen's update of it (Madsen, Nielsen, Tingleff, *Methods for
@@ -30,8 +30,8 @@ class NormalEquations(NamedTuple):
 
     Attributes:
         cost: (P,) sum of (robust) squares.
-        gradient: (P, 6) J^T r.
-        hessian: (P, 6, 6) J^T J.
+        gradient: (P, 6) J^T r; of N bodies (P, 6 N).
+        hessian: (P, 6, 6) J^T J; of N bodies (P, 6 N, 6 N).
     """
 
     cost: np.ndarray
@@ -44,7 +44,7 @@ class LeastSquaresResult:
     """Levenberg-Marquardt's end for P starts.
 
     Attributes:
-        T: (P, 4, 4) poses.
+        T: (P, 4, 4) poses; of N bodies (P, N, 4, 4).
         equations: normal equations there.
         iterations: iterations done (the slowest start's).
         evaluations: poses at which the normal equations were computed.
@@ -82,9 +82,9 @@ def levenberg_marquardt(
 
     Args:
         evaluate: normal equations of (P, 4, 4) poses that belong to the starts (P,); the twist
-            acts about ``centre``.
-        T_start: (P, 4, 4) or (4, 4) start poses.
-        centre: (3,) point of the object about which steps are taken, mm.
+            acts about ``centre``. Of N bodies that move together, (P, N, 4, 4).
+        T_start: (P, 4, 4), (4, 4) or (P, N, 4, 4) start poses.
+        centre: (3,) point of the object about which steps are taken, mm; of N bodies (N, 3).
         max_iterations: a rejected step counts as one.
         step_tolerance_mm: a start has converged once its step moves no point of the object by more.
         gain_tolerance: or once an accepted step lowers its cost by a smaller fraction.
@@ -94,7 +94,9 @@ def levenberg_marquardt(
     Returns:
         LeastSquaresResult: the pose each start reached; a start never gets worse.
     """
-    T = np.array(T_start, dtype=np.float64).reshape(-1, 4, 4)
+    T = np.array(T_start, dtype=np.float64)
+    T = T[None] if T.ndim == 2 else T
+    bodies = T.shape[1:-2]
     equations = NormalEquations(
         *(np.array(part, dtype=np.float64) for part in evaluate(T, np.arange(len(T))))
     )
@@ -108,7 +110,7 @@ def levenberg_marquardt(
         iteration += 1
         rows = np.flatnonzero(active)
         step, size, predicted = _damped_step(equations, damping, rows)
-        T_new = se3.move_about(T[rows], step, centre)
+        T_new = se3.move_about(T[rows], step.reshape(len(step), *bodies, 6), centre)
         new = evaluate(T_new, rows)
         evaluations += len(rows)
 
@@ -143,8 +145,11 @@ def _damped_step(equations, damping, rows):
     # A parameter nothing depends on must not make the system singular.
     floor = 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-30
     D = damping[rows, None] * np.maximum(diagonal, floor) + floor
-    step = -np.linalg.solve(H + np.einsum("pi,ij->pij", D, np.eye(6)), g[..., None])[..., 0]
-    size = np.linalg.norm(step[:, :3], axis=1) * _OBJECT_RADIUS_MM + np.linalg.norm(step[:, 3:], axis=1)
+    step = -np.linalg.solve(H + np.einsum("pi,ij->pij", D, np.eye(D.shape[1])), g[..., None])[..., 0]
+    # The largest of all bodies.
+    twists = step.reshape(len(step), -1, 6)
+    turns, shifts = np.linalg.norm(twists[..., :3], axis=2), np.linalg.norm(twists[..., 3:], axis=2)
+    size = (turns * _OBJECT_RADIUS_MM + shifts).max(axis=1)
     shrink = np.minimum(1.0, _LONGEST_STEP_MM / np.maximum(size, 1e-12))
     step *= shrink[:, None]
     predicted = -2 * np.einsum("pi,pi->p", step, g) - np.einsum("pi,pij,pj->p", step, H, step)

@@ -16,12 +16,15 @@ from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.detector import detector_to_scene
 from SOPIRegistrationLib.geometry.files import geometry_as_dict, write_geometry
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.images.overlay import fusion_image
+from SOPIRegistrationLib.images.overlay import edges_of_bodies, fusion_image
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.projector.bodies import project_bodies
+from SOPIRegistrationLib.registration.bodies import BodiesResult
 from SOPIRegistrationLib.registration.pose_files import write_transform
 from SOPIRegistrationLib.registration.result import RegistrationResult
 from SOPIRegistrationLib.subject import MovingVolume
+from SOPIRegistrationLib.subject.bodies import Bodies
 
 # The cameras whose intrinsics were estimated: what the pose belongs to.
 ESTIMATED_GEOMETRY = "geometry_estimated.json"
@@ -74,7 +77,54 @@ def write_results(
     return ["result.json", transform, *names]
 
 
-def result_content(result: RegistrationResult, geometry: CArmGeometry, seconds_preparation: float) -> dict:
+def write_bodies_results(
+    folder: Path, result: BodiesResult, bodies: Bodies, geometry: CArmGeometry, seconds_preparation: float
+) -> list[str]:
+    """Write result.json, a transform for each body, and for every view a DRR of all and the bodies' edges.
+
+    Args:
+        folder: an existing folder.
+        result: the registration.
+        bodies: what was registered.
+        geometry: cameras of the views, in their order.
+        seconds_preparation: time spent on reading and preparing the inputs.
+
+    Returns:
+        The files' names.
+    """
+    first, frame = result.first, result.first.frame
+    reference, names = result.radiographs[0].camera, []
+    poses = np.array([body.T_lps_to_world for body in result.bodies])
+    mirrored = first.image(geometry.mirrored)["mirrored"]
+    volumes = [
+        (body.subject.silhouette if body.subject.ct.is_metal else body.subject.body).level(0)
+        for body in bodies.bodies
+    ]
+    for number, radiograph in enumerate(result.radiographs):
+        camera = radiograph.camera
+        suffix = "_" + re.sub(r"[^\w.-]", "_", camera.name) if number else ""
+        drr = project_bodies(volumes, camera, poses)
+        alone = [project(volume, camera, T) for volume, T in zip(volumes, poses, strict=True)]
+        picture = edges_of_bodies(radiograph.image, alone, radiograph.valid)
+        if mirrored:
+            picture = picture[:, ::-1]
+        write_detector_image(
+            folder / f"drr{suffix}.nrrd", drr, camera, frame, reference, stored_mirrored=mirrored
+        )
+        write_picture(folder / f"overlay{suffix}.png", np.ascontiguousarray(picture))
+        names += [f"drr{suffix}.nrrd", f"overlay{suffix}.png"]
+    transforms = []
+    for body in result.bodies:
+        plain = re.sub(r"[^\w.-]", "_", body.name)
+        transforms.append(f"{plain}_to_carm.tfm")
+        write_transform(folder / transforms[-1], reference.T_world_to_camera @ body.T_lps_to_world, frame)
+    write_content(folder / "result.json", result_content(result, geometry, seconds_preparation))
+    return ["result.json", *transforms, *names]
+
+
+def result_content(
+    result: RegistrationResult | BodiesResult, geometry: CArmGeometry, seconds_preparation: float
+) -> dict:
     """What result.json holds: plain values, without NaN.
 
     Args:
@@ -92,7 +142,7 @@ def write_content(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _as_found(result: RegistrationResult, geometry: CArmGeometry) -> CArmGeometry:
+def _as_found(result: RegistrationResult | BodiesResult, geometry: CArmGeometry) -> CArmGeometry:
     """The geometry with the X-rays' cameras as they came out of a registration."""
     sources = geometry.sources
     if result.intrinsics:

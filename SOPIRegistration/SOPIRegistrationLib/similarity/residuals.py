@@ -8,6 +8,8 @@ volume rendering*, 2001), which also cancels slow differences such as scatter or
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
@@ -88,6 +90,61 @@ class LocalResidual(_Residual):
         derivative *= (valid / deviation)[:, None]
         return _unit_residual(normalised, derivative, _of(self._fixed, starts))
 
+    def equations(
+        self, image: np.ndarray, blocks: Sequence[tuple[tuple[slice, slice], np.ndarray]]
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """|r|^2, J^T r and J^T J of one image whose derivatives are zero but for a window each.
+
+        The same as of what is called with the whole Jacobian, without its zeros: with D the derivative of the
+        normalised image u of unit norm, J = D - u (u^T D).
+
+        Args:
+            image: (rows, columns) DRR.
+            blocks: ((rows, columns) slices, (k, rows, columns) derivatives there) in turn.
+
+        Returns:
+            cost, gradient (n,) and Hessian (n, n) for the n derivatives of all blocks.
+        """
+        valid, share, fixed = self._valid[0], self._share[0], self._fixed[0]
+        normalised, deviation, mean = (one[0] for one in self._normalised(image[None], valid[None], share))
+        norm = max(float(np.sqrt((normalised * normalised).sum())), 1e-6)
+        unit = normalised / norm
+        widths = np.cumsum([0, *(len(jacobian) for _, jacobian in blocks)])
+        gradient, hessian = np.zeros(widths[-1]), np.zeros((widths[-1], widths[-1]))
+        if (unit * unit).sum() < 0.5 or (fixed * fixed).sum() < 0.5:
+            return 2.0, gradient, hessian
+        residual, along, grown = unit - fixed, np.zeros(widths[-1]), []
+        for number, (window, jacobian) in enumerate(blocks):
+            where, D = self._derivative(window, jacobian, image, normalised / deviation, deviation, mean)
+            D /= norm
+            part = slice(widths[number], widths[number + 1])
+            along[part] = np.einsum("kvu,vu->k", D, unit[where])
+            gradient[part] = np.einsum("kvu,vu->k", D, residual[where])
+            for other in range(number + 1):
+                columns = slice(widths[other], widths[other + 1])
+                product = _product(where, D, *grown[other]) if other < number else _gram(D)
+                hessian[part, columns], hessian[columns, part] = product, product.T
+            grown.append((where, D))
+        gradient -= along * float((unit * residual).sum())
+        return float((residual * residual).sum()), gradient, hessian - np.outer(along, along)
+
+    def _derivative(self, window, jacobian, image, per_deviation, deviation, mean):
+        """The window grown by that of the normalisation, and the normalised image's derivative there."""
+        reach, where, margins = self._window // 2, [], []
+        for part, size in zip(window, image.shape, strict=True):
+            low, high = max(part.start - reach, 0), min(part.stop + reach, size)
+            where.append(slice(low, high))
+            margins.append((part.start - low, high - part.stop))
+        where = tuple(where)
+        valid, share = self._valid[0][where], self._share[0][where]
+        jacobian = np.pad(jacobian, [(0, 0), *margins])
+        mean_jacobian = _box(jacobian * valid, self._window) / share
+        product = _box((image[where] * valid) * jacobian, self._window) / share
+        covariance = product - mean[where] * mean_jacobian
+        derivative = jacobian - mean_jacobian - per_deviation[where] * covariance
+        derivative *= valid / deviation[where]
+        return where, derivative
+
     def images(self, image: np.ndarray, starts) -> tuple[np.ndarray, np.ndarray]:
         """What is compared: DRRs (P, rows, columns) and the X-ray, locally normalised, each of unit norm."""
         normalised = self._normalised(image, _of(self._valid, starts), _of(self._share, starts))[0]
@@ -122,6 +179,24 @@ def _unit_residual(image, derivative, fixed):
         residual = np.where(featureless, nothing, residual)
         derivative = np.where(featureless[:, None], 0, derivative)
     return residual, derivative
+
+
+def _product(where, D, other_where, other_D) -> np.ndarray:
+    """D^T D' of derivatives that are zero outside their windows."""
+    low = [max(a.start, b.start) for a, b in zip(where, other_where, strict=True)]
+    high = [min(a.stop, b.stop) for a, b in zip(where, other_where, strict=True)]
+    if any(last <= first for first, last in zip(low, high, strict=True)):
+        return np.zeros((len(D), len(other_D)))
+    shared = []
+    for place, one in ((where, D), (other_where, other_D)):
+        inside = tuple(slice(i - a.start, j - a.start) for a, i, j in zip(place, low, high, strict=True))
+        shared.append(one[:, inside[0], inside[1]].reshape(len(one), -1))
+    return (shared[0] @ shared[1].T).astype(np.float64)
+
+
+def _gram(D: np.ndarray) -> np.ndarray:
+    flat = D.reshape(len(D), -1)
+    return (flat @ flat.T).astype(np.float64)
 
 
 def _of(array, starts):

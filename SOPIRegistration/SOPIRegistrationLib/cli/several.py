@@ -1,0 +1,190 @@
+"""``sopi register`` of several bodies: CTs, the parts of a labelled CT, and surfaces."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from SOPIRegistrationLib.cli.bodies import material_word, read_body
+from SOPIRegistrationLib.cli.common import progress_bar, staged
+from SOPIRegistrationLib.cli.register import Request, open_views, pose_frame, request_of, with_depth_of_start
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.files import read_volume
+from SOPIRegistrationLib.images.itk_reading import require_file
+from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.registration import warm_up
+from SOPIRegistrationLib.registration.bodies import BodiesResult, register_bodies
+from SOPIRegistrationLib.registration.outputs import write_bodies_results
+from SOPIRegistrationLib.registration.pose_files import read_start
+from SOPIRegistrationLib.settings import choices, option
+from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody
+from SOPIRegistrationLib.subject.labelled import cut_up, label_names
+from SOPIRegistrationLib.subject.surface import is_surface
+
+# What --init may name instead of a file.
+_WAYS_TO_START = choices(option("init"))
+
+
+def is_of_several(args: argparse.Namespace) -> bool:
+    """Whether a command line is of several bodies."""
+    return args.labels is not None or bool(args.xray and args.xrays)
+
+
+def run_several(args: argparse.Namespace) -> int:
+    """Register several bodies, print a summary, write the results.
+
+    Raises:
+        InputError: an input is unusable.
+    """
+    began = time.perf_counter()
+    if args.xrays:
+        paths = [args.ct, *args.xray]
+    elif args.xray:
+        paths, args.xrays, args.xray = [args.ct], args.xray, []
+    else:
+        raise InputError(f"{args.ct}: no X-ray is given: name it after --xrays")
+    args.xray, starts = [], start_files(args.init)
+    # Starts of single bodies are told apart later: what is not given is sought.
+    if starts:
+        args.init = str(starts.get("", "auto"))
+    request = request_of(args)
+    if args.xray_mask:
+        raise InputError("--xray-mask is for one body: leave it out")
+    radiographs, geometry, all_cameras = open_views(request)
+    bodies = read_bodies(paths, args, request)
+    settings = request.settings
+    views = [
+        prepare_radiograph(radiograph, camera, settings.polarity, of_metal=bodies.are_metal)
+        for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
+    ]
+    of_whom = (bodies.whole or bodies.bodies[0].subject).ct
+    first = starts.get("") or next(iter(starts.values()), None)
+    if first is not None:
+        geometry = with_depth_of_start(geometry, of_whom, first, all_cameras)
+    frame = pose_frame(geometry, of_whom, request.geometry)
+    poses = {}
+    for name in bodies.names:
+        if (file := starts.get(name, starts.get(""))) is not None:
+            poses[name] = read_start(file, frame, all_cameras, geometry.camera)
+    for name in starts:
+        if name:
+            bodies[name]
+    for subject in [bodies.whole] if bodies.whole else [body.subject for body in bodies.bodies]:
+        warm_up(subject, settings)
+    seconds_preparation = time.perf_counter() - began
+    with staged(args.out) as folder:
+        with progress_bar("registration") as update:
+            result = register_bodies(
+                bodies, views, frame, settings, poses, lambda state: update(state.fraction, state.stage)
+            )
+        files = write_bodies_results(folder, result, bodies, geometry, seconds_preparation)
+    print(summary(result, seconds_preparation, files, args.out))
+    return 0
+
+
+def start_files(words: str | Sequence[str]) -> dict[str, Path]:
+    """Start poses by body, of the words of ``--init``; of all bodies by an empty name.
+
+    Raises:
+        InputError: a file that is not there, or two for one body.
+    """
+    if isinstance(words, str) or (len(words) == 1 and words[0] in _WAYS_TO_START):
+        return {}
+    files: dict[str, Path] = {}
+    for word in words:
+        name, separator, file = word.partition("=")
+        if not separator or Path(word).exists():
+            name, file = "", word
+        if name in files:
+            raise InputError(f"--init {word}: two start poses for {name or 'all bodies'}: give one")
+        files[name] = require_file(Path(file), "start pose")
+    return files
+
+
+def read_bodies(paths: Sequence[Path], args: argparse.Namespace, request: Request) -> Bodies:
+    """The bodies of a command line, read and prepared.
+
+    Raises:
+        InputError: one is unusable, or an option does not go with them.
+    """
+    names = [path.stem if is_surface(path) else _stem(path) for path in paths]
+    cts = [path for path in paths if not is_surface(path)]
+    if args.labels is not None and len(cts) != 1:
+        raise InputError(f"--labels {args.labels} cuts up one CT, and {len(cts)} are given: give one CT")
+    for word in args.material:
+        if "=" in word and word.rpartition("=")[0] not in names:
+            raise InputError(f"--material {word} is for no body of this command: name {', '.join(names)}")
+    made: list[RigidBody] = []
+    labelled: Bodies | None = None
+    for path, name in zip(paths, names, strict=True):
+        own = [word for word in args.material if "=" not in word or word.rpartition("=")[0] == name]
+        surface = is_surface(path)
+        material = [material_word(own, name)] if surface and own else []
+        # One body's mask and threshold are not another's.
+        mask, threshold = (None, None) if surface else (request.mask, request.bone_threshold)
+        prepared = read_body(path, mask, threshold, material)
+        if surface or args.labels is None:
+            made.append(RigidBody(name, Subject(prepared)))
+            continue
+        file, words = labels_word(args.labels)
+        labels = replace(read_volume(file, "label map"), name=str(file))
+        for note in labels.notes:
+            print(f"note: {note}", file=sys.stderr)
+        labelled = cut_up(prepared, labels, label_names(file, labels, words))
+        made.extend(labelled.bodies)
+    bodies = Bodies(tuple(made))
+    if labelled is not None:
+        bodies = replace(labelled, bodies=tuple(made))
+    return bodies.held([_hold(word) for word in args.held], args.fixed)
+
+
+def labels_word(word: str) -> tuple[Path, list[str]]:
+    """The file and the names of ``--labels FILE[:NAME,...]``."""
+    if Path(word).exists():
+        return Path(word), []
+    file, separator, names = word.rpartition(":")
+    if not separator:
+        return require_file(Path(word), "label map"), []
+    return require_file(Path(file), "label map"), [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _hold(word: str) -> tuple[str, str]:
+    body, separator, parent = word.partition("=")
+    if not (body and separator and parent):
+        raise InputError(f"--held {word}: write BODY=PARENT")
+    return body, parent
+
+
+def _stem(path: Path) -> str:
+    """A file's name without its endings."""
+    name = path.name
+    for suffix in (".nii.gz", path.suffix):
+        if suffix and name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def summary(result: BodiesResult, seconds_preparation: float, files: Sequence[str], out: Path) -> str:
+    """What a person wants to know of a registration of several bodies."""
+    width = max(len(body.name) for body in result.bodies)
+    lines = []
+    for body in result.bodies:
+        verdict, shift = body.verdict, ""
+        if verdict.predicted_error_mm is not None:
+            x, y, z = verdict.predicted_error_mm
+            shift = f"; predicted error {x:.2f}, {y:.2f}, {z:.2f} mm along x, y, depth"
+        lines.append(f"{body.name:<{width}}  {verdict.status.upper()}: {'; '.join(verdict.reasons)}{shift}")
+    for pair in result.pairs:
+        error = np.linalg.norm(pair.predicted_error_mm), np.linalg.norm(pair.predicted_error_deg)
+        told = f"predicted error {error[0]:.2f} mm, {error[1]:.2f} deg"
+        lines.append(f"{pair.body:<{width}}  against {pair.parent}: {told}")
+    lines.append(f"time     {result.seconds:.1f} s, reading and preparing {seconds_preparation:.1f} s")
+    lines.append(f"written  {out}: {', '.join(files)}")
+    return "\n".join(lines)

@@ -1,0 +1,307 @@
+"""Several bodies refined at once: one picture of all of them, and what is known of their relative motion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from SOPIRegistrationLib.compare.objective import comparable_pixels, compared_view, near_object
+from SOPIRegistrationLib.compare.target import Level, Target, TargetKind, compared_target
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
+from SOPIRegistrationLib.progress import Progress, Report
+from SOPIRegistrationLib.projector import remove_shift_along_rays
+from SOPIRegistrationLib.projector.bodies import project_bodies, project_bodies_with_jacobian
+from SOPIRegistrationLib.similarity.residuals import LocalResidual
+from SOPIRegistrationLib.subject import MovingVolume
+from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody
+
+# Cost of a depth one prior's width away from the start, as for one body (``compare.objective``).
+_DEPTH_PRIOR_COST = 0.01
+
+
+def kind_of(bodies: Bodies) -> TargetKind:
+    """How the picture of all bodies is compared: as that of the CT they were cut from, of metal if one is."""
+    metal = next((body for body in bodies.bodies if body.subject.ct.is_metal), None)
+    of_whom = metal.subject if metal else bodies.whole or bodies.bodies[0].subject
+    return compared_target(of_whom).kind
+
+
+def released_levels(kind: TargetKind) -> tuple[Level, ...]:
+    """The levels through which bodies that are nearly right are brought to the end: those with windows."""
+    steps = (*kind.coarse[-1], *kind.fine)
+    return tuple(step.level for step in steps if step.level.window_px is not None)
+
+
+class Scene:
+    """Bodies in front of X-rays: what is compared, at whatever level.
+
+    Args:
+        bodies: N bodies.
+        radiographs: one or several prepared views of one world, as they are read.
+
+    Attributes:
+        bodies: the same.
+        moving: the N bodies and, if there is one, the rest of the CT after them: M in all.
+        kind: how they are compared.
+        centres_lps_mm: (M, 3) points about which each turns.
+    """
+
+    def __init__(self, bodies: Bodies, radiographs: Sequence[PreparedRadiograph]):
+        self.bodies, self.radiographs = bodies, tuple(radiographs)
+        self.moving: tuple[RigidBody, ...] = bodies.moving
+        self.kind = kind_of(bodies)
+        self.centres_lps_mm = np.array([body.centre_lps_mm for body in self.moving])
+        self._projected = [self._moving_volume(body) for body in self.moving]
+        # In an X-ray of more than the bodies only their surroundings are compared.
+        self.keeps_to_outlines = (
+            bodies.whole is None or compared_target(bodies.whole).outline_lps_mm is not None
+        )
+
+    def with_rest(self, T_lps_to_world: np.ndarray) -> np.ndarray:
+        """(M, 4, 4) the bodies' poses (N, 4, 4), and for the rest that of the body it is held to."""
+        if self.bodies.rest is None or len(T_lps_to_world) == len(self.moving):
+            return np.asarray(T_lps_to_world, dtype=np.float64)
+        parent = self.bodies.names.index(self.bodies.rest.hold.parent)
+        return np.concatenate([T_lps_to_world, T_lps_to_world[parent][None]])
+
+    def view(self, radiograph: PreparedRadiograph, level: Level, T_lps_to_world: np.ndarray) -> View:
+        """What of an X-ray is compared with the bodies at poses (M, 4, 4), at a level."""
+        outline = None
+        if self.keeps_to_outlines:
+            points = zip(self.bodies.bodies, T_lps_to_world, strict=False)
+            outline = np.concatenate(
+                [se3.transform_points(T, body.subject.ct.surface_points_lps_mm) for body, T in points]
+            )
+        in_world = Target("bodies", self.kind, self._projected[0], outline)
+        view = compared_view(radiograph, in_world, np.eye(4)[None], level.pixels)
+        volumes = [
+            moving.for_camera(view.camera, T)
+            for moving, T in zip(self._projected, T_lps_to_world, strict=True)
+        ]
+        valid = view.valid
+        for moving, T in self._scanned_in_part(T_lps_to_world):
+            valid = valid & comparable_pixels(view, moving, T[None])[0]
+        if outline is not None:
+            pairs = zip(volumes, T_lps_to_world, strict=True)
+            valid = valid & np.any([near(volume, view, T, level.window_px) for volume, T in pairs], axis=0)
+        return View(view, volumes, valid)
+
+    def objective(self, level: Level, T_lps_to_world: np.ndarray) -> JointObjective:
+        """What least squares minimises at a level from poses (M, 4, 4)."""
+        return JointObjective(self, level, T_lps_to_world)
+
+    def agreement(self, level: Level, T_lps_to_world: np.ndarray) -> np.ndarray:
+        """(N,) structural correlation of picture and X-rays about each body, mean over its views.
+
+        0 of a body in no view.
+
+        Args:
+            level: resolution and window.
+            T_lps_to_world: (M, 4, 4) poses.
+        """
+        seen: list[list[float]] = [[] for _ in self.bodies.bodies]
+        for radiograph in self.radiographs:
+            view = self.view(radiograph, level, T_lps_to_world)
+            image = project_bodies(view.volumes, view.radiograph.camera, T_lps_to_world)
+            for number, found in enumerate(seen):
+                about = view.valid & near(
+                    view.volumes[number], view.radiograph, T_lps_to_world[number], level.window_px
+                )
+                if about.any():
+                    residual = LocalResidual(view.radiograph.image, about[None], level.window_px)
+                    found.append(1 - residual.equations(image, [])[0] / 2)
+        return np.array([np.mean(found) if found else 0.0 for found in seen])
+
+    def _moving_volume(self, body: RigidBody) -> MovingVolume:
+        if body.subject.ct.is_metal:
+            return body.subject.silhouette
+        return body.subject.body
+
+    def _scanned_in_part(self, T_lps_to_world):
+        """What may leave its scan, and its pose: the CT as a whole where it was cut up."""
+        rest = self.bodies.rest
+        if rest is not None:
+            return [(self._projected[-1], T_lps_to_world[-1])]
+        return list(zip(self._projected, T_lps_to_world, strict=True))
+
+
+class View(NamedTuple):
+    """An X-ray at a level, the bodies' volumes for it, and its pixels that are compared."""
+
+    radiograph: PreparedRadiograph
+    volumes: list
+    valid: np.ndarray
+
+
+def near(volume, view: PreparedRadiograph, T_lps_to_world: np.ndarray, window_px: int) -> np.ndarray:
+    """(rows, columns) bool: pixels whose window meets a body at a pose (4, 4)."""
+    return near_object(volume, view.camera, T_lps_to_world[None], window_px)[0]
+
+
+class JointObjective:
+    """Normal equations of all views at one level, of all bodies that move, with what holds them.
+
+    Args:
+        scene: bodies and X-rays.
+        level: resolution and normalisation, with a window.
+        T_start: (M, 4, 4) T_lps_to_world: what is compared, and where holds expect the bodies.
+        T_rest: (M, 4, 4) poses about which holds expect the bodies' motion, if not ``T_start``.
+    """
+
+    def __init__(self, scene: Scene, level: Level, T_start: np.ndarray, T_rest: np.ndarray | None = None):
+        self._scene, self._start = scene, T_start
+        self._at_rest = T_start if T_rest is None else T_rest
+        self.free = np.array([not body.fixed for body in scene.moving])
+        self._columns = np.repeat(self.free, 6)
+        self._views = []
+        for radiograph in scene.radiographs:
+            view = scene.view(radiograph, level, T_start)
+            rays = np.moveaxis(view.radiograph.camera.unit_rays(), -1, 0).astype(np.float32)
+            residual = LocalResidual(view.radiograph.image, view.valid[None], level.window_px)
+            self._views.append((view.radiograph.camera, view.volumes, residual, rays))
+        self._depth_mm = level.depth_prior_mm if len(scene.radiographs) == 1 else None
+        names = [body.name for body in scene.moving]
+        self._holds = [
+            (child, names.index(body.hold.parent), body.hold)
+            for child, body in enumerate(scene.moving)
+            if body.hold is not None
+        ]
+        # What a deviation of one counts in the cost: that of the residuals as they are at the start.
+        self.unit = self._images(T_start).cost[0] / self.pixel_count * scene.kind.correlated_residuals**2
+
+    @property
+    def pixel_count(self) -> float:
+        """Pixels compared, mean over the views."""
+        return max(1.0, float(np.mean([residual.pixel_count for _, _, residual, _ in self._views])))
+
+    def __call__(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> NormalEquations:
+        """Cost and its model at (P, M, 4, 4) poses, by twists in world axes about the bodies' centres."""
+        made = [self.at(T) for T in T_lps_to_world]
+        return NormalEquations(*(np.concatenate(parts) for parts in zip(*made, strict=True)))
+
+    def at(self, T_lps_to_world: np.ndarray, with_holds: bool = True) -> NormalEquations:
+        """The same at (M, 4, 4) poses, P = 1; without what holds the bodies if asked for."""
+        images = self._images(T_lps_to_world)
+        if not with_holds:
+            return images
+        cost, gradient, hessian = (np.array(part[0]) for part in images)
+        for residual, jacobian in self._held(T_lps_to_world):
+            jacobian = jacobian * self._columns
+            cost += self.unit * (residual @ residual)
+            gradient += self.unit * (jacobian.T @ residual)
+            hessian += self.unit * (jacobian.T @ jacobian)
+        return NormalEquations(cost[None], gradient[None], hessian[None])
+
+    def _images(self, T_lps_to_world) -> NormalEquations:
+        moving = len(T_lps_to_world)
+        pivots = np.tile(np.eye(4), (moving, 1, 1))
+        pivots[:, :3, 3] = se3.transform_points(T_lps_to_world, self._scene.centres_lps_mm)
+        cost, gradient, hessian = 0.0, np.zeros(6 * moving), np.zeros((6 * moving, 6 * moving))
+        where = np.flatnonzero(self._columns)
+        for camera, volumes, residual, rays in self._views:
+            image, blocks = project_bodies_with_jacobian(volumes, camera, T_lps_to_world, self.free)
+            for (rows, columns), jacobian in blocks:
+                remove_shift_along_rays(jacobian[None], rays[:, rows, columns])
+            view_cost, view_gradient, view_hessian = residual.equations(image, blocks)
+            # Twist about each centre in world axes -> twist about the source in camera axes.
+            to_camera = np.zeros((len(where), len(where)))
+            for number, A in enumerate(se3.adjoint(camera.T_world_to_camera @ pivots[self.free])):
+                to_camera[6 * number : 6 * number + 6, 6 * number : 6 * number + 6] = A
+            cost += view_cost
+            gradient[where] += to_camera.T @ view_gradient
+            hessian[np.ix_(where, where)] += to_camera.T @ view_hessian @ to_camera
+        views = len(self._views)
+        return NormalEquations(np.array([cost / views]), gradient[None] / views, hessian[None] / views)
+
+    def _held(self, T_lps_to_world):
+        """Residuals and Jacobians (., 6 M) of holds and of a single view's depth, in deviations."""
+        moving = len(T_lps_to_world)
+        for child, parent, hold in self._holds:
+            T_expected = (
+                T_lps_to_world[parent] @ se3.invert_rigid(self._at_rest[parent]) @ self._at_rest[child]
+            )
+            centre = self._scene.centres_lps_mm[child]
+            away = se3.twist_about(T_expected, T_lps_to_world[child], centre)
+            jacobian = self.relative_jacobian(T_lps_to_world, child, parent)
+            deviation = np.repeat([np.deg2rad(hold.rotation_deg), hold.translation_mm], 3)
+            yield away / deviation, jacobian / deviation[:, None]
+        if self._depth_mm is not None:
+            axis = self._views[0][0].T_world_to_camera[2, :3]
+            scale = np.sqrt(_DEPTH_PRIOR_COST / max(self.unit, 1e-12)) / self._depth_mm
+            for number, centre in enumerate(self._scene.centres_lps_mm):
+                places = (se3.transform_points(T[number], centre) for T in (T_lps_to_world, self._start))
+                jacobian = np.zeros((1, 6 * moving))
+                jacobian[0, 6 * number + 3 : 6 * number + 6] = scale * axis
+                yield np.array([scale * (axis @ np.subtract(*places))]), jacobian
+
+    def relative_jacobian(self, T_lps_to_world: np.ndarray, child: int, parent: int) -> np.ndarray:
+        """(6, 6 M) how the twists of all bodies move one against another, about its centre in world axes."""
+        jacobian = np.zeros((6, 6 * len(T_lps_to_world)))
+        jacobian[:, 6 * child : 6 * child + 6] = np.eye(6)
+        centre = self._scene.centres_lps_mm[child]
+        carried = self._carried(T_lps_to_world, parent, T_lps_to_world[child], centre)
+        jacobian[:, 6 * parent : 6 * parent + 6] = -carried
+        return jacobian
+
+    def _carried(self, T_lps_to_world, parent: int, T_child: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """(6, 6) how a twist of the parent about its centre moves a child that stands fast in it."""
+        arm = se3.transform_points(T_child, centre)
+        arm = arm - se3.transform_points(T_lps_to_world[parent], self._scene.centres_lps_mm[parent])
+        carried = np.eye(6)
+        carried[3:, :3] = -se3.skew(arm)
+        return carried
+
+
+class Refined(NamedTuple):
+    """Where bodies ended.
+
+    Attributes:
+        T: (M, 4, 4) T_lps_to_world of the bodies and the rest.
+        objective: at the last level.
+    """
+
+    T: np.ndarray
+    objective: JointObjective
+
+
+def refine_jointly(
+    scene: Scene,
+    T_start: np.ndarray,
+    levels: Sequence[Level] | None = None,
+    report: Report | None = None,
+    T_rest: np.ndarray | None = None,
+) -> Refined:
+    """Bodies from poses that are nearly right to where all of them together agree best with the X-rays.
+
+    Args:
+        scene: bodies and X-rays.
+        T_start: (N, 4, 4) or, with the rest, (M, 4, 4) T_lps_to_world.
+        levels: from coarse to fine; those of the kind that have windows unless given.
+        report: told every iteration, of the first body's pose; raises ``Cancelled`` to stop.
+        T_rest: (N, 4, 4) or (M, 4, 4) poses about which holds expect the motion, if not ``T_start``.
+    """
+    T = scene.with_rest(T_start)
+    T_rest = T if T_rest is None else scene.with_rest(T_rest)
+    levels = levels or released_levels(scene.kind)
+    for number, level in enumerate(levels):
+        objective = JointObjective(scene, level, T, T_rest)
+
+        def tell(state: Progress, number=number, level=level) -> None:
+            fraction = (number + state.fraction) / len(levels)
+            report(replace(state, stage=f"all bodies, {level.name}", fraction=fraction, T=state.T[0]))
+
+        solution = levenberg_marquardt(
+            objective,
+            T[None],
+            scene.centres_lps_mm,
+            level.max_iterations,
+            level.step_tolerance_mm,
+            report=None if report is None else tell,
+        )
+        T = solution.T[0]
+    return Refined(T, objective)

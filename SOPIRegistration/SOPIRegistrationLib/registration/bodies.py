@@ -1,0 +1,326 @@
+"""Registration of several bodies: as one piece, then released, all jointly; a verdict for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from SOPIRegistrationLib.compare import StageRecord
+from SOPIRegistrationLib.compare.target import Level
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.progress import Report
+from SOPIRegistrationLib.projector.bodies import window_of
+from SOPIRegistrationLib.refine.jointly import Refined, Scene, refine_jointly
+from SOPIRegistrationLib.registration.loop import register
+from SOPIRegistrationLib.registration.result import RegistrationResult, Verdict
+from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
+from SOPIRegistrationLib.subject.bodies import Bodies, require_apart
+
+# Errors of bent spines were this many times the deviations that the curvature of the images predicts
+# (Docs/bodies.md): what fills the holes, and overlaps, are not as in the patient.
+_LARGER_ERRORS = 2.5
+# Predicted errors that matter: across the central ray, along it, turned.
+_LARGE_MM, _LARGE_DEPTH_MM, _LARGE_DEG = 1.0, 5.0, 1.5
+# A body whose deviation is this share of what holds it alone would leave is held, not seen.
+_MOSTLY_HELD = 0.5
+_SEVERITY = ("accept", "review", "reject")
+
+
+@dataclass(frozen=True)
+class BodyPose:
+    """A registered body.
+
+    Attributes:
+        name: of the body.
+        T_lps_to_world: (4, 4) pose, mm.
+        initial_T: (4, 4) the pose from which it was released: that of the piece it belongs to.
+        verdict: trust in this body.
+    """
+
+    name: str
+    T_lps_to_world: np.ndarray
+    initial_T: np.ndarray
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class NeighbourPose:
+    """How a body stands to the one that it is held to.
+
+    Attributes:
+        body, parent: their names.
+        T_relative: (4, 4) ``T_parent^-1 T_body``, LPS to LPS, mm: the identity where both are as in the CT.
+        predicted_error_mm: (3,) standard deviation of the body's centre against the parent, along the first
+            camera's x, y and z.
+        predicted_error_deg: (3,) of its turn against the parent about these axes.
+    """
+
+    body: str
+    parent: str
+    T_relative: np.ndarray
+    predicted_error_mm: np.ndarray
+    predicted_error_deg: np.ndarray
+
+
+@dataclass(frozen=True)
+class BodiesResult:
+    """What a registration of several bodies found.
+
+    Attributes:
+        bodies: in their order.
+        pairs: of each body that is held, how it stands to its parent.
+        pieces: the registrations of what moved as one piece first.
+        seconds: from prepared inputs to the verified poses.
+    """
+
+    bodies: tuple[BodyPose, ...]
+    pairs: tuple[NeighbourPose, ...]
+    pieces: tuple[RegistrationResult, ...]
+    seconds: float
+
+    @property
+    def first(self) -> RegistrationResult:
+        """The first body's result, in the form of a registration of one body."""
+        return self.of(self.bodies[0])
+
+    def of(self, body: BodyPose) -> RegistrationResult:
+        """A body's result as a registration of one body; stages and images are the first piece's."""
+        return replace(
+            self.pieces[0],
+            T_lps_to_world=body.T_lps_to_world,
+            initial_T=body.initial_T,
+            verdict=body.verdict,
+            seconds=self.seconds,
+        )
+
+    @property
+    def intrinsics(self):
+        """What of the cameras was estimated with the first piece's pose, as of ``RegistrationResult``."""
+        return self.pieces[0].intrinsics
+
+    @property
+    def radiographs(self) -> tuple[PreparedRadiograph, ...]:
+        """The X-rays as they were read."""
+        return self.pieces[0].radiographs
+
+    def to_dict(
+        self,
+        geometry: dict | None = None,
+        seconds_preparation: float | None = None,
+        given_mirrored: bool = False,
+    ) -> dict:
+        """The content of result.json; arguments as for ``RegistrationResult.to_dict``."""
+        entry = self.first.to_dict(geometry, seconds_preparation, given_mirrored)
+        entry["bodies"] = [
+            {"name": body.name, **{key: told[key] for key in ("pose", "initial_pose", "verdict")}}
+            for body in self.bodies
+            for told in [self.of(body).to_dict()]
+        ]
+        entry["pairs"] = [
+            {
+                "body": pair.body,
+                "parent": pair.parent,
+                "T_relative": pair.T_relative.tolist(),
+                "predicted_error_mm": np.round(pair.predicted_error_mm, 4).tolist(),
+                "predicted_error_deg": np.round(pair.predicted_error_deg, 4).tolist(),
+            }
+            for pair in self.pairs
+        ]
+        return entry
+
+
+def register_bodies(
+    bodies: Bodies,
+    radiographs: Sequence[PreparedRadiograph],
+    frame: PoseFrame,
+    settings: RegistrationSettings | None = None,
+    starts: Mapping[str, np.ndarray] | None = None,
+    report: Report | None = None,
+) -> BodiesResult:
+    """Find the pose of every body, in one X-ray or jointly in several calibrated ones.
+
+    What was cut from one CT is registered as one piece first, other bodies each by itself; then all are
+    released and refined jointly. One body alone is registered by ``register``, and no more.
+
+    Args:
+        bodies: what is registered.
+        radiographs: prepared X-rays of one world.
+        frame: nominal view and source-object distance, in the first camera; of its centre theta is told.
+        settings: how what moves as one piece is registered.
+        starts: (4, 4) T_lps_to_world by name of a body; of the parts of a CT the first one's counts for all.
+        report: told several times a second; raises ``Cancelled`` to stop.
+
+    Raises:
+        InputError: as of ``register``; a body in no view, two bodies in one place, or a start of none.
+        Cancelled: the report raised it while the bodies moved jointly.
+    """
+    began, starts = time.perf_counter(), dict(starts or {})
+    settings = settings or RegistrationSettings()
+    for name in starts:
+        bodies[name]
+    pieces = _as_pieces(bodies, radiographs, frame, settings, starts, report)
+    found = {name: piece for names, piece in pieces for name in names}
+    results = tuple(piece for _, piece in pieces)
+    if len(bodies) == 1 and bodies.rest is None:
+        [name] = bodies.names
+        piece = found[name]
+        body = BodyPose(name, piece.T_lps_to_world, piece.initial_T, piece.verdict)
+        return BodiesResult((body,), (), results, piece.seconds)
+    T_start = np.array([found[name].T_lps_to_world for name in bodies.names])
+    if any(piece.stopped for piece in results):
+        stopped = Verdict("review", ["stopped early: not verified"], None, None)
+        poses = [BodyPose(n, T, T, stopped) for n, T in zip(bodies.names, T_start, strict=True)]
+        return BodiesResult(tuple(poses), (), results, time.perf_counter() - began)
+    if bodies.whole is None:
+        require_apart(bodies.bodies, T_start)
+    scene = Scene(bodies, results[0].radiographs)
+    _require_in_view(scene, T_start)
+    joint_began = time.perf_counter()
+    refined = refine_jointly(scene, T_start, report=report)
+    verdicts, pairs = judge_bodies(scene, refined)
+    verdicts = [
+        _not_better(verdict, found[name].verdict)
+        for name, verdict in zip(bodies.names, verdicts, strict=True)
+    ]
+    stage = StageRecord("all bodies jointly", time.perf_counter() - joint_began, None, refined.T[0])
+    results = (replace(results[0], stages=[*results[0].stages, stage]), *results[1:])
+    poses = zip(bodies.names, refined.T, T_start, verdicts, strict=False)
+    return BodiesResult(
+        tuple(BodyPose(*one) for one in poses), tuple(pairs), results, time.perf_counter() - began
+    )
+
+
+def judge_bodies(scene: Scene, refined: Refined) -> tuple[list[Verdict], list[NeighbourPose]]:
+    """A verdict for each body, and how each held one stands to its parent.
+
+    Args:
+        scene: bodies and X-rays.
+        refined: where the bodies ended.
+    """
+    T, objective = refined.T, refined.objective
+    equations = objective.at(T)
+    covariance = _LARGER_ERRORS**2 * objective.unit * _inverse(equations.hessian[0])
+    to_camera = np.kron(np.eye(2), scene.radiographs[0].camera.T_world_to_camera[:3, :3])
+    agreement = scene.agreement(scene.kind.check, T)
+    verdicts, pairs = [], []
+    for number, body in enumerate(scene.bodies.bodies):
+        own = slice(6 * number, 6 * number + 6)
+        deviation = _deviation(to_camera @ covariance[own, own] @ to_camera.T)
+        findings = [
+            _agreement(agreement[number], scene.kind.thresholds.accept, scene.kind.thresholds.review),
+            ("accept", "") if body.fixed else _determined(body, deviation),
+        ]
+        status = max((status for status, _ in findings), key=_SEVERITY.index)
+        reasons = [reason for _, reason in findings if reason]
+        if body.fixed:
+            reasons.append("fixed: it stays where it was as one piece")
+        verdicts.append(Verdict(status, reasons, deviation[3:], np.rad2deg(deviation[:3])))
+        if body.hold is not None:
+            parent = scene.bodies.names.index(body.hold.parent)
+            relative = objective.relative_jacobian(T, number, parent)
+            deviation = _deviation(to_camera @ relative @ covariance @ relative.T @ to_camera.T)
+            T_relative = se3.invert_rigid(T[parent]) @ T[number]
+            pairs.append(
+                NeighbourPose(
+                    body.name, body.hold.parent, T_relative, deviation[3:], np.rad2deg(deviation[:3])
+                )
+            )
+    return verdicts, pairs
+
+
+def _as_pieces(bodies, radiographs, frame, settings, starts, report):
+    """[(names, result)] of the labelled CT as a whole and of every other body by itself."""
+    pieces = []
+    if bodies.whole is not None:
+        start = next((starts[name] for name in bodies.parts if name in starts), None)
+        chosen = settings if start is None else replace(settings, init=GIVEN)
+        result = register(bodies.whole, radiographs, frame, chosen, start, report)
+        pieces.append((bodies.parts, result))
+    for body in bodies.bodies:
+        if body.name in bodies.parts:
+            continue
+        start = starts.get(body.name)
+        chosen = settings if start is None else replace(settings, init=GIVEN)
+        own = frame if len(bodies) == 1 else replace(frame, centre_lps_mm=body.centre_lps_mm)
+        seen = radiographs
+        if pieces:
+            # The X-rays are what the first piece found them to be.
+            seen = pieces[0][1].radiographs
+            chosen = replace(chosen, mirrored="no")
+        result = register(body.subject, seen, own, chosen, start, report)
+        pieces.append(((body.name,), result if len(bodies) == 1 else replace(result, frame=frame)))
+    return pieces
+
+
+def _require_in_view(scene: Scene, T_lps_to_world: np.ndarray) -> None:
+    level = Level(scene.kind.check.pixels)
+    views = [
+        scene.view(one, replace(level, window_px=11), scene.with_rest(T_lps_to_world))
+        for one in scene.radiographs
+    ]
+    for number, body in enumerate(scene.bodies.bodies):
+        windows = [
+            window_of(_plain(view.volumes[number]), view.radiograph.camera, T_lps_to_world[number])
+            for view in views
+        ]
+        if all(rows.stop <= rows.start or columns.stop <= columns.start for rows, columns in windows):
+            raise InputError(
+                f"{body.name} lies outside every X-ray where it is expected: leave it out, or give a start "
+                "pose"
+            )
+
+
+def _plain(volume):
+    """The volume whose box is projected, of a plain one or of one that is seen."""
+    return volume.parts[0] if hasattr(volume, "parts") else volume
+
+
+def _inverse(hessian: np.ndarray) -> np.ndarray:
+    """Of a Hessian some of whose parameters nothing depends on: these have variances of zero."""
+    used = np.diag(hessian) > 0
+    inverse = np.zeros_like(hessian)
+    inverse[np.ix_(used, used)] = np.linalg.pinv(hessian[np.ix_(used, used)], rcond=1e-12, hermitian=True)
+    return inverse
+
+
+def _deviation(covariance: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.maximum(np.diag(covariance), 0))
+
+
+def _agreement(correlation: float, accept: float, review: float) -> tuple[str, str]:
+    figure = f"structural correlation about it {correlation:.3f}"
+    if not correlation >= review:
+        return "reject", f"the images do not agree: {figure}, below {review}"
+    if correlation < accept:
+        return "review", f"the images agree only partly: {figure}, below {accept}"
+    return "accept", f"the images agree: {figure}"
+
+
+def _determined(body, deviation: np.ndarray) -> tuple[str, str]:
+    """Whether the picture, not what holds it, fixes a body."""
+    x, y, z = deviation[3:]
+    turn = float(np.rad2deg(deviation[:3].max()))
+    if not deviation.any():
+        return "review", "the picture does not show it"
+    if body.hold is not None:
+        across = max(x, y) / (_LARGER_ERRORS * body.hold.translation_mm)
+        if max(across, turn / (_LARGER_ERRORS * body.hold.rotation_deg)) > _MOSTLY_HELD:
+            return "review", f"the picture hardly determines it: it stays where {body.hold.parent} holds it"
+    if max(x, y) > _LARGE_MM or z > _LARGE_DEPTH_MM or turn > _LARGE_DEG:
+        return "review", (
+            f"the picture hardly fixes it: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm, {turn:.1f} deg"
+        )
+    return "accept", ""
+
+
+def _not_better(verdict: Verdict, piece: Verdict) -> Verdict:
+    """No body of a piece that was rejected is accepted: released bodies find something alike anywhere."""
+    if piece.status != "reject" or verdict.status != "accept":
+        return verdict
+    return replace(verdict, status="review", reasons=[*verdict.reasons, f"as one piece: {piece.reasons[0]}"])
