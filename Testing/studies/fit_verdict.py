@@ -57,16 +57,16 @@ _FAR = np.array([45.0, 45.0, 30.0, 40.0, 40.0, 120.0])
 _AROUND_DEG = 8.0
 # Features and kinds of target of each regression.
 REGRESSIONS = {
-    "body": (("agreement", "fine", "parts", "together"), ("whole body", "bones")),
+    "body": (("parts", "together", "share", "margin"), ("whole body", "bones")),
 }
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 BINS = (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0)
 CARD = {
     "right": "within 2 mm in the plane, at the object, and 3 deg",
-    "data": "simulated X-rays (RTK) of a CT of an abdomen, of phantoms of loins, chests, hips, heads and "
-    "bent spines, many with scatter, blur, noise, collimation, metal and steep curves; strangers: other "
-    "phantoms, and CTs whose vertebrae were scaled by 5 to 15 % and spines bent; checked with a CT of a "
-    "thorax and other phantoms",
+    "data": "simulated X-rays (RTK) of a CT of an abdomen from in front and from the side, of phantoms of "
+    "loins, chests, hips, heads and bent spines, many with scatter, blur, noise, collimation, metal and "
+    "steep curves; strangers: other phantoms, and CTs whose vertebrae were scaled by 5 to 15 % and spines bent; "
+    "checked with a CT of a thorax and other phantoms",
     "limits": "no real X-ray among them",
     "made_by": "Testing/studies/fit_verdict.py",
 }
@@ -107,6 +107,7 @@ def groups(data: Path) -> list[Group]:
     for target, many in (("rtk-degraded", 30), ("rtk", 12)):
         add(f"CT, {target}", many, many, real, other, target=target)
         add(f"CT changed, {target}", many, many, real, other, target=target, stranger="changed")
+        add(f"CT from the side, {target}", many, many, real, other, target=target, view="LLAT")
         add(f"phantoms, {target}", many, many, phantoms, target=target)
         add(f"other phantoms, {target}", many, many, phantoms, target=target, stranger="other")
         for region in ("chest", "hips", "head", "bent-spine"):
