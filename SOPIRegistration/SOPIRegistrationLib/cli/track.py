@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from SOPIRegistrationLib import __version__
+from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, read_body
 from SOPIRegistrationLib.cli.common import (
     add_setting_arguments,
     add_view_argument,
     parse_weights,
     progress_bar,
-    read_ct,
     staged,
 )
 from SOPIRegistrationLib.cli.register import pose_frame, with_depth_of_start
@@ -26,6 +26,7 @@ from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.settings import NETWORKS, RegistrationSettings, options
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.surface import SURFACE_SUFFIXES, is_surface
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.journal import Journal
 from SOPIRegistrationLib.tracking.kinematics import joint_values, read_joint
@@ -36,6 +37,7 @@ from SOPIRegistrationLib.tracking.track import STATUSES
 from SOPIRegistrationLib.tracking.tracker import Body, TrackingSettings, track
 
 _INTERRUPTED = 130
+_VOLUME_SUFFIXES = (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".hdr")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="BODY",
-        help="CT of each body (DICOM series folder, NIfTI, NRRD or MHA, in HU); named as its file",
+        help=f"each body: {BODY_HELP}; named as its file",
     )
+    add_body_arguments(parser)
     parser.add_argument(
         "--xrays",
         type=Path,
@@ -114,7 +117,10 @@ def run(args: argparse.Namespace) -> int:
     frames = _frames(args, settings.polarity)
     try:
         journal = Journal(args.out, _inputs(args))
-        subjects = [Subject(read_ct(path, args.mask, args.bone_threshold)) for path in args.body]
+        subjects = [
+            Subject(read_body(path, args.mask, args.bone_threshold, _materials_of(path, name, args, names)))
+            for path, name in zip(args.body, names, strict=True)
+        ]
         bodies = [
             _body(name, subject, starts[name], frames.geometry, args)
             for name, subject in zip(names, subjects, strict=True)
@@ -178,12 +184,28 @@ def _names(paths: list[Path]) -> list[str]:
     names = []
     for path in paths:
         name = path.name
-        while Path(name).suffix.lower() in (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".hdr", ".stl"):
+        while Path(name).suffix.lower() in _VOLUME_SUFFIXES + SURFACE_SUFFIXES:
             name = Path(name).stem
         if name in names:
             raise InputError(f"two bodies are called {name}: rename the file {path}")
         names.append(name)
     return names
+
+
+def _materials_of(path: Path, name: str, args: argparse.Namespace, names: list[str]) -> list[str]:
+    """Words of ``--material`` for one of several bodies; those for all are for its surfaces.
+
+    Raises:
+        InputError: a word names no body.
+    """
+    words = []
+    for word in args.material:
+        named = word.rpartition("=")[0]
+        if named and named not in names:
+            raise InputError(f"--material {word} is for no body: name one of {', '.join(names)}")
+        if named == name or (not named and (is_surface(path) or len(names) == 1)):
+            words.append(word)
+    return words
 
 
 def _starts(words: list[str], names: list[str]) -> dict[str, dict[int, Path | None]]:

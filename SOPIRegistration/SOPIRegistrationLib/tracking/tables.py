@@ -218,7 +218,7 @@ def write_film(path: Path, motion: Motion, frames: Frames, moving: Sequence[Movi
     by_frame = list(zip(*motion.tracks, strict=True))
     pictures = []
     for number in range(1, frames.count + 1):
-        frame = frames[number]
+        frame = frames.frame(number)
         if not frame.radiographs:
             # The film keeps its time.
             pictures.append(pictures[-1].point(lambda value: 0) if pictures else None)

@@ -158,7 +158,9 @@ class _Tracker:
                 found = entry["found"]
                 if not self._content:
                     self._frames.read_as(found["polarity"], found["mirrored"])
-                self._content[body.name] = found["content"]
+                # Metal has one content, and it is not among those that may be asked for.
+                is_metal = body.subject.ct.is_metal
+                self._content[body.name] = self._settings.registration.content if is_metal else found["content"]
             if not body.starts and (pose.status == ACCEPT or len(tried) == _BEGINNINGS):
                 break
         if not body.starts:
@@ -173,7 +175,7 @@ class _Tracker:
             )
 
     def _begun(self, body: Body, number: int, start: np.ndarray | None) -> dict:
-        frame = self._frames[number]
+        frame = self._frame(body, number)
         if not frame.radiographs:
             return FramePose.lost(number, frame.missing[0]).to_dict()
         settings = self._settings.registration
@@ -206,8 +208,8 @@ class _Tracker:
     def _reached(self, body: Body, number: int, direction: int) -> FramePose:
         """A frame's pose from the motion so far; sought where that leads nowhere."""
         track = self._tracks[body.name]
-        self._frames.prepare(number + direction)
-        frame = self._frames[number]
+        self._frames.prepare(number + direction, body.subject.ct.is_metal)
+        frame = self._frame(body, number)
         if not frame.radiographs:
             return FramePose.lost(number, f"nothing to compare: {frame.missing[0]}")
         last, predicted = track.anchor(number, -direction), track.predicted(number, direction)
@@ -236,7 +238,7 @@ class _Tracker:
     def _retried(self, body: Body, number: int, known: FramePose | None) -> FramePose:
         track = self._tracks[body.name]
         known = known or FramePose.lost(number, "not reached")
-        frame = self._frames[number]
+        frame = self._frame(body, number)
         before, after = track.anchor(number, -1), track.anchor(number, 1)
         if not frame.radiographs or (before is None and after is None):
             return known
@@ -351,6 +353,9 @@ class _Tracker:
                 return
             reason = f"{away[worst]:.1f} mm off the path of the frames beside it"
             track.poses[worst] = track.poses[worst].doubted(reason, is_anchor=False)
+
+    def _frame(self, body: Body, number: int) -> Frame:
+        return self._frames.frame(number, body.subject.ct.is_metal)
 
     def _case(self, body: Body, frame: Frame, T_expected: np.ndarray) -> Case:
         return Case(
