@@ -23,7 +23,6 @@ from SOPIRegistrationLib.tracking import Body, FramePose, Track, TrackingSetting
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.journal import Journal
 from SOPIRegistrationLib.tracking.smoothing import smoothed
-from SOPIRegistrationLib.tracking.tracker import distance_mm
 
 SOD_MM, PIXELS = 700.0, 96
 SETTINGS = TrackingSettings(RegistrationSettings(time_limit=2.0))
@@ -89,9 +88,7 @@ def scene() -> Scene:
 
 def errors_mm(found: Track, sequence: Simulated) -> dict[int, float]:
     return {
-        pose.frame: distance_mm(pose.T, sequence.T(pose.frame), found.centre_lps_mm)
-        for pose in found
-        if pose.T is not None
+        pose.frame: found.distance_mm(pose.T, sequence.T(pose.frame)) for pose in found if pose.T is not None
     }
 
 
@@ -182,7 +179,7 @@ def test_unequal_counts_and_sizes(scene):
     sequence = Simulated(scene, 3)
     sequence.frame = lambda number: Radiograph(np.arange(64.0 * 60).reshape(60, 64), "x", metadata={})
     with pytest.raises(InputError, match="64 x 60 pixels"):
-        scene.frames(sequence)[2]
+        scene.frames(sequence).frame(2)
 
 
 def test_smoothing_follows_certain_poses_and_keeps_still_ones(scene):
@@ -199,8 +196,8 @@ def test_smoothing_follows_certain_poses_and_keeps_still_ones(scene):
     found = Track("body", 41, centre, poses)
     smooth = smoothed(found, 8.0, np.eye(4))
     assert set(smooth) == set(range(1, 41))
-    error = np.array([distance_mm(smooth[n], truth[n - 1], centre) for n in smooth])
-    raw = np.array([distance_mm(poses[n].T, truth[n - 1], centre) for n in poses])
+    error = np.array([found.distance_mm(smooth[n], truth[n - 1]) for n in smooth])
+    raw = np.array([found.distance_mm(poses[n].T, truth[n - 1]) for n in poses])
     assert error.mean() < 0.2 * raw.mean()
     with pytest.raises(InputError, match="more than 2"):
         smoothed(found, 2.0, np.eye(4))

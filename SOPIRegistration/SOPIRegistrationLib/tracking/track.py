@@ -98,12 +98,20 @@ class Track:
         count: frames of the sequence.
         centre_lps_mm: (3,) point of the body that stands for its place.
         poses: by frame.
+        radius_mm: of the body about that point: turns angles into distances.
     """
 
     body: str
     count: int
     centre_lps_mm: np.ndarray
     poses: dict[int, FramePose] = field(default_factory=dict)
+    radius_mm: float = 60.0
+
+    def distance_mm(self, T_a: np.ndarray, T_b: np.ndarray) -> float:
+        """By how much two poses (4, 4) differ at the body's surface, mm: its shift and its turn there."""
+        angle = float(se3.rotation_distance(T_a[:3, :3], T_b[:3, :3]))
+        shift = se3.transform_points(T_a, self.centre_lps_mm) - se3.transform_points(T_b, self.centre_lps_mm)
+        return float(np.linalg.norm(shift)) + self.radius_mm * angle
 
     def __iter__(self) -> Iterator[FramePose]:
         """Frames in order, those not reached as lost."""

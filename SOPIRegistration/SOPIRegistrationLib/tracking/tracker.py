@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, Run
-from SOPIRegistrationLib.compare.target import Steps, TargetKind
 from SOPIRegistrationLib.errors import Cancelled, InputError
-from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.refine.levels import through_levels
@@ -21,15 +19,17 @@ from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.tracking.foreign import without_foreign
 from SOPIRegistrationLib.tracking.frames import Frame, Frames
 from SOPIRegistrationLib.tracking.journal import Journal, Key
+from SOPIRegistrationLib.tracking.placing import share_in_field
+from SOPIRegistrationLib.tracking.reaching import reached
 from SOPIRegistrationLib.tracking.track import ACCEPT, REJECT, FramePose, Track
 
-# Turns an angle between two poses into the distance it moves a body's points.
-_BODY_RADIUS_MM = 60.0
 # A pose so much further from where its neighbours lead than the body ever moved between two frames, and
 # further than that, was not reached by moving.
 _LEAP, _LEAST_LEAP_MM = 3.0, 15.0
 # A pose that leaves the path of its neighbours by so many times what is usual, and by more than that.
 _ASTRAY, _LEAST_ASTRAY_MM = 6.0, 2.0
+# Of a body's projection, what must lie in a view's field to be worth no word; less in all views is doubted.
+_MOSTLY_IN_FIELD, _HALF = 0.9, 0.5
 # So many frames are tried to begin at, where none was named.
 _BEGINNINGS = 3
 
@@ -65,27 +65,34 @@ class TrackingSettings:
     search: bool = True
 
 
-def quick_steps(kind: TargetKind) -> Steps:
-    """Two levels for a pose that is nearly right: the last coarse one, and the middle one of the fine."""
-    return (
-        replace(kind.coarse[-1][-1], keep=1, ranking=None),
-        replace(kind.fine[len(kind.fine) // 2], keep=1, ranking=None),
-    )
-
-
 def _judged(number: int, hypotheses: Hypotheses, source: str) -> FramePose:
     """The first of some hypotheses with its verdict."""
     verdict = judge(hypotheses)
     # What was accepted is not compared with anything further.
     margin = 0.0 if verdict.status == ACCEPT else hypotheses.comparison.margin(hypotheses.T[0])
-    return FramePose(number, hypotheses.T[0], verdict, margin, source)
+    return _with_field(FramePose(number, hypotheses.T[0], verdict, margin, source), hypotheses.comparison)
 
 
-def distance_mm(T_a: np.ndarray, T_b: np.ndarray, centre: np.ndarray) -> float:
-    """By how much two poses (4, 4) differ at a body's surface, mm: its turn there and its shift."""
-    angle = float(se3.rotation_distance(T_a[:3, :3], T_b[:3, :3]))
-    shift = se3.transform_points(T_a, centre) - se3.transform_points(T_b, centre)
-    return float(np.linalg.norm(shift)) + _BODY_RADIUS_MM * angle
+def _radius_mm(body: Body) -> float:
+    """The root mean square distance of a body's surface from its rotation centre."""
+    away = body.subject.ct.surface_points_lps_mm - body.subject.ct.rotation_centre_lps_mm
+    return float(np.sqrt((away**2).sum(axis=1).mean()))
+
+
+def _with_field(pose: FramePose, comparison: Comparison) -> FramePose:
+    """A pose that says in which views the body is only partly; doubted if it is so in all of them."""
+    shares = {
+        radiograph.camera.name or radiograph.name: share
+        for radiograph in comparison.radiographs
+        if (share := share_in_field(comparison.target, radiograph, pose.T)) < _MOSTLY_IN_FIELD
+    }
+    reasons = [f"only {share:.0%} of it lies in the field of {name}" for name, share in shares.items()]
+    if not reasons:
+        return pose
+    if len(shares) == len(comparison.radiographs) and max(shares.values()) < _HALF:
+        return pose.doubted("; ".join(reasons))
+    verdict = replace(pose.verdict, reasons=[*pose.verdict.reasons, *reasons])
+    return replace(pose, verdict=verdict)
 
 
 def track(
@@ -128,7 +135,9 @@ class _Tracker:
         self._bodies, self._frames, self._settings = bodies, frames, settings
         self._report, self._journal = report, journal
         self._tracks = {
-            body.name: Track(body.name, frames.count, body.subject.ct.rotation_centre_lps_mm)
+            body.name: Track(
+                body.name, frames.count, body.subject.ct.rotation_centre_lps_mm, radius_mm=_radius_mm(body)
+            )
             for body in bodies
         }
         self._content: dict[str, str] = {}
@@ -160,7 +169,9 @@ class _Tracker:
                     self._frames.read_as(found["polarity"], found["mirrored"])
                 # Metal has one content, and it is not among those that may be asked for.
                 is_metal = body.subject.ct.is_metal
-                self._content[body.name] = self._settings.registration.content if is_metal else found["content"]
+                self._content[body.name] = (
+                    self._settings.registration.content if is_metal else found["content"]
+                )
             if not body.starts and (pose.status == ACCEPT or len(tried) == _BEGINNINGS):
                 break
         if not body.starts:
@@ -253,14 +264,10 @@ class _Tracker:
         return min([known, found], key=FramePose.rank)
 
     def _refined(self, body: Body, frame: Frame, guesses: list[np.ndarray], source: str) -> FramePose:
-        """The pose by two levels; without what lies in front, and by all fine ones, if need be."""
+        """The pose by few levels; without what lies in front, and by all fine ones, if need be."""
         case = self._case(body, frame, guesses[0])
         target, run = case.targets[0], Run(case, self._told(frame.number))
-        comparison, T = Comparison(case, case.reading, target), np.array(guesses)
-        # One of the guesses is refined: two would take twice as long, and mostly end at the same pose.
-        nearest = np.argsort(comparison.cost(quick_steps(target.kind)[0].level, T))[:1]
-        hypotheses = Hypotheses.unscored(comparison, T[nearest])
-        hypotheses = through_levels(hypotheses, quick_steps(target.kind), run)
+        hypotheses = reached(Comparison(case, case.reading, target), guesses, run)
         best = _judged(frame.number, hypotheses, source)
         if best.status == ACCEPT:
             return best
@@ -282,9 +289,8 @@ class _Tracker:
             seen = replace(frame, radiographs=tuple(radiograph for radiograph, _ in cleared))
             case = self._case(body, seen, guesses[0])
             run = Run(case, self._told(frame.number))
-            hypotheses = Hypotheses.unscored(Comparison(case, case.reading, target), np.array([T, *guesses]))
-            for steps in (quick_steps(target.kind), target.kind.fine):
-                hypotheses = through_levels(hypotheses, steps, run)
+            hypotheses = reached(Comparison(case, case.reading, target), [T, *guesses], run)
+            hypotheses = through_levels(hypotheses, target.kind.fine, run)
             pose = _judged(frame.number, hypotheses, source)
             reason = f"{100 * max(shares):.0f} % of the picture left out: something lies in front"
             verdict = replace(pose.verdict, reasons=[*pose.verdict.reasons, reason])
@@ -319,7 +325,7 @@ class _Tracker:
         if frame.missing:
             verdict = replace(pose.verdict, reasons=[*pose.verdict.reasons, *frame.missing])
             pose = replace(pose, verdict=verdict)
-        apart = distance_mm(pose.T, T_expected, track.centre_lps_mm)
+        apart = track.distance_mm(pose.T, T_expected)
         if apart > gap * max(_LEAST_LEAP_MM, _LEAP * self._longest_step(track)):
             return pose.doubted(f"{apart:.0f} mm from where the motion so far leads to", is_anchor=False)
         return pose
@@ -330,7 +336,7 @@ class _Tracker:
         poses = track.poses
         pairs = ((poses[n], poses[n + 1]) for n in poses if n + 1 in poses)
         return max(
-            (distance_mm(a.T, b.T, track.centre_lps_mm) for a, b in pairs if a.is_anchor and b.is_anchor),
+            (track.distance_mm(a.T, b.T) for a, b in pairs if a.is_anchor and b.is_anchor),
             default=0.0,
         )
 
@@ -340,7 +346,7 @@ class _Tracker:
         while True:
             known = [pose for pose in track.poses.values() if pose.is_anchor]
             away = {
-                pose.frame: distance_mm(pose.T, between, track.centre_lps_mm)
+                pose.frame: track.distance_mm(pose.T, between)
                 for pose in known
                 if (between := track.between(pose.frame)) is not None
             }
