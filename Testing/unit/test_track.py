@@ -22,6 +22,12 @@ from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.tracking import Body, FramePose, Track, TrackingSettings, track
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.journal import Journal
+from SOPIRegistrationLib.tracking.motion_files import (
+    lps_pose_of_autoscoper,
+    read_autoscoper_track,
+    read_jointtrack,
+    write_jointtrack,
+)
 from SOPIRegistrationLib.tracking.smoothing import smoothed
 
 SOD_MM, PIXELS = 700.0, 96
@@ -251,6 +257,22 @@ def test_command_line_from_files_to_files(files, tmp_path, scene):
     assert entry["bodies"][0]["counts"] == {"accept": 3, "review": 0, "reject": 0, "lost": 1}
 
 
+def test_a_track_starts_from_other_programs_files_and_is_written_as_such(files, tmp_path, scene):
+    """A row of a JointTrack file, and the tracks written as one and as Autoscoper's, lead to the same pose."""
+    T = Simulated(scene, 4).T(1)
+    write_jointtrack(tmp_path / "before.jts", [T])
+    quick = ("--polarity", "bone-dark", "--refine", "opt")
+    start = f"{tmp_path / 'before.jts'}@1"
+    more = ("--jointtrack-angles", "degrees", "--write-as", "jointtrack", "autoscoper")
+    assert main(words(files, "--start", start, *quick, *more, "--out", tmp_path / "out")) == 0
+    first, _, lost, _ = read_jointtrack(tmp_path / "out" / "spine_1.jts")
+    assert lost is None
+    assert np.abs(first[:3, 3] - T[:3, 3]).max() < 2
+    moved = read_autoscoper_track(tmp_path / "out" / "spine.tra")[0]
+    again = lps_pose_of_autoscoper(moved, scene.ct.array.shape, scene.ct.index_to_lps)
+    assert np.allclose(again, first, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -259,6 +281,8 @@ def test_command_line_from_files_to_files(files, tmp_path, scene):
         (("--start", "knee=auto@1"), "is for no body: name one of spine"),
         (("--start", "auto@7"), "frame 7: there are 1 to 4"),
         (("--fps", "0"), "--fps is 0"),
+        (("--material", "knee=CoCr"), "--material knee=CoCr is for no body: name one of spine"),
+        (("--material", "CoCr"), "is no surface"),
     ],
 )
 def test_bad_options_are_one_line(files, tmp_path, capsys, more, said):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from SOPIRegistrationLib.compare import Comparison, Hypotheses, Run, Step
+from SOPIRegistrationLib.compare.starts import multi_start
 from SOPIRegistrationLib.compare.target import Steps, TargetKind
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.refine.levels import through_levels
@@ -18,7 +19,7 @@ _REACH_MM = 40.0
 # So many guesses are refined.
 _STARTS = 2
 # From a coarse minimum the fine one is a few steps away.
-_LAST_ITERATIONS = 6
+_LAST_ITERATIONS = 10
 # Costs that differ by less do not decide between two poses: the motion does.
 _AS_GOOD = 0.02
 
@@ -36,26 +37,46 @@ def last_steps(kind: TargetKind) -> Steps:
 
 
 def reached(comparison: Comparison, guesses: Sequence[np.ndarray], run: Run) -> Hypotheses:
-    """The pose that guesses lead to, refined by three levels.
-
-    Where two poses fit alike, as those of a symmetric body may, the one nearer to the first guess is taken.
+    """The pose that guesses lead to, moved to the pictures and refined by three levels.
 
     Args:
         comparison: the body and the frame's X-rays.
         guesses: (4, 4) T_lps_to_world, the likeliest first.
         run: told every iteration.
     """
-    kind = comparison.target.kind
-    steps = coarse_steps(kind)
+    first = coarse_steps(comparison.target.kind)[0]
     moved = [shifted_to_the_pictures(comparison, T, _REACH_MM) for T in guesses]
     T = np.array([*guesses, *moved])
-    best = np.argsort(comparison.cost(steps[0].level, T), kind="stable")[:_STARTS]
-    found = through_levels(Hypotheses.unscored(comparison, T[best]), steps, run)
+    best = np.argsort(comparison.cost(first.level, T), kind="stable")[:_STARTS]
+    return _refined(comparison, T[best], guesses[0], run)
+
+
+def reached_from_around(
+    comparison: Comparison, T_found: np.ndarray, T_expected: np.ndarray, run: Run
+) -> Hypotheses:
+    """The same from views all around a pose that may be a minimum beside the right one.
+
+    Args:
+        comparison: the body and the frame's X-rays.
+        T_found: (4, 4) T_lps_to_world.
+        T_expected: (4, 4) where the motion leads to.
+        run: told every iteration.
+    """
+    plan = replace(comparison.target.kind.starts[0], shift_mm=0.0)
+    return _refined(comparison, multi_start(comparison.case, T_found, plan), T_expected, run)
+
+
+def _refined(comparison: Comparison, T: np.ndarray, T_expected: np.ndarray, run: Run) -> Hypotheses:
+    """The best end of poses (n, 4, 4).
+
+    Where two poses fit alike, as those of a symmetric body may, the one turned less from where the motion
+    leads to is taken.
+    """
+    kind = comparison.target.kind
+    found = through_levels(Hypotheses.unscored(comparison, T), coarse_steps(kind), run)
     alike = np.flatnonzero(found.cost < found.cost.min() + _AS_GOOD)
-    if len(alike) > 1:
-        apart = se3.rotation_distance(
-            np.repeat(guesses[0][None, :3, :3], len(alike), axis=0), found.T[alike, :3, :3]
-        )
-        alike = alike[np.argsort(apart, kind="stable")]
-    first = replace(found, T=found.T[alike[:1]], cost=found.cost[alike[:1]])
-    return through_levels(first, last_steps(kind), run)
+    apart = se3.rotation_distance(
+        np.repeat(T_expected[None, :3, :3], len(alike), axis=0), found.T[alike, :3, :3]
+    )
+    first = alike[[int(np.argmin(apart))]]
+    return through_levels(replace(found, T=found.T[first], cost=found.cost[first]), last_steps(kind), run)

@@ -20,7 +20,7 @@ from SOPIRegistrationLib.tracking.foreign import without_foreign
 from SOPIRegistrationLib.tracking.frames import Frame, Frames
 from SOPIRegistrationLib.tracking.journal import Journal, Key
 from SOPIRegistrationLib.tracking.placing import share_in_field
-from SOPIRegistrationLib.tracking.reaching import reached
+from SOPIRegistrationLib.tracking.reaching import reached, reached_from_around
 from SOPIRegistrationLib.tracking.track import ACCEPT, REJECT, FramePose, Track
 
 # A pose so much further from where its neighbours lead than the body ever moved between two frames, and
@@ -28,6 +28,8 @@ from SOPIRegistrationLib.tracking.track import ACCEPT, REJECT, FramePose, Track
 _LEAP, _LEAST_LEAP_MM = 3.0, 15.0
 # A pose that leaves the path of its neighbours by so many times what is usual, and by more than that.
 _ASTRAY, _LEAST_ASTRAY_MM = 6.0, 2.0
+# Images that agree less than in the frames nearby by more than this may be those of a minimum beside.
+_WORSE_THAN_USUAL = 0.03
 # Of a body's projection, what must lie in a view's field to be worth no word; less in all views is doubted.
 _MOSTLY_IN_FIELD, _HALF = 0.9, 0.5
 # So many frames are tried to begin at, where none was named.
@@ -68,8 +70,7 @@ class TrackingSettings:
 def _judged(number: int, hypotheses: Hypotheses, source: str) -> FramePose:
     """The first of some hypotheses with its verdict."""
     verdict = judge(hypotheses)
-    # What was accepted is not compared with anything further.
-    margin = 0.0 if verdict.status == ACCEPT else hypotheses.comparison.margin(hypotheses.T[0])
+    margin = hypotheses.comparison.margin(hypotheses.T[0])
     return _with_field(FramePose(number, hypotheses.T[0], verdict, margin, source), hypotheses.comparison)
 
 
@@ -197,7 +198,7 @@ class _Tracker:
         result = self._registered(body, frame, settings, start)
         pose = FramePose.lost(number, result.verdict.reasons[0])
         if result.verdict.status != REJECT:
-            pose = FramePose(number, result.T_lps_to_world, result.verdict, 0.0, f"start: {result.method}")
+            pose = FramePose(number, result.T_lps_to_world, result.verdict, source=f"start: {result.method}")
         polarity = result.radiographs[0].polarity
         found = {"content": result.content, "polarity": polarity, "mirrored": result.mirrored}
         return {**pose.to_dict(), "found": found}
@@ -233,42 +234,54 @@ class _Tracker:
 
     def _again(self, body: Body) -> None:
         """Frames that are not accepted once more, from both neighbours: backwards, then forwards."""
-        track = self._tracks[body.name]
+        track, tried = self._tracks[body.name], {}
         self._doubt_strays(track)
         for stage, direction in (("again -1", -1), ("again +1", 1)):
             for number in range(1, self._frames.count + 1)[::direction]:
                 pose = track.poses.get(number)
                 if pose is not None and pose.status == ACCEPT:
                     continue
+                guesses = self._from_neighbours(track, number)
+                # What led nowhere leads nowhere again.
+                if not len(guesses) or np.array_equal(guesses, tried.get(number, ())):
+                    continue
+                tried[number] = guesses
                 entry = self._kept(
-                    (stage, body.name, number), lambda n=number, p=pose: self._retried(body, n, p).to_dict()
+                    (stage, body.name, number),
+                    lambda n=number, p=pose, T=guesses: self._retried(body, n, p, T).to_dict(),
                 )
                 track.poses[number] = FramePose.from_dict(entry)
         self._doubt_strays(track)
 
-    def _retried(self, body: Body, number: int, known: FramePose | None) -> FramePose:
+    @staticmethod
+    def _from_neighbours(track: Track, number: int) -> np.ndarray:
+        """(n, 4, 4) where a frame's neighbours lead to: between them, and they themselves."""
+        neighbours = [track.anchor(number, -1), track.anchor(number, 1)]
+        guesses = [track.between(number), *(pose.T for pose in neighbours if pose is not None)]
+        return np.array([T for T in guesses if T is not None])
+
+    def _retried(self, body: Body, number: int, known: FramePose | None, guesses: np.ndarray) -> FramePose:
         track = self._tracks[body.name]
         known = known or FramePose.lost(number, "not reached")
         frame = self._frame(body, number)
-        before, after = track.anchor(number, -1), track.anchor(number, 1)
-        if not frame.radiographs or (before is None and after is None):
+        if not frame.radiographs:
             return known
-        guesses = [pose.T for pose in (before, after) if pose is not None]
-        between = track.between(number)
-        expected = guesses[0] if between is None else between
-        if between is not None:
-            guesses.insert(0, between)
-        gap = min(abs(number - pose.frame) for pose in (before, after) if pose is not None)
-        found = self._refined(body, frame, guesses, "neighbours")
-        found = self._believed(found, track, expected, gap, frame)
+        neighbours = (track.anchor(number, -1), track.anchor(number, 1))
+        gap = min(abs(number - pose.frame) for pose in neighbours if pose is not None)
+        found = self._refined(body, frame, list(guesses), "neighbours")
+        found = self._believed(found, track, guesses[0], gap, frame)
         return min([known, found], key=FramePose.rank)
 
     def _refined(self, body: Body, frame: Frame, guesses: list[np.ndarray], source: str) -> FramePose:
-        """The pose by few levels; without what lies in front, and by all fine ones, if need be."""
+        """The pose by few levels; from around it, without what lies in front, by all fine ones if need be."""
         case = self._case(body, frame, guesses[0])
         target, run = case.targets[0], Run(case, self._told(frame.number))
-        hypotheses = reached(Comparison(case, case.reading, target), guesses, run)
+        comparison = Comparison(case, case.reading, target)
+        hypotheses = reached(comparison, guesses, run)
         best = _judged(frame.number, hypotheses, source)
+        if best.margin < self._tracks[body.name].usual_margin(frame.number) - _WORSE_THAN_USUAL:
+            around = reached_from_around(comparison, best.T, guesses[0], run)
+            best = min(best, _judged(frame.number, around, f"{source}, from around"), key=FramePose.rank)
         if best.status == ACCEPT:
             return best
         best = min([best, *self._cleared(body, frame, guesses, best.T, source)], key=FramePose.rank)
@@ -312,7 +325,9 @@ class _Tracker:
             except InputError:
                 # The body lies outside the picture where it is expected.
                 continue
-            pose = FramePose(frame.number, result.T_lps_to_world, result.verdict, 0.0, result.method)
+            case = self._case(body, frame, T_expected)
+            margin = Comparison(case, case.reading, case.targets[0]).margin(result.T_lps_to_world)
+            pose = FramePose(frame.number, result.T_lps_to_world, result.verdict, margin, result.method)
             found.append(pose)
             if pose.status != REJECT:
                 break
