@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import SimpleITK as sitk
 from SOPIRegistrationLib import PoseFrame, ProjectorVolume, Radiograph, Subject, prepare_ct, project
@@ -21,6 +26,7 @@ from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.tracking import Body, FramePose, Track, TrackingSettings, track
 from SOPIRegistrationLib.tracking.frames import Frames
+from SOPIRegistrationLib.tracking.journal import NAME as JOURNAL
 from SOPIRegistrationLib.tracking.journal import Journal
 from SOPIRegistrationLib.tracking.motion_files import (
     lps_pose_of_autoscoper,
@@ -158,15 +164,22 @@ def test_a_pose_off_its_neighbours_path_is_doubted(scene):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_three_hundred_frames(scene):
+    """Turning and bending, a tool that passes, two blank frames: only these are lost; memory stays flat."""
     sequence = Simulated(scene, 300, blank=(150, 151), tool=range(200, 211))
     sequence.theta = lambda number: np.array(
         [0.1 * np.sin(number / 30), 0.5 * np.sin(number / 90), 0.0, 5 * np.sin(number / 40), 0.0, 10.0]
     )
-    [found] = track([scene.body({1: sequence.T(1)})], scene.frames(sequence), SETTINGS)
+    held = {}
+
+    def remember(state):
+        held[state.stage] = psutil.Process().memory_info().rss
+
+    [found] = track([scene.body({1: sequence.T(1)})], scene.frames(sequence), SETTINGS, remember)
     assert [pose.frame for pose in found if pose.status == "lost"] == [150, 151]
     assert max(errors_mm(found, sequence).values()) < 2.0
+    assert held["frame 300"] - held["frame 60"] < 50e6
 
 
 def test_a_start_for_a_frame_that_is_not_there(scene):
@@ -257,8 +270,29 @@ def test_command_line_from_files_to_files(files, tmp_path, scene):
     assert entry["bodies"][0]["counts"] == {"accept": 3, "review": 0, "reject": 0, "lost": 1}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_run_ends_with_the_table_of_an_undisturbed_one(files, tmp_path):
+    more = ("--start", f"{files / 'start.tfm'}@1", "--polarity", "bone-dark")
+    assert main(words(files, *more, "--out", tmp_path / "calm")) == 0
+    command = words(files, *more, "--out", tmp_path / "killed")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.Popen([sys.executable, "-m", "SOPIRegistrationLib", *command], env=environment)
+    journal = tmp_path / "killed" / JOURNAL
+    while not journal.exists() or len(journal.read_bytes().splitlines()) < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "track.csv").exists()
+    assert main(command) == 0
+    assert not journal.exists()
+    calm, killed = ((tmp_path / name / "track.csv").read_text() for name in ("calm", "killed"))
+    assert killed == calm
+
+
 def test_a_track_starts_from_other_programs_files_and_is_written_as_such(files, tmp_path, scene):
-    """A row of a JointTrack file, and the tracks written as one and as Autoscoper's, lead to the same pose."""
+    """From a row of a JointTrack file; the track written as one and as Autoscoper's is the same."""
     T = Simulated(scene, 4).T(1)
     write_jointtrack(tmp_path / "before.jts", [T])
     quick = ("--polarity", "bone-dark", "--refine", "opt")
