@@ -319,6 +319,22 @@ def test_dicom_geometry_tags(tmp_path, pixels):
     assert "30.5 and -10 deg" in geometry.sources["view"]
 
 
+@pytest.mark.parametrize("without", ["preamble", "preamble and meta information"])
+def test_old_dicom_without_preamble(tmp_path, pixels, without):
+    tags = {"DistanceSourceToDetector": 1200, "DistanceSourceToPatient": 800}
+    new, old = write_dicom(tmp_path / "new.dcm", pixels, **tags), tmp_path / "old"
+    if without == "preamble":
+        old.write_bytes(Path(new).read_bytes()[132:])
+    else:
+        dataset = pydicom.dcmread(new)
+        bare = Dataset()
+        bare.update(dataset)
+        bare.save_as(old, implicit_vr=True, little_endian=True, enforce_file_format=False)
+    radiograph, expected = read_radiograph(old), read_radiograph(new)
+    np.testing.assert_array_equal(radiograph.pixels, expected.pixels)
+    assert radiograph.metadata == expected.metadata != {}
+
+
 def test_mirrored_dicom_is_flipped_once_at_the_border(tmp_path, pixels):
     tags = {
         "DistanceSourceToDetector": "1000",

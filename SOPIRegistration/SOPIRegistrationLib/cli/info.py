@@ -21,7 +21,8 @@ from SOPIRegistrationLib.geometry.calibrations import FORMATS, camera_names
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.contradictions import contradictions
 from SOPIRegistrationLib.geometry.files import load_geometry, write_geometry
-from SOPIRegistrationLib.images import dicom
+from SOPIRegistrationLib.images.dicom import modality_of
+from SOPIRegistrationLib.images.dicom_files import is_dicom
 from SOPIRegistrationLib.images.files import read_radiograph, read_volume
 from SOPIRegistrationLib.images.hounsfield import in_hounsfield
 from SOPIRegistrationLib.images.itk_reading import image_reader, require_file
@@ -158,12 +159,12 @@ def _describe(path: Path, geometry, view, frame) -> FileInfo:
             except InputError:
                 raise no_series from None
     require_file(path, "file")
-    if path.suffix.lower() in _TEXTS and not dicom.is_dicom(path):
+    of_dicom = is_dicom(path)
+    if path.suffix.lower() in _TEXTS and not of_dicom:
         return _of_text(path, view)
-    is_dicom = dicom.is_dicom(path)
-    if is_dicom and dicom.modality_of(path) in _VOLUMES:
+    if of_dicom and modality_of(path) in _VOLUMES:
         return _of_volume(path, read_volume(path))
-    if not is_dicom:
+    if not of_dicom:
         size = image_reader(path, "file", "a CT, an X-ray, a geometry or a result file").GetSize()
         if len(size) > 2 and min(size[:3]) > 1 and frame is None:
             return _of_volume(path, read_volume(path))

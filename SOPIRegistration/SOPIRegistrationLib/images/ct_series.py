@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.dicom_files import is_dicom
 from SOPIRegistrationLib.images.dicom_tags import quiet_pydicom
 from SOPIRegistrationLib.images.itk_reading import image_reader, read_pixels
 from SOPIRegistrationLib.images.volume import Volume
@@ -111,17 +112,10 @@ class _Plane:
 def dicom_header(path: Path) -> Dataset | None:
     """What places a DICOM image, without its pixels; None for any other file."""
     try:
-        with path.open("rb") as stream:
-            start = stream.read(132)
-        has_preamble = start[128:] == b"DICM"
-        # Old files begin with their first group at once.
-        if not has_preamble and start[:2] not in (b"\x02\x00", b"\x08\x00"):
+        if not is_dicom(path):
             return None
         with quiet_pydicom():
-            header = pydicom.dcmread(
-                path, force=not has_preamble, stop_before_pixels=True, specific_tags=_TAGS
-            )
-            return header if has_preamble or "SOPClassUID" in header else None
+            return pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=_TAGS)
     except Exception:  # pydicom raises whatever its parser trips over
         return None
 

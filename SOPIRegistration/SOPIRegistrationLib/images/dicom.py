@@ -16,7 +16,7 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.dicom_tags import frame_value, plain_value, quiet_pydicom
 from SOPIRegistrationLib.images.grayscale import polarity_of
 from SOPIRegistrationLib.images.itk_reading import image_reader, read_pixels
-from SOPIRegistrationLib.images.radiograph import Radiograph
+from SOPIRegistrationLib.images.radiograph import Radiograph, chosen_frame
 
 _GEOMETRY_KEYWORDS = (
     "DistanceSourceToDetector",
@@ -43,17 +43,11 @@ _GEOMETRY_KEYWORDS = (
 _PROJECTIONS = ("XA", "RF", "DX", "CR", "DR", "RG", "DF", "MG", "IO", "PX", "RTIMAGE", "OT", "SC", "")
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file has the DICOM preamble."""
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-
-
 def modality_of(path: Path) -> str:
     """Modality (0008,0060) of a DICOM file; empty where it has none or cannot be read."""
     with quiet_pydicom():
         try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+            dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["Modality"])
             return str(plain_value(dataset, "Modality") or "")
         except Exception:  # pydicom raises whatever its parser trips over
             return ""
@@ -68,7 +62,7 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
     """
     try:
         # Of a long run, only the frame that is wanted is read.
-        dataset = pydicom.dcmread(path, defer_size="1 MB")
+        dataset = pydicom.dcmread(path, defer_size="1 MB", force=True)
         modality = str(plain_value(dataset, "Modality") or "")
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         photometric = str(dataset.get("PhotometricInterpretation", ""))
@@ -101,7 +95,7 @@ def frames_of(path: Path) -> tuple[int, float | None]:
     """
     with quiet_pydicom():
         try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+            dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
             frames = int(dataset.get("NumberOfFrames", 1) or 1)
             frame_ms, rate = (plain_value(dataset, keyword) for keyword in ("FrameTime", "CineRate"))
         except Exception:  # pydicom raises whatever its parser trips over
@@ -109,21 +103,6 @@ def frames_of(path: Path) -> tuple[int, float | None]:
     if isinstance(frame_ms, int | float) and frame_ms > 0:
         return frames, 1000.0 / frame_ms
     return frames, float(rate) if isinstance(rate, int | float) and rate > 0 else None
-
-
-def chosen_frame(frame: int | None, frames: int, path) -> int:
-    """Index from 0 of the frame numbered ``frame`` from 1, as DICOM numbers them.
-
-    Raises:
-        InputError: there are several and none is chosen, or none has this number.
-    """
-    if frame is None and frames == 1:
-        return 0
-    if frame is None:
-        raise InputError(f"X-ray {path} has {frames} frames: choose one with --frame 1 to {frames}")
-    if not 1 <= frame <= frames:
-        raise InputError(f"X-ray {path} has no frame {frame}: choose --frame 1 to {frames}")
-    return frame - 1
 
 
 def _stored_pixels(dataset, path: Path, index: int, frames: int) -> np.ndarray:

@@ -176,6 +176,8 @@ class _RaySearch:
 
     def _line(self, rays: np.ndarray) -> _Edge | None:
         """The line through most marks, over all pairs of them."""
+        if len(rays) < _LINE_SHARE * _RAYS:
+            return None
         points = self.directions[rays] * self.marks[rays, None]
         first, second = np.triu_indices(len(rays), 3)
         along = points[second] - points[first]
@@ -187,8 +189,11 @@ class _RaySearch:
         if not usable.any():
             return None
         normals, distances = normals[usable], distances[usable]
-        on = np.abs(points @ normals.T - distances) < self.tolerance / 2
-        best = on.sum(axis=0).argmax()
+        # Tens of thousands of lines and hundreds of marks: single precision, in place.
+        off = points.astype(np.float32) @ normals.T.astype(np.float32)
+        off -= distances.astype(np.float32)
+        on = np.abs(off, out=off) < self.tolerance / 2
+        best = np.count_nonzero(on, axis=0).argmax()
         marks = int(on[:, best].sum())
         if marks < _LINE_SHARE * _RAYS:
             return None

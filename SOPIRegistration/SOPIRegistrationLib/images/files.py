@@ -11,8 +11,7 @@ import SimpleITK as sitk
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.files import load_geometry
-from SOPIRegistrationLib.images import dicom
-from SOPIRegistrationLib.images.ct_series import dicom_header, read_ct_series
+from SOPIRegistrationLib.images.dicom_files import is_dicom
 from SOPIRegistrationLib.images.hounsfield import in_hounsfield
 from SOPIRegistrationLib.images.itk_reading import (
     FORMATS,
@@ -23,7 +22,7 @@ from SOPIRegistrationLib.images.itk_reading import (
     require_file,
 )
 from SOPIRegistrationLib.images.nifti_header import guessed_axes, read_nifti_header
-from SOPIRegistrationLib.images.radiograph import Radiograph
+from SOPIRegistrationLib.images.radiograph import Radiograph, chosen_frame
 from SOPIRegistrationLib.images.shear import perpendicular, require_sound_axes
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.images.volume import Volume
@@ -54,7 +53,10 @@ def read_volume(path: str | os.PathLike, what: str = "CT") -> Volume:
     path = Path(path)
     if not path.is_dir():
         require_file(path, what)
-    if path.is_dir() or dicom_header(path) is not None:
+    if path.is_dir() or is_dicom(path):
+        # Here, for pydicom takes longer to load than most files to read.
+        from SOPIRegistrationLib.images.ct_series import read_ct_series
+
         volume = read_ct_series(path, what)
     else:
         volume = _read_plain_volume(path, what)
@@ -76,8 +78,10 @@ def read_radiograph(path: str | os.PathLike, frame: int | None = None) -> Radiog
     if path.is_dir():
         raise InputError(f"X-ray {path} is a folder: give one file ({_XRAY_FORMATS})")
     require_file(path, "X-ray")
-    if dicom.is_dicom(path):
-        radiograph = dicom.read_dicom_radiograph(path, frame)
+    if is_dicom(path):
+        from SOPIRegistrationLib.images.dicom import read_dicom_radiograph
+
+        radiograph = read_dicom_radiograph(path, frame)
     else:
         radiograph = Radiograph(_read_plain(path, frame), path.name, metadata={})
     check_finite(radiograph.pixels, path, "X-ray")
@@ -127,7 +131,7 @@ def _read_plain(path: Path, frame: int | None) -> np.ndarray:
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if len(size) > 3 and max(size[3:]) > 1:
         raise InputError(f"X-ray {path} has {len(size)} dimensions: give a 2D image or a stack of frames")
-    index = dicom.chosen_frame(frame, size[2] if len(size) > 2 else 1, path)
+    index = chosen_frame(frame, size[2] if len(size) > 2 else 1, path)
     if len(size) > 2:
         reader.SetExtractIndex((0, 0, index) + (0,) * (len(size) - 3))
         reader.SetExtractSize(size[:2] + (0,) * (len(size) - 2))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.camera import Camera
 
 
@@ -71,3 +72,18 @@ class PreparedRadiograph:
             camera=self.camera.mirrored(),
             other_polarity=None if other is None else lambda: other().mirrored(),
         )
+
+
+def chosen_frame(frame: int | None, frames: int, path) -> int:
+    """Index from 0 of the frame numbered ``frame`` from 1, as DICOM numbers them.
+
+    Raises:
+        InputError: there are several and none is chosen, or none has this number.
+    """
+    if frame is None and frames == 1:
+        return 0
+    if frame is None:
+        raise InputError(f"X-ray {path} has {frames} frames: choose one with --frame 1 to {frames}")
+    if not 1 <= frame <= frames:
+        raise InputError(f"X-ray {path} has no frame {frame}: choose --frame 1 to {frames}")
+    return frame - 1

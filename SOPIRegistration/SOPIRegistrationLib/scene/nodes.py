@@ -10,7 +10,8 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.images.dicom import is_dicom, read_dicom_radiograph
+from SOPIRegistrationLib.images.dicom import read_dicom_radiograph
+from SOPIRegistrationLib.images.dicom_files import is_dicom
 from SOPIRegistrationLib.images.hounsfield import in_hounsfield
 from SOPIRegistrationLib.images.itk_reading import check_finite
 from SOPIRegistrationLib.images.radiograph import Radiograph

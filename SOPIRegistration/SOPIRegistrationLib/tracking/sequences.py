@@ -12,6 +12,7 @@ import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images import dicom
+from SOPIRegistrationLib.images.dicom_files import is_dicom
 from SOPIRegistrationLib.images.files import read_frames, read_radiograph
 from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.images.radiograph import Radiograph
@@ -61,7 +62,7 @@ def open_sequence(path: Path) -> FrameSequence:
     suffix = path.suffix.lower()
     if suffix in VIDEOS:
         return VideoFrames(path)
-    if dicom.is_dicom(path):
+    if is_dicom(path):
         return _dicom(path)
     if suffix in _TIFF:
         return TiffFrames(path)

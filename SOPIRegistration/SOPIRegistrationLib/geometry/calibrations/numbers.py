@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from scipy.linalg import rq
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -39,6 +38,9 @@ def decomposed(P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Raises:
         InputError: the matrix is singular.
     """
+    # Here, for most runs read no projection matrix and need not wait for it.
+    from scipy.linalg import rq
+
     M = P[:, :3]
     determinant = np.linalg.det(M)
     if not abs(determinant) > 1e-12 * np.linalg.norm(M) ** 3:

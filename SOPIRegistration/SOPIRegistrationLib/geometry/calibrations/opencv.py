@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.calibrations.numbers import numbers_of
 from SOPIRegistrationLib.geometry.camera import Camera
 
@@ -64,7 +64,7 @@ def read(text: str, name: str, given: dict) -> tuple[dict, str]:
     if R is None or t is None:
         return {"cameras": [entry]}, ""
     if R.size == 3:
-        R = Rotation.from_rotvec(R.ravel()).as_matrix()
+        R = se3.exp_so3(R.ravel())
     return {"cameras": [entry | {"R": R, "t": t.ravel()}]}, "lengths taken as mm"
 
 

@@ -16,9 +16,9 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.calibrations.numbers import numbers_of, required_numbers, text_of
 from SOPIRegistrationLib.geometry.camera import Camera
 
@@ -87,6 +87,6 @@ def _read_one(values: np.ndarray):
     source, angles, _, (u0, v0, focal), (_, width, height) = values
     width, height = width or _DEFAULT_SIZE, height or _DEFAULT_SIZE
     K = np.array([[abs(focal), 0, u0 - 1], [0, abs(focal), height - v0], [0, 0, 1]])
-    local_to_world = Rotation.from_euler("ZYX", angles[::-1], degrees=True).as_matrix()
-    R = np.diag([1.0, -1, -1]) @ local_to_world.T
+    about_x, about_y, about_z = se3.exp_so3(np.diag(np.deg2rad(angles)))
+    R = np.diag([1.0, -1, -1]) @ (about_z @ about_y @ about_x).T
     return width, height, K, R, -R @ source
