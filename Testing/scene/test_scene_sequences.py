@@ -115,7 +115,7 @@ def test_the_browser_moves_the_body_with_the_xray(scene, film, logic):
     assert play_together(scene, sequence, [(tracked, transform)]) is browser
 
 
-def test_a_saved_scene_keeps_the_track(scene, film, tmp_path):
+def test_a_saved_scene_keeps_the_track(scene, film, logic, tmp_path):
     sequence = xray_sequence(scene, film)
     transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "pose")
     tracked = track_sequence(scene, "femur", track_of(1, 2, 3), FRAME)

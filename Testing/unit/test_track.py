@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -119,6 +120,21 @@ def test_a_start_in_the_middle_leads_both_ways(scene):
     sequence = Simulated(scene, 3)
     [found] = track([scene.body({2: sequence.T(2)})], scene.frames(sequence), SETTINGS)
     assert [pose.status for pose in found] == ["accept"] * 3
+    assert max(errors_mm(found, sequence).values()) < 1.5
+
+
+def test_a_corrected_frame_is_tracked_on_from_and_what_lies_before_stands(scene):
+    sequence = Simulated(scene, 4)
+    body = scene.body({1: sequence.T(1)})
+    wrong = se3.move_about(sequence.T(3)[None], np.array([[0, 0, 0.4, 30.0, 0, 0]]), body.frame.centre_lps_mm)
+    known = {n: FramePose(n, sequence.T(n), Verdict("review", ["by hand"], None, None)) for n in (1, 2)}
+    earlier = Track(
+        "spine", 4, body.frame.centre_lps_mm, {**known, 3: replace(known[2], frame=3, T=wrong[0])}
+    )
+    corrected = body.from_corrected(earlier, 3, sequence.T(3))
+    [found] = track([corrected], scene.frames(sequence), SETTINGS)
+    assert [found.poses[n] for n in (1, 2)] == [known[1], known[2]]
+    assert [found.poses[n].status for n in (3, 4)] == ["accept", "accept"]
     assert max(errors_mm(found, sequence).values()) < 1.5
 
 

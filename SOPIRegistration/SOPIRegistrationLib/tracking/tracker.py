@@ -46,12 +46,25 @@ class Body:
         frame: what its theta is measured from, in the first camera.
         starts: (4, 4) T_lps_to_world by frame; None for one that is to be found there. Empty for one that is
             to be found at the sequence's beginning.
+        known: poses of an earlier track that stand as they are, by frame.
     """
 
     name: str
     subject: Subject
     frame: PoseFrame
     starts: dict[int, np.ndarray | None] = field(default_factory=dict)
+    known: dict[int, FramePose] = field(default_factory=dict)
+
+    def from_corrected(self, earlier: Track, number: int, T_lps_to_world: np.ndarray) -> Body:
+        """The body to be tracked on from a frame that was corrected by hand.
+
+        Args:
+            earlier: its track; the poses before that frame stand.
+            number: of the frame.
+            T_lps_to_world: (4, 4) the corrected pose.
+        """
+        stand = {pose.frame: pose for pose in earlier if pose.T is not None and pose.frame < number}
+        return replace(self, starts={number: T_lps_to_world}, known=stand)
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,7 @@ class _Tracker:
     def _begin(self, body: Body) -> None:
         """Register the frames whose pose is given, or the first ones until one is accepted."""
         track, tried = self._tracks[body.name], {}
+        track.poses.update(body.known)
         for number, start in (body.starts or dict.fromkeys(range(1, self._frames.count + 1))).items():
             entry = self._kept(
                 ("start", body.name, number), lambda n=number, T=start: self._begun(body, n, T)
@@ -178,7 +192,7 @@ class _Tracker:
         if not body.starts:
             tried = dict(sorted(tried.items(), key=lambda item: item[1].rank())[:1])
         track.poses.update({number: pose for number, pose in tried.items() if pose.T is not None})
-        if not track.poses:
+        if not any(pose.T is not None for pose in tried.values()):
             reasons = [reason for pose in tried.values() for reason in pose.verdict.reasons]
             where = "at its start" if body.starts else "in the first frames"
             raise InputError(
@@ -239,7 +253,7 @@ class _Tracker:
         for stage, direction in (("again -1", -1), ("again +1", 1)):
             for number in range(1, self._frames.count + 1)[::direction]:
                 pose = track.poses.get(number)
-                if pose is not None and pose.status == ACCEPT:
+                if number in body.known or (pose is not None and pose.status == ACCEPT):
                     continue
                 guesses = self._from_neighbours(track, number)
                 # What led nowhere leads nowhere again.
