@@ -37,6 +37,7 @@ from SOPIRegistrationLib.panel.pose_section import PoseSection
 from SOPIRegistrationLib.panel.pose_undo import PoseUndo
 from SOPIRegistrationLib.panel.result_section import ResultSection
 from SOPIRegistrationLib.panel.session import REST_PIXELS, Session
+from SOPIRegistrationLib.panel.tracking_section import TrackingSection
 from SOPIRegistrationLib.panel.training_section import TrainingSection
 from SOPIRegistrationLib.panel.xrays_section import XraysSection
 from SOPIRegistrationLib.registration.logic import PreparedCase, RegistrationLogic, Signal, State
@@ -93,6 +94,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._result = ResultSection(ui, self._on_history)
         self._overlay = OverlaySection(ui)
         self._training = TrainingSection(ui, self._update)
+        self._tracking = TrackingSection(ui, self._when_ready, lambda: self._session)
         self._poll = _timer(_POLL_MS, self._on_poll, repeats=True)
         self._made_demo: Signal[DemoCase] = Signal()
         for signal, receiver in (
@@ -160,6 +162,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def use(self, parameters) -> None:
         """Work on a wrapped parameter node from now on; None while there is none."""
         self.abandon()
+        self._tracking.close()
         self.removeObservers()
         self._close_fusion_view()
         if self._session is not None:
@@ -560,6 +563,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._landmarks.use(session if case is not None else None)
         self._overlay.use(session.overlay if case is not None else None, case)
         self._training.use(case)
+        self._tracking.use(case)
         self._hand.use(case)
         if case is not None:
             self._open_fusion_view()

@@ -19,7 +19,7 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.scene.frames import matrix_from_pose, pose_from_matrix
 from SOPIRegistrationLib.scene.nodes import marked_nodes, radiograph_from_node
-from SOPIRegistrationLib.scene.pose import vtk_matrix
+from SOPIRegistrationLib.scene.pose import attach, vtk_matrix
 
 # Attributes that saving a scene keeps.
 STATUS = "SOPIRegistration.TrackStatus"
@@ -120,8 +120,7 @@ def track_sequence(scene, name: str, poses: Mapping[int, tuple[np.ndarray, str]]
         poses: (4, 4) T_lps_to_camera and status by frame.
         frame: what the scene's transforms are measured from.
     """
-    known = [node for node in marked_nodes(scene, "vtkMRMLSequenceNode", _IS_TRACK)]
-    sequence = next((node for node in known if node.GetAttribute(_IS_TRACK) == name), None)
+    sequence = track_of(scene, name)
     if sequence is None:
         sequence = _new_sequence(scene, f"{name} track")
         sequence.SetAttribute(_IS_TRACK, name)
@@ -131,8 +130,32 @@ def track_sequence(scene, name: str, poses: Mapping[int, tuple[np.ndarray, str]]
     for number, (T, _) in sorted(poses.items()):
         transform = slicer.vtkMRMLLinearTransformNode()
         transform.SetMatrixTransformToParent(vtk_matrix(matrix_from_pose(T, frame)))
+        attach(transform)
         sequence.SetDataNodeAtValue(transform, str(number))
     return sequence
+
+
+def tracks_in(scene) -> list:
+    """Sequences of bodies' transforms; those of a scene that was loaded move what they moved before.
+
+    A browser gives the node that it moves the attributes of the Sequence's own, which are not stored: without
+    them the registration's transform would be one like any other.
+    """
+    found = marked_nodes(scene, "vtkMRMLSequenceNode", _IS_TRACK)
+    for sequence in found:
+        for item in range(sequence.GetNumberOfDataNodes()):
+            attach(sequence.GetNthDataNode(item))
+    return found
+
+
+def track_of(scene, name: str):
+    """The Sequence of a body's transforms, or None."""
+    return next((node for node in tracks_in(scene) if node.GetAttribute(_IS_TRACK) == name), None)
+
+
+def browser_of_tracks(scene):
+    """The browser that plays tracks, or None."""
+    return next(iter(marked_nodes(scene, "vtkMRMLSequenceBrowserNode", _IS_TRACK)), None)
 
 
 def poses_of_track(sequence, frame: PoseFrame) -> dict[int, tuple[np.ndarray, str]]:

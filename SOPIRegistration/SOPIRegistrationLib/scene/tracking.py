@@ -11,10 +11,19 @@ from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.progress import Progress
 from SOPIRegistrationLib.registration.job import Job
 from SOPIRegistrationLib.registration.logic import PreparedCase, Signal
-from SOPIRegistrationLib.scene.sequences import NodeFrames, play_together, track_sequence, xray_sequence
+from SOPIRegistrationLib.registration.result import Verdict
+from SOPIRegistrationLib.scene.sequences import (
+    NodeFrames,
+    browser_of_tracks,
+    play_together,
+    poses_of_track,
+    track_of,
+    track_sequence,
+    xray_sequence,
+)
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.tracking.frames import Frames
-from SOPIRegistrationLib.tracking.track import Track
+from SOPIRegistrationLib.tracking.track import REVIEW, FramePose, Track
 from SOPIRegistrationLib.tracking.tracker import Body, TrackingSettings, track
 
 
@@ -33,6 +42,11 @@ class Followed:
     xray: object
     transform: object
     settings: RegistrationSettings
+
+
+def _name(case: PreparedCase) -> str:
+    """Of the body: its node's."""
+    return case.inputs.ct.name.strip("'")
 
 
 class SceneTracking:
@@ -100,6 +114,32 @@ class SceneTracking:
             T_lps_to_camera,
         )
 
+    def restore(self, followed: Followed) -> bool:
+        """Take over the track that a scene was loaded with; whether there is one.
+
+        Args:
+            followed: what was tracked.
+
+        Raises:
+            InputError: a transform of it is not rigid.
+        """
+        name, case = _name(followed.case), followed.case
+        sequence = track_of(self._scene, name)
+        if sequence is None:
+            return False
+        poses = {
+            number: FramePose(
+                number, np.linalg.inv(case.T_world_to_camera) @ T, Verdict(status or REVIEW, [], None, None)
+            )
+            for number, (T, status) in poses_of_track(sequence, case.frame).items()
+        }
+        self._followed, self.browser = followed, browser_of_tracks(self._scene)
+        xrays = None if self.browser is None else self.browser.GetMasterSequenceNode()
+        self._sequence = xrays
+        count = max(poses, default=0) if xrays is None else xrays.GetNumberOfDataNodes()
+        self.track = Track(name, count, case.ct.rotation_centre_lps_mm, poses)
+        return True
+
     def cancel(self) -> None:
         """Stop what runs."""
         if self._job is not None:
@@ -138,7 +178,7 @@ class SceneTracking:
         if not 1 <= number <= pictures.count:
             raise InputError(f"X-ray {pictures.path} has no frame {number}: choose 1 to {pictures.count}")
         case = followed.case
-        body = Body(case.inputs.ct.name.strip("'"), case.subject, case.frame)
+        body = Body(_name(case), case.subject, case.frame)
         body = started(body, np.linalg.inv(case.T_world_to_camera) @ T)
         frames = Frames([pictures], case.inputs.geometry, case.xray.polarity)
         settings = TrackingSettings(followed.settings)
