@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     _require_options(args)
     starts = _starts(args.start, names)
     joint = None if args.joint is None else read_joint(require_file(args.joint, "joint"), names)
-    frames = _frames(args, settings.polarity)
+    frames, known_cameras = _frames(args, settings.polarity)
     try:
         journal = Journal(args.out, _inputs(args))
         subjects = [
@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
             for path, name in zip(args.body, names, strict=True)
         ]
         bodies = [
-            _body(name, path, subject, starts[name], frames.geometry, args)
+            _body(name, path, subject, starts[name], frames.geometry, known_cameras, args)
             for name, path, subject in zip(names, args.body, subjects, strict=True)
         ]
         began, known = time.perf_counter(), len(journal)
@@ -272,12 +272,14 @@ def _starts(words: list[str], names: list[str]) -> dict[str, dict[int, Path | No
     return found
 
 
-def _frames(args: argparse.Namespace, polarity: str) -> Frames:
+def _frames(args: argparse.Namespace, polarity: str) -> tuple[Frames, CArmGeometry]:
+    """(The X-rays' frames, the geometry with all its cameras, those of no X-ray too.)"""
     sequences = [open_sequence(path) for path in args.xrays]
     first = _first_readable(sequences[0])
     known = load_geometry(args.geometry, first.pixels.shape, first.metadata, args.view, str(args.xrays[0]))
+    chosen = known
     if args.camera is not None:
-        known = known.for_camera(args.camera)
+        chosen = known.for_camera(args.camera)
     elif len(sequences) == 1 and len(known.cameras) > 1:
         named = known.camera_named_in(str(args.xrays[0]))
         if named is None:
@@ -285,8 +287,8 @@ def _frames(args: argparse.Namespace, polarity: str) -> Frames:
             raise InputError(
                 f"{args.geometry} has the cameras {cameras}: choose that of the X-rays with --camera"
             )
-        known = known.for_camera(named)
-    return Frames(sequences, known, polarity)
+        chosen = known.for_camera(named)
+    return Frames(sequences, chosen, polarity), known
 
 
 def _first_readable(sequence):
@@ -305,9 +307,12 @@ def _stored(path: Path) -> Callable[[], Volume] | None:
     return None if is_surface(path) else partial(read_volume, path)
 
 
-def _body(name: str, path: Path, subject: Subject, starts, geometry: CArmGeometry, args) -> Body:
+def _body(
+    name: str, path: Path, subject: Subject, starts, geometry: CArmGeometry, known: CArmGeometry, args
+) -> Body:
+    # A start may be of a camera of the set whose pictures are not tracked.
     moved = {
-        number: pose_in_frame(file, number, geometry, _stored(path), args.jointtrack_angles)
+        number: pose_in_frame(file, number, known, geometry.camera, _stored(path), args.jointtrack_angles)
         for number, file in starts.items()
         if file is not None and is_motion_file(file)
     }
@@ -315,12 +320,12 @@ def _body(name: str, path: Path, subject: Subject, starts, geometry: CArmGeometr
         if number in moved:
             geometry = _with_depth_of(geometry, subject, moved[number], file)
         elif file is not None:
-            geometry = with_depth_of_start(geometry, subject.ct, file, geometry.cameras)
+            geometry = with_depth_of_start(geometry, subject.ct, file, known.cameras)
     frame = pose_frame(geometry, subject.ct, args.geometry)
     poses = {
         number: moved.get(number)
         if file is None or number in moved
-        else read_start(file, frame, geometry.cameras, geometry.camera)
+        else read_start(file, frame, known.cameras, geometry.camera)
         for number, file in starts.items()
     }
     subject.warm_up()

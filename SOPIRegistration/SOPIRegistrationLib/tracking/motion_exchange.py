@@ -10,6 +10,7 @@ import numpy as np
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.tracking.motion_files import (
     Poses,
@@ -36,17 +37,19 @@ def pose_in_frame(
     path: Path,
     number: int,
     geometry: CArmGeometry,
+    reference: Camera,
     volume: Callable[[], Volume] | None,
     angles: str = "",
 ) -> np.ndarray:
     """(4, 4) T_lps_to_world of a body in one frame of a motion file.
 
-    A JointTrack file holds poses in one camera: that whose name its path holds, else the first one.
+    A JointTrack file holds poses in one camera: that whose name its path holds, else the reference.
 
     Args:
         path: the file.
         number: of the frame, from 1: the file's row.
-        geometry: the cameras.
+        geometry: all cameras of the set.
+        reference: the camera that stands for one that no name tells.
         volume: reads the body's CT as it is stored; None for a surface.
         angles: of a JointTrack file, see :func:`~SOPIRegistrationLib.tracking.motion_files.read_jointtrack`.
 
@@ -56,7 +59,7 @@ def pose_in_frame(
     if path.suffix.lower() in _JOINTTRACK_SUFFIXES:
         pose = _row(read_jointtrack(path, angles), path, number)
         named = geometry.camera_named_in(str(path))
-        camera = next((one for one in geometry.cameras if one.name == named), geometry.camera)
+        camera = next((one for one in geometry.cameras if named and one.name == named), reference)
         return se3.invert_rigid(camera.T_world_to_camera) @ pose
     if volume is None:
         raise InputError(
