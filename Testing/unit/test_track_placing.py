@@ -146,3 +146,33 @@ def test_surfaces_are_tracked_from_the_command_line(scene, tmp_path):
     assert main([str(word) for word in (*words, "--out", tmp_path / "out")]) == 0
     entry = json.loads((tmp_path / "out" / "track.json").read_text())
     assert entry["bodies"][0]["counts"]["accept"] == 3
+
+
+def test_a_start_may_be_of_a_camera_that_is_not_tracked(scene, tmp_path):
+    """The pose of the front camera, and the side camera's pictures."""
+    T = scene.frame.T_nominal
+    (tmp_path / "frames").mkdir()
+    for number in range(2):
+        pixels = np.asarray(xray_of(scene.subject, scene.cameras[1], T).pixels)
+        sitk.WriteImage(sitk.GetImageFromArray(pixels), str(tmp_path / "frames" / f"{number}.png"))
+    body = write_surface(tmp_path / "cup.stl", scene.surface.points_lps_mm, scene.surface.triangles)
+    cameras = [
+        {"name": c.name, "K": c.K.tolist(), "width": c.width, "height": c.height}
+        | {"R": c.T_world_to_camera[:3, :3].tolist(), "t": c.T_world_to_camera[:3, 3].tolist()}
+        for c in scene.cameras
+    ]
+    (tmp_path / "cameras.json").write_text(json.dumps({"cameras": cameras}))
+    pose = {"pose": {"T_lps_to_camera": T.tolist()}, "geometry": {"cameras": [{"name": "front"}]}}
+    (tmp_path / "start.json").write_text(json.dumps(pose))
+    words = ["track", body, "--material", "CoCr", "--xrays", tmp_path / "frames", "--camera", "side"]
+    words += ["--geometry", tmp_path / "cameras.json", "--start", f"{tmp_path / 'start.json'}@1"]
+    words += ["--polarity", "bone-dark", "--out", tmp_path / "out"]
+    assert main([str(word) for word in words]) == 0
+    [entry] = json.loads((tmp_path / "out" / "track.json").read_text())["bodies"]
+    found = np.array(entry["frames"][1]["T_lps_to_world"])
+    # In the side camera's plane, and not where the same numbers would have it in that camera.
+    away = scene.place(scene.cameras[1].T_world_to_camera @ found) - scene.place(
+        scene.cameras[1].T_world_to_camera @ T
+    )
+    assert np.abs(away[:2]).max() < 1.0
+    assert turned(scene, T, found) < 5.0

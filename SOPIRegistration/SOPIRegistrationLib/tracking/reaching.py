@@ -36,6 +36,12 @@ def last_steps(kind: TargetKind) -> Steps:
     return (Step(replace(level, max_iterations=min(level.max_iterations, _LAST_ITERATIONS))),)
 
 
+def ends_at_the_finest(kind: TargetKind) -> bool:
+    """Whether all fine levels would lead no further than :func:`reached` does."""
+    last = last_steps(kind)[0].level
+    return (last.pixels, last.window_px) == (kind.finest.pixels, kind.finest.window_px)
+
+
 def reached(comparison: Comparison, guesses: Sequence[np.ndarray], run: Run) -> Hypotheses:
     """The pose that guesses lead to, moved to the pictures and refined by three levels.
 

@@ -48,6 +48,11 @@ class FramePose:
         """ "accept", "review" or "lost"."""
         return self.verdict.status
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether other starts would lead to the same pose: accepted, or doubted though the images agree."""
+        return self.status == ACCEPT or (self.is_anchor and self.margin >= 0)
+
     def doubted(self, reason: str, is_anchor: bool = True) -> FramePose:
         """The same, to be looked at by a person for this reason, too."""
         status = max(self.status, REVIEW, key=STATUSES.index)

@@ -20,7 +20,7 @@ from SOPIRegistrationLib.tracking.foreign import without_foreign
 from SOPIRegistrationLib.tracking.frames import Frame, Frames
 from SOPIRegistrationLib.tracking.journal import Journal, Key
 from SOPIRegistrationLib.tracking.placing import share_in_field
-from SOPIRegistrationLib.tracking.reaching import reached, reached_from_around
+from SOPIRegistrationLib.tracking.reaching import ends_at_the_finest, reached, reached_from_around
 from SOPIRegistrationLib.tracking.track import ACCEPT, REJECT, FramePose, Track
 
 # A pose so much further from where its neighbours lead than the body ever moved between two frames, and
@@ -253,7 +253,7 @@ class _Tracker:
         for stage, direction in (("again -1", -1), ("again +1", 1)):
             for number in range(1, self._frames.count + 1)[::direction]:
                 pose = track.poses.get(number)
-                if number in body.known or (pose is not None and pose.status == ACCEPT):
+                if number in body.known or (pose is not None and pose.is_settled):
                     continue
                 guesses = self._from_neighbours(track, number)
                 # What led nowhere leads nowhere again.
@@ -296,10 +296,9 @@ class _Tracker:
         if best.margin < self._tracks[body.name].usual_margin(frame.number) - _WORSE_THAN_USUAL:
             around = reached_from_around(comparison, best.T, guesses[0], run)
             best = min(best, _judged(frame.number, around, f"{source}, from around"), key=FramePose.rank)
-        if best.status == ACCEPT:
-            return best
-        best = min([best, *self._cleared(body, frame, guesses, best.T, source)], key=FramePose.rank)
-        if best.status == ACCEPT:
+        if best.margin < 0:
+            best = min([best, *self._cleared(body, frame, guesses, best.T, source)], key=FramePose.rank)
+        if best.status == ACCEPT or ends_at_the_finest(target.kind):
             return best
         finer = _judged(frame.number, through_levels(hypotheses, target.kind.fine, run), source)
         return min(best, finer, key=FramePose.rank)
