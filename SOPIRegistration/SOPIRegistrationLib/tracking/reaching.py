@@ -18,8 +18,13 @@ from SOPIRegistrationLib.tracking.placing import shifted_to_the_pictures
 _REACH_MM = 40.0
 # So many guesses are refined.
 _STARTS = 2
-# From a coarse minimum the fine one is a few steps away.
-_LAST_ITERATIONS = 10
+# Convergence, motion of the body: what is missing at a coarse level the next one finds, at the last one it is
+# a tenth of an error.
+_COARSE_MM, _FINE_MM = 0.3, 0.03
+# Costs after the first level from which a start is not worth going on with beside the best.
+_WORSE = 0.1
+# From a minimum of the level before the next one's is a few steps away.
+_LAST_ITERATIONS = 6
 # Costs that differ by less do not decide between two poses: the motion does.
 _AS_GOOD = 0.02
 
@@ -27,13 +32,21 @@ _AS_GOOD = 0.02
 def coarse_steps(kind: TargetKind) -> Steps:
     """Two coarse levels for the best two guesses."""
     first, last = kind.coarse[-1][0], kind.coarse[-1][-1]
-    return replace(first, keep=_STARTS), replace(last, keep=_STARTS, ranking=None)
+    return _quickly(first), _quickly(last, _LAST_ITERATIONS)
+
+
+def _quickly(step: Step, iterations: int | None = None) -> Step:
+    level = replace(step.level, step_tolerance_mm=_COARSE_MM)
+    if iterations is not None:
+        level = replace(level, max_iterations=min(level.max_iterations, iterations))
+    return Step(level, _STARTS)
 
 
 def last_steps(kind: TargetKind) -> Steps:
     """One fine level, the middle one where there are several."""
     level = kind.fine[len(kind.fine) // 2].level
-    return (Step(replace(level, max_iterations=min(level.max_iterations, _LAST_ITERATIONS))),)
+    iterations = min(level.max_iterations, _LAST_ITERATIONS)
+    return (Step(replace(level, max_iterations=iterations, step_tolerance_mm=_FINE_MM)),)
 
 
 def ends_at_the_finest(kind: TargetKind) -> bool:
@@ -79,7 +92,10 @@ def _refined(comparison: Comparison, T: np.ndarray, T_expected: np.ndarray, run:
     leads to is taken.
     """
     kind = comparison.target.kind
-    found = through_levels(Hypotheses.unscored(comparison, T), coarse_steps(kind), run)
+    first_step, second_step = coarse_steps(kind)
+    found = through_levels(Hypotheses.unscored(comparison, T), (first_step,), run)
+    worth = found.cost < found.cost.min() + _WORSE
+    found = through_levels(replace(found, T=found.T[worth], cost=found.cost[worth]), (second_step,), run)
     alike = np.flatnonzero(found.cost < found.cost.min() + _AS_GOOD)
     apart = se3.rotation_distance(
         np.repeat(T_expected[None, :3, :3], len(alike), axis=0), found.T[alike, :3, :3]
