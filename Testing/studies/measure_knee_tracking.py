@@ -6,13 +6,14 @@
     python Testing/studies/measure_knee_tracking.py DATA TRACK OUT [SINGLE ...]
 
 DATA is as for ``measure_knee_implants.py``, with all frames. In each frame and camera metal is grown from the
-innermost point of each body's projection, as there from points put by hand; what it grows to does not depend
-on the pose. Where the bodies overlap there is one outline about both: a body's projected outline counts where
-the other one does not cover it, a point of the metal's outline for the body whose projection is nearer, both
-within the field of the camera. Writes distances.csv (symmetric mean distance of outlines, pixels of 512) and
-a picture of every tenth frame (green: the metal's outline, red: femur, yellow: tray) and prints a summary:
-distances, steps from frame to frame, angle between the bodies. SINGLE are tracks of one camera each: how far
-their bodies' centres lie from those of TRACK in that camera's plane.
+innermost point of each body's projection, as there from points put by hand, over what is as dark nearby, and
+less tolerantly where it would leak into bone; what it grows to depends on the pose no further. Where the
+bodies overlap there is one outline about both: a body's projected outline counts where the other one does not
+cover it, a point of the metal's outline for the body whose projection is nearer, both within the field of the
+camera. Writes distances.csv (symmetric mean distance of outlines, pixels of 512) and a picture of every tenth
+frame (green: the metal's outline, red: femur, yellow: tray), and prints a summary: distances, steps from
+frame to frame, angle between the bodies. SINGLE are tracks of one camera each: how far their bodies' centres
+lie from those of TRACK in that camera's plane.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ BODIES = {"femur0": (255, 0, 0), "tibia0": (255, 220, 0)}
 # About a projection what the metal may grow into, pixels; what the other body covers, and the edge of the
 # field, with this margin.
 MARGIN_PX, CLOSE_PX = 60, 4
+# Gray levels that metal keeps within, nearby: the largest with which it does not leak into bone that is as
+# dark, to so many times the area of all projections.
+TOLERANCES, LEAK = (4.0, 3.0, 2.0, 1.5, 1.0), 1.2
 EVERY = 10
 ENLARGED = 3
 
@@ -100,7 +104,12 @@ def grown_metal(pixels: np.ndarray, projections: dict[str, Projection], field: n
         rows, columns = ndimage.find_objects(projection.covered.astype(np.uint8))[0]
         low = max(0, columns.start - MARGIN_PX), max(0, rows.start - MARGIN_PX)
         crop = np.s_[low[1] : rows.stop + MARGIN_PX, low[0] : columns.stop + MARGIN_PX]
-        mask[crop] |= metal_mask(pixels[crop], (seed[0] - low[0], seed[1] - low[1]))
+        largest = LEAK * np.any([one.covered for one in projections.values()], axis=0)[crop].sum()
+        for tolerance in TOLERANCES:
+            grown = metal_mask(pixels[crop], (seed[0] - low[0], seed[1] - low[1]), tolerance)
+            if grown.sum() < largest:
+                break
+        mask[crop] |= grown
     lines = [at_steepest(pixels, line) for line in outlines(mask)]
     return np.concatenate(lines) if lines else np.empty((0, 2))
 

@@ -168,6 +168,22 @@ def test_half_a_line_of_a_killed_run_is_cut_off(tmp_path):
     assert len(Journal(tmp_path)) == 2
 
 
+def test_a_full_disk_is_one_line_and_what_is_done_is_kept(tmp_path):
+    resource = pytest.importorskip("resource", reason="needs limits of POSIX")
+    journal = Journal(tmp_path)
+    journal.add(("start", "spine", 1), {"frame": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot keep the track in .*: what is done is kept; make room"):
+            journal.add(("sweep +1", "spine", 2), {"frame": 2, "reasons": ["x" * 8000]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    again = Journal(tmp_path)
+    assert len(again) == 1
+    assert again.get(("start", "spine", 1)) == {"frame": 1}
+
+
 def test_a_pose_off_its_neighbours_path_is_doubted(scene):
     """However well the images agree there: frame 4 is a start pose that was given wrongly and agrees."""
     sequence = Simulated(scene, 7)
@@ -305,6 +321,23 @@ def test_a_killed_run_ends_with_the_table_of_an_undisturbed_one(files, tmp_path)
     assert not journal.exists()
     calm, killed = ((tmp_path / name / "track.csv").read_text() for name in ("calm", "killed"))
     assert killed == calm
+
+
+def test_results_that_find_no_room_lose_nothing(files, tmp_path, capsys):
+    resource = pytest.importorskip("resource", reason="needs limits of POSIX")
+    out = tmp_path / "out"
+    command = words(files, "--start", f"{files / 'start.tfm'}@1", "--polarity", "bone-dark", "--out", out)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The journal has room, the plot has not.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, before[1]))
+    try:
+        assert main(command) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "what is done is kept; make room, and the same command goes on" in capsys.readouterr().err
+    assert [file.name for file in out.iterdir()] == [JOURNAL]
+    assert main(command) == 0
+    assert "steps of an earlier run taken over" in capsys.readouterr().out
 
 
 def test_a_track_starts_from_other_programs_files_and_is_written_as_such(files, tmp_path, scene):

@@ -196,14 +196,25 @@ def _write(args: argparse.Namespace, bodies, tracks, frames: Frames, joint) -> l
         motion = replace(motion, smooth=[smoothed(one, args.smooth, T_world_to_camera) for one in tracks])
     if joint is not None:
         motion = replace(motion, joints=joint_values(joint, tracks))
-    with staged(args.out) as folder:
-        files = write_motion(folder, motion, args.transforms)
-        for kind in args.write_as:
-            files += write_as(kind, folder, tracks, frames.geometry, [_stored(one) for one in args.body])
-        if args.film:
-            moving = [targets_of(body.subject, "auto")[-1].moving for body in bodies]
-            write_film(folder / "overlay.gif", motion, frames, moving)
-            files.append("overlay.gif")
+    try:
+        with staged(args.out) as folder:
+            return _write_into(folder, args, motion, frames)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the results to {args.out} ({error.strerror or error}): what is done is kept; make "
+            "room, and the same command goes on"
+        ) from None
+
+
+def _write_into(folder: Path, args: argparse.Namespace, motion: Motion, frames: Frames) -> list[str]:
+    files = write_motion(folder, motion, args.transforms)
+    for kind in args.write_as:
+        stored = [_stored(path) for path in args.body]
+        files += write_as(kind, folder, motion.tracks, frames.geometry, stored)
+    if args.film:
+        moving = [targets_of(body.subject, "auto")[-1].moving for body in motion.bodies]
+        write_film(folder / "overlay.gif", motion, frames, moving)
+        files.append("overlay.gif")
     return files
 
 
