@@ -44,8 +44,8 @@ BODIES = {"femur0": (255, 0, 0), "tibia0": (255, 220, 0)}
 # field, with this margin.
 MARGIN_PX, CLOSE_PX = 60, 4
 # Gray levels that metal keeps within, nearby: the largest with which it does not leak into bone that is as
-# dark, to so many times the area of all projections.
-TOLERANCES, LEAK = (4.0, 3.0, 2.0, 1.5, 1.0), 1.2
+# dark, to so many times the area of all projections. Where it leaks with all of them, nothing is measured.
+TOLERANCES, LEAK = (4.0, 2.0, 1.0), 1.1
 EVERY = 10
 ENLARGED = 3
 
@@ -94,8 +94,9 @@ class Projection:
 
 
 def grown_metal(pixels: np.ndarray, projections: dict[str, Projection], field: np.ndarray) -> np.ndarray:
-    """(n, 2) outline of the metal about the innermost points of bodies."""
+    """(n, 2) outline of the metal about the innermost points of bodies; empty where it leaks into bone."""
     mask = np.zeros(pixels.shape, bool)
+    covered = np.any([mask, *(one.covered for one in projections.values())], axis=0)
     for name, projection in projections.items():
         others = [other.covered for key, other in projections.items() if key != name]
         seed = projection.innermost(field & ~np.any([np.zeros_like(field), *others], axis=0))
@@ -104,12 +105,13 @@ def grown_metal(pixels: np.ndarray, projections: dict[str, Projection], field: n
         rows, columns = ndimage.find_objects(projection.covered.astype(np.uint8))[0]
         low = max(0, columns.start - MARGIN_PX), max(0, rows.start - MARGIN_PX)
         crop = np.s_[low[1] : rows.stop + MARGIN_PX, low[0] : columns.stop + MARGIN_PX]
-        largest = LEAK * np.any([one.covered for one in projections.values()], axis=0)[crop].sum()
         for tolerance in TOLERANCES:
             grown = metal_mask(pixels[crop], (seed[0] - low[0], seed[1] - low[1]), tolerance)
-            if grown.sum() < largest:
+            if grown.sum() < LEAK * covered[crop].sum():
                 break
         mask[crop] |= grown
+    if (mask & field).sum() > LEAK * (covered & field).sum():
+        return np.empty((0, 2))
     lines = [at_steepest(pixels, line) for line in outlines(mask)]
     return np.concatenate(lines) if lines else np.empty((0, 2))
 
@@ -125,7 +127,9 @@ def distances(
     metal: np.ndarray, projections: dict[str, Projection], field: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Distances between the metal's outline and each body's, pixels, both ways."""
-    metal = metal[looked_up(field, metal)] if len(metal) else metal
+    if not len(metal):
+        return {}
+    metal = metal[looked_up(field, metal)]
     trees = {name: cKDTree(one.outline) for name, one in projections.items() if len(one.outline)}
     to_body = {name: tree.query(metal)[0] for name, tree in trees.items()}
     found = {}
@@ -137,8 +141,7 @@ def distances(
         outline = projections[name].outline
         outline = outline[looked_up(field & ~hidden, outline)]
         nearest = np.all([to_body[name] <= to_body[other] for other in to_body], axis=0)
-        to_metal = cKDTree(metal).query(outline)[0] if len(metal) else np.full(len(outline), np.inf)
-        found[name] = np.concatenate([to_body[name][nearest], to_metal])
+        found[name] = np.concatenate([to_body[name][nearest], cKDTree(metal).query(outline)[0]])
     return found
 
 
@@ -249,12 +252,12 @@ def main(data: Path, folder: Path, out: Path, singles: list[Path]) -> None:
         for camera in ("cam01", "cam02"):
             of = [row for row in rows if (row["body"], row["camera"]) == (body, camera)]
             means = np.array([float(row["mean_px"]) for row in of if row["mean_px"]])
-            within = (means <= 1).sum()
-            worst = max(of, key=lambda row: float(row["mean_px"] or "inf"))
+            lost = sum(row["status"] == "lost" for row in of)
+            worst = max(of, key=lambda row: float(row["mean_px"] or 0))
             print(
                 f"{body} in {camera}: outline {np.median(means):.2f} px (median of the frames' means), "
-                f"{within} of {len(of)} frames within 1 px, worst {worst['mean_px'] or 'lost'} px in frame "
-                f"{worst['frame']}"
+                f"{(means <= 1).sum()} of {len(means)} frames within 1 px, worst {worst['mean_px']} px in frame "
+                f"{worst['frame']}; {lost} lost, in {len(of) - len(means) - lost} metal and bone are too alike"
             )
     motion(track, subjects)
     for single in singles:

@@ -23,8 +23,8 @@ _STARTS = 2
 _COARSE_MM, _FINE_MM = 0.3, 0.03
 # Costs after the first level from which a start is not worth going on with beside the best.
 _WORSE = 0.1
-# From a minimum of the level before the next one's is a few steps away.
-_LAST_ITERATIONS = 6
+# From a coarse minimum the fine one is a few steps away.
+_LAST_ITERATIONS = 10
 # Costs that differ by less do not decide between two poses: the motion does.
 _AS_GOOD = 0.02
 
@@ -32,14 +32,11 @@ _AS_GOOD = 0.02
 def coarse_steps(kind: TargetKind) -> Steps:
     """Two coarse levels for the best two guesses."""
     first, last = kind.coarse[-1][0], kind.coarse[-1][-1]
-    return _quickly(first), _quickly(last, _LAST_ITERATIONS)
+    return _quickly(first), _quickly(last)
 
 
-def _quickly(step: Step, iterations: int | None = None) -> Step:
-    level = replace(step.level, step_tolerance_mm=_COARSE_MM)
-    if iterations is not None:
-        level = replace(level, max_iterations=min(level.max_iterations, iterations))
-    return Step(level, _STARTS)
+def _quickly(step: Step) -> Step:
+    return Step(replace(step.level, step_tolerance_mm=_COARSE_MM), _STARTS)
 
 
 def last_steps(kind: TargetKind) -> Steps:
