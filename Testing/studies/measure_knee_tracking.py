@@ -254,10 +254,11 @@ def main(data: Path, folder: Path, out: Path, singles: list[Path]) -> None:
             means = np.array([float(row["mean_px"]) for row in of if row["mean_px"]])
             lost = sum(row["status"] == "lost" for row in of)
             worst = max(of, key=lambda row: float(row["mean_px"] or 0))
+            told = f"{(means <= 1).sum()} of {len(means)} frames within 1 px"
             print(
-                f"{body} in {camera}: outline {np.median(means):.2f} px (median of the frames' means), "
-                f"{(means <= 1).sum()} of {len(means)} frames within 1 px, worst {worst['mean_px']} px in frame "
-                f"{worst['frame']}; {lost} lost, in {len(of) - len(means) - lost} metal and bone are too alike"
+                f"{body} in {camera}: outline {np.median(means):.2f} px (median of the frames' means), {told}, "
+                f"worst {worst['mean_px']} px in frame {worst['frame']}; {lost} lost; in "
+                f"{len(of) - len(means) - lost} metal and bone are too alike"
             )
     motion(track, subjects)
     for single in singles:
