@@ -125,7 +125,8 @@ class SOPIRegistrationParameterNode:
     blinkRate: Annotated[float, WithinRange(0.5, 10.0)] = 2.0
     localContrast: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
     carmVisible: bool = True
-    lastResult: str = ""
+    projected: bool = True
+    timeLimit: Annotated[float, WithinRange(1.0, 600.0)] = 20.0
 
 
 class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -137,6 +138,7 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self.panel = None
         self._parameterNode = None
+        self._wrapper = None
         self._guiTag = None
 
     def setup(self):
@@ -204,8 +206,17 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.panel.restore()
 
     def initializeParameterNode(self):
-        if self.panel is not None:
-            self.setParameterNode(self.logic.getParameterNode())
+        if self.panel is None:
+            return
+        parameters = self.logic.getParameterNode()
+        if self._wrapper is None or self._wrapper.parameterNode is not parameters.parameterNode:
+            # Kept while its scene is closed: Python's collector would take one that only the observers of its
+            # node refer to for garbage, and the observers with it.
+            self._wrapper = parameters
+        else:
+            # It read its values before a loaded scene had their nodes.
+            self._wrapper.parameterNode.Modified()
+        self.setParameterNode(self._wrapper)
 
     def setParameterNode(self, parameterNode):
         known = self._parameterNode
@@ -219,7 +230,10 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             known.disconnectGui(self._guiTag)
         self._parameterNode = parameterNode
         if parameterNode is not None:
-            self._guiTag = parameterNode.connectGui(self.ui)
+            # connectGui returns no tag: what it connected would write into the next scene's parameters.
+            named = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
+            bound = {name: widget for name, widget in named.items() if name}
+            self._guiTag = parameterNode.connectParametersToGui(bound)
         if self.panel is not None:
             self.panel.use(parameterNode)
 
@@ -241,6 +255,11 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
             known = choices.name_stored(name, stored)
             if known != stored:
                 node.SetParameter(name, known)
+        for former, names in choices.FORMER.items():
+            if node.HasParameter(former):
+                for name in names:
+                    node.SetParameter(name, node.GetParameter(former))
+                node.UnsetParameter(former)
         return SOPIRegistrationParameterNode(node)
 
     def loadDemoCase(self, seed=1, case=None):
@@ -301,7 +320,9 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         Raises:
             InputError: an input is unusable; nothing in the scene has changed.
         """
-        from SOPIRegistrationLib.panel.session import Session, geometry_of
+        from SOPIRegistrationLib.panel.input_reader import geometry_of
+        from SOPIRegistrationLib.panel.session import Session
+        from SOPIRegistrationLib.registration.logic import outcome_of
 
         parameters = self.getParameterNode()
         session = Session(slicer.mrmlScene, parameters, slicer.app.layoutManager())
@@ -317,42 +338,24 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         before = {name: getattr(parameters, name) for name in chosen}, session.state.geometry
         self._choose(session, chosen, geometry)
 
+        def follow(live):
+            return progress is not None and progress(live.stage, live.fraction)
+
+        alive = slicer.app.processEvents
         try:
-            prepared = self._run(lambda logic: logic.prepare(session.read_inputs()), "prepared", progress)
+            inputs = session.reader.read()
+            prepared = outcome_of(lambda logic: logic.prepare(inputs), "prepared", follow, alive)
         except InputError:
             self._choose(session, *before)
             raise
         session.accept(prepared)
         task = session.task(init, refine, content)
-        result = self._run(lambda logic: logic.register(task), "finished", progress)
+        result = outcome_of(lambda logic: logic.register(task), "finished", follow, alive)
         session.record(result)
         # The views have their sizes by now.
         session.views.fit()
         session.close()
         return result
-
-    @staticmethod
-    def _run(start, outcome, progress):
-        """Let a RegistrationLogic do something, with the window kept alive; what it tells by a signal."""
-        from SOPIRegistrationLib.errors import Cancelled
-        from SOPIRegistrationLib.registration.logic import RegistrationLogic
-
-        logic, outcomes, errors = RegistrationLogic(), [], []
-
-        def follow(live):
-            if progress is not None and progress(live.stage, live.fraction):
-                logic.stop()
-
-        logic.progressed.connect(follow)
-        getattr(logic, outcome).connect(outcomes.append)
-        logic.failed.connect(errors.append)
-        start(logic)
-        logic.wait(slicer.app.processEvents)
-        if errors:
-            raise errors[0]
-        if not outcomes:
-            raise Cancelled("stopped while the inputs were prepared")
-        return outcomes[0]
 
     @staticmethod
     def _choose(session, chosen, geometry):

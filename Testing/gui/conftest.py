@@ -102,7 +102,7 @@ def user_of_networks(host, module, monkeypatch):
 
 def reload_panel():
     """What of the panel has read the lists of methods."""
-    for name in ("choices", "session", "registration_panel"):
+    for name in ("choices", "method_section", "session", "registration_panel"):
         importlib.reload(importlib.import_module(f"SOPIRegistrationLib.panel.{name}"))
 
 
@@ -132,7 +132,11 @@ class User:
 
     @property
     def session(self):
-        return self.panel._session
+        return self.panel.session
+
+    def install_torch(self, ensure) -> None:
+        """Let a function answer whether PyTorch is there."""
+        self.widget.dependencies.ensure_torch = lambda utils: ensure()
 
     def wait(self, seconds: float = 120.0) -> None:
         """Until the panel is at rest: nothing runs and the last DRR is drawn."""
@@ -155,8 +159,7 @@ class User:
 
         nodes = load_demo_case(self.host.scene, case=case)
         self.choose(nodes.ct, nodes.xray)
-        self.panel._geometry.show(nodes.geometry)
-        self.panel._on_geometry(nodes.geometry)
+        self.session.state.geometry = nodes.geometry
         self.nodes = nodes
 
     def choose(self, ct=None, xray=None, mask=None) -> None:

@@ -151,8 +151,22 @@ def test_a_closed_scene_leaves_no_numbers(demo):
     ui = demo.ui
     boxes = ("sdd", "sod", "rowSpacing", "columnSpacing", "principalU", "principalV")
     assert [getattr(ui, name + "SpinBox").value for name in boxes] == [0.0] * len(boxes)
-    assert [slider.value for slider in demo.panel._pose.sliders] == [0.0] * 6
+    assert [getattr(ui, name + "Slider").value for name in ("rx", "ry", "rz", "tx", "ty", "tz")] == [0.0] * 6
     assert "Needed: a CT and an X-ray" in ui.verdictLabel.text
+
+
+def test_a_closed_scene_writes_nothing_into_the_next_one(demo):
+    """Selectors and sliders are bound to the parameters of one scene at a time."""
+    import slicer
+
+    demo.ui.mixSlider.value = 0.25
+    demo.host.scene.Clear()
+    demo.host.process(0.2)
+    assert demo.parameters.mix == 0.5
+    ct = slicer.util.addVolumeFromArray(np.zeros((4, 5, 6), np.int16), name="another")
+    demo.ui.ctSelector.setCurrentNode(ct)
+    demo.ui.edgeSlider.value = 0.75
+    assert (demo.parameters.ct, demo.parameters.mix, demo.parameters.edgeStrength) == (ct, 0.5, 0.75)
 
 
 def share_of_view(user, body_name="CT bones") -> tuple[np.ndarray, np.ndarray]:
@@ -254,7 +268,7 @@ def test_sections_that_are_complete_fold_once(demo):
 def test_a_start_that_fails_leaves_the_training_section_as_it_was(user, demo_case, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("sys.executable", "")
-    user.panel._ensure_torch = lambda: True
+    user.install_torch(lambda: True)
     user.take_demo(demo_case)
     user.show_views()
     user.click("trainButton")

@@ -52,14 +52,13 @@ def _press_and_read(user) -> str:
 
 
 def test_without_geometry_the_button_says_what_is_missing(chosen):
-    chosen.panel._geometry.show(None)
-    chosen.panel._on_geometry(None)
+    chosen.session.state.geometry = None
     assert not chosen.ui.registerButton.enabled
     assert "the C-arm's geometry" in chosen.ui.registerButton.toolTip
     from SOPIRegistrationLib.errors import InputError
 
     with pytest.raises(InputError, match="load a file"):
-        chosen.session.read_inputs()
+        chosen.session.reader.read()
 
 
 def test_colour_xray(chosen):

@@ -138,7 +138,7 @@ def test_the_set_is_saved_with_the_scene(chosen, tmp_path):
 
 def test_a_script_must_name_the_camera(chosen, demo_case, cameras, tmp_path, module):
     from SOPIRegistrationLib.errors import InputError
-    from SOPIRegistrationLib.panel.session import geometry_of
+    from SOPIRegistrationLib.panel.input_reader import geometry_of
 
     path, xray = str(tmp_path / "cameras.json"), chosen.parameters.xray
     with pytest.raises(InputError, match=r"several cameras \(side, front\)"):

@@ -171,9 +171,9 @@ class Application:
         "MouseMoveEvent",
     )
 
-    def __init__(self, interactor):
+    def __init__(self, interactor, events=EVENTS):
         self.seen = []
-        for event in self.EVENTS:
+        for event in events:
             interactor.AddObserver(event, lambda _caller, event: self.seen.append(event), 5.0)
 
 
@@ -243,6 +243,21 @@ def test_digits_choose_the_mode_and_space_shows_the_xray_while_held(mouse):
     assert composite.GetForegroundOpacity() == 1.0
 
 
+def test_keys_go_to_what_vtk_draws_in_once_the_mouse_is_over_it(mouse):
+    """The widget around it passes no key on: a focus there leaves the view deaf."""
+    mouse.interactor.InvokeEvent("EnterEvent")
+    assert mouse.view.focusWidget() is mouse.view.VTKWidget()
+
+
+def test_a_double_click_is_two_drags_while_the_ct_is_moved(mouse):
+    application = Application(mouse.interactor, ("LeftButtonDoubleClickEvent",))
+    mouse.interactor.InvokeEvent("LeftButtonDoubleClickEvent")
+    assert application.seen == []
+    mouse.user.ui.adjustCheckBox.checked = False
+    mouse.interactor.InvokeEvent("LeftButtonDoubleClickEvent")
+    assert application.seen == ["LeftButtonDoubleClickEvent"]
+
+
 def test_the_curtain_follows_the_mouse(mouse):
     user = mouse.user
     mouse.press("3")
@@ -258,6 +273,25 @@ def test_the_curtain_follows_the_mouse(mouse):
         same = np.abs(picture - drr).mean(axis=0) < 0.5
         assert same[int((share + 0.02) * len(same)) :].all()
         assert not same[: int((share - 0.02) * len(same))].all()
+
+
+def test_the_lens_follows_the_mouse(mouse):
+    user = mouse.user
+    mouse.press("6")
+    camera = user.session.case.xray.camera
+    centre = np.array([0.4 * camera.width - 0.5, 0.6 * camera.height - 0.5])
+    mouse.move(mouse.xy(centre))
+    user.host.process(0.2)
+    assert user.session.overlay.setting("curtain") == pytest.approx(0.4, abs=0.01)
+    assert user.session.overlay.setting("lens_down") == pytest.approx(0.6, abs=0.01)
+    picture = user.picture()[..., 0].astype(int)
+    user.session.overlay.mode = "blink"
+    different = np.abs(picture - user.picture()[..., 0]) > 3
+    rows, columns = np.indices(different.shape)
+    size = np.array(different.shape)
+    away = np.hypot(rows - 0.6 * size[0], columns - 0.4 * size[1]) / size.min()
+    assert not different[away < 0.17].any()
+    assert different[away > 0.2].mean() > 0.3
 
 
 def test_blinking_goes_at_the_rate_that_is_set(mouse):

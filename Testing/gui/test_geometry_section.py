@@ -34,6 +34,34 @@ def test_preset_scaled_to_the_image(with_xray):
     assert with_xray.ui.registerButton.enabled
 
 
+def test_each_value_has_its_source_and_tolerance_and_what_is_typed_is_exact(with_xray):
+    ui = with_xray.ui
+    combo = ui.presetCombo
+    combo.setCurrentIndex(combo.findText("Perlove PLX118F"))
+    combo.activated.emit(combo.currentIndex)
+    # 1 % of 1011.7 mm; 5 pixels of the detector, 2.5 of this image.
+    assert "Source-detector distance ± 10.1 mm" in ui.geometrySourceLabel.text
+    assert "pixel spacing ± 0.5 %" in ui.geometrySourceLabel.text
+    ui.sddSpinBox.value = 1000.0
+    assert "Source-detector distance: typed" in ui.geometrySourceLabel.text
+    assert with_xray.session.state.geometry.tolerances.sdd_mm == 0.0
+    assert "± 0.5 %" in ui.geometrySourceLabel.text
+
+
+def test_what_contradicts_the_geometry_is_said_and_stops_nothing(with_xray):
+    ui = with_xray.ui
+    assert ui.geometryWarningLabel.isHidden()
+    ui.sddSpinBox.value, ui.rowSpacingSpinBox.value, ui.columnSpacingSpinBox.value = 1000.0, 0.4, 0.4
+    assert ui.geometryWarningLabel.isHidden()
+    ui.columnSpacingSpinBox.value = 2.0
+    assert "times as high as wide" in ui.geometryWarningLabel.text
+    assert "seen from the source" in ui.geometryWarningLabel.text
+    assert not ui.geometryWarningLabel.isHidden()
+    assert ui.registerButton.enabled
+    ui.columnSpacingSpinBox.value = 0.4
+    assert ui.geometryWarningLabel.isHidden()
+
+
 def test_preset_for_another_shape_is_refused(user):
     import slicer
 
@@ -89,8 +117,7 @@ def test_saved_and_loaded_again(with_xray, tmp_path):
     path = str(tmp_path / "geometry.json")
     with_xray.host.answers += [path, path]
     with_xray.click("saveGeometryButton")
-    with_xray.panel._geometry.show(None)
-    with_xray.panel._on_geometry(None)
+    with_xray.session.state.geometry = None
     with_xray.click("loadGeometryButton")
     again = with_xray.session.state.geometry
     assert np.allclose(again.camera.K, known.camera.K)
@@ -108,7 +135,7 @@ def test_dicom_tags_are_taken_when_the_xray_is_chosen(user, monkeypatch):
         "DistanceSourceToPatient": 720.0,
     }
     monkeypatch.setattr(
-        "SOPIRegistrationLib.scene.radiograph_from_node",
+        "SOPIRegistrationLib.panel.xray_facts.radiograph_from_node",
         lambda node, frame=None: Radiograph(pixels, "XA", None, tags),
     )
     user.choose(xray=slicer.util.addVolumeFromArray(pixels[None], name="XA"))

@@ -118,6 +118,46 @@ def test_module_code_uses_what_slicer_has(path):
             assert first in package._QT_VALUES or f"qt.{first}" in api.observed(), name
 
 
+def _classes_in_the_ui() -> dict[str, str]:
+    """Class of every widget by its name, as observed ("qt.QLabel")."""
+    owners = {"Q": "qt", "c": "ctk", "q": "slicer"}
+    found = {element.get("name"): element.get("class") for element in ElementTree.parse(UI).iter("widget")}
+    return {name: f"{owners[kind[0]]}.{kind}" for name, kind in found.items()}
+
+
+def _is_the_ui(node) -> bool:
+    return (isinstance(node, ast.Name) and node.id == "ui") or (
+        isinstance(node, ast.Attribute) and node.attr in ("ui", "_ui")
+    )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_module_code_asks_widgets_for_what_they_have(path):
+    """Every ``ui.NAME.ATTRIBUTE`` that is written, run by a test or not; signals by their signatures."""
+    from host import api
+
+    classes = _classes_in_the_ui()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and _is_the_ui(node.value):
+            assert node.attr in classes or node.attr == "setMRMLScene", f"no widget {node.attr}"
+        if not (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Attribute)
+            and _is_the_ui(node.value.value)
+        ):
+            continue
+        label = classes[node.value.attr]
+        names = api.properties(label) if isinstance(node.ctx, ast.Store) else api.class_names(label)
+        assert node.attr in names, f"{label} ({node.value.attr}) has no {node.attr}"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        called = node.func if isinstance(node, ast.Call) else None
+        if not (isinstance(called, ast.Attribute) and called.attr in ("connect", "disconnect")):
+            continue
+        owner = called.value
+        if isinstance(owner, ast.Attribute) and _is_the_ui(owner.value):
+            assert node.args[0].value in api.signals(classes[owner.attr]), ast.unparse(node)
+
+
 def test_only_scene_and_panel_import_the_application():
     allowed = {"scene", "panel"}
     for path in (MODULE / "SOPIRegistrationLib").rglob("*.py"):

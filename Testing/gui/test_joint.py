@@ -59,7 +59,7 @@ def test_two_views_of_the_wrist_jointly(wrist, tmp_path):
     wrist.wait()
     assert wrist.host.messages == []
     assert off_mm(wrist) < 0.5
-    result = json.loads(wrist.parameters.lastResult)
+    result = wrist.session.state.shown_entry.result
     cameras = result["geometry"]["cameras"]
     assert {camera["name"] for camera in cameras} == {"cam01", "cam02"}
 

@@ -22,7 +22,7 @@ def test_refine_says_that_there_are_no_weights(user, demo_case):
 def with_networks(user_of_networks, demo_case):
     """Their user with the demo case chosen and no PyTorch installed."""
     user_of_networks.torch = Torch()
-    user_of_networks.panel._ensure_torch = user_of_networks.torch.ensure
+    user_of_networks.install_torch(user_of_networks.torch.ensure)
     user_of_networks.take_demo(demo_case)
     return user_of_networks
 

@@ -59,7 +59,7 @@ def test_wrist_from_files_with_a_geometry_file(user, wrist):
     user.click("optimiseButton")
     user.wait()
     assert user.host.messages == []
-    [exported] = json.loads(user.parameters.lastResult)["geometry"]["cameras"]
+    [exported] = user.session.state.shown_entry.result["geometry"]["cameras"]
     calibrated = json.loads((wrist / "cameras.json").read_text())["cameras"][1]
     np.testing.assert_allclose(exported["R"], calibrated["R"], atol=1e-6)
     np.testing.assert_allclose(exported["t"], calibrated["t"], atol=1e-6)

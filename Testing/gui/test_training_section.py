@@ -35,7 +35,7 @@ def started(monkeypatch):
 @pytest.fixture
 def prepared(user, demo_case):
     """A user before the demo case, prepared, with PyTorch."""
-    user.panel._ensure_torch = lambda: True
+    user.install_torch(lambda: True)
     user.take_demo(demo_case)
     user.show_views()
     return user

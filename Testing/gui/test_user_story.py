@@ -352,13 +352,13 @@ def test_the_result_tells_when_the_pose_has_left_it_and_the_history_brings_both_
     user.click("initialiseButton")
     user.wait()
     assert user.ui.historyTable.rowCount == 2
-    second = json.loads(user.parameters.lastResult)
+    second = user.session.state.shown_entry.result
     user.ui.historyTable.cellClicked.emit(0, 0)
     user.wait()
     assert np.allclose(user.session.pose, nominal)
     assert user.ui.verdictLabel.text == first
     assert user.ui.historyTable.currentRow() == 0
-    restored = json.loads(user.parameters.lastResult)
+    restored = user.session.state.shown_entry.result
     assert np.allclose(restored["pose"]["T_lps_to_camera"], nominal)
     assert restored["method"] != second["method"]
 
@@ -512,6 +512,7 @@ def test_a_scene_of_a_former_version_opens_with_its_choices(user, demo_case):
         "content": "Whole body",
         "polarity": "Bones dark",
         "overlayMode": "Two colours",
+        "overlayOpacity": "0.7",
     }
     for name, label in former.items():
         node.SetParameter(name, label)
@@ -519,6 +520,7 @@ def test_a_scene_of_a_former_version_opens_with_its_choices(user, demo_case):
     parameters = user.widget.logic.getParameterNode()
     assert (parameters.initialiser, parameters.method, parameters.content) == ("nominal", "opt", "body")
     assert (parameters.polarity, parameters.overlayMode) == ("bone-dark", "fusion")
+    assert (parameters.mix, parameters.edgeStrength) == (0.7, 0.7)
     user.host.process(0.1)
     assert user.ui.initialiserCombo.currentText == "Nominal view"
     assert user.ui.polarityCombo.currentText == "Bones dark"

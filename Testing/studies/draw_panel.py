@@ -19,7 +19,7 @@ TESTING = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTING / "gui"), str(TESTING / "studies"), str(TESTING)]
 # Smaller than a window, so that words can still be read in a page of the Docs.
 PANEL_WIDTH, VIEWS = 400, (800, 680)
-COLOURS = 128
+COLOURS = 256
 
 
 class Album:
@@ -41,8 +41,8 @@ class Album:
         return self._user.host.view_pixels("Fusion")
 
     def _save(self, name: str, pixels: np.ndarray) -> None:
-        # A palette makes a third of the file, and nobody sees it.
-        image = Image.fromarray(pixels).quantize(COLOURS, dither=Image.Dither.NONE)
+        # A palette makes half of the file; settled like this it keeps the few pixels of a verdict's colour.
+        image = Image.fromarray(pixels).quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE)
         path = self._folder / f"{name}.png"
         image.save(path, optimize=True)
         print(f"{path} {path.stat().st_size // 1024} kB")
@@ -55,6 +55,7 @@ class Album:
 def draw_demo(user, album: Album) -> None:
     """The demo case from an empty scene to a verdict."""
     from SOPIRegistrationLib.panel.choices import OVERLAY_MODES
+    from SOPIRegistrationLib.scene.nodes import remove_node
     from SOPIRegistrationLib.simulation.demo import demo_case
     from test_fusion_view import Mouse, centre_seen
 
@@ -70,12 +71,19 @@ def draw_demo(user, album: Album) -> None:
     user.wait()
     album.window("module")
     pictures = []
-    for mode in list(OVERLAY_MODES)[:4]:
+    for mode in [*list(OVERLAY_MODES)[:4], "Lens"]:
         user.ui.overlayModeCombo.setCurrentText(mode)
         user.wait()
         pictures.append(album.fusion(mode))
     album.row("fusion_modes", pictures)
     user.ui.overlayModeCombo.setCurrentText("DRR edges on the X-ray")
+    carried = add_carried(user, case)
+    user.ui.useSection.collapsed = False
+    user.wait()
+    album.window("drawn_on_xray")
+    user.ui.useSection.collapsed = True
+    for node in carried:
+        remove_node(node)
     user.ui.adjustCheckBox.checked = True
     user.ui.handlesCheckBox.checked = True
     user.wait()
@@ -96,6 +104,36 @@ def draw_demo(user, album: Album) -> None:
     user.click("initialiseButton")
     user.wait()
     album.window("rejected")
+
+
+def add_carried(user, case) -> list:
+    """A line, a point and a segment planned on the CT's middle vertebra: what a person would bring along."""
+    import slicer
+    from SOPIRegistrationLib.scene import RAS_FROM_LPS, attach
+
+    labels = case.labels
+    values = np.unique(labels.array)
+    middle = values[len(values) // 2]
+    points = labels.points_lps(np.argwhere(labels.array == middle)[:, ::-1]) @ RAS_FROM_LPS[:3, :3]
+    low, high = points.min(axis=0), points.max(axis=0)
+    line = user.host.scene.AddNewNodeByClass("vtkMRMLMarkupsLineNode", "Screw")
+    for share in (0.25, 0.75):
+        line.AddControlPoint(*(low + share * (high - low)))
+    target = user.host.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Targets")
+    target.AddControlPoint(*points.mean(axis=0), "target")
+    bone = user.host.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Plan")
+    bone.CreateDefaultDisplayNodes()
+    one = slicer.util.addVolumeFromArray((labels.array == middle).astype(np.uint8), name="one")
+    one.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(RAS_FROM_LPS @ labels.index_to_lps))
+    image = slicer.vtkOrientedImageData()
+    image.DeepCopy(one.GetImageData())
+    image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(RAS_FROM_LPS @ labels.index_to_lps))
+    user.host.scene.RemoveNode(one)
+    bone.AddSegmentFromBinaryLabelmapRepresentation(image, "L3", [0.3, 0.9, 0.4])
+    for node in (line, target):
+        node.CreateDefaultDisplayNodes()
+    attach(user.parameters.transform, line, target, bone)
+    return [line, target, bone]
 
 
 def draw_wrist(user, album: Album, folder: Path) -> None:

@@ -256,7 +256,7 @@ def main(data: Path, folder: Path, out: Path, singles: list[Path]) -> None:
             worst = max(of, key=lambda row: float(row["mean_px"] or 0))
             told = f"{(means <= 1).sum()} of {len(means)} frames within 1 px"
             print(
-                f"{body} in {camera}: outline {np.median(means):.2f} px (median of the frames' means), {told}, "
+                f"{body} in {camera}: outline {np.median(means):.2f} px (median over frames), {told}, "
                 f"worst {worst['mean_px']} px in frame {worst['frame']}; {lost} lost; in "
                 f"{len(of) - len(means) - lost} metal and bone are too alike"
             )

@@ -30,7 +30,8 @@ from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.region import read_region, restricted
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
-from SOPIRegistrationLib.registration import RegistrationResult, register, warm_up
+from SOPIRegistrationLib.registration import RegistrationResult, warm_up
+from SOPIRegistrationLib.registration.logic import PreparedCase, Task, outcome_of
 from SOPIRegistrationLib.registration.outputs import write_results
 from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.settings import GIVEN, NETWORKS, RegistrationSettings, choices, option, options
@@ -206,9 +207,11 @@ def register_files(request: Request, folder: Path) -> Registered:
         start = read_start(request.start_file, frame, all_cameras, geometry.camera)
     warm_up(subject, settings)
     seconds_preparation = time.perf_counter() - began
+    case = PreparedCase(subject, views[0], tuple(views[1:]), frame, seconds_preparation)
+    task = Task(case, settings, start, shows_pictures=False)
     with progress_bar("registration") as update:
-        result = register(
-            subject, views, frame, settings, start, lambda state: update(state.fraction, state.stage)
+        result = outcome_of(
+            lambda logic: logic.register(task), "finished", lambda live: update(live.fraction, live.stage)
         )
     [target] = targets_of(subject, result.content)
     # What lies beside the results, as the demo's geometry, moves with them.

@@ -9,6 +9,7 @@ import numpy as np
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.rays import meeting_point
 from SOPIRegistrationLib.geometry.tolerances import Tolerances
 from SOPIRegistrationLib.geometry.views import PoseFrame
 
@@ -123,17 +124,9 @@ class CArmGeometry:
 
 def meeting_depth_mm(cameras, camera: Camera) -> float | None:
     """Depth in ``camera`` of the point nearest to all image-centre rays, mm; None if they do not meet."""
-    origins, directions = [], []
-    for other in cameras:
-        R, t = other.T_world_to_camera[:3, :3], other.T_world_to_camera[:3, 3]
-        ray = R.T @ other.middle_ray
-        directions.append(ray / np.linalg.norm(ray))
-        origins.append(-R.T @ t)
-    across = np.stack([np.eye(3) - np.outer(d, d) for d in directions])
-    normal = across.sum(axis=0)
-    # Nearly parallel rays meet anywhere: half a degree apart, the smallest eigenvalue is about 4e-5.
-    if np.linalg.eigvalsh(normal)[0] < 1e-3:
+    middles = [((other.width - 1) / 2, (other.height - 1) / 2) for other in cameras]
+    meeting = meeting_point(cameras, middles)
+    if meeting is None:
         return None
-    point = np.linalg.solve(normal, np.einsum("nij,nj->i", across, np.array(origins)))
-    depth = float(se3.transform_points(camera.T_world_to_camera, point)[2])
+    depth = float(se3.transform_points(camera.T_world_to_camera, meeting.point)[2])
     return depth if depth > 0 else None

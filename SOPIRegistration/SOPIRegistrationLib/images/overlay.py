@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-MODES = ("edges", "fusion", "curtain", "checkerboard", "drr")
+MODES = ("edges", "fusion", "curtain", "checkerboard", "lens", "drr")
 
 # Complementary, so that what agrees adds up to gray; blue and orange are told apart by nearly everybody.
 XRAY_COLOUR = np.array([0.0, 0.6, 1.0], dtype=np.float32)
 DRR_COLOUR = 1 - XRAY_COLOUR
 EDGE_COLOUR = np.array([1.0, 0.85, 0.0], dtype=np.float32)
 _TILES = 8
+# Radius of the lens, as a share of an image's shorter edge.
+_LENS = 0.18
 _EDGE_SIGMA_PX = 1.5
 # Of the gradients of an image, the steepest start an edge and those of the second share go on with it.
 _STRONG_PERCENTILE, _WEAK_PERCENTILE = 93.0, 85.0
@@ -36,6 +38,7 @@ def fusion_image(
     mix: float = 0.5,
     edge_strength: float = 1.0,
     curtain: float = 0.5,
+    lens_down: float = 0.5,
     local_contrast: float = 0.0,
 ) -> np.ndarray:
     """One colour picture of an X-ray and the DRR at a pose, bones as dark or bright as the X-ray has them.
@@ -45,14 +48,15 @@ def fusion_image(
         drr: (rows, columns) DRR, bone bright.
         valid: (rows, columns) bool, where the X-ray shows the patient; elsewhere the X-ray stands alone.
         mode: "edges" (the DRR's edges on the X-ray), "fusion" (X-ray blue, DRR orange, agreement gray),
-            "curtain" (the X-ray left of a line, the DRR right of it), "checkerboard" (tiles of both) or "drr"
-            (the DRR, as the X-ray would show it).
+            "curtain" (the X-ray left of a line, the DRR right of it), "checkerboard" (tiles of both), "lens"
+            (the DRR in a circle, the X-ray around it) or "drr" (the DRR, as the X-ray would show it).
         xray_window: values shown as black and white; what the valid pixels hold unless given.
         drr_window: the same of the DRR; what gives it the X-ray's brightness unless given.
         bone_dark: whether bones are dark in the X-ray; the DRR is turned over where it has to look alike.
         mix: of "fusion", 0 (the X-ray as stored) to 1 (the DRR in the X-ray's polarity).
         edge_strength: of "edges", opacity 0 to 1.
-        curtain: of "curtain", where the line stands, as a share of the width.
+        curtain: of "curtain", where the line stands, of "lens", where its centre is, as a share of the width.
+        lens_down: of "lens", where its centre is, as a share of the height.
         local_contrast: share, 0 to 1, of both images that :func:`even_contrast` replaces.
 
     Returns:
@@ -74,8 +78,8 @@ def fusion_image(
     elif mode == "edges":
         share = np.float32(edge_strength) * (edges(moving) & valid)[..., None]
         picture = fixed[..., None] * (1 - share) + EDGE_COLOUR * share
-    elif mode in ("curtain", "checkerboard", "drr"):
-        shown = valid & _shown_drr(mode, xray.shape, curtain)
+    elif mode in ("curtain", "checkerboard", "lens", "drr"):
+        shown = valid & _shown_drr(mode, xray.shape, curtain, lens_down)
         picture = np.repeat(np.where(shown, alike, fixed)[..., None], 3, axis=-1)
     else:
         raise ValueError(f"unknown mode '{mode}': use one of {', '.join(MODES)}")
@@ -157,13 +161,16 @@ def edges(image: np.ndarray) -> np.ndarray:
     return kept[candidates]
 
 
-def _shown_drr(mode: str, shape: tuple[int, int], curtain: float) -> np.ndarray:
-    """Bool, where a picture of parts shows the DRR: right of the curtain, in every other tile, everywhere."""
+def _shown_drr(mode: str, shape: tuple[int, int], across: float, down: float) -> np.ndarray:
+    """Bool, where a picture of parts shows the DRR: right of a line, in every other tile, in a circle."""
     rows, columns = (np.arange(n) for n in shape)
     if mode == "curtain":
-        return np.broadcast_to(columns >= curtain * shape[1], shape)
+        return np.broadcast_to(columns >= across * shape[1], shape)
     if mode == "checkerboard":
         # Eight tiles along the shorter edge; the X-ray at the first pixel.
         edge = max(1, min(shape) // _TILES)
         return ((rows // edge)[:, None] + columns // edge) % 2 == 1
+    if mode == "lens":
+        away = np.hypot((rows + 0.5 - down * shape[0])[:, None], columns + 0.5 - across * shape[1])
+        return away < _LENS * min(shape)
     return np.ones(shape, dtype=bool)

@@ -33,6 +33,11 @@ class Radiograph:
     bone_dark_expected: bool | None = None
     seen: np.ndarray | None = None
 
+    def mirrored(self) -> Radiograph:
+        """The X-ray turned over, left for right."""
+        seen = None if self.seen is None else self.seen[:, ::-1]
+        return replace(self, pixels=self.pixels[:, ::-1], seen=seen)
+
 
 @dataclass(frozen=True)
 class PreparedRadiograph:

@@ -47,13 +47,14 @@ METHODS = _labelled("refine", _usable(methods.REFINEMENTS))
 CONTENTS = _labelled("content", choices(option("content")))
 POLARITIES = _labelled("polarity", choices(option("polarity")))
 NEEDS_TORCH = {method.name for method in (*methods.INITIALISERS, *methods.REFINEMENTS) if method.needs_torch}
-# In the order of the keys 1 to 5.
+# In the order of the keys 1 to 6.
 OVERLAY_MODES = {
     "DRR edges on the X-ray": "edges",
     "Two colours": "fusion",
     "Curtain": "curtain",
     "Checkerboard": "checkerboard",
     "Blink": "blink",
+    "Lens": "lens",
 }
 
 # The parameters of names, and what each offers.
@@ -64,6 +65,9 @@ OFFERED = {
     "polarity": POLARITIES,
     "overlayMode": OVERLAY_MODES,
 }
+
+# Parameters of former versions, and those that have their value now: one opacity stood for mix and edges.
+FORMER = {"overlayOpacity": ("mix", "edgeStrength")}
 
 
 def label_of(offered: dict[str, str], name: str) -> str:

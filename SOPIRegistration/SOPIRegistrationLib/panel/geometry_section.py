@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import qt
@@ -14,7 +14,9 @@ from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.files import load_geometry, write_geometry
 from SOPIRegistrationLib.geometry.presets import PRESETS
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
+from SOPIRegistrationLib.panel.geometry_text import contradiction_lines, source_lines
 from SOPIRegistrationLib.panel.messages import errors_shown
+from SOPIRegistrationLib.panel.xray_facts import XrayFacts
 
 _VIEW_TEXTS = {
     "AP": "AP (source in front)",
@@ -22,34 +24,13 @@ _VIEW_TEXTS = {
     "LLAT": "Left lateral (detector on the left)",
     "RLAT": "Right lateral (detector on the right)",
 }
-_NAMES = {
-    "sdd_mm": "source-detector distance",
-    "sod_mm": "source-object distance",
-    "pixel_spacing_mm": "pixel spacing",
-    "principal_point_px": "principal point",
-    "K": "intrinsics K",
-    "cameras": "cameras",
-    "view": "view",
+_TOLERANCES = {
+    "sdd_mm": "sdd_mm",
+    "principal_point_px": "principal_point_px",
+    "pixel_spacing_mm": "pixel_spacing_percent",
 }
 _FILTER = "Geometry (*.json);;All files (*)"
 _NO_CAMERA = "Choose the camera…"
-
-
-@dataclass(frozen=True)
-class XrayFacts:
-    """What the section knows of the chosen X-ray.
-
-    Attributes:
-        name: of its node.
-        shape: (rows, columns); None where it cannot be used as it is.
-        metadata: DICOM tags by keyword.
-        problem: why it cannot be used, and the remedy.
-    """
-
-    name: str
-    shape: tuple[int, int] | None = None
-    metadata: dict = field(default_factory=dict)
-    problem: str = ""
 
 
 class GeometrySection:
@@ -172,6 +153,18 @@ class GeometrySection:
             return "the source-object distance"
         return ""
 
+    def wants(self, has_xray: bool):
+        """(control, what it lacks in words, whether it waits for what runs) of each control.
+
+        Args:
+            has_xray: whether one is chosen.
+        """
+        ui = self._ui
+        for control in (ui.loadGeometryButton, ui.presetCombo):
+            yield control, "" if has_xray else "the X-ray, whose number of pixels belongs to it", True
+        yield ui.saveGeometryButton, "" if self.geometry is not None else "a geometry to save", True
+        yield ui.geometrySection, "", True
+
     def _take(self, geometry: CArmGeometry) -> None:
         """Take a geometry as loaded; of several cameras, the one that the X-ray is named after."""
         self._of_camera = {}
@@ -258,7 +251,12 @@ class GeometrySection:
                 K[0, 0], K[1, 1] = sdd / column, sdd / row
         camera = replace(known.camera, K=K, sdd_mm=distance)
         sources = {**known.sources, name: "typed"}
-        self._change(replace(known, cameras=(camera,), sod_mm=sod or None, sources=sources))
+        # What a person types is taken as exact.
+        exact = {_TOLERANCES[name]: 0.0} if name in _TOLERANCES else {}
+        tolerances = replace(known.tolerances, **exact)
+        self._change(
+            replace(known, cameras=(camera,), sod_mm=sod or None, sources=sources, tolerances=tolerances)
+        )
 
     def _required_xray(self) -> XrayFacts:
         if self._xray is None:
@@ -293,6 +291,9 @@ class GeometrySection:
             names = list(NOMINAL_VIEWS)
             ui.viewCombo.setCurrentIndex(names.index(geometry.view) if known else len(names))
         ui.geometrySourceLabel.text = self._source_text()
+        found = contradiction_lines(geometry, self._xray)
+        ui.geometryWarningLabel.text = "\n".join(found)
+        ui.geometryWarningLabel.visible = bool(found)
 
     def _fill(self, shown: dict) -> None:
         for name, values in shown.items():
@@ -310,16 +311,5 @@ class GeometrySection:
             if self.calibrated_set is not None:
                 return "Needed: the camera that took this X-ray; the X-ray's name does not tell."
             return "Needed: source-detector distance and pixel spacing, typed, from a preset or from a file."
-        by_source: dict[str, list[str]] = {}
-        for name, source in self.geometry.with_default_sod().sources.items():
-            if name in _NAMES:
-                by_source.setdefault(_short(source), []).append(_NAMES[name])
-        lines = [f"{', '.join(names)}: {source}" for source, names in by_source.items()]
-        if missing := self.missing():
-            lines.append(f"missing: {missing}")
-        return "\n".join(line[0].upper() + line[1:] for line in lines)
-
-
-def _short(source: str) -> str:
-    """A source without the folders of its path, as the second half of a line."""
-    return source.replace("\\", "/").rpartition("/")[2].replace(": ", ", ")
+        missing = self.missing()
+        return "\n".join([*source_lines(self.geometry), *([f"Missing: {missing}"] if missing else [])])

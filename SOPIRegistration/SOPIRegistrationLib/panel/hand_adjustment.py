@@ -17,15 +17,14 @@ _DRAGS = {"shift": adjusting.shifted, "tilt": adjusting.tilted, "roll": adjustin
 
 
 class HandAdjustment:
-    """Makes poses of what a hand does; told by :class:`~SOPIRegistrationLib.scene.FusionView`.
+    """Makes poses of what a hand does in the fusion view.
 
     Args:
         pose: (4, 4) T_lps_to_camera as it is shown.
-        on_pose: called with each new pose.
     """
 
-    def __init__(self, pose: Callable[[], np.ndarray], on_pose: Callable[[np.ndarray], None]):
-        self._pose, self._on_pose = pose, on_pose
+    def __init__(self, pose: Callable[[], np.ndarray]):
+        self._pose = pose
         self._case: PreparedCase | None = None
         self._start: np.ndarray | None = None
 
@@ -33,28 +32,24 @@ class HandAdjustment:
         """The case that is moved."""
         self._case, self._start = case, None
 
-    def drag(self, kind: str, pressed_at: np.ndarray, now: np.ndarray) -> None:
-        """The mouse is at another point than where it was pressed; points in world, RAS mm."""
-        if self._case is None:
-            return
+    def dragged(self, kind: str, pressed_at: np.ndarray, now: np.ndarray) -> np.ndarray:
+        """The pose when the mouse is at another point than where it was pressed; points in world, RAS mm."""
         if self._start is None:
             self._start = self._pose()
         camera, frame = self._case.xray.camera, self._case.frame
         pixels = [pixels_from_ras(point, camera, frame) for point in (pressed_at, now)]
-        self._on_pose(_DRAGS[kind](self._start, camera, frame.centre_lps_mm, *pixels))
+        return _DRAGS[kind](self._start, camera, frame.centre_lps_mm, *pixels)
 
     def end_drag(self) -> None:
         """The button was released."""
         self._start = None
 
-    def wheel(self, turns: int, large: bool) -> None:
-        """Deeper, away from the source, by turns away from the user."""
-        if self._case is not None:
-            step = turns * _WHEEL_MM[large]
-            self._on_pose(adjusting.moved_in_depth(self._pose(), self._case.frame.centre_lps_mm, step))
+    def turned(self, turns: int, large: bool) -> np.ndarray:
+        """Deeper, away from the source, by turns of the wheel away from the user."""
+        step = turns * _WHEEL_MM[large]
+        return adjusting.moved_in_depth(self._pose(), self._case.frame.centre_lps_mm, step)
 
-    def arrow(self, direction: tuple[int, int], large: bool) -> None:
+    def stepped(self, direction: tuple[int, int], large: bool) -> np.ndarray:
         """A step to the (right, down)."""
-        if self._case is not None:
-            right, down = np.array(direction) * _ARROW_MM[large]
-            self._on_pose(adjusting.stepped(self._pose(), right, down))
+        right, down = np.array(direction) * _ARROW_MM[large]
+        return adjusting.stepped(self._pose(), right, down)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import qt
 import slicer
 
 from SOPIRegistrationLib.initialise.landmarks import LandmarkPose, pose_from_landmarks
 from SOPIRegistrationLib.panel.session import Session
-from SOPIRegistrationLib.scene import attach, landmark_pairs
+from SOPIRegistrationLib.scene import LANDMARK_LAYOUT_ID, LAYOUT_ID, attach, landmark_pairs
 
 _COLUMNS = ("Pair", "CT", "X-ray", "Residual")
 _LEAST_PAIRS = 4
@@ -19,12 +21,13 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
     Args:
         ui: the panel's widgets by name.
         on_changed: called when points were added, moved or removed.
+        when_ready: does something once the case is prepared.
     """
 
-    def __init__(self, ui, on_changed):
+    def __init__(self, ui, on_changed, when_ready: Callable[[Callable[[], None]], None]):
         super().__init__()
         self._ui = ui
-        self._on_changed = on_changed
+        self._on_changed, self._when_ready = on_changed, when_ready
         self._session: Session | None = None
         self._solved: LandmarkPose | None = None
         table = ui.landmarkTable
@@ -35,6 +38,7 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         table.setSelectionMode(qt.QAbstractItemView.NoSelection)
         ui.clearLandmarksButton.connect("clicked(bool)", self.clear)
+        ui.landmarksSection.connect("contentsCollapsed(bool)", self._on_collapsed)
         self._show()
 
     def use(self, session: Session | None) -> None:
@@ -42,7 +46,19 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
         self._session, self._solved = session, None
         self._observe()
 
-    def ensure_nodes(self) -> None:
+    def lay_out(self) -> None:
+        """Lay the views out for picking, while the section is open."""
+        if self._session is not None and not self._ui.landmarksSection.collapsed:
+            self._ensure_nodes()
+            self._session.views.lay_out(LANDMARK_LAYOUT_ID)
+
+    def _on_collapsed(self, collapsed: bool) -> None:
+        if not collapsed:
+            self._when_ready(self.lay_out)
+        elif self._session is not None:
+            self._session.views.lay_out(LAYOUT_ID)
+
+    def _ensure_nodes(self) -> None:
         """Make the point lists that are missing; the CT's moves with the CT."""
         p = self._session.parameters
         if p.ctLandmarks is None:

@@ -7,7 +7,7 @@ import qt
 
 from SOPIRegistrationLib.scene import Overlay, pixels_from_ras
 
-# A curtain that follows the mouse is drawn no more often than this.
+# A curtain or lens that follows the mouse is drawn no more often than this.
 _CURTAIN_MS = 15
 # What a mode is set by: its rows in the panel.
 _ROWS = {"fusion": "mixSlider", "edges": "edgeSlider", "blink": "blinkSlider"}
@@ -24,7 +24,7 @@ class OverlaySection:
         self._ui = ui
         self._overlay: Overlay | None = None
         self._case = None
-        self._curtain: float | None = None
+        self._at: np.ndarray | None = None
         self._is_held = False
         self._blinking = qt.QTimer()
         self._blinking.connect("timeout()", self._blink)
@@ -71,12 +71,12 @@ class OverlaySection:
             self._blinking.start()
 
     def follow(self, point_ras: np.ndarray) -> None:
-        """The mouse is at a point of the fusion view, world RAS mm: there stands the curtain."""
-        if self._overlay is None or self._overlay.mode != "curtain":
+        """The mouse is at a point of the fusion view, world RAS mm: there stands the curtain, or the lens."""
+        if self._overlay is None or self._overlay.mode not in ("curtain", "lens"):
             return
         camera = self._case.xray.camera
-        u = pixels_from_ras(point_ras, camera, self._case.frame)[0]
-        self._curtain = float(np.clip((u + 0.5) / camera.width, 0, 1))
+        pixel = pixels_from_ras(point_ras, camera, self._case.frame)
+        self._at = np.clip((pixel + 0.5) / [camera.width, camera.height], 0, 1)
         if not self._drawing.active:
             self._drawing.start()
 
@@ -87,8 +87,9 @@ class OverlaySection:
             self._overlay.xray_alone = held
 
     def _draw_curtain(self) -> None:
-        if self._overlay is not None and self._overlay.is_complete and self._curtain is not None:
-            self._overlay.set(curtain=self._curtain)
+        if self._overlay is not None and self._overlay.is_complete and self._at is not None:
+            across, down = (float(share) for share in self._at)
+            self._overlay.set(curtain=across, lens_down=down)
 
     def _on_window(self, low: float, high: float) -> None:
         if self._overlay is not None and self._overlay.is_complete and high > low:

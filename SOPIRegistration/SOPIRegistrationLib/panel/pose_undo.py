@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+
 # Changes closer together belong to one drag.
 _ONE_DRAG_S = 0.6
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a step back or forth leads to.
+
+    Attributes:
+        T_lps_to_camera: (4, 4) the pose.
+        geometry: of the X-ray, where the step had changed it, too.
+    """
+
+    T_lps_to_camera: np.ndarray
+    geometry: CArmGeometry | None = None
 
 
 class PoseUndo:
@@ -18,9 +34,10 @@ class PoseUndo:
         self.clear()
 
     def clear(self) -> None:
+        """Forget everything."""
         self._settled: np.ndarray | None = None
-        self._past: list[np.ndarray] = []
-        self._future: list[np.ndarray] = []
+        self._past: list[Step] = []
+        self._future: list[Step] = []
         self._last = -np.inf
         self._held = False
 
@@ -42,10 +59,12 @@ class PoseUndo:
 
     @property
     def can_undo(self) -> bool:
+        """Whether there is an adjustment to take back."""
         return bool(self._past)
 
     @property
     def can_redo(self) -> bool:
+        """Whether there is one to repeat."""
         return bool(self._future)
 
     @property
@@ -66,18 +85,24 @@ class PoseUndo:
         if self._settled is None:
             self._settled = before
         if now - self._last > _ONE_DRAG_S or not self._past:
-            self._past.append(before)
+            self._past.append(Step(before))
         self._future.clear()
         self._last = now
 
-    def undo(self, current: np.ndarray) -> np.ndarray:
-        """The pose to go back to."""
-        self._future.append(current)
-        self._last = -np.inf
-        return self._past.pop()
+    def changed_geometry(self, before: CArmGeometry) -> None:
+        """The adjustment noted last has changed the geometry, too; ``before`` is the one before it."""
+        self._past[-1] = replace(self._past[-1], geometry=before)
 
-    def redo(self, current: np.ndarray) -> np.ndarray:
-        """The pose that was taken back."""
-        self._past.append(current)
+    def undo(self, pose: np.ndarray, geometry: CArmGeometry) -> Step:
+        """Where to go back to, from a pose and geometry."""
+        return self._take(self._past, self._future, pose, geometry)
+
+    def redo(self, pose: np.ndarray, geometry: CArmGeometry) -> Step:
+        """Where the step that was taken back had led to."""
+        return self._take(self._future, self._past, pose, geometry)
+
+    def _take(self, source: list, target: list, pose: np.ndarray, geometry: CArmGeometry) -> Step:
+        step = source.pop()
+        target.append(Step(pose, geometry if step.geometry is not None else None))
         self._last = -np.inf
-        return self._future.pop()
+        return step

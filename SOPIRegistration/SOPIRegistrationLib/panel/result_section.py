@@ -1,32 +1,49 @@
-"""The result section: verdict, figures, and the table of registrations so far."""
+"""The result section: figures of the registration shown, the table of all of them, exports."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import qt
+import slicer
 
-_VERDICTS = {
-    "accept": ("Accepted", "#2e7d32"),
-    "review": ("Check by eye", "#b26a00"),
-    "reject": ("Rejected", "#c62828"),
-}
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.panel.session import Session
+from SOPIRegistrationLib.panel.shown_pose import ShownPose
+from SOPIRegistrationLib.panel.strip_section import VERDICTS, StripSection
+from SOPIRegistrationLib.registration.outputs import write_content
+from SOPIRegistrationLib.scene import HistoryEntry, RegistrationState
+
 _MEASURES = {"gradient_correlation": "gradient correlation", "ncc": "NCC"}
-_MOVED = "\nThe pose was changed since: this is of the registration, not of the pose as it is now."
-_GRAY = "#808080"
 _COLUMNS = ("Time", "Method", "Verdict", "Similarity", "Duration")
 
 
 class ResultSection:
-    """Shows the last result and the history.
+    """Shows a result and the history, and writes files.
+
+    Attributes:
+        entry: the registration whose result is shown; None for none.
 
     Args:
         ui: the panel's widgets by name.
-        on_chosen: called with the number of a history row that was clicked.
+        pose: the pose shown, which the history leads back to.
+        strip: where the verdict is shown.
+        when_ready: does something once the case is prepared.
     """
 
-    def __init__(self, ui, on_chosen: Callable[[int], None]):
-        self._ui = ui
+    def __init__(
+        self,
+        ui,
+        pose: ShownPose,
+        strip: StripSection,
+        when_ready: Callable[[Callable[[], None]], None],
+    ):
+        self._ui, self._pose, self._strip, self._when_ready = ui, pose, strip, when_ready
+        self._session: Session | None = None
+        self._shown: tuple[int, int | None] = 0, None
+        self.entry: HistoryEntry | None = None
         table = ui.historyTable
         table.setColumnCount(len(_COLUMNS))
         table.setHorizontalHeaderLabels(list(_COLUMNS))
@@ -35,68 +52,73 @@ class ResultSection:
         table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
         table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.connect("cellClicked(int,int)", lambda row, _column: on_chosen(row))
-        self._verdict = self._words = self._note = ""
-        self._colour, self._moved = _GRAY, False
+        table.connect("cellClicked(int,int)", lambda row, _column: self._go_back_to(row))
+        ui.exportResultButton.connect("clicked(bool)", self._export_result)
+        ui.exportTransformButton.connect("clicked(bool)", self._export_transform)
+        ui.exportPictureButton.connect("clicked(bool)", self._export_picture)
 
-    @property
-    def headline(self) -> tuple[str, str]:
-        """(words, colour as #rrggbb) of the verdict, in short; no words where there is none."""
-        if self._words and self._moved:
-            return f"{self._words} (pose changed since)", _GRAY
-        return self._words, self._colour
+    def use(self, session: Session | None) -> None:
+        """The session whose results are shown; None for none."""
+        self._session = session
 
-    def show_result(self, result: dict | None) -> None:
-        """Show the content of a result.json, or nothing."""
-        ui = self._ui
-        if result is None:
-            self._clear("")
-            return
-        words, colour = _VERDICTS[result["verdict"]["status"]]
-        self._words, self._colour, self._moved = words, colour, False
-        reasons = "; ".join(result["verdict"]["reasons"])
-        self._verdict = f"{words}: {reasons}" if reasons else words
-        ui.verdictLabel.text = self._verdict
-        ui.verdictLabel.styleSheet = f"color: {colour};"
-        ui.similarityLabel.text = _similarity_text(result)
-        seconds = f"{result['seconds']:.1f} s in all"
-        error = _error_text(result["verdict"].get("predicted_error_mm"))
-        ui.errorLabel.text = f"{error}; {seconds}" if error else seconds
-        ui.timeLabel.text = "\n".join([seconds, *_stage_times(result["stages"])])
+    def shows(self, state: RegistrationState) -> bool:
+        """Whether what a scene keeps as its last result is shown."""
+        return self._shown == (state.count, state.shown)
 
-    def mark_moved(self, moved: bool) -> None:
-        """Say whether the CT has left the pose that the result shown is of."""
-        self._moved = moved
-        if self._verdict:
-            # A colour that says accepted would be taken for the pose as it is now.
-            self._ui.verdictLabel.styleSheet = f"color: {_GRAY if moved else self._colour};"
-            self._ui.verdictLabel.text = self._verdict + (_MOVED if moved else "")
+    def show(self) -> None:
+        """Show the result that the scene keeps as its last one, and the history."""
+        state, ui = self._session and self._session.state, self._ui
+        self._shown = (state.count, state.shown) if state else (0, None)
+        self.entry = state.shown_entry if state else None
+        result = self.entry and self.entry.result
+        ui.similarityLabel.text = _similarity_text(result) if result else "–"
+        lines = [f"{result['seconds']:.1f} s in all", *_stage_times(result["stages"])] if result else ["–"]
+        ui.timeLabel.text = "\n".join(lines)
+        self._show_history()
+        self._strip.show_result(result)
+        self.mark_moved()
 
-    def show_note(self, text: str) -> None:
-        """Words instead of a result, until there is another one or a registration begins."""
-        self._clear(text)
-        self._note = text
+    def mark_moved(self) -> None:
+        """Say whether the result shown is that of the pose as it is."""
+        T, case = self._pose.T_lps_to_camera, self._session and self._session.case
+        if T is not None and case is not None and self.entry is not None and self.entry.result is not None:
+            T_lps_to_world = np.array(self.entry.result["pose"]["T_lps_to_world"])
+            of_result = case.T_world_to_camera @ T_lps_to_world
+            self._strip.mark_moved(not np.allclose(T, of_result, atol=1e-4))
 
-    def show_readiness(self, text: str) -> None:
-        """What can be done now, where neither a result nor a note has been shown."""
-        if not self._verdict and not self._note:
-            self._ui.verdictLabel.text = text
+    def _go_back_to(self, row: int) -> None:
+        """Go back to a registration of the history: its geometry, pose and result."""
+        session = self._session
+        entry, known = session.state.history[row], session.state.geometry
 
-    def _clear(self, text: str) -> None:
-        ui = self._ui
-        self._verdict = self._words = self._note = ""
-        self._colour = _GRAY
-        ui.verdictLabel.text, ui.verdictLabel.styleSheet = text, ""
-        for label in (ui.similarityLabel, ui.timeLabel):
-            label.text = "–"
-        ui.errorLabel.text = ""
+        def go_back():
+            with self._pose.rearranged():
+                session.restore(row)
+            self._pose.steps.settle(self._pose.T_lps_to_camera)
 
-    def show_history(self, entries) -> None:
-        """Fill the table, newest last and selected."""
+        if entry.geometry is not None and _is_of_same_image(entry.geometry, known):
+            session.state.set_geometry(entry.geometry, session.state.calibrated_set)
+        self._when_ready(go_back)
+
+    def wants(self):
+        """(control, what it lacks in words, whether it waits for what runs) of each control."""
+        ui, session = self._ui, self._session
+        shown = session is not None and session.state.shown is not None
+        prepared = session is not None and session.case is not None
+        pose = "" if prepared else "a pose: press Show views or Register"
+        yield ui.exportResultButton, "" if shown else "a registration", True
+        yield ui.exportTransformButton, pose, True
+        yield ui.exportPictureButton, pose, True
+        yield ui.historyTable, "", True
+
+    def _show_history(self) -> None:
+        """Fill the table, newest last, with the one shown selected."""
         table = self._ui.historyTable
+        state = self._session.state if self._session is not None else None
+        entries = state.history if state is not None else []
         table.setRowCount(len(entries))
         for row, entry in enumerate(entries):
-            words, colour = _VERDICTS.get(entry.verdict, (entry.verdict, "#000000"))
+            words, colour = VERDICTS.get(entry.verdict, (entry.verdict, "#000000"))
             similarity = entry.similarity.get("gradient_correlation", float("nan"))
             texts = (
                 entry.time.replace("T", " ")[5:],
@@ -113,7 +135,35 @@ class ResultSection:
         table.resizeColumnsToContents()
         table.horizontalHeader().setStretchLastSection(True)
         if entries:
-            table.selectRow(len(entries) - 1)
+            table.selectRow(len(entries) - 1 if state.shown is None else state.shown)
+
+    def _export_result(self) -> None:
+        content = self._session.state.shown_entry.result
+        _export("result.json", "Result (*.json)", lambda path: write_content(path, content))
+
+    def _export_transform(self) -> None:
+        _export("ct_to_carm.tfm", "Transform (*.tfm)", self._session.write_transform)
+
+    def _export_picture(self) -> None:
+        _export("overlay.png", "Picture (*.png)", self._session.write_picture)
+
+
+def _is_of_same_image(geometry: CArmGeometry, other: CArmGeometry | None) -> bool:
+    """Whether two geometries are of one camera and image size."""
+    cameras = [one and (one.camera.name, one.camera.shape) for one in (geometry, other)]
+    return cameras[0] == cameras[1]
+
+
+def _export(name: str, kinds: str, write: Callable[[Path], None]) -> None:
+    path = qt.QFileDialog.getSaveFileName(None, f"Export {name}", name, kinds)
+    if not path:
+        return
+    try:
+        write(Path(path))
+    except (OSError, RuntimeError) as error:
+        # SimpleITK tells of files that it cannot write by RuntimeError, in many lines.
+        reason = getattr(error, "strerror", None) or "check the folder and the file's ending"
+        slicer.util.errorDisplay(f"Cannot write {path}: {reason}")
 
 
 def _stage_times(stages: list[dict]) -> list[str]:
@@ -135,10 +185,3 @@ def _similarity_text(result: dict) -> str:
             was = f"{before[name]:.3f} → " if name in before else ""
             lines.append(f"{words} {was}{result['similarity'][name]:.3f}")
     return "\n".join(lines)
-
-
-def _error_text(predicted) -> str:
-    if predicted is None:
-        return ""
-    x, y, depth = predicted
-    return f"Predicted error {x:.2f} mm across, {y:.2f} mm along, {depth:.2f} mm in depth"

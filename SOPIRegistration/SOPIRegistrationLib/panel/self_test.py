@@ -17,7 +17,8 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from SOPIRegistrationLib.layouts import FUSION_VIEW, XRAY_VIEW
-from SOPIRegistrationLib.scene import ras_from_pixels
+from SOPIRegistrationLib.scene import RAS_FROM_LPS, attach, pixels_from_ras, ras_from_pixels
+from SOPIRegistrationLib.scene.nodes import remove_node
 
 _PATIENCE_S = 60.0
 _DRAG_S = 2.0
@@ -80,6 +81,8 @@ class SelfTest:
             ("fusion has contrast in every mode", self._contrast),
             ("registered, right to half a millimetre", self._registered),
             ("verdict in sight", self._verdict_in_sight),
+            ("a markup of the CT is drawn where it projects", self._drawn),
+            ("keys reach the fusion view", self._keys),
             (f"at least {_LEAST_RATE:.0f} live pictures a second", self._live_rate),
             ("saved and loaded again", self._saved),
             ("cancelled", self._cancelled),
@@ -191,6 +194,39 @@ class SelfTest:
             if not getattr(self._ui, name).visible or getattr(self._ui, name).visibleRegion().isEmpty()
         ]
         assert not hidden, f"not to be seen: {', '.join(hidden)}"
+        return ""
+
+    def _drawn(self) -> str:
+        session, before = self._session, self._pixels(XRAY_VIEW).astype(int)
+        frame = session.case.frame
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Self test")
+        node.CreateDefaultDisplayNodes()
+        attach(session.parameters.transform, node)
+        node.AddControlPoint(*(RAS_FROM_LPS[:3, :3] @ frame.centre_lps_mm), "centre")
+        self._wait()
+        self._pump(0.3)
+        world = np.array(node.GetNthControlPointPositionWorld(0))
+        pixel = pixels_from_ras(world, session.case.xray.camera, frame)
+        place = self._xy(XRAY_VIEW, ras_from_pixels(pixel, session.case.xray.camera, frame))
+        changed = np.abs(self._pixels(XRAY_VIEW) - before).max(axis=-1) > 60
+        remove_node(node)
+        self._wait()
+        assert changed.any(), "nothing is drawn"
+        rows, columns = np.nonzero(changed)
+        away = np.hypot(columns - place[0], changed.shape[0] - 1 - rows - place[1]).min()
+        assert away < 3, f"drawn {away:.0f} pixels from there"
+        return ""
+
+    def _keys(self) -> str:
+        """Through the interactor, and that the view hands them to it once the mouse is over it."""
+        view, parameters = self._view(FUSION_VIEW), self._session.parameters
+        interactor, known = view.interactor(), parameters.overlayMode
+        interactor.InvokeEvent("EnterEvent")
+        for key, mode in (("2", "fusion"), ("1", "edges")):
+            interactor.SetEventInformation(10, 10, 0, 0, key, 0, key)
+            interactor.KeyPressEvent()
+            assert parameters.overlayMode == mode, f"key {key} chooses {parameters.overlayMode}"
+        parameters.overlayMode = known
         return ""
 
     def _live_rate(self) -> str:
@@ -350,10 +386,9 @@ def _mouse(interactor, x, y, *events: str) -> None:
 def _shown(view) -> np.ndarray:
     """(rows, columns, 3) uint8: the pixels of a view, first row on top."""
     view.forceRender()
+    # As the application's own Screen Capture does it.
     grab = vtk.vtkWindowToImageFilter()
     grab.SetInput(view.renderWindow())
-    grab.ReadFrontBufferOff()
-    grab.ShouldRerenderOff()
     grab.Update()
     image = grab.GetOutput()
     columns, rows, _ = image.GetDimensions()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,22 +11,15 @@ import numpy as np
 import qt
 import SimpleITK as sitk
 import slicer
-import vtk
 
 from SOPIRegistrationLib import scene as bridge
-from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
-from SOPIRegistrationLib.geometry.files import geometry_as_dict, load_geometry
-from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.overlay import fusion_image
-from SOPIRegistrationLib.images.region import region_seen
-from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE
+from SOPIRegistrationLib.panel.input_reader import InputReader
 from SOPIRegistrationLib.registration import RegistrationResult
-from SOPIRegistrationLib.registration.logic import LIVE_PIXELS, Inputs, OtherXray, PreparedCase, Task
-from SOPIRegistrationLib.registration.outputs import result_json
-from SOPIRegistrationLib.scene.pose import own_to_ras
+from SOPIRegistrationLib.registration.logic import LIVE_PIXELS, PreparedCase, Task
+from SOPIRegistrationLib.registration.outputs import result_content
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 
 # Longer edge of a DRR at rest; of the fused picture at rest, least and most.
@@ -52,123 +44,18 @@ class Session:
         self.overlay = bridge.Overlay(scene, _PICTURE_PIXELS)
         self.carm = bridge.CArmModel(scene)
         self.case: PreparedCase | None = None
+        self.reader = InputReader(parameters, self.state)
         self.views = bridge.Views(scene, layout_manager, lambda act: qt.QTimer.singleShot(0, act))
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the case at hand was prepared from what is chosen now."""
+        return self.reader.matches(self.case)
 
     def close(self) -> None:
         """Follow nothing in the scene any more."""
         self.views.close()
         self.case = None
-
-    # Reading and preparing
-
-    def read_inputs(self) -> Inputs:
-        """The inputs chosen in the parameter node.
-
-        Raises:
-            InputError: something is missing or unusable; nothing in the scene has changed.
-        """
-        p, geometry = self.parameters, self.state.geometry
-        if p.ct is None:
-            raise InputError("no CT is chosen: load one (File, Add Data) and choose it under Inputs")
-        if p.xray is None:
-            raise InputError("no X-ray is chosen: load one (File, Add Data) and choose it under Inputs")
-        if p.ct is p.xray:
-            raise InputError(f"'{p.ct.GetName()}' is chosen both as CT and as X-ray: choose two volumes")
-        radiograph = bridge.radiograph_from_node(p.xray, p.frame or None)
-        if geometry is None:
-            raise InputError(
-                f"the geometry of X-ray '{p.xray.GetName()}' is not known: under C-arm, load a file, "
-                "choose a preset or type the source-detector distance and the pixel spacing"
-            )
-        check_size(geometry, radiograph.pixels.shape, p.xray.GetName())
-        region = None
-        if p.region is not None:
-            region = bridge.region_from_node(p.region, p.xray) ^ p.regionLeftOut
-            region = region_seen(region, geometry)
-        radiograph = as_seen_from_the_source(radiograph, geometry.mirrored, geometry.camera)
-        if p.transform is not None:
-            # Whether it is rigid does not depend on what its pose is measured from.
-            bridge.pose_of(p.transform, PoseFrame(np.zeros(3), 1.0))
-        ct = bridge.volume_from_node(p.ct)
-        mask = bridge.mask_from_node(p.mask, p.ct) if p.mask is not None else None
-        return Inputs(
-            ct=ct,
-            mask=mask,
-            radiograph=radiograph,
-            region=region,
-            geometry=geometry.with_default_sod(),
-            polarity=p.polarity,
-            others=self._read_others(),
-            ct_key=self._ct_key(),
-            xray_key=self._xray_key(),
-        )
-
-    def _read_others(self) -> tuple[OtherXray, ...]:
-        """The X-rays of the table beside the one that is looked at, where all are to be registered.
-
-        Raises:
-            InputError: one cannot be used, or the one that is looked at is not among them.
-        """
-        p, cameras = self.parameters, self.state.calibrated_set
-        used = self._used_others()
-        if not used:
-            return ()
-        names = [entry.camera for entry in used]
-        if self.state.geometry.camera.name in names:
-            raise InputError(
-                f"X-ray '{p.xray.GetName()}' and another one in the table are of the same camera: leave one "
-                "out, or register this one alone"
-            )
-        others = []
-        for entry in used:
-            geometry = cameras.for_camera(entry.camera)
-            radiograph = bridge.radiograph_from_node(entry.node, entry.frame or None)
-            check_size(geometry, radiograph.pixels.shape, entry.node.GetName())
-            radiograph = as_seen_from_the_source(radiograph, geometry.mirrored, geometry.camera)
-            key = self._key_of(entry.node, entry.frame, geometry)
-            others.append(OtherXray(entry.node.GetID(), radiograph, geometry.camera, key))
-        return tuple(others)
-
-    def _used_others(self) -> list[bridge.XrayEntry]:
-        p = self.parameters
-        if not p.joint or self.state.calibrated_set is None:
-            return []
-        return [entry for entry in self.state.xrays if entry.used and entry.node is not p.xray]
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the case at hand was prepared from what is chosen now."""
-        known, p = self.case, self.parameters
-        if known is None or p.ct is None or p.xray is None or p.transform is None:
-            return False
-        keys = known.inputs.ct_key, known.inputs.xray_key, tuple(one.key for one in known.inputs.others)
-        cameras = self.state.calibrated_set
-        others = tuple(
-            self._key_of(entry.node, entry.frame, cameras.for_camera(entry.camera))
-            for entry in self._used_others()
-        )
-        return keys == (self._ct_key(), self._xray_key(), others)
-
-    @property
-    def has_same_nodes(self) -> bool:
-        """Whether the case at hand was made from the CT, X-ray and transform chosen now."""
-        known, p = self.case, self.parameters
-        chosen = tuple(node and node.GetID() for node in (p.ct, p.xray))
-        return known is not None and chosen == (known.inputs.ct_key[0][0], known.inputs.xray_key[0][0])
-
-    def _ct_key(self) -> tuple:
-        p = self.parameters
-        place = own_to_ras(p.ct) @ slicer.util.arrayFromVTKMatrix(_ijk_to_ras(p.ct))
-        return _content_key(p.ct), place.round(6).tobytes(), _content_key(p.mask)
-
-    def _xray_key(self) -> tuple:
-        p = self.parameters
-        key = self._key_of(p.xray, p.frame, self.state.geometry)
-        return key if p.region is None else (*key, _content_key(p.region), p.regionLeftOut)
-
-    def _key_of(self, xrayNode, frame: int, geometry: CArmGeometry | None) -> tuple:
-        known = json.dumps(geometry_as_dict(geometry)) if geometry is not None else ""
-        return _content_key(xrayNode), frame, self.parameters.polarity, known
 
     def accept(self, case: PreparedCase) -> None:
         """Show a prepared case: X-ray on its detector, CT under the transform, C-arm, DRR, overlay."""
@@ -256,7 +143,8 @@ class Session:
     @property
     def handles_shown(self) -> bool:
         """Whether the CT can be dragged by handles."""
-        display = self.parameters.transform.GetDisplayNode()
+        transform = self.parameters.transform
+        display = transform and transform.GetDisplayNode()
         return display is not None and bool(display.GetEditorVisibility())
 
     def show_handles(self, shown: bool) -> None:
@@ -317,6 +205,7 @@ class Session:
             mix=p.mix,
             edge_strength=p.edgeStrength,
             curtain=self.overlay.setting("curtain"),
+            lens_down=self.overlay.setting("lens_down"),
             local_contrast=p.localContrast,
         )
         sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(path))
@@ -347,26 +236,39 @@ class Session:
         if not isinstance(init, str):
             start = se3.invert_rigid(self.case.T_world_to_camera) @ np.asarray(init, dtype=np.float64)
             init = GIVEN
-        # The scene shows the X-ray the way round that its geometry states.
-        settings = RegistrationSettings(init, refine, content, mirrored="no", weights=weights or {})
+        # Cameras of a calibrated set were calibrated with their pictures the way round that they are.
+        alone = self.state.calibrated_set is None
+        settings = RegistrationSettings(
+            init,
+            refine,
+            content,
+            mirrored="auto" if alone else "no",
+            time_limit=self.parameters.timeLimit,
+            weights=weights or {},
+        )
         return Task(self.case, settings, start)
 
     def record(self, result: RegistrationResult) -> None:
-        """Show a result and remember it; one that was stopped leaves its pose only."""
+        """Show a result and remember it; one that was stopped leaves its pose only.
+
+        Where the X-ray was found to be stored or taken otherwise than its geometry states, the scene's
+        geometry becomes the one that was found.
+        """
         T_lps_to_camera = result.T_world_to_camera @ result.T_lps_to_world
-        first, *others = result.radiographs
-        turned_over = first is not self.case.xray
-        self.case = replace(self.case, xray=first, others=tuple(others))
-        if turned_over:
-            # Its bones turned out to be the other way round than detected.
-            self._fuse()
+        known, found = self.case, self.case.as_found(result)
+        if found.inputs is not known.inputs:
+            self.state.set_geometry(found.inputs.geometry, self.state.calibrated_set)
+            self.accept(replace(found, inputs=replace(found.inputs, xray_key=self.reader.xray_key())))
+        else:
+            self.case = found
+            if found.xray is not known.xray:
+                # Its bones turned out to be the other way round than detected.
+                self._fuse()
         self.pose = T_lps_to_camera
         self.show_drr(self.render(T_lps_to_camera, REST_PIXELS))
         self.views.keep_body_in_sight()
         if result.stopped:
             return
-        text = result_json(result, self.case.geometry, self.case.seconds)
-        self.parameters.lastResult = text
         self.state.add(
             bridge.HistoryEntry(
                 time=time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -376,76 +278,20 @@ class Session:
                 T_lps_to_camera=T_lps_to_camera,
                 theta=self.case.frame.theta_from_T(T_lps_to_camera),
                 seconds=result.seconds,
-                result=text,
+                result=result_content(result, known.geometry, known.seconds),
+                geometry=self.state.geometry,
             )
         )
 
-    def restore(self, entry: bridge.HistoryEntry) -> None:
-        """Go back to a registration of the history: its pose and its result."""
-        if not entry.result:
+    def restore(self, number: int) -> None:
+        """Go back to a registration of the history: its pose and its result.
+
+        The geometry is that of the registration by now, if another camera of its set does not look at the CT.
+        """
+        entry = self.state.history[number]
+        if entry.result is None:
             self.pose = entry.T_lps_to_camera
             return
-        # Another camera of the set may look at the CT now.
-        T_lps_to_world = np.array(json.loads(entry.result)["pose"]["T_lps_to_world"])
+        T_lps_to_world = np.array(entry.result["pose"]["T_lps_to_world"])
         self.pose = self.case.T_world_to_camera @ T_lps_to_world
-        self.parameters.lastResult = entry.result
-
-
-def check_size(geometry: CArmGeometry, shape: tuple[int, int], name: str) -> None:
-    """Refuse a geometry that is for another image size.
-
-    Raises:
-        InputError: it is.
-    """
-    camera = geometry.camera
-    if camera.shape != tuple(shape):
-        raise InputError(
-            f"the geometry is for an image of {camera.width} x {camera.height} pixels, but X-ray '{name}' "
-            f"has {shape[1]} x {shape[0]} (columns x rows): load the geometry of this X-ray"
-        )
-
-
-def geometry_of(geometry, xrayNode, frame: int | None = None, camera: str | None = None) -> CArmGeometry:
-    """A geometry from what a script gives: one, a JSON's path, a preset's name, or None for the DICOM tags.
-
-    Args:
-        geometry: see above.
-        xrayNode: the X-ray it is for.
-        frame: frame of a multi-frame X-ray, counted from 1.
-        camera: name of the camera, where there are several; the one that the X-ray's name holds unless given.
-
-    Raises:
-        InputError: it is unusable, or not for this X-ray.
-    """
-    if not isinstance(geometry, CArmGeometry):
-        radiograph = bridge.radiograph_from_node(xrayNode, frame)
-        shape, name = radiograph.pixels.shape, xrayNode.GetName()
-        geometry = load_geometry(geometry, shape, radiograph.metadata, image_name=name)
-    if camera is None and len(geometry.cameras) > 1:
-        camera = geometry.camera_named_in(xrayNode.GetName())
-        if camera is None:
-            known = ", ".join(one.name for one in geometry.cameras)
-            raise InputError(
-                f"the geometry has several cameras ({known}): give the name of the one that took X-ray "
-                f"'{xrayNode.GetName()}'"
-            )
-    return geometry.for_camera(camera) if camera else geometry
-
-
-def _ijk_to_ras(volumeNode) -> vtk.vtkMatrix4x4:
-    matrix = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(matrix)
-    return matrix
-
-
-def _content_key(node) -> tuple | None:
-    """Changes when the voxels of a node do."""
-    if node is None:
-        return None
-    if node.IsA("vtkMRMLMarkupsNode"):
-        points = slicer.util.arrayFromMarkupsControlPoints(node, world=True)
-        bounds = np.zeros(6)
-        node.GetRASBounds(bounds)
-        return node.GetID(), points.tobytes(), bounds.tobytes()
-    content = node.GetImageData() if node.IsA("vtkMRMLVolumeNode") else node.GetSegmentation()
-    return node.GetID(), content.GetMTime()
+        self.state.shown = number

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import qt
 
 from SOPIRegistrationLib import patient_models
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.installed import PATIENT
 from SOPIRegistrationLib.panel.training_process import (
     forget_copies,
     start_training,
@@ -72,6 +75,22 @@ class TrainingSection:
         """The model chosen for the CT at hand; None where there is none."""
         index = self._ui.modelCombo.currentIndex
         return self._models[index] if 0 <= index < len(self._models) else None
+
+    def weights(self, init: str) -> dict[str, Path]:
+        """Weights of the network trained for this CT, where the start asks for it or is left to the program.
+
+        Raises:
+            InputError: it was chosen, and there is none.
+        """
+        model = self.model
+        if init == PATIENT and model is None:
+            raise InputError(
+                "no network was trained for this CT yet: press Train under “Train for this patient”, or "
+                "choose another start"
+            )
+        if model is None or init not in ("auto", PATIENT) or not find_spec("torch"):
+            return {}
+        return {PATIENT: model.weights}
 
     @property
     def is_running(self) -> bool:

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import qt
+import slicer
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.panel.geometry_section import GeometrySection
+from SOPIRegistrationLib.panel.messages import errors_shown
 from SOPIRegistrationLib.panel.session import Session
 from SOPIRegistrationLib.scene import XrayEntry
 
@@ -23,12 +26,15 @@ class XraysSection:
 
     Args:
         ui: the panel's widgets by name.
-        on_looked_at: called with the entry that is to be looked at.
+        geometry: where the camera is chosen.
+        prepare: prepares the case that is chosen.
         on_changed: called when the table changed.
     """
 
-    def __init__(self, ui, on_looked_at: Callable[[XrayEntry], None], on_changed: Callable[[], None]):
-        self._ui, self._on_looked_at, self._on_changed = ui, on_looked_at, on_changed
+    def __init__(
+        self, ui, geometry: GeometrySection, prepare: Callable[[], None], on_changed: Callable[[], None]
+    ):
+        self._ui, self._geometry, self._prepare, self._on_changed = ui, geometry, prepare, on_changed
         self._session: Session | None = None
         table = ui.xrayTable
         table.setColumnCount(len(_COLUMNS))
@@ -39,6 +45,7 @@ class XraysSection:
         table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
         table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
         table.connect("cellClicked(int,int)", self._on_cell)
+        ui.addXrayButton.connect("clicked(bool)", self._on_add)
         ui.removeXrayButton.connect("clicked(bool)", self._remove)
         self.show(None)
 
@@ -59,7 +66,20 @@ class XraysSection:
         self._ui.removeXrayButton.enabled = bool(entries)
         self._ui.jointCheckBox.enabled = len(entries) > 1
 
-    def add(self) -> None:
+    def _on_add(self) -> None:
+        with errors_shown():
+            self._add()
+
+    def _look_at(self, entry: XrayEntry) -> None:
+        """Go on with another X-ray of the table; the CT stays where it is in the world of the set."""
+        p = self._session.parameters
+        with slicer.util.NodeModify(p.parameterNode):
+            p.xray, p.frame = entry.node, entry.frame
+        self._geometry.choose_camera(entry.camera)
+        self.show(self._session)
+        self._prepare()
+
+    def _add(self) -> None:
         """Take the X-ray that is chosen, with its frame and camera, into the table.
 
         Raises:
@@ -83,7 +103,7 @@ class XraysSection:
     def _on_cell(self, row: int, column: int) -> None:
         entries = self._session.state.xrays
         if column > 0:
-            self._on_looked_at(entries[row])
+            self._look_at(entries[row])
             return
         entries[row] = replace(entries[row], used=not entries[row].used)
         self._session.state.xrays = entries

@@ -1,7 +1,8 @@
 """The way of one registration, from inputs to a result, without nodes or widgets.
 
-The panel, scripts and tests drive it alike: :class:`RegistrationLogic` is in one of four states, says so by
-signals, and computes in a thread of its own while :meth:`RegistrationLogic.poll` gives it time.
+The panel, scripts, the command line and tests drive it alike: :class:`RegistrationLogic` is in one of four
+states, says so by signals, and computes in a thread of its own while :meth:`RegistrationLogic.poll` gives it
+time.
 """
 
 from __future__ import annotations
@@ -34,10 +35,14 @@ from SOPIRegistrationLib.subject import Subject
 
 # Longer edge of a DRR while something moves.
 LIVE_PIXELS = 256
-# What moves is made of voxels no smaller than this: 15 pictures a second on two cores, from any CT.
+# What moves is made of voxels no smaller than this, in smaller pictures of larger ones: 15 pictures a second
+# on two cores, from any CT.
 _LIVE_STEP_MM = 1.5
 # DRRs are made for looking at no more often than this while a registration runs.
 _LIVE_INTERVAL_S = 0.15
+
+# Source of what a registration has corrected in a geometry.
+_FOUND = "found by the registration"
 
 T = TypeVar("T")
 
@@ -110,26 +115,39 @@ class Inputs:
     ct_key: tuple
     xray_key: tuple
 
+    def as_found(self, result: RegistrationResult) -> Inputs:
+        """The same with a geometry that states what a registration found of the first X-ray."""
+        geometry, radiograph, region = self.geometry, self.radiograph, self.region
+        if result.frame.view != geometry.view:
+            sources = {**geometry.sources, "view": _FOUND}
+            geometry = replace(geometry, view=result.frame.view, rotation=None, sources=sources)
+        if result.mirrored:
+            camera = geometry.camera.mirrored()
+            sources = {**geometry.sources, "mirrored": _FOUND}
+            geometry = replace(geometry, cameras=(camera,), mirrored=not geometry.mirrored, sources=sources)
+            radiograph, region = radiograph.mirrored(), None if region is None else region[:, ::-1]
+        return replace(self, geometry=geometry, radiograph=radiograph, region=region)
+
 
 @dataclass(frozen=True)
 class PreparedCase:
     """Inputs ready for registration.
 
     Attributes:
-        inputs: what it was made from.
         subject: the CT.
         xray: the X-ray, bones bright.
         others: those registered jointly with it, in the order of the inputs.
         frame: what pose parameters are measured from.
         seconds: how long preparing took.
+        inputs: what it was made from; None of files, which nobody changes meanwhile.
     """
 
-    inputs: Inputs
     subject: Subject
     xray: PreparedRadiograph
     others: tuple[PreparedRadiograph, ...]
     frame: PoseFrame
     seconds: float
+    inputs: Inputs | None = None
 
     @property
     def ct(self) -> PreparedCT:
@@ -148,6 +166,18 @@ class PreparedCase:
         cameras = tuple(one.camera for one in self.inputs.others)
         return replace(self.inputs.geometry, cameras=(*self.inputs.geometry.cameras, *cameras))
 
+    def as_found(self, result: RegistrationResult) -> PreparedCase:
+        """The case as a registration found it to be: polarity, way round, nominal view.
+
+        Where the X-ray was found stored the other way round, or taken from another side, than its geometry
+        states, the inputs are those of a geometry that states it.
+        """
+        first, *others = result.radiographs
+        case = replace(self, xray=first, others=tuple(others))
+        if not result.mirrored and result.frame is self.frame:
+            return case
+        return replace(case, inputs=self.inputs.as_found(result), frame=result.frame)
+
     @property
     def T_world_to_camera(self) -> np.ndarray:
         """(4, 4) extrinsics of the X-ray's camera; the identity for a single C-arm."""
@@ -164,7 +194,8 @@ class PreparedCase:
         """DRR (rows, columns) whose longer edge has at most ``pixels`` pixels; coarse where that is small."""
         camera, moving = _reduced(self.xray.camera.as_world(), pixels), self.subject.body
         volume, halvings = moving.for_camera(camera, T_lps_to_camera), 0
-        while pixels <= LIVE_PIXELS and volume.default_step_mm < _LIVE_STEP_MM:
+        least_mm = _LIVE_STEP_MM * LIVE_PIXELS / pixels
+        while pixels <= LIVE_PIXELS and volume.default_step_mm < least_mm:
             halvings += 1
             volume = moving.level(halvings)
         return project(volume, camera, T_lps_to_camera)
@@ -178,11 +209,13 @@ class Task:
         case: what is registered.
         settings: how.
         start: (4, 4) T_lps_to_world, where a start pose is given.
+        shows_pictures: whether somebody looks at DRRs meanwhile.
     """
 
     case: PreparedCase
     settings: RegistrationSettings
     start: np.ndarray | None = None
+    shows_pictures: bool = True
 
 
 @dataclass(frozen=True)
@@ -235,7 +268,7 @@ def prepare(inputs: Inputs, known: PreparedCase | None, report: Callable[[LiveVi
         for one in inputs.others
     )
     frame = inputs.geometry.pose_frame(subject.ct.rotation_centre_lps_mm)
-    return PreparedCase(inputs, subject, xray, others, frame, round(time.perf_counter() - began, 3))
+    return PreparedCase(subject, xray, others, frame, round(time.perf_counter() - began, 3), inputs)
 
 
 def run(task: Task, report: Callable[[LiveView], None]) -> RegistrationResult:
@@ -245,7 +278,7 @@ def run(task: Task, report: Callable[[LiveView], None]) -> RegistrationResult:
     def show(progress: Progress) -> None:
         nonlocal last
         T_lps_to_camera, drr = case.T_world_to_camera @ progress.T, None
-        if time.perf_counter() - last > _LIVE_INTERVAL_S:
+        if task.shows_pictures and time.perf_counter() - last > _LIVE_INTERVAL_S:
             drr = case.render(T_lps_to_camera, LIVE_PIXELS)
             last = time.perf_counter()
         report(LiveView(progress.stage, progress.fraction, T_lps_to_camera, drr))
@@ -262,8 +295,8 @@ class _Run:
 
     job: Job
     state: State
-    done: Signal
-    listens: bool
+    done: Callable[[Any], None]
+    listens: bool = True
     discarded: str = ""
 
 
@@ -305,22 +338,30 @@ class RegistrationLogic:
         """Whether a registration runs, or is being stopped: the CT goes where it is."""
         return self._run is not None and self._run.state is State.REGISTERING
 
-    def prepare(self, inputs: Inputs, known: PreparedCase | None = None) -> None:
+    def prepare(
+        self, inputs: Inputs, known: PreparedCase | None = None, then: Callable[[], Any] = lambda: None
+    ) -> None:
         """Prepare inputs; ``prepared`` tells the case.
 
         Args:
             inputs: what to prepare.
             known: the case before; what did not change is taken from it.
+            then: called once the case has been told; never where it was stopped or has failed.
         """
-        self._begin(lambda report: prepare(inputs, known, report), State.PREPARING, self.prepared)
+
+        def done(case: PreparedCase) -> None:
+            self.prepared.emit(case)
+            then()
+
+        self._begin(_Run(Job(lambda report: prepare(inputs, known, report)), State.PREPARING, done))
 
     def register(self, task: Task) -> None:
         """Register; ``finished`` tells the result."""
-        self._begin(lambda report: run(task, report), State.REGISTERING, self.finished)
+        self._begin(_Run(Job(lambda report: run(task, report)), State.REGISTERING, self.finished.emit))
 
-    def compute(self, work: Callable[[], T], done: Signal[T]) -> None:
+    def compute(self, work: Callable[[], T], then: Callable[[T], Any]) -> None:
         """Compute something else ahead of a registration; it cannot be stopped, only forgotten."""
-        self._begin(lambda report: work(), State.PREPARING, done, listens=False)
+        self._begin(_Run(Job(lambda report: work()), State.PREPARING, then, listens=False))
 
     def stop(self, discard: str = "") -> None:
         """Stop what runs; a registration leaves the pose it has reached.
@@ -370,7 +411,7 @@ class RegistrationLogic:
             if current.discarded:
                 self.stopped.emit(current.discarded)
             else:
-                current.done.emit(outcome)
+                current.done(outcome)
 
     def wait(self, between: Callable[[], Any] = lambda: None, seconds: float = 0.03) -> None:
         """Poll until it is idle, doing something in between."""
@@ -378,11 +419,48 @@ class RegistrationLogic:
             self.poll(seconds)
             between()
 
-    def _begin(self, work: Callable, state: State, done: Signal, listens: bool = True) -> None:
+    def _begin(self, run: _Run) -> None:
         if self._run is not None:
             raise RuntimeError(f"the registration is {self.state.value}: wait until it is idle")
-        self._run = _Run(Job(work).start(), state, done, listens)
-        self.state_changed.emit(state)
+        run.job.start()
+        self._run = run
+        self.state_changed.emit(run.state)
+
+
+def outcome_of(
+    start: Callable[[RegistrationLogic], None],
+    outcome: str,
+    follow: Callable[[LiveView], Any] = lambda live: None,
+    between: Callable[[], Any] = lambda: None,
+) -> Any:
+    """Let a RegistrationLogic do one thing, and wait for it: for who has no events to go back to.
+
+    Args:
+        start: starts it.
+        outcome: name of the signal that tells what comes of it.
+        follow: told what is reached; a true answer stops it.
+        between: done again and again meanwhile.
+
+    Raises:
+        InputError: an input is unusable.
+        Cancelled: it was stopped and left nothing.
+    """
+    logic, outcomes, errors = RegistrationLogic(), [], []
+
+    def on_progress(live: LiveView) -> None:
+        if follow(live):
+            logic.stop()
+
+    logic.progressed.connect(on_progress)
+    getattr(logic, outcome).connect(outcomes.append)
+    logic.failed.connect(errors.append)
+    start(logic)
+    logic.wait(between)
+    if errors:
+        raise errors[0]
+    if not outcomes:
+        raise Cancelled("stopped before there was anything to keep")
+    return outcomes[0]
 
 
 def _reduced(camera, pixels: int):

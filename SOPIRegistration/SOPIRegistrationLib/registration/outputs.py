@@ -63,13 +63,12 @@ def write_results(
         names += [f"drr{suffix}.nrrd", f"overlay{suffix}.png"]
     transform = f"{body}_to_carm.tfm"
     write_transform(folder / transform, reference.T_world_to_camera @ result.T_lps_to_world, frame)
-    text = result_json(result, geometry, seconds_preparation)
-    (folder / "result.json").write_text(text, encoding="utf-8")
+    write_content(folder / "result.json", result_content(result, geometry, seconds_preparation))
     return ["result.json", transform, *names]
 
 
-def result_json(result: RegistrationResult, geometry: CArmGeometry, seconds_preparation: float) -> str:
-    """The text of result.json.
+def result_content(result: RegistrationResult, geometry: CArmGeometry, seconds_preparation: float) -> dict:
+    """What result.json holds: plain values, without NaN.
 
     Args:
         result: the registration.
@@ -80,7 +79,12 @@ def result_json(result: RegistrationResult, geometry: CArmGeometry, seconds_prep
     entry = result.to_dict(
         geometry_as_dict(replace(geometry, cameras=cameras)), round(seconds_preparation, 4), geometry.mirrored
     )
-    return json.dumps(_without_nan(entry), indent=1, allow_nan=False) + "\n"
+    return _without_nan(entry)
+
+
+def write_content(path: Path, content: dict) -> None:
+    """Write the content of a result.json."""
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_detector_image(

@@ -30,7 +30,9 @@ from SOPIRegistrationLib.scene.layout import (
 )
 from SOPIRegistrationLib.scene.nodes import mask_from_node, radiograph_from_node, volume_from_node
 from SOPIRegistrationLib.scene.overlay import OVERLAY_MODES, Overlay
+from SOPIRegistrationLib.scene.picks import Picks, put_points
 from SOPIRegistrationLib.scene.pose import attach, is_attached, pose_of, set_centre, set_pose
+from SOPIRegistrationLib.scene.projected import Projected
 from SOPIRegistrationLib.scene.region import region_from_node
 from SOPIRegistrationLib.scene.state import HistoryEntry, RegistrationState, XrayEntry
 from SOPIRegistrationLib.scene.views import Shown, Views
@@ -49,6 +51,8 @@ __all__ = [
     "FusionView",
     "HistoryEntry",
     "Overlay",
+    "Picks",
+    "Projected",
     "RegistrationState",
     "Shown",
     "T_camera_to_ras",
@@ -66,6 +70,7 @@ __all__ = [
     "place_on_detector",
     "pose_from_matrix",
     "pose_of",
+    "put_points",
     "radiograph_from_node",
     "ras_from_pixels",
     "region_from_node",

@@ -62,6 +62,8 @@ class FusionView:
             ("LeftButtonPressEvent", self._on_press),
             ("MouseMoveEvent", self._on_move),
             ("LeftButtonReleaseEvent", self._on_release),
+            # The application would maximise the view.
+            ("LeftButtonDoubleClickEvent", lambda: self.moves_ct),
             ("MouseWheelForwardEvent", lambda: self._on_wheel(1)),
             ("MouseWheelBackwardEvent", lambda: self._on_wheel(-1)),
             ("KeyPressEvent", self._on_key),
@@ -140,6 +142,8 @@ class FusionView:
         return key == "space" or (self.moves_ct and key in _ARROWS)
 
     def _on_enter(self) -> bool:
-        """Keys go to the view under the mouse."""
-        self._view.setFocus()
+        """Keys go to the view under the mouse: to its child that VTK draws in, itself it passes none on."""
+        # Found among the children, which PythonQt always knows as the widgets that they are.
+        drawn_in = [child for child in self._view.children() if hasattr(child, "setFocus")]
+        (drawn_in or [self._view])[0].setFocus()
         return False

@@ -12,12 +12,12 @@ from SOPIRegistrationLib.scene.layout import FUSION_VIEW, XRAY_VIEW, slice_node
 from SOPIRegistrationLib.scene.nodes import marked_nodes, put_pixels, remove_node
 from SOPIRegistrationLib.scene.pose import vtk_matrix
 
-OVERLAY_MODES = ("edges", "fusion", "curtain", "checkerboard", "blink")
+OVERLAY_MODES = ("edges", "fusion", "curtain", "checkerboard", "blink", "lens")
 
 _MODE = "SOPIRegistration.OverlayMode"
 _SETTING = "SOPIRegistration.Overlay."
 # Settings of fusion_image that the picture's node keeps.
-_SETTINGS = {"mix": 0.5, "edge_strength": 1.0, "curtain": 0.5, "local_contrast": 0.0}
+_SETTINGS = {"mix": 0.5, "edge_strength": 1.0, "curtain": 0.5, "lens_down": 0.5, "local_contrast": 0.0}
 _BONE_DARK = "SOPIRegistration.BoneDark"
 _XRAY, _DRR, _FIELD = "xray", "drr", "field"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 _PARAMETER = "SOPIRegistration.state"
 _VERSION = 1
 _XRAYS = "SOPIRegistration.xrays"
+_FORMER_RESULT = "lastResult"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class HistoryEntry:
         T_lps_to_camera: (4, 4) pose it ended at.
         theta: (6,) the same, rad and mm.
         seconds: how long it took.
-        result: the text of its result.json; empty in scenes saved before it was kept.
+        result: the content of its result.json; None in scenes saved before it was kept.
+        geometry: of the X-ray it was made with, as it was found to be; None in scenes saved before it was
+            kept.
     """
 
     time: str
@@ -40,7 +43,8 @@ class HistoryEntry:
     T_lps_to_camera: np.ndarray
     theta: np.ndarray
     seconds: float
-    result: str = ""
+    result: dict | None = None
+    geometry: CArmGeometry | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class RegistrationState:
 
     def __init__(self, parameterNode):
         self._node = parameterNode
+        self._known: tuple[str, dict] = "", {}
 
     @property
     def geometry(self) -> CArmGeometry | None:
@@ -130,34 +135,72 @@ class RegistrationState:
     @property
     def history(self) -> list[HistoryEntry]:
         """Registrations made, the oldest first."""
-        entries = []
-        for saved in self._read().get("history", []):
-            arrays = {name: np.array(saved[name]) for name in ("T_lps_to_camera", "theta")}
-            entries.append(HistoryEntry(**{**saved, **arrays}))
-        return entries
+        return [_read_entry(saved) for saved in self._read().get("history", [])]
+
+    @property
+    def count(self) -> int:
+        """How many registrations were made."""
+        return len(self._read().get("history", []))
 
     def add(self, entry: HistoryEntry) -> None:
-        """Append to the history."""
-        self._write(history=[*self._read().get("history", []), _plain(asdict(entry))])
+        """Append to the history, and show it."""
+        history = [*self._read().get("history", []), _plain_entry(entry)]
+        self._write(history=history, shown=len(history) - 1)
 
     def clear_history(self) -> None:
         """Forget all entries."""
-        self._write(history=[])
+        self._write(history=[], shown=None)
+
+    @property
+    def shown(self) -> int | None:
+        """Number of the history's entry whose result is shown; settable. None for no result."""
+        state = self._read()
+        if "shown" in state:
+            return state["shown"]
+        # Former versions kept the text of the result that was shown.
+        text = self._node.GetParameter(_FORMER_RESULT)
+        results = [saved.get("result") for saved in state.get("history", [])]
+        return len(results) - 1 - results[::-1].index(text) if text and text in results else None
+
+    @shown.setter
+    def shown(self, number: int | None) -> None:
+        self._write(shown=number)
+
+    @property
+    def shown_entry(self) -> HistoryEntry | None:
+        """The entry whose result is shown."""
+        return None if self.shown is None else _read_entry(self._read()["history"][self.shown])
 
     def _read(self) -> dict:
+        """What is saved; its text is read once, and what comes of it is not to be changed."""
         text = self._node.GetParameter(_PARAMETER)
-        if not text:
-            return {}
-        state = json.loads(text)
+        if text == self._known[0]:
+            return self._known[1]
+        state = json.loads(text) if text else {"version": _VERSION}
         if state["version"] > _VERSION:
             raise InputError(
                 "the scene was saved by a newer SOPIRegistration: update the extension to go on with it"
             )
+        self._known = text, state
         return state
 
     def _write(self, **changes) -> None:
         state = {**self._read(), **changes, "version": _VERSION}
         self._node.SetParameter(_PARAMETER, json.dumps(state))
+
+
+def _plain_entry(entry: HistoryEntry) -> dict:
+    saved = {each.name: getattr(entry, each.name) for each in fields(entry)}
+    return _plain({**saved, "geometry": _plain_geometry(entry.geometry)})
+
+
+def _read_entry(saved: dict) -> HistoryEntry:
+    arrays = {name: np.array(saved[name]) for name in ("T_lps_to_camera", "theta")}
+    result, geometry = saved.get("result"), _read_geometry(saved.get("geometry"))
+    if isinstance(result, str):
+        # Former versions kept its text.
+        result = json.loads(result) if result else None
+    return HistoryEntry(**{**saved, **arrays, "result": result, "geometry": geometry})
 
 
 def _plain_geometry(geometry: CArmGeometry | None) -> dict | None:

@@ -22,6 +22,7 @@ from SOPIRegistrationLib.scene.layout import (
     ensure_layout,
     slice_node,
 )
+from SOPIRegistrationLib.scene.view_props import ViewProps
 
 # A window in which cortex and marrow differ, HU: landmarks are looked for in bones.
 _BONE_WINDOW_HU = (-300.0, 1300.0)
@@ -73,7 +74,8 @@ class Views(slicer.util.VTKObservationMixin):
         self.shown: Shown | None = None
         self._sizes: dict[str, tuple] = {}
         self._window_before: tuple | None = None
-        self._label = None
+        self._fusion = ViewProps(layout_manager, FUSION_VIEW)
+        self._label = _label()
         self._layout = LAYOUT_ID
 
     def show(self, shown: Shown) -> None:
@@ -128,46 +130,23 @@ class Views(slicer.util.VTKObservationMixin):
 
     def write_label(self, text: str, colour: tuple[float, float, float] = (1, 1, 1)) -> None:
         """Words in the upper left corner of the fusion view."""
-        view = self.fusion_view
-        if view is None:
-            return
-        # The application wraps its view anew at every call; what VTK draws it with stays the same object.
-        renderer = _overlay_renderer(view)
-        if self._label is None or self._label[0] is not renderer:
-            actor = vtk.vtkTextActor()
-            actor.SetTextScaleModeToNone()
-            actor.GetPositionCoordinate().SetCoordinateSystemToNormalizedViewport()
-            actor.SetPosition(0.015, 0.98)
-            style = actor.GetTextProperty()
-            style.SetFontSize(_LABEL_PIXELS)
-            style.SetVerticalJustificationToTop()
-            style.SetShadow(True)
-            style.SetBackgroundColor(0, 0, 0)
-            style.SetBackgroundOpacity(0.45)
-            renderer.AddViewProp(actor)
-            self._label = renderer, actor
-        actor = self._label[1]
+        actor = self._label
         if actor.GetInput() != text or actor.GetTextProperty().GetColor() != tuple(colour):
             actor.SetInput(text)
             actor.GetTextProperty().SetColor(colour)
-            view.scheduleRender()
+            self._fusion.show([actor])
 
     @property
     def fusion_view(self):
         """The application's slice view with the fused picture; None where there is none."""
-        widget = self._layout_manager and self._layout_manager.sliceWidget(FUSION_VIEW)
-        return widget and widget.sliceView()
+        return self._fusion.view
 
     def close(self) -> None:
         """Take back what was put into views, and follow them no more."""
         self.removeObservers()
         self._give_back_window()
-        if self._label is not None:
-            renderer, actor = self._label
-            renderer.RemoveViewProp(actor)
-            if (view := self.fusion_view) is not None:
-                view.scheduleRender()
-        self._label = self.shown = None
+        self._fusion.remove()
+        self._label, self.shown = _label(), None
 
     @property
     def _view_3d(self):
@@ -258,8 +237,16 @@ class Views(slicer.util.VTKObservationMixin):
         view.scheduleRender()
 
 
-def _overlay_renderer(view):
-    """The renderer that is drawn last."""
-    renderers = view.renderWindow().GetRenderers()
-    every = [renderers.GetItemAsObject(index) for index in range(renderers.GetNumberOfItems())]
-    return max(every, key=lambda renderer: renderer.GetLayer())
+def _label() -> vtk.vtkTextActor:
+    """Words in an upper left corner."""
+    actor = vtk.vtkTextActor()
+    actor.SetTextScaleModeToNone()
+    actor.GetPositionCoordinate().SetCoordinateSystemToNormalizedViewport()
+    actor.SetPosition(0.015, 0.98)
+    style = actor.GetTextProperty()
+    style.SetFontSize(_LABEL_PIXELS)
+    style.SetVerticalJustificationToTop()
+    style.SetShadow(True)
+    style.SetBackgroundColor(0, 0, 0)
+    style.SetBackgroundOpacity(0.45)
+    return actor

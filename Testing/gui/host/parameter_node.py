@@ -1,7 +1,9 @@
 """Stand-in for ``slicer.parameterNodeWrapper``: typed attributes kept in a vtkMRMLScriptedModuleNode.
 
 It knows the types this module uses: float, int, bool, str (with Choice) and node classes, alone or in a
-Union with None. It differs from the real one in that it reads the node at every access.
+Union with None. As the real one: values are kept from the node's last ModifiedEvent on,
+``connectGui`` returns nothing: only what ``connectParametersToGui`` connected can be disconnected; and
+writing a Union's node modifies the parameter node even where it stays the same.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ class Default:
     value: object
 
 
+_KEPT: list = []
+
+
 def parameterNodeWrapper(cls):
     """Give every annotated name of a class a property that lives in a parameter node."""
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -37,7 +42,10 @@ def parameterNodeWrapper(cls):
     for name, parameter in parameters.items():
         setattr(cls, name, property(parameter.read, parameter.write))
     cls.allParameters = parameters
-    for method in (__init__, connectGui, disconnectGui, AddObserver, RemoveObserver, StartModify, EndModify):
+    for method in (
+        *(__init__, connectGui, connectParametersToGui, disconnectGui),
+        *(AddObserver, RemoveObserver, StartModify, EndModify),
+    ):
         setattr(cls, method.__name__, method)
     return cls
 
@@ -51,7 +59,8 @@ class _Parameter:
         notes = hint.__metadata__ if annotated else ()
         self.choice = next((n.choices for n in notes if isinstance(n, Choice)), None)
         self.range = next((n for n in notes if isinstance(n, WithinRange)), None)
-        kinds = typing.get_args(self.type) if typing.get_origin(self.type) is typing.Union else (self.type,)
+        self.is_union = typing.get_origin(self.type) is typing.Union
+        kinds = typing.get_args(self.type) if self.is_union else (self.type,)
         self.nodes = [k for k in kinds if isinstance(k, type) and issubclass(k, slicer.vtkMRMLNode)]
         if not self.nodes and self.type not in (float, int, bool, str):
             raise TypeError(f"parameter {name}: the test host does not know {hint}")
@@ -64,7 +73,12 @@ class _Parameter:
         return node.HasParameter(self.name)
 
     def read(self, wrapper):
-        node = wrapper.parameterNode
+        return wrapper._values[self.name]
+
+    def stored(self, node):
+        """What a node holds; one that was reset, as in a scene that is closed, is given the default."""
+        if not self.is_in(node):
+            self._put(node, self.default)
         if self.nodes:
             return node.GetNodeReference(self.name)
         text = node.GetParameter(self.name)
@@ -73,39 +87,57 @@ class _Parameter:
     def write(self, wrapper, value):
         node = wrapper.parameterNode
         with slicer.util.NodeModify(node):
-            if self.nodes:
-                if value is not None and not isinstance(value, tuple(self.nodes)):
-                    raise TypeError(f"parameter {self.name} cannot hold a {type(value).__name__}")
-                node.SetParameter(self.name, "")
-                node.SetNodeReferenceID(self.name, value.GetID() if value is not None else None)
-                return
-            accepted = (int, float) if self.type is float else self.type
-            if not isinstance(value, accepted):
-                raise TypeError(f"parameter {self.name} must be {self.type.__name__}, not {value!r}")
-            if self.choice is not None and value not in self.choice:
-                raise ValueError(f"parameter {self.name} must be one of {self.choice}, not {value!r}")
-            if self.range is not None and not self.range.minimum <= value <= self.range.maximum:
-                raise ValueError(f"parameter {self.name} = {value} is outside its range")
-            node.SetParameter(self.name, str(value))
+            self._put(node, value)
+            wrapper._values[self.name] = self.stored(node)
+
+    def _put(self, node, value):
+        if self.nodes:
+            if value is not None and not isinstance(value, tuple(self.nodes)):
+                raise TypeError(f"parameter {self.name} cannot hold a {type(value).__name__}")
+            node.SetParameter(self.name, "")
+            if self.is_union:
+                node.RemoveNodeReferenceIDs(self.name)
+                node.Modified()
+            node.SetNodeReferenceID(self.name, value.GetID() if value is not None else None)
+            return
+        accepted = (int, float) if self.type is float else self.type
+        if not isinstance(value, accepted):
+            raise TypeError(f"parameter {self.name} must be {self.type.__name__}, not {value!r}")
+        if self.choice is not None and value not in self.choice:
+            raise ValueError(f"parameter {self.name} must be one of {self.choice}, not {value!r}")
+        if self.range is not None and not self.range.minimum <= value <= self.range.maximum:
+            raise ValueError(f"parameter {self.name} = {value} is outside its range")
+        node.SetParameter(self.name, str(value))
 
 
 def __init__(self, parameterNode):
     self.parameterNode = parameterNode
-    self._guis, self._updating = {}, False
+    self._guis, self._updating, self._values = {}, False, {}
     for parameter in self.allParameters.values():
-        if not parameter.is_in(parameterNode):
-            parameter.write(self, parameter.default)
+        self._values[parameter.name] = parameter.stored(parameterNode)
+    self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: _read_all(self))
+    # Python's collector would take a node that only its own observers refer to for garbage, and them with it,
+    # while the scene still has it.
+    _KEPT.append(self)
+
+
+def _read_all(self):
+    for parameter in self.allParameters.values():
+        self._values[parameter.name] = parameter.stored(self.parameterNode)
 
 
 def connectGui(self, gui):
-    """Bind every widget with a SlicerParameterName; returns a tag for disconnectGui."""
-    bound = []
-    for widget in vars(gui).values():
-        name = widget.property("SlicerParameterName")
-        if name:
-            bound.append(_Binding(self, self.allParameters[name], widget))
-    tag = self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: _update(self, bound))
+    """Bind every widget with a SlicerParameterName, for good."""
+    names = {widget.property("SlicerParameterName"): widget for widget in vars(gui).values()}
+    self.connectParametersToGui({name: widget for name, widget in names.items() if name})
+
+
+def connectParametersToGui(self, mapping):
+    """Bind widgets by the names of parameters; returns a tag for disconnectGui."""
+    bound = [_Binding(self, self.allParameters[name], widget) for name, widget in mapping.items()]
+    tag = len(self._guis)
     self._guis[tag] = bound
+    self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: _update(self, self._guis.get(tag, ())))
     _update(self, bound)
     for binding in bound:
         binding.listen()
@@ -114,9 +146,8 @@ def connectGui(self, gui):
 
 def disconnectGui(self, tag):
     # The real wrapper leaves its observer on the node as well, with nothing left to update.
-    for binding in self._guis.pop(tag):
+    for binding in self._guis.pop(tag, ()):
         binding.deafen()
-    self.RemoveObserver(tag)
 
 
 def _update(self, bound):

@@ -42,6 +42,7 @@ class _View(QtWidgets.QWidget):
 
     def __init__(self, style, factory, managers, application_logic, node):
         QtWidgets.QWidget.__init__(self)
+        self._native = QtWidgets.QWidget(self)
         self._window = vtk.vtkRenderWindow()
         self._window.SetOffScreenRendering(True)
         self._window.SetNumberOfLayers(2)
@@ -70,6 +71,10 @@ class _View(QtWidgets.QWidget):
 
     def renderWindow(self):
         return self._window
+
+    def VTKWidget(self):
+        """The one child, which alone hands keys on to the interactor."""
+        return self._native
 
     def interactor(self):
         return self._interactor

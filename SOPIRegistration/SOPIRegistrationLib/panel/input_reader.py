@@ -1,0 +1,199 @@
+"""The inputs chosen in a parameter node, as arrays; and what tells them from others."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import slicer
+import vtk
+
+from SOPIRegistrationLib import scene as bridge
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.files import geometry_as_dict, load_geometry
+from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.region import region_seen
+from SOPIRegistrationLib.images.stored import as_seen_from_the_source
+from SOPIRegistrationLib.registration.logic import Inputs, OtherXray, PreparedCase
+from SOPIRegistrationLib.scene.pose import own_to_ras
+
+
+class InputReader:
+    """Reads nodes in the main thread.
+
+    Args:
+        parameters: wrapped parameter node.
+        state: geometry and X-rays that it keeps.
+    """
+
+    def __init__(self, parameters, state: bridge.RegistrationState):
+        self._parameters, self._state = parameters, state
+
+    def read(self) -> Inputs:
+        """The inputs chosen in the parameter node.
+
+        Raises:
+            InputError: something is missing or unusable; nothing in the scene has changed.
+        """
+        p, geometry = self._parameters, self._state.geometry
+        if p.ct is None:
+            raise InputError("no CT is chosen: load one (File, Add Data) and choose it under Inputs")
+        if p.xray is None:
+            raise InputError("no X-ray is chosen: load one (File, Add Data) and choose it under Inputs")
+        if p.ct is p.xray:
+            raise InputError(f"'{p.ct.GetName()}' is chosen both as CT and as X-ray: choose two volumes")
+        radiograph = bridge.radiograph_from_node(p.xray, p.frame or None)
+        if geometry is None:
+            raise InputError(
+                f"the geometry of X-ray '{p.xray.GetName()}' is not known: under C-arm, load a file, "
+                "choose a preset or type the source-detector distance and the pixel spacing"
+            )
+        check_size(geometry, radiograph.pixels.shape, p.xray.GetName())
+        region = None
+        if p.region is not None:
+            region = bridge.region_from_node(p.region, p.xray) ^ p.regionLeftOut
+            region = region_seen(region, geometry)
+        radiograph = as_seen_from_the_source(radiograph, geometry.mirrored, geometry.camera)
+        if p.transform is not None:
+            # Whether it is rigid does not depend on what its pose is measured from.
+            bridge.pose_of(p.transform, PoseFrame(np.zeros(3), 1.0))
+        ct = bridge.volume_from_node(p.ct)
+        mask = bridge.mask_from_node(p.mask, p.ct) if p.mask is not None else None
+        return Inputs(
+            ct=ct,
+            mask=mask,
+            radiograph=radiograph,
+            region=region,
+            geometry=geometry.with_default_sod(),
+            polarity=p.polarity,
+            others=self._read_others(),
+            ct_key=self._ct_key(),
+            xray_key=self.xray_key(),
+        )
+
+    def _read_others(self) -> tuple[OtherXray, ...]:
+        """The X-rays of the table beside the one that is looked at, where all are to be registered.
+
+        Raises:
+            InputError: one cannot be used, or the one that is looked at is not among them.
+        """
+        p, cameras = self._parameters, self._state.calibrated_set
+        used = self._used_others()
+        if not used:
+            return ()
+        names = [entry.camera for entry in used]
+        if self._state.geometry.camera.name in names:
+            raise InputError(
+                f"X-ray '{p.xray.GetName()}' and another one in the table are of the same camera: leave one "
+                "out, or register this one alone"
+            )
+        others = []
+        for entry in used:
+            geometry = cameras.for_camera(entry.camera)
+            radiograph = bridge.radiograph_from_node(entry.node, entry.frame or None)
+            check_size(geometry, radiograph.pixels.shape, entry.node.GetName())
+            radiograph = as_seen_from_the_source(radiograph, geometry.mirrored, geometry.camera)
+            key = self._key_of(entry.node, entry.frame, geometry)
+            others.append(OtherXray(entry.node.GetID(), radiograph, geometry.camera, key))
+        return tuple(others)
+
+    def _used_others(self) -> list[bridge.XrayEntry]:
+        p = self._parameters
+        if not p.joint or self._state.calibrated_set is None:
+            return []
+        return [entry for entry in self._state.xrays if entry.used and entry.node is not p.xray]
+
+    def matches(self, case: PreparedCase | None) -> bool:
+        """Whether a case was prepared from what is chosen now."""
+        known, p = case, self._parameters
+        if known is None or p.ct is None or p.xray is None or p.transform is None:
+            return False
+        keys = known.inputs.ct_key, known.inputs.xray_key, tuple(one.key for one in known.inputs.others)
+        cameras = self._state.calibrated_set
+        others = tuple(
+            self._key_of(entry.node, entry.frame, cameras.for_camera(entry.camera))
+            for entry in self._used_others()
+        )
+        return keys == (self._ct_key(), self.xray_key(), others)
+
+    def has_same_nodes(self, case: PreparedCase | None) -> bool:
+        """Whether a case was made from the CT and X-ray chosen now."""
+        known, p = case, self._parameters
+        chosen = tuple(node and node.GetID() for node in (p.ct, p.xray))
+        return known is not None and chosen == (known.inputs.ct_key[0][0], known.inputs.xray_key[0][0])
+
+    def _ct_key(self) -> tuple:
+        p = self._parameters
+        place = own_to_ras(p.ct) @ slicer.util.arrayFromVTKMatrix(_ijk_to_ras(p.ct))
+        return _content_key(p.ct), place.round(6).tobytes(), _content_key(p.mask)
+
+    def xray_key(self) -> tuple:
+        """Tells the X-ray chosen, with its geometry, polarity and region, from another."""
+        p = self._parameters
+        key = self._key_of(p.xray, p.frame, self._state.geometry)
+        return key if p.region is None else (*key, _content_key(p.region), p.regionLeftOut)
+
+    def _key_of(self, xrayNode, frame: int, geometry: CArmGeometry | None) -> tuple:
+        known = json.dumps(geometry_as_dict(geometry)) if geometry is not None else ""
+        return _content_key(xrayNode), frame, self._parameters.polarity, known
+
+
+def check_size(geometry: CArmGeometry, shape: tuple[int, int], name: str) -> None:
+    """Refuse a geometry that is for another image size.
+
+    Raises:
+        InputError: it is.
+    """
+    camera = geometry.camera
+    if camera.shape != tuple(shape):
+        raise InputError(
+            f"the geometry is for an image of {camera.width} x {camera.height} pixels, but X-ray '{name}' "
+            f"has {shape[1]} x {shape[0]} (columns x rows): load the geometry of this X-ray"
+        )
+
+
+def geometry_of(geometry, xrayNode, frame: int | None = None, camera: str | None = None) -> CArmGeometry:
+    """A geometry from what a script gives: one, a JSON's path, a preset's name, or None for the DICOM tags.
+
+    Args:
+        geometry: see above.
+        xrayNode: the X-ray it is for.
+        frame: frame of a multi-frame X-ray, counted from 1.
+        camera: name of the camera, where there are several; the one that the X-ray's name holds unless given.
+
+    Raises:
+        InputError: it is unusable, or not for this X-ray.
+    """
+    if not isinstance(geometry, CArmGeometry):
+        radiograph = bridge.radiograph_from_node(xrayNode, frame)
+        shape, name = radiograph.pixels.shape, xrayNode.GetName()
+        geometry = load_geometry(geometry, shape, radiograph.metadata, image_name=name)
+    if camera is None and len(geometry.cameras) > 1:
+        camera = geometry.camera_named_in(xrayNode.GetName())
+        if camera is None:
+            known = ", ".join(one.name for one in geometry.cameras)
+            raise InputError(
+                f"the geometry has several cameras ({known}): give the name of the one that took X-ray "
+                f"'{xrayNode.GetName()}'"
+            )
+    return geometry.for_camera(camera) if camera else geometry
+
+
+def _ijk_to_ras(volumeNode) -> vtk.vtkMatrix4x4:
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return matrix
+
+
+def _content_key(node) -> tuple | None:
+    """Changes when the voxels of a node do."""
+    if node is None:
+        return None
+    if node.IsA("vtkMRMLMarkupsNode"):
+        points = slicer.util.arrayFromMarkupsControlPoints(node, world=True)
+        bounds = np.zeros(6)
+        node.GetRASBounds(bounds)
+        return node.GetID(), points.tobytes(), bounds.tobytes()
+    content = node.GetImageData() if node.IsA("vtkMRMLVolumeNode") else node.GetSegmentation()
+    return node.GetID(), content.GetMTime()
