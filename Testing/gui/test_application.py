@@ -282,3 +282,39 @@ def test_a_start_that_fails_leaves_the_training_section_as_it_was(user, demo_cas
     user.panel._training.use(None)
     user.panel._training.use(case)
     assert not user.panel._training.is_running
+
+
+@pytest.mark.parametrize(
+    ("probability", "words"),
+    [
+        (0.973, "Accepted (97 % likely right)"),
+        (0.9991, "Accepted (over 99 % likely right)"),
+        (None, "Accepted:"),
+    ],
+)
+def test_the_strip_says_how_likely_a_result_is_right(demo, probability, words):
+    from SOPIRegistrationLib.scene import HistoryEntry
+
+    pose = demo.session.pose
+    verdict = {"status": "accept", "reasons": ["the images agree"], "predicted_error_mm": [0.1, 0.2, 1.0]}
+    if probability is not None:
+        verdict["probability"] = probability
+    result = {
+        "verdict": verdict,
+        "seconds": 2.0,
+        "stages": [{"name": "search", "seconds": 2.0}],
+        "similarity": {"ncc": 0.9},
+        "pose": {"T_lps_to_world": pose.tolist()},
+    }
+    entry = HistoryEntry(
+        "2026-01-01T12:00:00", "auto + opt", "accept", {"ncc": 0.9}, pose, np.zeros(6), 2.0, result
+    )
+    demo.session.state.add(entry)
+    demo.wait()
+    assert demo.ui.verdictLabel.text.startswith(words)
+    assert "changed since" not in demo.ui.verdictLabel.text
+    assert demo.ui.historyTable.rowCount == 1
+    demo.ui.txSlider.value = 20.0
+    demo.wait()
+    assert "changed since" in demo.ui.verdictLabel.text
+    assert demo.session.views.label.startswith(words.split(":")[0] + " (pose changed since)")

@@ -232,7 +232,7 @@ def test_dicom_file_dropped_into_the_application_is_recognised(scene, dicom_xray
     # Slicer's reader turns MONOCHROME1 over, with the bones that were dark; before 5.12 it did not.
     correlation = np.corrcoef(radiograph.pixels.ravel(), pixels.ravel())[0, 1]
     assert abs(correlation) > 0.99
-    assert radiograph.bone_dark_expected is (correlation > 0)
+    assert radiograph.bone_dark_expected is bool(correlation > 0)
     assert radiograph.metadata["DistanceSourceToDetector"] == 1050
 
 

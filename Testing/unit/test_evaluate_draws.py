@@ -205,3 +205,20 @@ def test_a_changed_ct_has_vertebrae_higher_and_lower_and_a_bent_spine(ct):
     assert np.ptp(away) > 5
     other = stranger_of(volume, np.random.default_rng(4))
     assert not np.array_equal(changed.array, other.array)
+
+
+@pytest.mark.slow
+def test_a_bone_in_two_views_of_a_larger_patient():
+    """One bone of a phantom, X-rayed with all of it from two sides, half a percent too large."""
+    source = SimulatedCases(target="ours", phantoms=1, bone=22, views=2, ct_scale_percent=0.5, pixels=32)
+    case = source.make(0)
+    assert case.ct.bone.array.shape != replace(source, bone=None).make(0).ct.bone.array.shape
+    first, second = (one.camera.T_world_to_camera for one in case.radiographs)
+    np.testing.assert_array_equal(first, np.eye(4))
+    # Both look at the place where the patient is held, from a quarter turn apart.
+    held = np.array([0.0, 0.0, source.detector.sod_mm])
+    np.testing.assert_allclose((second @ np.append(held, 1))[:3], held, atol=1e-9)
+    assert se3.rotation_distance(first[None, :3, :3], second[None, :3, :3])[0] == pytest.approx(np.pi / 2)
+    assert len(case.true_cameras) == 2
+    told = replace(source, bone=None, told_view="LLAT").make(0)
+    assert (told.frame.view, case.frame.view) == ("LLAT", "AP")

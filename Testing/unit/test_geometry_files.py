@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -294,7 +295,7 @@ def test_geometry_cannot_be_written(tmp_path):
 
 def test_tolerances_distortion_and_mirroring_survive_the_json(tmp_path):
     camera = Camera(np.array(K), 640, 480, 1100.0, distortion=np.array([0.1, -0.2, 0.003, -0.004, 0.5]))
-    geometry = CArmGeometry((camera,), 700.0, mirrored=True, tolerances=Tolerances(5.5, 3.0, 0.2))
+    geometry = CArmGeometry((replace(camera, tolerances=Tolerances(5.5, 3.0, 0.2)),), 700.0, mirrored=True)
     path = tmp_path / "geometry.json"
     write_geometry(geometry, path)
     read = load_geometry(path, SHAPE)

@@ -107,9 +107,13 @@ def test_one_view_from_the_nominal_pose(scene, registered):
 
 def test_predicted_error_is_of_the_size_of_the_actual_one(scene, registered):
     result, _ = registered
-    predicted = result.verdict.predicted_error_mm
+    predicted, total = result.verdict.statistical_error_mm, result.verdict.predicted_error_mm
     assert predicted[2] > 5 * predicted[:2].max(), "depth is the weak axis of one view"
     assert 0.1 < predicted[2] / scene.error(result.T_lps_to_world).depth_mm < 10
+    # The CT's scale, half a percent of the distance, is not seen by one view.
+    distance = (result.T_lps_to_world @ np.append(scene.frame.centre_lps_mm, 1))[2]
+    assert total[2] == pytest.approx(np.hypot(0.005 * distance, predicted[2]), rel=0.1)
+    assert (total >= predicted).all()
 
 
 def test_progress_runs_forward_to_the_end(registered):
@@ -148,7 +152,10 @@ def test_two_views_fix_what_one_leaves_open(scene, registered):
     assert joint.verdict.status == "accept"
     assert error.mtre_mm < 0.2
     assert error.depth_mm < 0.1
-    assert joint.verdict.predicted_error_mm[2] < 0.5 * registered[0].verdict.predicted_error_mm[2]
+    alone = registered[0].verdict
+    assert joint.verdict.statistical_error_mm[2] < 0.5 * alone.statistical_error_mm[2]
+    # What the CT's scale may be wrong in is no longer taken for depth.
+    assert joint.verdict.predicted_error_mm[2] < 0.2 * alone.predicted_error_mm[2]
 
 
 @pytest.mark.slow

@@ -359,12 +359,16 @@ def summary(registered: Registered, out: Path) -> str:
             f"NCC {similarity['ncc']:.3f}, gradient correlation {similarity['gradient_correlation']:.3f}",
         ),
         *(("X-ray", finding) for finding in result.findings),
+        *(("geometry", line) for line in result.geometry_found),
         ("verdict", verdict.status.upper()),
         *(("", reason) for reason in verdict.reasons),
         (
             "",
-            "predicted error {:.2f}, {:.2f}, {:.2f} mm along x, y, depth".format(*verdict.predicted_error_mm),
+            "predicted error {:.2f}, {:.2f}, {:.2f} mm along x, y, depth;".format(
+                *verdict.predicted_error_mm
+            ),
         ),
+        ("", "of it by the images {:.2f}, {:.2f}, {:.2f} mm".format(*verdict.statistical_error_mm)),
         ("method", f"{result.method}, DRRs of the {result.content}"),
         ("time", f"{result.seconds:.1f} s, reading and preparing {registered.seconds_preparation:.1f} s"),
         ("written", f"{out}: {', '.join(registered.files)}"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,9 +13,9 @@ from SOPIRegistrationLib.compare.objective import (
     comparable_pixels,
     compared_view,
 )
-from SOPIRegistrationLib.compare.reliability import reliability
 from SOPIRegistrationLib.compare.target import Level, Target, targets_of
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.intrinsics import EstimatedIntrinsics
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
@@ -42,10 +43,24 @@ class Reading:
     Attributes:
         radiographs: prepared X-rays of one world.
         mirrored: whether they are the stored ones turned over, left for right.
+        intrinsics: of each, where they were estimated; the radiographs have them.
+        intrinsics_covariance: (6, 6) what is left open of them adds to that of the pose: a twist about the
+            rotation centre, world axes, rad and mm. None where nothing is.
     """
 
     radiographs: tuple[PreparedRadiograph, ...]
     mirrored: bool = False
+    intrinsics: tuple[EstimatedIntrinsics, ...] = ()
+    intrinsics_covariance: np.ndarray | None = None
+
+    def in_cameras(self, intrinsics: Sequence[EstimatedIntrinsics], covariance: np.ndarray) -> Reading:
+        """The same with estimated intrinsics, which leave so much (6, 6) open of the pose."""
+        radiographs = tuple(
+            one.in_camera(found.camera) for one, found in zip(self.radiographs, intrinsics, strict=True)
+        )
+        return replace(
+            self, radiographs=radiographs, intrinsics=tuple(intrinsics), intrinsics_covariance=covariance
+        )
 
     def turned_over(self) -> Reading:
         """The same, stored the other way round."""
@@ -191,23 +206,6 @@ class Comparison:
     def structural_correlation(self, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(n,) correlation of the locally normalised images at poses (n, 4, 4), mean over the views."""
         return 1 - self.cost(self.target.kind.check, T_lps_to_world) / 2
-
-    def detail(self, T_lps_to_world: np.ndarray) -> float | None:
-        """Agreement of fine structure at a pose (4, 4), as a share of that of coarse structure, noise apart.
-
-        About 1 at a right pose, and less where X-ray and CT are not of the same anatomy. None where it cannot
-        be told: the X-ray shows more than the target, or is too small.
-        """
-        fine, coarse = self.target.kind.detail, self.target.kind.check
-        finest_px = min(min(radiograph.camera.shape) for radiograph in self.radiographs)
-        if fine is None or finest_px < 2 * fine.pixels:
-            return None
-        agreed = []
-        for level in (fine, coarse):
-            correlation = 1 - float(self.cost(level, T_lps_to_world[None])[0]) / 2
-            signal = np.mean([reliability(radiograph, level) for radiograph in self.radiographs])
-            agreed.append(max(correlation, 0.0) / np.sqrt(max(float(signal), 1e-3)))
-        return agreed[0] / max(agreed[1], 1e-3)
 
     def margin(self, T_lps_to_world: np.ndarray) -> float:
         """By how much a pose (4, 4) agrees better than an acceptable one; -1 if implausible."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +10,8 @@ from scipy.ndimage import maximum_filter
 
 from SOPIRegistrationLib.compare.target import Level, Target
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.intrinsics import DEVIATIONS, deviated, turns_of_rays
 from SOPIRegistrationLib.images.pyramid import resampled_radiograph
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations
@@ -68,8 +70,7 @@ class LevelObjective:
                 residual = WholeImageResidual(view.image, valid)
             else:
                 residual = LocalResidual(view.image, valid, level.window_px)
-            rays = np.moveaxis(view.camera.unit_rays(), -1, 0).astype(np.float32)
-            self._views.append((view.camera, volume, residual, rays))
+            self._views.append((view.camera, volume, residual, _rays(view.camera)))
 
     def __call__(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> NormalEquations:
         """Cost (mean over the views) and its quadratic model at (P, 4, 4) poses of the given starts."""
@@ -90,26 +91,76 @@ class LevelObjective:
             Jr = (J @ r).astype(np.float64)
             gradient += (to_camera.swapaxes(1, 2) @ Jr)[..., 0]
             hessian += to_camera.swapaxes(1, 2) @ JJ @ to_camera
-            if self._depth_prior_mm is not None:
-                away = (camera.T_world_to_camera @ pivot)[:, 2, 3] - self._depth_start[starts]
-                axis = np.concatenate([np.zeros(3), camera.T_world_to_camera[2, :3]])
-                weight = _DEPTH_PRIOR_COST / self._depth_prior_mm**2
-                cost += weight * away**2
-                gradient += weight * away[:, None] * axis
-                hessian += weight * np.outer(axis, axis)
+            self._add_depth_prior(camera, pivot, starts, NormalEquations(cost, gradient, hessian))
         views = len(self._views)
         return NormalEquations(cost / views, gradient / views, hessian / views)
+
+    def with_intrinsics(self, T_lps_to_world: np.ndarray, deviations: np.ndarray) -> NormalEquations:
+        """The same at one pose (4, 4) for cameras whose intrinsics deviate by k (views, 3).
+
+        The model is one in the twist and, after it, the k of each view: (1, 6 + 3 views) parameters. Rays
+        that turn by w see what they would see of an object turned by -w: the columns of k are combinations of
+        those of the pose's rotation (Docs/method.md).
+        """
+        T, count = T_lps_to_world[None], 6 + DEVIATIONS * len(self._views)
+        cost, gradient, hessian = np.zeros(1), np.zeros((1, count)), np.zeros((1, count, count))
+        for number, (given, volume, residual, _) in enumerate(self._views):
+            camera = deviated(given, deviations[number])
+            rays = _rays(camera)
+            image, jacobian = project_with_jacobian(volume, camera, T)
+            jacobian = np.moveaxis(jacobian, -1, 1)
+            remove_shift_along_rays(jacobian, rays)
+            by_k = -np.einsum("pwvu,kwvu->pkvu", jacobian[:, :3], turns_of_rays(rays))
+            r, J = residual(image, np.concatenate([jacobian, by_k], axis=1), np.zeros(1, dtype=int))
+            # Pose and intrinsics change the image nearly alike: single precision would not tell them apart.
+            r, J = r.reshape(-1).astype(np.float64), J.reshape(6 + DEVIATIONS, -1).astype(np.float64)
+            columns = np.zeros((6 + DEVIATIONS, count))
+            columns[:6, :6] = se3.adjoint(camera.T_world_to_camera @ self._pivot(T))[0]
+            own = 6 + DEVIATIONS * number
+            columns[6:, own : own + DEVIATIONS] = np.eye(DEVIATIONS)
+            cost += r @ r
+            gradient += columns.T @ (J @ r)
+            hessian += columns.T @ (J @ J.T) @ columns
+            of_pose = NormalEquations(cost, gradient[:, :6], hessian[:, :6, :6])
+            self._add_depth_prior(camera, self._pivot(T), np.zeros(1, dtype=int), of_pose)
+        views = len(self._views)
+        return NormalEquations(cost / views, gradient / views, hessian / views)
+
+    def images(self, T_lps_to_world: np.ndarray) -> Iterator[tuple[Camera, np.ndarray, np.ndarray]]:
+        """Of each view the camera, and what a level in windows compares at a pose (4, 4) near its start: DRR
+        and X-ray (rows, columns), locally normalised, each of unit norm."""
+        T = T_lps_to_world[None]
+        for camera, volume, residual, _ in self._views:
+            moving, fixed = residual.images(project(volume, camera, T), np.zeros(1, dtype=int))
+            yield camera, moving[0], fixed[0]
 
     @property
     def pixel_count(self) -> int:
         """Pixels compared, mean over the views."""
         return max(1, round(float(np.mean([residual.pixel_count for _, _, residual, _ in self._views]))))
 
+    def _add_depth_prior(self, camera: Camera, pivot, starts, equations: NormalEquations) -> None:
+        """Add, in place, what a single view's depth costs that has left its start."""
+        if self._depth_prior_mm is None:
+            return
+        cost, gradient, hessian = equations
+        away = (camera.T_world_to_camera @ pivot)[:, 2, 3] - self._depth_start[starts]
+        axis = np.concatenate([np.zeros(3), camera.T_world_to_camera[2, :3]])
+        weight = _DEPTH_PRIOR_COST / self._depth_prior_mm**2
+        cost += weight * away**2
+        gradient += weight * away[:, None] * axis
+        hessian += weight * np.outer(axis, axis)
+
     def _pivot(self, T_lps_to_world):
         """(P, 4, 4) translations to the centre's place in the world."""
         pivot = np.tile(np.eye(4), (len(T_lps_to_world), 1, 1))
         pivot[:, :3, 3] = se3.transform_points(T_lps_to_world, self._centre)
         return pivot
+
+
+def _rays(camera: Camera) -> np.ndarray:
+    """(3, rows, columns) unit vectors along a camera's rays, camera axes."""
+    return np.moveaxis(camera.unit_rays(), -1, 0).astype(np.float32)
 
 
 def compared_view(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from SOPIRegistrationLib.compare.case import Case, Comparison
+from SOPIRegistrationLib.compare.case import Case, Comparison, Hypotheses
 from SOPIRegistrationLib.progress import Progress, Report
 
 
@@ -39,6 +39,7 @@ class Run:
         T: (4, 4) T_lps_to_world, best pose so far.
         stages: those done.
         timed_out: whether something was left out for want of time.
+        seen: margin and hypotheses of all that was refined coarsely, in every proposal.
         margin: the best so far, by which a pose agreed better than an acceptable one (``Comparison.margin``).
     """
 
@@ -50,6 +51,7 @@ class Run:
         self._deadline = time.perf_counter() + time_limit_s
         self.timed_out = False
         self.margin = -np.inf
+        self.seen: list[tuple[float, Hypotheses]] = []
         self._done, self._until, self._shown = 0.0, 1.0, 0.0
 
     def report(

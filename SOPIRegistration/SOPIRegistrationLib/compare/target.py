@@ -95,7 +95,7 @@ class TargetKind:
 
     Attributes:
         name: of the kind.
-        thresholds: of the verdict.
+        thresholds: of the search, and of the verdict where there is no probability.
         check: level of the structural correlation. Noise hides structure at fine resolution; here it is
             averaged out and wrong poses still differ.
         coarse: coarse refinements, the next one tried where the one before ends in no agreement.
@@ -110,6 +110,8 @@ class TargetKind:
         searches_unscanned: whether a search also tries with the rays that leave the scan.
         detail: level at which a right pose agrees as well as at ``check``, noise apart; None where the X-ray
             shows more than the target anyway.
+        judged_as: name of what the probability of a right pose was fitted to (``registration.probability``);
+            empty where there is none.
         is_silhouette: whether opacity is compared, not line integrals.
         correlated_residuals: residuals of neighbouring pixels are not independent: deviations are this much
             larger than white noise would make them.
@@ -128,6 +130,7 @@ class TargetKind:
     neighbour_gain: float | None
     searches_unscanned: bool
     detail: Level | None = None
+    judged_as: str = ""
     is_silhouette: bool = False
     # Resources/Evaluation/configs/core_paper.toml prints the calibration.
     correlated_residuals: float = 4.0
@@ -175,6 +178,7 @@ WHOLE_BODY = TargetKind(
     neighbour_gain=0.0,
     searches_unscanned=True,
     detail=Level(128, 13),
+    judged_as="body",
 )
 # The bones of a body, compared with the whole X-ray.
 BONES = replace(WHOLE_BODY, name="bones")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.ct_preparation import BONE_THRESHOLD_HU
 from SOPIRegistrationLib.images.volume import Volume
 
 _AIR_HU = -1000
+# Voxels of air about a bone that is cut out.
+_ABOUT_BONE = 3
 # A vertebra's marrow and its denser shell.
 _MARROW_HU, _SHELL_HU, _SHELL_MM = 250, 800, 1.5
 # A stranger's vertebrae are higher or lower by such shares in turn, over such lengths; the spine leans by up
@@ -20,6 +23,25 @@ _BENT_DEG, _BENT_OVER_MM = (5.0, 12.0), (180.0, 320.0)
 def bones_of(ct: Volume) -> Volume:
     """A CT (HU) with everything but bone, above 200 HU, taken out."""
     return ct.same_grid(np.where(ct.array > BONE_THRESHOLD_HU, ct.array, _AIR_HU).astype(ct.array.dtype))
+
+
+def bone_alone(ct: Volume, labels: Volume, label: int) -> Volume:
+    """One labelled bone of a CT (HU) in air, the box about it."""
+    bone = labels.array == label
+    if not bone.any():
+        raise InputError(
+            f"{ct.name} has no label {label}: it has {np.unique(labels.array[labels.array > 0])}"
+        )
+    first = [int(np.flatnonzero(bone.any(axis=others))[0]) for others in ((1, 2), (0, 2), (0, 1))]
+    last = [int(np.flatnonzero(bone.any(axis=others))[-1]) for others in ((1, 2), (0, 2), (0, 1))]
+    box = tuple(
+        slice(max(0, low - _ABOUT_BONE), high + 1 + _ABOUT_BONE)
+        for low, high in zip(first, last, strict=True)
+    )
+    index_to_lps = ct.index_to_lps.copy()
+    index_to_lps[:3, 3] = ct.points_lps([edge.start for edge in reversed(box)])
+    hu = np.where(bone[box], ct.array[box], _AIR_HU).astype(ct.array.dtype)
+    return Volume(hu, index_to_lps, f"{ct.name}, bone {label}")
 
 
 def ct_of_labels(labels: Volume) -> Volume:

@@ -8,6 +8,7 @@ whatever process it is made.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from SOPIRegistrationLib.evaluation.protocols import DrawnPoses
+from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
@@ -36,6 +38,7 @@ class EvaluationCase:
             stranger's X-ray, to which no pose is right.
         drawn: how the X-ray was taken and stored, where it was drawn.
         is_stranger: whether the X-ray is of another patient than the CT.
+        true_cameras: that took the X-rays; those of the radiographs unless given.
     """
 
     number: int
@@ -47,10 +50,23 @@ class EvaluationCase:
     T_true: np.ndarray | None
     drawn: DrawnPoses | None = None
     is_stranger: bool = False
+    true_cameras: tuple[Camera, ...] = ()
+
+    def __post_init__(self):
+        if not self.true_cameras:
+            object.__setattr__(self, "true_cameras", tuple(one.camera for one in self.radiographs))
 
     def turned_over(self) -> EvaluationCase:
         """The case with its X-rays turned over, left for right."""
-        return replace(self, radiographs=tuple(one.mirrored() for one in self.radiographs))
+        radiographs = tuple(one.mirrored() for one in self.radiographs)
+        return replace(
+            self, radiographs=radiographs, true_cameras=tuple(one.mirrored() for one in self.true_cameras)
+        )
+
+    def in_cameras(self, cameras: Iterable[Camera]) -> EvaluationCase:
+        """The case with its X-rays taken to be of other cameras; those that took them stay."""
+        found = zip(self.radiographs, cameras, strict=True)
+        return replace(self, radiographs=tuple(one.in_camera(camera) for one, camera in found))
 
     @property
     def ct(self) -> PreparedCT:

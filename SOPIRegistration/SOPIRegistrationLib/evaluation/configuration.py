@@ -42,6 +42,7 @@ from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, START_PROTOCOLS
 from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, default_workers
 from SOPIRegistrationLib.evaluation.simulated import (
     CONTENTS,
+    LUMBAR,
     STRANGERS,
     STREAMS,
     Detector,
@@ -49,9 +50,11 @@ from SOPIRegistrationLib.evaluation.simulated import (
 )
 from SOPIRegistrationLib.evaluation.tables import SECTIONS
 from SOPIRegistrationLib.evaluation.targets import TARGETS
+from SOPIRegistrationLib.geometry.tolerances import EXACT, SourceTolerances
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
+from SOPIRegistrationLib.simulation.regions import REGIONS
 
 CASES_BY_DEFAULT = 20
 METHODS_BY_DEFAULT = ("initial", "opt", "search")
@@ -93,6 +96,7 @@ def _table_of(keys: Mapping[str, _Kind]) -> _Kind:
 _TEXT = _Kind("text", lambda value: isinstance(value, str) and bool(value))
 _FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
 _LENGTH = _Kind("a number above 0", lambda value: _is_number(value) and value > 0)
+_SPREAD = _Kind("a number, 0 or above", lambda value: _is_number(value) and value >= 0)
 _NAMES = _Kind("a list of names", _is_names)
 _TABLE = _Kind("a table", lambda value: isinstance(value, dict))
 _TABLES = _Kind(
@@ -106,12 +110,14 @@ _STARTS = {
     "angle_deg": _LENGTH,
     "shift_mm": _LENGTH,
 }
+_OF_GEOMETRY = dict.fromkeys((one.name for one in fields(SourceTolerances)), _SPREAD)
 _DETECTOR = {"sdd_mm": _LENGTH, "sod_mm": _LENGTH, "size_mm": _LENGTH}
 _VARIANT = {
     "method": _one_of(METHODS),
     "init": _TEXT,
     "refine": _TEXT,
     "weights": _TABLE,
+    "mirrored": _one_of(("auto", "yes", "no")),
     "summary": _TEXT,
 }
 _XRAY = dict.fromkeys(LISTED_COLUMNS, _TEXT)
@@ -129,6 +135,13 @@ _SIMULATED = {
     "scan_height_mm": _LENGTH,
     "streams": _one_of(STREAMS),
     "stranger": _one_of(STRANGERS),
+    "region": _one_of((LUMBAR, *REGIONS)),
+    "bone": _whole(1),
+    "views": _whole(1),
+    "told_view": _one_of(NOMINAL_VIEWS),
+    "ct_scale_percent": _LENGTH,
+    "geometry_error": _table_of(_OF_GEOMETRY),
+    "geometry_tolerance": _table_of(_OF_GEOMETRY),
 }
 _LISTED = {"cases_file": _TEXT, "xrays": _TABLES, "starts": _table_of(_STARTS)}
 _GROUP = {
@@ -264,22 +277,26 @@ class _Reader:
         for network, file in weights.items():
             if not file.is_file():
                 raise InputError(f"{self._where}{of}: weights of {network}, {file}, do not exist: train them")
-        settings = {key: table[key] for key in ("method", "init", "refine") if key in table}
+        settings = {key: table[key] for key in ("method", "init", "refine", "mirrored") if key in table}
         settings |= {f"weights of {network}": digest(file) for network, file in weights.items()}
         if "method" in table:
-            if "init" in table or "refine" in table:
-                raise InputError(f"{self._where}{of} has a method, and init or refine: give one of both")
+            if {"init", "refine", "mirrored"} & table.keys():
+                raise InputError(
+                    f"{self._where}{of} has a method, and init, refine or mirrored: give one of both"
+                )
             base = METHODS[table["method"]]
             summary = table.get("summary", base.summary)
             networks = tuple(network for network in base.networks if network not in weights)
             solve = partial(_with_weights, solve=base.solve, weights=weights)
             return replace(base, label=name, summary=summary, solve=solve, networks=networks), settings
         init, refine = table.get("init", "auto"), table.get("refine", "opt")
+        mirrored = table.get("mirrored", "auto")
         try:
-            RegistrationSettings(init, refine, weights=weights)
+            RegistrationSettings(init, refine, mirrored=mirrored, weights=weights)
         except InputError as error:
             raise InputError(f"{self._where}{of}: {error}") from None
-        solve = partial(by_pipeline, init=None if init == GIVEN else init, refine=refine)
+        start = None if init == GIVEN else init
+        solve = partial(by_pipeline, init=start, refine=refine, mirrored=mirrored)
         summary = table.get("summary", f"--init {init} --refine {refine}")
         return EvaluatedMethod(name, summary, partial(_with_weights, solve=solve, weights=weights)), settings
 
@@ -352,6 +369,10 @@ class _Reader:
         if "detector" in given:
             self._check(given["detector"], _DETECTOR, f"{of}, detector")
             given["detector"] = Detector(**given["detector"])
+        for key in ("geometry_error", "geometry_tolerance"):
+            if key in given:
+                self._check(given[key], _OF_GEOMETRY, f"{of}, {key}")
+                given[key] = replace(EXACT, **given[key])
         if given.get("labels") and not given["cts"]:
             raise InputError(f"{self._where}{of}: labels says that ct is a label map: give ct")
         if given.get("stranger") == "other" and len(given["cts"]) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import THETA_NAMES, theta_as_dict, theta_from_dict
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.registration.evidence import Evidence
 from SOPIRegistrationLib.similarity import gradient_correlation, ncc
 
 _MEASURE_PIXELS = 256
@@ -41,6 +42,7 @@ COLUMNS = (
     *(f"predicted_{axis}" for axis in AXES),
     *(f"statistical_{axis}" for axis in AXES),
     *_IMAGE_FIGURES,
+    *(f"evidence_{one.name}" for one in fields(Evidence)),
 )
 
 
@@ -97,10 +99,11 @@ def judgement_figures(case: EvaluationCase, estimate: Estimate) -> dict:
     row["content"] = result.content
     row |= {f"found_{name}": value for name, value in result.image().items()}
     row["found_mirrored"] = int(result.mirrored)
-    for name in ("probability", "share"):
-        row[name] = getattr(verdict, name, None)
+    row |= {"probability": verdict.probability, "share": verdict.share}
+    if verdict.evidence is not None:
+        row |= {f"evidence_{name}": value for name, value in asdict(verdict.evidence).items()}
     for prefix in ("predicted", "statistical"):
-        parts = [getattr(verdict, f"{prefix}_error_{unit}", None) for unit in ("deg", "mm")]
+        parts = [getattr(verdict, f"{prefix}_error_{unit}") for unit in ("deg", "mm")]
         if all(part is not None for part in parts):
             row |= _axis_entries(prefix, *parts)
     reading = Reading(result.radiographs, result.mirrored)
@@ -165,10 +168,10 @@ def _error(case: EvaluationCase, T_lps_to_world: np.ndarray) -> PoseError:
     """In the first camera's frame; projection distances are means over the views."""
     points, centre = case.ct.surface_points_lps_mm, case.frame.centre_lps_mm
     errors = []
-    for radiograph in case.radiographs:
+    for radiograph, true_camera in zip(case.radiographs, case.true_cameras, strict=True):
         camera = radiograph.camera
         estimate, truth = (camera.T_world_to_camera @ T for T in (T_lps_to_world, case.T_true))
-        errors.append(pose_error(estimate, truth, points, centre, camera))
+        errors.append(pose_error(estimate, truth, points, centre, camera, true_camera))
     at_detector = [error.mpd_detector_mm for error in errors]
     return replace(
         errors[0],

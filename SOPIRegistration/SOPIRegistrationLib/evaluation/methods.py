@@ -247,7 +247,13 @@ def evolve(problem: Problem, report: Report, *, similarity: str = "gc") -> Estim
 
 
 def by_pipeline(
-    problem: Problem, report: Report, *, init: str | None, refine: str = "opt", similarity: str = IFR
+    problem: Problem,
+    report: Report,
+    *,
+    init: str | None,
+    refine: str = "opt",
+    similarity: str = IFR,
+    mirrored: str = "auto",
 ) -> Estimate:
     """A registration as ``sopi register`` makes it, verified.
 
@@ -257,6 +263,7 @@ def by_pipeline(
         init: initialiser of the pipeline; None for the start pose of the problem.
         refine: its refinement.
         similarity: the network that takes the place of IFR's in the learned refinements.
+        mirrored: whether it is told that the X-ray is stored mirrored.
     """
     networks = {RTPI: RTPI, IFR: similarity}
     if init == PATIENT:
@@ -264,7 +271,7 @@ def by_pipeline(
         networks[PATIENT] = PATIENT
     files = {role: weights_file(network, problem.weights) for role, network in networks.items()}
     weights = {role: path for role, path in files.items() if path is not None}
-    settings = RegistrationSettings(init or GIVEN, refine, weights=weights)
+    settings = RegistrationSettings(init or GIVEN, refine, mirrored=mirrored, weights=weights)
     start = problem.T_start if init is None else None
     result = register(problem.subject, problem.radiographs, problem.frame, settings, start, report)
     return Estimate(result.T_lps_to_world, result.verdict.status, result.device, result)

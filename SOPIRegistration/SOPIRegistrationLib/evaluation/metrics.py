@@ -69,6 +69,7 @@ def pose_error(
     points_lps_mm: np.ndarray,
     centre_lps_mm: np.ndarray,
     camera: Camera,
+    true_camera: Camera | None = None,
 ) -> PoseError:
     """Compare two poses T_lps_to_camera.
 
@@ -77,13 +78,15 @@ def pose_error(
         T_truth: (4, 4) true pose, mm.
         points_lps_mm: (n, 3) points of the bone surface, in front of the camera in both poses, mm.
         centre_lps_mm: (3,) rotation centre, mm.
-        camera: of the view whose frame the poses lead to.
+        camera: of the view whose frame the poses lead to; of the estimated pose.
+        true_camera: of the true pose, where its intrinsics are others.
     """
+    true_camera = true_camera or camera
     shift = se3.transform_points(T_estimate, centre_lps_mm) - se3.transform_points(T_truth, centre_lps_mm)
     estimated, true = (se3.transform_points(T, points_lps_mm) for T in (T_estimate, T_truth))
-    distance_px = camera.project(estimated) - camera.project(true)
-    at_depth_one = distance_px @ camera.K_inverse[:2, :2].T
-    sdd = camera.sdd_mm
+    distance_px = camera.project(estimated) - true_camera.project(true)
+    at_depth_one = distance_px @ true_camera.K_inverse[:2, :2].T
+    sdd = true_camera.sdd_mm
     return PoseError(
         rotation_deg=float(np.rad2deg(se3.rotation_distance(T_truth[:3, :3], T_estimate[:3, :3]))),
         translation_mm=float(np.linalg.norm(shift)),

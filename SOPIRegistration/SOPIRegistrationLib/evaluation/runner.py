@@ -266,6 +266,8 @@ def solved(
         figures |= judgement_figures(case, estimate)
         if estimate.result is not None and estimate.result.mirrored:
             case = case.turned_over()
+        if estimate.result is not None and estimate.result.intrinsics:
+            case = case.in_cameras(one.camera for one in estimate.result.radiographs)
         figures |= end_figures(case, estimate.T_lps_to_world)
     except _TimedOut as error:
         figures |= {"seconds": error.seconds, "error": str(error)}

@@ -8,6 +8,7 @@ import numpy as np
 
 from SOPIRegistrationLib.evaluation.figures import AXES
 from SOPIRegistrationLib.evaluation.methods import INITIAL, METHODS, EvaluatedMethod
+from SOPIRegistrationLib.evaluation.metrics import RIGHT_IN_PLANE_MM
 
 # Smaller figures are shown as less than this.
 SMALLEST_SHOWN = 1e-3
@@ -93,7 +94,9 @@ class Series:
         return sum(row["verdict"] == "accept" for row in right), len(right)
 
     def predicted(self, prefix: str = "predicted") -> dict[str, tuple[float, int, int]]:
-        """How well predicted errors of right poses are, axis by axis.
+        """How well predicted errors are, axis by axis, of poses at which the picture is right.
+
+        That is within 2 mm at the object: where the geometry is wrong, the pose may be further off.
 
         Args:
             prefix: "predicted" (the total) or "statistical".
@@ -105,7 +108,12 @@ class Series:
         found = {}
         for axis in AXES:
             names = f"error_{axis}", f"{prefix}_{axis}"
-            rows = [row for row in self.solved if row["right"] == "1" and all(row[name] for name in names)]
+            rows = [
+                row
+                for row in self.solved
+                if all(row[name] for name in ("mpd_object_mm", *names))
+                and float(row["mpd_object_mm"]) <= RIGHT_IN_PLANE_MM
+            ]
             if not rows:
                 continue
             error, deviation = (np.array([float(row[name]) for row in rows]) for name in names)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from SOPIRegistrationLib.evaluation.anatomies import bones_of, ct_of_labels, slices_about, stranger_of
+from SOPIRegistrationLib.evaluation.anatomies import (
+    bone_alone,
+    bones_of,
+    ct_of_labels,
+    slices_about,
+    stranger_of,
+)
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase, digest
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, DrawnPoses
 from SOPIRegistrationLib.evaluation.targets import Photographer, photographer, require_target
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.tolerances import EXACT, SourceTolerances, Tolerances
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
@@ -23,6 +31,7 @@ from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
+from SOPIRegistrationLib.simulation.regions import RegionPhantom, random_region
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.training.patients import VALIDATION_SEEDS
 
@@ -42,6 +51,8 @@ STRANGERS = {
     "other": "X-rays of another patient: the next CT of the list, or another phantom",
     "changed": "X-rays of the CT changed: vertebrae higher and lower by 5 to 15 %, the spine bent",
 }
+# The phantoms' region unless another one is named.
+LUMBAR = "lumbar"
 # Another phantom has a seed this much further.
 _OTHER_PHANTOM = 500
 
@@ -80,6 +91,7 @@ class SimulatedCases:
         cts: files of the CTs; phantoms by seed without any.
         seed: of everything drawn.
         view: nominal view.
+        told_view: nominal view that a registration is told, where it is another one; empty for the same.
         pixels: rows and columns of the X-rays; the detector's size stays.
         content: "body", or "bone": everything else is taken out of CT and X-ray, as in the papers.
         phantoms: how many different ones.
@@ -90,6 +102,14 @@ class SimulatedCases:
             of all of the CT, and start and truth are drawn about its rotation centre.
         streams: name in ``STREAMS``: how generators of random numbers are shared.
         stranger: name in ``STRANGERS``: the X-ray is not of the CT; no pose is right.
+        region: of the phantoms: "lumbar", or name in ``simulation.regions.REGIONS``.
+        bone: label of a phantom's bone that alone is registered, in the X-ray of the whole; all if None.
+        views: X-rays of a case, of one world, each a quarter turn about the patient further than the last.
+        ct_scale_percent: by how much the CT's scale is off, one standard deviation: the X-rayed patient is so
+            much larger or smaller about the rotation centre.
+        geometry_error: by how much the C-arm that a registration is given is beside the one that took the
+            X-ray, standard deviations.
+        geometry_tolerance: what it is told of that.
     """
 
     protocol: str = "paper"
@@ -106,6 +126,13 @@ class SimulatedCases:
     scan_height_mm: float | None = None
     streams: str = "apart"
     stranger: str = ""
+    region: str = LUMBAR
+    bone: int | None = None
+    views: int = 1
+    told_view: str = ""
+    ct_scale_percent: float = 0.0
+    geometry_error: SourceTolerances = EXACT
+    geometry_tolerance: SourceTolerances = EXACT
 
     @property
     def patients(self) -> int:
@@ -146,6 +173,13 @@ class SimulatedCases:
             "scan_height_mm": self.scan_height_mm,
             "streams": self.streams,
             "stranger": self.stranger,
+            "region": self.region,
+            "bone": self.bone,
+            "views": self.views,
+            "told_view": self.told_view,
+            "ct_scale_percent": self.ct_scale_percent,
+            "geometry_error": list(astuple(self.geometry_error)),
+            "geometry_tolerance": list(astuple(self.geometry_tolerance)),
         }
 
     def make(self, number: int) -> EvaluationCase:
@@ -162,42 +196,106 @@ class SimulatedCases:
         else:
             shot = self.shot(number, *(np.random.default_rng([self.seed, number, i]) for i in range(2)))
         patient, drawn = shot.patient, shot.drawn
-        stored = shot.radiograph
-        if drawn.mirrored:
-            stored = replace(stored, pixels=np.ascontiguousarray(stored.pixels[:, ::-1]))
+        cameras = self._cameras(patient.camera)
+        radiographs = tuple(
+            prepare_radiograph(_stored(radiograph, drawn), self._believed(camera, number))
+            for radiograph, camera in zip(shot.radiographs, cameras, strict=True)
+        )
         subject = patient.subject
+        if self.bone is not None:
+            subject = _one_bone(self, self.patient_of(number))
         if self.scan_height_mm is not None:
             subject = _short_scan(self, self.patient_of(number))
         return EvaluationCase(
             number,
             patient.name,
             subject,
-            (prepare_radiograph(stored, patient.camera),),
-            self._frame(subject.ct),
+            radiographs,
+            self._frame(subject.ct, self.told_view),
             drawn.T_start,
             None if self.stranger else drawn.T_true,
             drawn,
             bool(self.stranger),
+            tuple(camera.mirrored() if drawn.mirrored else camera for camera in cameras),
         )
 
     def shot(self, number: int, pose_rng: np.random.Generator, image_rng: np.random.Generator) -> _Shot:
         """The X-ray of a case, not yet stored, from the generators' present state."""
         patient = _patient(self, self.patient_of(number))
         ct = patient.subject.ct
+        if self.bone is not None:
+            ct = _one_bone(self, self.patient_of(number)).ct
         frame = self._frame(ct)
         if not self.stranger:
             drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, frame, ct, patient.camera)
-            return _Shot(patient, drawn, patient.photograph(drawn.T_true, image_rng))
+            larger = np.random.default_rng([self.seed, number, 4]).normal() * self.ct_scale_percent / 100
+            shots = self._photographed(patient, drawn.T_true, image_rng, 1 + larger, frame.centre_lps_mm)
+            return _Shot(patient, drawn, shots)
         stranger = self._stranger(patient, number)
         theirs = self._frame(stranger.subject.ct)
         drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, theirs, stranger.subject.ct, stranger.camera)
-        radiograph = stranger.photograph(drawn.T_true, image_rng)
+        radiographs = self._photographed(stranger, drawn.T_true, image_rng)
         # The start is as far from the nominal view of the CT that is registered.
         T_start = frame.T_from_theta(theirs.theta_from_T(drawn.T_start))
-        return _Shot(patient, replace(drawn, T_start=T_start), radiograph)
+        return _Shot(patient, replace(drawn, T_start=T_start), radiographs)
 
-    def _frame(self, ct: PreparedCT) -> PoseFrame:
-        return PoseFrame(ct.rotation_centre_lps_mm, self.detector.sod_mm, self.view)
+    def _cameras(self, first: Camera) -> list[Camera]:
+        """Of all views; the world is the first one's frame."""
+        middle = np.array([0.0, 0.0, self.detector.sod_mm])
+        cameras = [first]
+        for number in range(1, self.views):
+            turn = se3.exp_so3(np.array([0.0, np.deg2rad(90.0 * number), 0.0]))
+            T = se3.rigid(turn, middle - turn @ middle)
+            cameras.append(replace(first, T_world_to_camera=T, name=f"view {number + 1}"))
+        return cameras
+
+    def _photographed(
+        self,
+        patient: _Patient,
+        T_lps_to_world: np.ndarray,
+        rng: np.random.Generator,
+        scale: float = 1.0,
+        centre_lps_mm: np.ndarray | None = None,
+    ) -> tuple[Radiograph, ...]:
+        """The X-rays of a patient at a pose, made so many times as large about a point.
+
+        A point y of the patient is then at scale y + (1 - scale) y_c in a camera, on one ray with
+        y + (1 / scale - 1) y_c: as if the patient were so far away.
+        """
+        shots = []
+        for camera in self._cameras(patient.camera):
+            T = camera.T_world_to_camera @ T_lps_to_world
+            if scale != 1.0:
+                T[:3, 3] += (1 / scale - 1) * se3.transform_points(T, centre_lps_mm)
+            shots.append(patient.photograph(T, rng))
+        return tuple(shots)
+
+    def phantom(self, index: int, spacing_mm: float) -> RegionPhantom:
+        """CT and labels of one of the phantoms."""
+        # Below the seeds of training and validation.
+        seed = (1000 * self.seed + index) % VALIDATION_SEEDS
+        if self.region != LUMBAR:
+            return random_region(self.region, seed, spacing_mm)
+        made = lumbar_phantom(seed, spacing_mm)
+        return RegionPhantom(made.ct, made.labels)
+
+    def _believed(self, camera: Camera, number: int) -> Camera:
+        """The camera that a registration is given for the one that took a case's X-ray."""
+        if EXACT == self.geometry_error == self.geometry_tolerance:
+            return camera
+        error, told = self.geometry_error, self.geometry_tolerance
+        distance, spacing, *shift = np.random.default_rng([self.seed, number, 3]).normal(size=4)
+        sdd = camera.sdd_mm * (1 + distance * error.sdd_percent / 100)
+        pitch = np.array(camera.pixel_spacing_mm) * (1 + spacing * error.pixel_spacing_percent / 100)
+        centre = camera.K[:2, 2] + np.multiply(shift, error.principal_point_px)
+        believed = Camera.from_c_arm(sdd, pitch, camera.width, camera.height, centre, camera.name)
+        tolerances = Tolerances(
+            told.sdd_percent / 100 * sdd, told.principal_point_px, told.pixel_spacing_percent
+        )
+        return replace(believed, T_world_to_camera=camera.T_world_to_camera, tolerances=tolerances)
+
+    def _frame(self, ct: PreparedCT, view: str = "") -> PoseFrame:
+        return PoseFrame(ct.rotation_centre_lps_mm, self.detector.sod_mm, view or self.view)
 
     def _stranger(self, patient: _Patient, number: int) -> _Patient:
         """Who is X-rayed in place of a patient."""
@@ -217,11 +315,18 @@ class _Patient(NamedTuple):
 
 
 class _Shot(NamedTuple):
-    """A case's X-ray as it was taken."""
+    """A case's X-rays as they were taken."""
 
     patient: _Patient
     drawn: DrawnPoses
-    radiograph: Radiograph
+    radiographs: tuple[Radiograph, ...]
+
+
+def _stored(radiograph: Radiograph, drawn: DrawnPoses) -> Radiograph:
+    """An X-ray as it is stored."""
+    if not drawn.mirrored:
+        return radiograph
+    return replace(radiograph, pixels=np.ascontiguousarray(radiograph.pixels[:, ::-1]))
 
 
 # Cases come patient by patient: keeping more than one would only take memory.
@@ -242,6 +347,12 @@ def _short_scan(source: SimulatedCases, index: int) -> Subject:
     return Subject(prepare_ct(slices_about(patient.volume, middle, source.scan_height_mm)))
 
 
+@lru_cache(maxsize=1)
+def _one_bone(source: SimulatedCases, index: int) -> Subject:
+    made = source.phantom(index, COARSE_MM)
+    return Subject(prepare_ct(bone_alone(made.ct, made.labels, source.bone)))
+
+
 def _volumes(source: SimulatedCases, index: int) -> tuple[Volume, Volume]:
     """HU of what is registered, and of what is X-rayed."""
     if source.cts:
@@ -249,10 +360,8 @@ def _volumes(source: SimulatedCases, index: int) -> tuple[Volume, Volume]:
         ct = ct_of_labels(read_volume(path, "mask")) if source.labels else read_volume(path)
         patient = ct
     else:
-        # Below the seeds of training and validation.
-        seed = (1000 * source.seed + index) % VALIDATION_SEEDS
-        ct = lumbar_phantom(seed, COARSE_MM).ct
-        patient = ct if source.target == "ours" else lumbar_phantom(seed, FINE_MM).ct
+        ct = source.phantom(index, COARSE_MM).ct
+        patient = ct if source.target == "ours" else source.phantom(index, FINE_MM).ct
     if source.content == "bone":
         ct, patient = bones_of(ct), bones_of(patient)
     return ct, patient

@@ -297,8 +297,9 @@ def _predicted_table(series: Sequence[Series]) -> list[str]:
         *_head(heads),
         *lines,
         "",
-        "Of right poses, about and along the first camera's axes: the median of actual over predicted error "
-        "(0.67 if normal), and how many 95 % intervals hold the truth, %.",
+        f"Of poses whose mPD is at most {RIGHT_IN_PLANE_MM:g} mm at the object, about and along the first "
+        "camera's axes: the median of actual over predicted error (0.67 if normal), and how many 95 % "
+        "intervals hold the truth, %.",
     ]
 
 

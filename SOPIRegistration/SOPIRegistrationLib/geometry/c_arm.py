@@ -10,7 +10,7 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.rays import meeting_point
-from SOPIRegistrationLib.geometry.tolerances import Tolerances
+from SOPIRegistrationLib.geometry.tolerances import EXACTLY_KNOWN, Tolerances
 from SOPIRegistrationLib.geometry.views import PoseFrame
 
 # Where a C-arm holds the patient when nothing says so: 700 mm of the 1011.7 mm of the paper's C-arm.
@@ -33,7 +33,6 @@ class CArmGeometry:
         mirrored: the stored images run against the camera's x; the cameras are those of the images flipped
             left-right.
         sources: for each value, where it came from, for messages and reports.
-        tolerances: how far the intrinsics are to be trusted, of each camera.
     """
 
     cameras: tuple[Camera, ...]
@@ -42,12 +41,22 @@ class CArmGeometry:
     rotation: np.ndarray | None = None
     mirrored: bool = False
     sources: dict[str, str] = field(default_factory=dict)
-    tolerances: Tolerances = field(default_factory=Tolerances)
 
     @property
     def camera(self) -> Camera:
         """The first, or only, camera."""
         return self.cameras[0]
+
+    @property
+    def tolerances(self) -> Tolerances:
+        """How far the intrinsics are to be trusted, of the first camera."""
+        return self.camera.tolerances
+
+    def without_tolerances(self) -> CArmGeometry:
+        """The same, its intrinsics taken as they are."""
+        return replace(
+            self, cameras=tuple(replace(camera, tolerances=EXACTLY_KNOWN) for camera in self.cameras)
+        )
 
     def camera_named_in(self, text: str) -> str | None:
         """The camera whose name a file's or node's name holds, of cam1 and cam10 the longer; or None."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from SOPIRegistrationLib.geometry.tolerances import EXACTLY_KNOWN, Tolerances
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -25,6 +27,7 @@ class Camera:
         name: label of the view.
         distortion: (5,) k1, k2, p1, p2, k3 of the picture as stored, OpenCV's model; None for none. An X-ray
             is undistorted where it is opened, everything else uses K alone.
+        tolerances: how far K is to be trusted.
     """
 
     K: np.ndarray
@@ -34,6 +37,7 @@ class Camera:
     T_world_to_camera: np.ndarray = field(default_factory=lambda: np.eye(4))
     name: str = ""
     distortion: np.ndarray | None = None
+    tolerances: Tolerances = EXACTLY_KNOWN
 
     def __post_init__(self):
         K = np.asarray(self.K, dtype=np.float64)
@@ -166,7 +170,8 @@ class Camera:
         """
         sx, sy = width / self.width, height / self.height
         scale = np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
-        return replace(self, K=scale @ self.K, width=width, height=height)
+        tolerances = self.tolerances.in_pixels_of(1 / sx)
+        return replace(self, K=scale @ self.K, width=width, height=height, tolerances=tolerances)
 
     def binned(self, factor: int) -> Camera:
         """The camera after averaging ``factor`` x ``factor`` pixels; incomplete bins are dropped."""

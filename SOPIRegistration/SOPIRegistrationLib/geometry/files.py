@@ -123,11 +123,11 @@ def _single_view(
     sources = _sources(values)
     view, rotation, mirrored = _nominal(values, sources, origin)
     camera = _camera(values, sources, shape, origin, image_name, is_dicom)
-    tolerances = _tolerances(values, camera, reliability)
+    camera = replace(camera, tolerances=_tolerances(values, camera, reliability))
     if mirrored:
         camera = camera.flipped()
     sod = positive(values, "sod_mm")
-    return CArmGeometry((camera,), sod, view, rotation, mirrored, sources, tolerances)
+    return CArmGeometry((camera,), sod, view, rotation, mirrored, sources)
 
 
 def _sources(values: Values) -> dict[str, str]:
@@ -147,6 +147,9 @@ def _tolerances(values: Values, camera: Camera, reliability: dict[str, SourceTol
         "pixel_spacing_mm": of_spacing.pixel_spacing_percent,
     }
     given = {name: _tolerance(values, key) for name, key in TOLERANCE_KEYS.items()}
+    if given["sdd_mm"] and camera.sdd_mm is None:
+        key = TOLERANCE_KEYS["sdd_mm"]
+        raise InputError(f"{values[key][1]}: {key} is of a distance that is not given: add sdd_mm")
     chosen = (expected[name] if given[name] is None else given[name] for name in TOLERANCE_KEYS)
     return Tolerances(*chosen)
 
@@ -272,9 +275,8 @@ def _calibrated_set(entry: dict, path, shape, view, image_name) -> CArmGeometry:
         built.append(_placed(where, alone, T, label))
     if len({camera.name for camera in built}) < len(built):
         raise InputError(f"{path}: two cameras have the same name, give each its own")
-    tolerances = _tolerances(values, built[0], {})
-    sod = positive(values, "sod_mm")
-    return CArmGeometry(tuple(built), sod, name, rotation, mirrored, sources, tolerances)
+    cameras = tuple(replace(camera, tolerances=_tolerances(values, camera, {})) for camera in built)
+    return CArmGeometry(cameras, positive(values, "sod_mm"), name, rotation, mirrored, sources)
 
 
 def geometry_as_dict(geometry: CArmGeometry) -> dict:

@@ -11,7 +11,7 @@ class Tolerances:
 
     Attributes:
         sdd_mm: of the source-detector distance, mm.
-        principal_point_px: of either coordinate of the principal point, pixels of the image as stored.
+        principal_point_px: of either coordinate of the principal point, pixels of the camera's image.
         pixel_spacing_percent: of the detector's pitch, percent, rows and columns together.
     """
 
@@ -19,8 +19,15 @@ class Tolerances:
     principal_point_px: float = 0.0
     pixel_spacing_percent: float = 0.0
 
+    def in_pixels_of(self, size: float) -> Tolerances:
+        """The same for an image whose pixels are ``size`` times as large."""
+        return replace(self, principal_point_px=self.principal_point_px / size)
+
     def __bool__(self) -> bool:
         return bool(self.sdd_mm or self.principal_point_px or self.pixel_spacing_percent)
+
+
+EXACTLY_KNOWN = Tolerances()
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,15 @@ class PreparedRadiograph:
         """Of the X-ray as stored, "bone-dark" or "bone-bright"."""
         return "bone-dark" if self.bone_dark else "bone-bright"
 
+    def in_camera(self, camera: Camera) -> PreparedRadiograph:
+        """The same pixels, taken by a camera of other intrinsics."""
+        other = self.other_polarity
+        return replace(
+            self,
+            camera=camera,
+            other_polarity=None if other is None else lambda: other().in_camera(camera),
+        )
+
     def mirrored(self) -> PreparedRadiograph:
         """The X-ray turned over, left for right: of one stored mirrored, what is seen from the source."""
         other = self.other_polarity

@@ -10,13 +10,17 @@ import numpy as np
 from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Level, Reading, Run, Step, Target
 from SOPIRegistrationLib.compare.objective import at_level
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.initialise.template_search import SearchRange, template_search
 from SOPIRegistrationLib.refine.levels import through_levels
 
 STAGE = "search of all views"
 # Tilts as far apart as an alignment leads home from; the full circle; the range of C-arms' distances.
 _GRID = SearchRange(40.0, 13.4, 180.0, 15.0, (0.76, 1.0, 1.32), 110.0, canvas=2.6)
+# How far the middle of an X-ray may lie beyond where the scan's end is at the X-ray's edge.
+_BEYOND_THE_END_MM = 15.0
 # Poses of all that the X-ray may be, that go on.
 _KEEP = 16
 # Aligned poses that agree so well are tried at once. Right ones of clear pictures reach 0.95, wrong ones 0.7.
@@ -80,11 +84,12 @@ class AnyView:
         other = reading.other_polarity()
         first = at_level(reading.radiographs[0], self.pixels)
         with run.share(1 / 8), run.stage(STAGE) as stage:
+            grid = reaching_the_ends(_GRID, moving.attenuation, first.camera, frame)
             found = template_search(
                 first,
                 moving.for_camera(first.camera, T_camera_to_world @ frame.T_nominal),
                 frame,
-                replace(_GRID, tilt_deg=self.tilt_deg, both_signs=other is not None),
+                replace(grid, tilt_deg=self.tilt_deg, both_signs=other is not None),
                 unscanned=moving.unscanned,
                 max_candidates=self.candidates,
                 report=lambda progress: run.report(STAGE, fraction=progress.fraction / 2),
@@ -98,6 +103,27 @@ class AnyView:
             lots.sort(key=lambda lot: lot.cost[0])
             stage.ended(lots[0].T[0], float(1 - lots[0].cost[0] / 2))
         return lots
+
+
+def reaching_the_ends(grid: SearchRange, volume: Volume, camera: Camera, frame: PoseFrame) -> SearchRange:
+    """A grid whose shifts bring either end of a scan to the edge of the X-ray, if they did not already.
+
+    Args:
+        grid: for scans of usual length.
+        volume: the scan.
+        camera: of the X-ray.
+        frame: nominal view, source-object distance and rotation centre.
+    """
+    edges = np.array(volume.array.shape[::-1])
+    longest = int(np.argmax(edges * volume.spacing_mm))
+    ends = np.tile((edges - 1) / 2, (2, 1))
+    ends[:, longest] = 0, edges[longest] - 1
+    furthest = np.linalg.norm(volume.points_lps(ends) - frame.centre_lps_mm, axis=1).max()
+    field = max(camera.height / camera.K[1, 1], camera.width / camera.K[0, 0]) * frame.sod_mm
+    shift = furthest - field / 2 + _BEYOND_THE_END_MM
+    if shift <= grid.shift_mm:
+        return grid
+    return replace(grid, shift_mm=shift, canvas=max(grid.canvas, 1 + 2 * shift / field))
 
 
 def best_of(lots: list[Hypotheses], keep: int) -> list[Hypotheses]:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Case, Hypotheses, Proposal, Run
+from SOPIRegistrationLib.compare import Case, Proposal, Run
 from SOPIRegistrationLib.initialise.any_view import AnyView
 from SOPIRegistrationLib.initialise.initialiser import InTurn, Source
 from SOPIRegistrationLib.initialise.networks import Patient, PoseNetwork, Rtpi
@@ -21,7 +21,7 @@ _ALL_VIEWS, _SIDE_VIEWS = AnyView(), AnyView(turned=True)
 # Hard pictures hide the truth among many poses as good as it, fewer of them on finer images.
 _ALL_VIEWS_FINER = AnyView(pixels=48, candidates=200, tilt_deg=53.6)
 # In degraded pictures wrong poses, seen the wrong way round, reach a margin of 0.05: of less than this all
-# views are tried before one is believed.
+# that a proposal holds is looked at before the best is refined.
 _CLEAR = 0.08
 # Below this margin it is not the picture that is hard.
 _WORTH_A_CLOSER_LOOK = -0.3
@@ -50,7 +50,7 @@ class Auto(InTurn):
         return first, SEARCH, THOROUGH_SEARCH
 
     def propose(self, case: Case, run: Run) -> Iterator[Proposal]:
-        """One proposal of all that an X-ray of a body may be, the likeliest first; others in turn.
+        """Of one X-ray of a body all that it may be, the likeliest first; of others each source in turn.
 
         What is stated of the X-ray comes first, but is not believed against the images.
         """
@@ -58,24 +58,24 @@ class Auto(InTurn):
         if case.is_single_view and not any(source.from_afar for source in others):
             either_way = self.settings.mirrored == "auto"
             case = replace(case, any_view=True, may_be_mirrored=either_way)
-            yield Proposal(first.name, self._pool(case, run, first), clear=_CLEAR)
-            return
-        for proposal in super().propose(case, run):
-            if run.has_time():
-                yield proposal
+            proposals = self._of_all_views(case, run, first)
+        else:
+            proposals = super().propose(case, run)
+        # Something is proposed however little time there is.
+        yield next(proposals)
+        while run.has_time() and (proposal := next(proposals, None)) is not None:
+            yield proposal
 
-    def _pool(self, case: Case, run: Run, first: Source) -> Iterator[Hypotheses]:
+    @staticmethod
+    def _of_all_views(case: Case, run: Run, first: Source) -> Iterator[Proposal]:
+        """Of each target what the first source says, then what is found in all views."""
         asked = first.lots(case, case.reading, run)
         for target, lot in zip(case.targets, asked, strict=False):
-            yield lot
-            if run.has_time():
-                yield from _ALL_VIEWS.lots(case, case.reading, run, target)
-            if run.margin > 0:
-                return
-            if run.margin > _WORTH_A_CLOSER_LOOK and run.has_time():
-                yield from _ALL_VIEWS_FINER.lots(case, case.reading, run, target)
-            if run.has_time():
-                yield from _SIDE_VIEWS.lots(case, case.reading, run, target)
+            yield Proposal(first.name, iter([lot]), clear=_CLEAR)
+            for search in (_ALL_VIEWS, _ALL_VIEWS_FINER, _SIDE_VIEWS):
+                if search is not _ALL_VIEWS_FINER or run.margin > _WORTH_A_CLOSER_LOOK:
+                    lots = search.lots(case, case.reading, run, target)
+                    yield Proposal(search.name, lots, again=True, clear=_CLEAR)
 
     def expected(self, case: Case) -> np.ndarray:
         """(4, 4) where the patient's network expects it, else the nominal view."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +78,8 @@ def levenberg_marquardt(
     gain_tolerance: float = 1e-4,
     report: Report | None = None,
     stage: str = "",
+    move: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    damping_start: float = _DAMPING_START,
 ) -> LeastSquaresResult:
     """Minimise a sum of squares over rigid poses, from every start at once.
 
@@ -90,15 +93,20 @@ def levenberg_marquardt(
         gain_tolerance: or once an accepted step lowers its cost by a smaller fraction.
         report: told the best pose and its cost, negative, after every iteration.
         stage: label in the reports.
+        move: poses (P, 4, 4 + m) by steps (P, 6 + n), where something besides the pose is sought, which
+            stands in the further columns; None for twists about ``centre``.
+        damping_start: what the damping begins with.
 
     Returns:
         LeastSquaresResult: the pose each start reached; a start never gets worse.
     """
-    T = np.array(T_start, dtype=np.float64).reshape(-1, 4, 4)
+    move = move or partial(se3.move_about, centre=centre)
+    T = np.array(T_start, dtype=np.float64)
+    T = T.reshape(-1, *T.shape[-2:])
     equations = NormalEquations(
         *(np.array(part, dtype=np.float64) for part in evaluate(T, np.arange(len(T))))
     )
-    damping = np.full(len(T), _DAMPING_START)
+    damping = np.full(len(T), damping_start)
     growth = np.full(len(T), 4.0)
     active = np.isfinite(equations.cost)
     evaluations = len(T)
@@ -108,7 +116,7 @@ def levenberg_marquardt(
         iteration += 1
         rows = np.flatnonzero(active)
         step, size, predicted = _damped_step(equations, damping, rows)
-        T_new = se3.move_about(T[rows], step, centre)
+        T_new = move(T[rows], step)
         new = evaluate(T_new, rows)
         evaluations += len(rows)
 
@@ -143,8 +151,8 @@ def _damped_step(equations, damping, rows):
     # A parameter nothing depends on must not make the system singular.
     floor = 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-30
     D = damping[rows, None] * np.maximum(diagonal, floor) + floor
-    step = -np.linalg.solve(H + np.einsum("pi,ij->pij", D, np.eye(6)), g[..., None])[..., 0]
-    size = np.linalg.norm(step[:, :3], axis=1) * _OBJECT_RADIUS_MM + np.linalg.norm(step[:, 3:], axis=1)
+    step = -np.linalg.solve(H + np.einsum("pi,ij->pij", D, np.eye(D.shape[1])), g[..., None])[..., 0]
+    size = np.linalg.norm(step[:, :3], axis=1) * _OBJECT_RADIUS_MM + np.linalg.norm(step[:, 3:6], axis=1)
     shrink = np.minimum(1.0, _LONGEST_STEP_MM / np.maximum(size, 1e-12))
     step *= shrink[:, None]
     predicted = -2 * np.einsum("pi,pi->p", step, g) - np.einsum("pi,pij,pj->p", step, H, step)

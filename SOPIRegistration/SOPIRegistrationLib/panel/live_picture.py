@@ -58,6 +58,11 @@ class LivePicture:
         self._live.stop()
         self._rest.stop()
 
+    def show(self, drr) -> None:
+        """Show a picture that was made elsewhere, of a pose on its way."""
+        if self._session is not None:
+            self._session.show_drr(drr, live=True)
+
     def draw(self) -> None:
         """Draw in full."""
         if self._show(REST_PIXELS):

@@ -14,13 +14,14 @@ from SOPIRegistrationLib.panel.fusion_control import FusionControl
 from SOPIRegistrationLib.panel.geometry_section import GeometrySection
 from SOPIRegistrationLib.panel.landmark_section import LandmarkSection
 from SOPIRegistrationLib.panel.live_picture import LivePicture
-from SOPIRegistrationLib.panel.messages import errors_shown, show_error, show_notes
+from SOPIRegistrationLib.panel.messages import errors_shown, show_notes
 from SOPIRegistrationLib.panel.method_section import MethodSection
 from SOPIRegistrationLib.panel.overlay_section import OverlaySection
 from SOPIRegistrationLib.panel.pose_section import PoseSection
 from SOPIRegistrationLib.panel.pose_undo import Step
 from SOPIRegistrationLib.panel.readiness import Readiness
 from SOPIRegistrationLib.panel.result_section import ResultSection
+from SOPIRegistrationLib.panel.run_display import RunDisplay
 from SOPIRegistrationLib.panel.session import Session
 from SOPIRegistrationLib.panel.shown_pose import ShownPose
 from SOPIRegistrationLib.panel.strip_section import StripSection
@@ -33,12 +34,8 @@ from SOPIRegistrationLib.panel.xrays_section import XraysSection
 from SOPIRegistrationLib.registration.logic import PreparedCase, RegistrationLogic, State
 from SOPIRegistrationLib.simulation.demo import DemoCase, demo_case
 
-# Between two looks at the events the computation gets this long; nobody sees a delay of that length.
-_POLL_MS, _WORK_S = 2, 0.03
 # Inputs that change several times in a row are prepared once.
 _AGAIN_MS = 250
-# What is told before the computation has said a word.
-_FIRST_STAGE = {State.PREPARING: "Preparing…", State.REGISTERING: "Starting…"}
 # The parameter node's wrapper reads its values when the node is modified: the panel looks after it.
 _AFTER_WRAPPER = -1.0
 
@@ -73,22 +70,18 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self.use_of_result = UseSection(ui, self._pose, self._update)
         self._training = TrainingSection(ui, self._update)
         self._tracking = TrackingSection(ui, self._when_ready, lambda: self._session)
-        self._poll = timer(_POLL_MS, self._on_poll, repeats=True)
+        self._display = RunDisplay(
+            *(self._logic, self._strip, self._pose, self._pose_section),
+            *(self._picture, self._result, self._update),
+        )
         self._again = timer(_AGAIN_MS, self._prepare)
         self._connect()
         self._strip.show_stage("")
         self._update()
 
     def _connect(self) -> None:
-        for signal, receiver in (
-            (self._logic.state_changed, self._on_state),
-            (self._logic.progressed, self._on_progress),
-            (self._logic.prepared, self._on_prepared),
-            (self._logic.finished, self._on_finished),
-            (self._logic.stopped, self._on_stopped),
-            (self._logic.failed, self._on_failed),
-        ):
-            signal.connect(receiver)
+        self._logic.prepared.connect(self._on_prepared)
+        self._logic.finished.connect(self._on_finished)
         ui = self._ui
         for button, action in (
             (ui.demoButton, lambda: self._logic.compute(lambda: demo_case(1), self._on_demo)),
@@ -166,7 +159,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def abandon(self) -> None:
         """Forget the running work and what it would have led to."""
-        for pending in (self._poll, self._again, self._picture, self._pose, self.use_of_result):
+        for pending in (self._display, self._again, self._picture, self._pose, self.use_of_result):
             pending.stop()
         self._logic.abandon()
 
@@ -243,7 +236,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         if self._pose.steps.is_held:
             self._picture.moves()
             return
-        self._result.mark_moved()
+        self._mark_moved()
         if by_hand and self._logic.moves_ct:
             # Somebody moved the CT during a registration: theirs is the pose from now on.
             self._logic.stop(discard="Stopped: the CT was moved by hand, its pose is kept.")
@@ -255,9 +248,14 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _on_settled(self) -> None:
         """A gesture has ended."""
-        self._result.mark_moved()
+        self._mark_moved()
         self._picture.rests()
         self._readiness.apply(self._pose_section.wants(self._missing()))
+
+    def _mark_moved(self) -> None:
+        """Say, in the strip and in the fusion view, whether the result shown is of the pose as it is."""
+        self._result.mark_moved()
+        self._fusion.write_label(*self._strip.headline)
 
     def _on_rest(self) -> None:
         self.use_of_result.rests()
@@ -352,29 +350,6 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._session.state.geometry = nodes.geometry
         self._prepare()
 
-    def _on_poll(self) -> None:
-        try:
-            self._logic.poll(_WORK_S)
-        except Exception as error:
-            show_error(error)
-            self._update()
-
-    def _on_state(self, state: State) -> None:
-        """Show what the registration is at."""
-        if state is State.IDLE:
-            self._poll.stop()
-            self._strip.show_stage("")
-            self._pose_section.unlock_handles()
-        elif state is State.STOPPING:
-            self._strip.show_stage("Stopping…", busy=True)
-        else:
-            if state is State.REGISTERING:
-                self._pose_section.lock_handles()
-                self._strip.show_note("Registering…")
-            self._strip.show_stage(_FIRST_STAGE[state], busy=True)
-            self._poll.start()
-        self._update()
-
     def _on_finished(self, result) -> None:
         session = self._session
         geometry = session.state.geometry
@@ -389,24 +364,6 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         else:
             self._result.show()
         self._update()
-
-    def _on_stopped(self, why: str) -> None:
-        self._strip.show_note(why)
-        self._picture.draw()
-        self._update()
-
-    def _on_failed(self, error: Exception) -> None:
-        show_error(error)
-        self._result.show()
-        self._update()
-
-    def _on_progress(self, live) -> None:
-        if self._logic.state is not State.STOPPING:
-            self._strip.show_stage(live.stage or "Starting…", fraction=live.fraction)
-        if live.T_lps_to_camera is not None:
-            self._pose.go(live.T_lps_to_camera)
-        if live.drr is not None:
-            self._session.show_drr(live.drr, live=True)
 
     # What can be done now
 

@@ -11,6 +11,7 @@ from SOPIRegistrationLib.compare import Hypotheses
 from SOPIRegistrationLib.compare.proposal import Proposal
 from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.geometry.distinct import distinct_poses
+from SOPIRegistrationLib.refine.intrinsics import with_intrinsics
 from SOPIRegistrationLib.refine.levels import through_levels, with_neighbouring_vertebrae
 from SOPIRegistrationLib.refine.refiner import none_was_better_than_rejected
 from SOPIRegistrationLib.settings import RegistrationSettings
@@ -59,7 +60,8 @@ class CoarseToFine:
                     break
             if not seen:
                 return None
-            best = _with_rival(seen)
+            run.seen += seen
+            best = _with_rival(max(seen, key=lambda one: one[0])[1], run.seen)
             return with_neighbouring_vertebrae(best, best.comparison.target.kind.coarse[0], run)
 
     def refine(self, hypotheses: Hypotheses, run: Run) -> Hypotheses:
@@ -69,7 +71,8 @@ class CoarseToFine:
             with run.share(1 / (len(self.finishes) - number)):
                 final = finish(final, run)
         T = np.concatenate([final.T[:1], hypotheses.T[1:]])
-        return replace(hypotheses, T=T, cost=np.concatenate([final.cost[:1], hypotheses.cost[1:]]))
+        cost = np.concatenate([final.cost[:1], hypotheses.cost[1:]])
+        return with_intrinsics(replace(hypotheses, T=T, cost=cost), run)
 
     def warm_up(self, subject: Subject) -> None:
         """Nothing beyond the subject's kernels."""
@@ -85,9 +88,8 @@ class CoarseToFine:
                 yield found
 
 
-def _with_rival(seen: list[tuple[float, Hypotheses]]) -> Hypotheses:
-    """Of (margin, hypotheses) the one with the largest margin, told what the best elsewhere reached."""
-    _, best = max(seen, key=lambda one: one[0])
+def _with_rival(best: Hypotheses, seen: list[tuple[float, Hypotheses]]) -> Hypotheses:
+    """Hypotheses, told what the best elsewhere reached, of all that was seen (margin, hypotheses)."""
     centre = best.comparison.case.centre_lps_mm
     elsewhere = [
         other + found.comparison.target.kind.thresholds.accept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,9 @@ from SOPIRegistrationLib.compare import Case, Hypotheses, Reading, Run
 from SOPIRegistrationLib.errors import Cancelled
 from SOPIRegistrationLib.geometry.views import PoseFrame, frame_of
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.initialise.initialiser import Initialiser
 from SOPIRegistrationLib.progress import Report
+from SOPIRegistrationLib.refine.refiner import Refiner
 from SOPIRegistrationLib.registration.result import RegistrationResult
 from SOPIRegistrationLib.registration.verdict import Verdict, judge
 from SOPIRegistrationLib.settings import RegistrationSettings
@@ -62,29 +64,46 @@ def register(
     began = time.perf_counter()
     settings = settings or RegistrationSettings()
     initialiser, refiner = methods.initialiser(settings, start), methods.refiner(settings)
+    case = _case(subject, radiographs, frame, settings, initialiser)
+    run = Run(case, report, settings.time_limit)
+    try:
+        best = min(_outcomes(initialiser, refiner, run, case), key=_Outcome.rank)
+    except Cancelled:
+        best = _Outcome.stopped(settings.init, run)
+    return best.result(run, settings, time.perf_counter() - began)
+
+
+def _case(
+    subject: Subject,
+    radiographs: Sequence[PreparedRadiograph],
+    frame: PoseFrame,
+    settings: RegistrationSettings,
+    initialiser: Initialiser,
+) -> Case:
+    """What is registered, and where the initialiser expects it."""
     reading = Reading(tuple(radiographs))
     if settings.mirrored == "yes":
         reading = reading.turned_over()
     case = Case(subject, reading, frame, settings.content)
-    case = replace(case, T_expected=initialiser.expected(case))
-    run, outcomes = Run(case, report, settings.time_limit), []
-    try:
-        for proposal in initialiser.propose(case, run):
-            if not refiner.takes(proposal, [outcome.verdict.status for outcome in outcomes]):
-                break
-            with run.share(1 / 2):
-                hypotheses = refiner.thin(proposal, run)
-                if hypotheses is None:
-                    continue
-                refined = refiner.refine(hypotheses, run)
-            verdict = judge(refined, run.timed_out)
-            outcomes.append(_Outcome(refined.source or proposal.source, refined, verdict))
-            if outcomes[-1].verdict.status == "accept":
-                break
-        best = min(outcomes, key=_Outcome.rank)
-    except Cancelled:
-        best = _Outcome.stopped(settings.init, run)
-    return best.result(run, settings, time.perf_counter() - began)
+    return replace(case, T_expected=initialiser.expected(case))
+
+
+def _outcomes(initialiser: Initialiser, refiner: Refiner, run: Run, case: Case) -> Iterator[_Outcome]:
+    """Of each proposal, thinned, refined and judged, until the images agree."""
+    statuses: list[str] = []
+    for proposal in initialiser.propose(case, run):
+        if not refiner.takes(proposal, statuses):
+            return
+        with run.share(1 / 2):
+            hypotheses = refiner.thin(proposal, run)
+            if hypotheses is None:
+                continue
+            refined = refiner.refine(hypotheses, run)
+        outcome = _Outcome(refined.source or proposal.source, refined, judge(refined, run.timed_out))
+        yield outcome
+        statuses.append(outcome.verdict.status)
+        if outcome.verdict.settled:
+            return
 
 
 @dataclass(frozen=True)
@@ -106,9 +125,10 @@ class _Outcome:
         verdict = Verdict("review", ["stopped early: not verified"], None, None)
         return cls(source, reached, verdict, was_stopped=True)
 
-    def rank(self) -> tuple[int, float]:
+    def rank(self) -> tuple[int, float, float]:
         """Smaller for what is to be trusted more."""
-        return _ORDER[self.verdict.status], -self.refined.comparison.margin(self.refined.T[0])
+        margin = self.refined.comparison.margin(self.refined.T[0])
+        return _ORDER[self.verdict.status], -(self.verdict.probability or 0.0), -margin
 
     def result(self, run: Run, settings: RegistrationSettings, seconds: float) -> RegistrationResult:
         """The same for the caller."""
@@ -123,6 +143,7 @@ class _Outcome:
             T_world_to_camera=case.T_world_to_camera,
             radiographs=comparison.radiographs,
             mirrored=comparison.reading.mirrored,
+            intrinsics=comparison.reading.intrinsics,
             stated_view=case.frame.view,
             method=f"{self.source} + {settings.refine}",
             content=comparison.target.content,

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.detector import detector_to_scene
-from SOPIRegistrationLib.geometry.files import geometry_as_dict
+from SOPIRegistrationLib.geometry.files import geometry_as_dict, write_geometry
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.overlay import fusion_image
 from SOPIRegistrationLib.images.volume import Volume
@@ -22,6 +22,9 @@ from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration.pose_files import write_transform
 from SOPIRegistrationLib.registration.result import RegistrationResult
 from SOPIRegistrationLib.subject import MovingVolume
+
+# The cameras whose intrinsics were estimated: what the pose belongs to.
+ESTIMATED_GEOMETRY = "geometry_estimated.json"
 
 
 def write_results(
@@ -34,7 +37,8 @@ def write_results(
 ) -> list[str]:
     """Write result.json, the body's transform (ct_to_carm.tfm), and for every view a DRR and an overlay.
 
-    The first view's are drr.nrrd and overlay.png; those of further views carry the camera's name.
+    The first view's are drr.nrrd and overlay.png; those of further views carry the camera's name. Where
+    intrinsics were estimated, the geometry found is written besides.
 
     Args:
         folder: an existing folder.
@@ -64,6 +68,9 @@ def write_results(
     transform = f"{body}_to_carm.tfm"
     write_transform(folder / transform, reference.T_world_to_camera @ result.T_lps_to_world, frame)
     write_content(folder / "result.json", result_content(result, geometry, seconds_preparation))
+    if result.intrinsics:
+        write_geometry(_as_found(result, geometry), folder / ESTIMATED_GEOMETRY)
+        names.append(ESTIMATED_GEOMETRY)
     return ["result.json", transform, *names]
 
 
@@ -75,16 +82,23 @@ def result_content(result: RegistrationResult, geometry: CArmGeometry, seconds_p
         geometry: cameras of the views, in their order, with their place in the world (R, t).
         seconds_preparation: time spent on reading and preparing the inputs.
     """
-    cameras = tuple(radiograph.camera for radiograph in result.radiographs)
-    entry = result.to_dict(
-        geometry_as_dict(replace(geometry, cameras=cameras)), round(seconds_preparation, 4), geometry.mirrored
-    )
+    found = geometry_as_dict(_as_found(result, geometry))
+    entry = result.to_dict(found, round(seconds_preparation, 4), geometry.mirrored)
     return _without_nan(entry)
 
 
 def write_content(path: Path, content: dict) -> None:
     """Write the content of a result.json."""
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _as_found(result: RegistrationResult, geometry: CArmGeometry) -> CArmGeometry:
+    """The geometry with the X-rays' cameras as they came out of a registration."""
+    sources = geometry.sources
+    if result.intrinsics:
+        sources = sources | {"intrinsics": "estimated with the pose, within the tolerances"}
+    cameras = tuple(radiograph.camera for radiograph in result.radiographs)
+    return replace(geometry, cameras=cameras, sources=sources)
 
 
 def write_detector_image(

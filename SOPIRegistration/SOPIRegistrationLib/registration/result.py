@@ -8,8 +8,10 @@ import numpy as np
 
 from SOPIRegistrationLib import __version__
 from SOPIRegistrationLib.compare import StageRecord
+from SOPIRegistrationLib.geometry.intrinsics import EstimatedIntrinsics
 from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict, view_seen
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.registration.evidence import Evidence
 
 # A picture turned by less is upright.
 _NOTABLE_ROLL_DEG = 45.0
@@ -23,9 +25,19 @@ class Verdict:
         status: "accept", "review" or "reject".
         reasons: one line each.
         predicted_error_mm: (3,) standard deviation of the rotation centre's place along the first camera's
-            x, y and z (depth), mm, from the curvature of the objective.
-        predicted_error_deg: (3,) of the rotation about these axes, deg. Both None for a stopped run.
-        share: of the X-ray's valid rays, those that were compared; None for a stopped run.
+            x, y and z (depth), mm: what the images leave open, and what the model of them may be wrong in.
+        predicted_error_deg: (3,) of the rotation about these axes, deg.
+        share: of the X-ray's valid rays, those that were compared.
+        statistical_error_mm: (3,) as ``predicted_error_mm``, what the images leave open alone: from the
+            curvature of the objective.
+        statistical_error_deg: (3,) the same of the rotation.
+        probability: that the pose is right: within 2 mm in the plane at the object, and 3 deg. None of a kind
+            of target for which none is known.
+        evidence: what the images say for and against it.
+        settled: whether the images agree as at a right pose, so that no other one need be sought; the view
+            may not fix it all the same.
+
+    What is not the status or its reasons is None for a stopped run.
     """
 
     status: str
@@ -33,6 +45,24 @@ class Verdict:
     predicted_error_mm: np.ndarray | None
     predicted_error_deg: np.ndarray | None
     share: float | None = None
+    statistical_error_mm: np.ndarray | None = None
+    statistical_error_deg: np.ndarray | None = None
+    probability: float | None = None
+    evidence: Evidence | None = None
+    settled: bool = False
+
+    def to_dict(self) -> dict:
+        """The entry "verdict" of result.json."""
+        return {
+            "status": self.status,
+            "probability": _rounded(self.probability),
+            "reasons": self.reasons,
+            "predicted_error_mm": _rounded(self.predicted_error_mm),
+            "predicted_error_deg": _rounded(self.predicted_error_deg),
+            "statistical_error_mm": _rounded(self.statistical_error_mm),
+            "statistical_error_deg": _rounded(self.statistical_error_deg),
+            "share": _rounded(self.share),
+        }
 
 
 @dataclass(frozen=True)
@@ -56,6 +86,7 @@ class RegistrationResult:
         stopped: whether it was cancelled.
         mirrored: whether the X-rays given turned out to be mirrored: pose and cameras are those of the
             pictures turned over.
+        intrinsics: of each X-ray, where the geometry has tolerances; ``radiographs`` have them.
         stated_view: name of the nominal view that was given; ``frame`` has the one that was found.
     """
 
@@ -73,6 +104,7 @@ class RegistrationResult:
     seconds: float
     stopped: bool = False
     mirrored: bool = False
+    intrinsics: tuple[EstimatedIntrinsics, ...] = ()
     stated_view: str = ""
     device: str = field(default="cpu")
 
@@ -90,6 +122,11 @@ class RegistrationResult:
             "view": view,
             "roll_deg": round(roll, 2),
         }
+
+    @property
+    def geometry_found(self) -> list[str]:
+        """What was estimated of each X-ray's geometry, a line each."""
+        return [one.summary for one in self.intrinsics]
 
     @property
     def findings(self) -> list[str]:
@@ -123,6 +160,7 @@ class RegistrationResult:
             "rotation_centre_lps_mm": self.frame.centre_lps_mm.tolist(),
             "view": self.frame.view,
             "image": self.image(given_mirrored),
+            "intrinsics": [one.to_dict() for one in self.intrinsics] or None,
             "pose": self._pose_entry(self.T_lps_to_world),
             "initial_pose": self._pose_entry(self.initial_T),
             "stages": [
@@ -136,13 +174,7 @@ class RegistrationResult:
             ],
             "similarity": self.similarity,
             "initial_similarity": self.initial_similarity,
-            "verdict": {
-                "status": self.verdict.status,
-                "reasons": self.verdict.reasons,
-                "predicted_error_mm": _rounded(self.verdict.predicted_error_mm),
-                "predicted_error_deg": _rounded(self.verdict.predicted_error_deg),
-                "share": None if self.verdict.share is None else round(self.verdict.share, 4),
-            },
+            "verdict": self.verdict.to_dict(),
             "stopped": self.stopped,
             "seconds": round(self.seconds, 4),
             "seconds_preparation": seconds_preparation,
@@ -158,5 +190,5 @@ class RegistrationResult:
         }
 
 
-def _rounded(values: np.ndarray | None) -> list[float] | None:
+def _rounded(values: np.ndarray | float | None) -> list[float] | float | None:
     return None if values is None else np.round(values, 4).tolist()

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses
+from SOPIRegistrationLib.compare import Case, Hypotheses
 from SOPIRegistrationLib.compare.target import Thresholds
-from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.registration.evidence import SAME_POSE_MM, Evidence, apart_mm, evidence_of
+from SOPIRegistrationLib.registration.predicted_error import (
+    Deviation,
+    intrinsics_covariance,
+    local_model,
+    model_covariance,
+)
+from SOPIRegistrationLib.registration.probability import RIGHT_MM, RIGHT_RAD, TRUSTED, probability_right
 from SOPIRegistrationLib.registration.result import Verdict
 
-# Two different poses this close in correlation: the image does not decide between them.
+# Two different poses this close in agreement: the image does not decide between them.
 _AMBIGUOUS_MARGIN = 0.01
-_AMBIGUOUS_DISTANCE_MM = 5.0
-# Coarsely refined poses of other views and readings must agree less by so much; beyond this margin over the
-# threshold no other way to read an X-ray was seen to come near.
-_RIVAL_MARGIN = 0.08
-_CLEAR_MARGIN = 0.08
-# Of X-rays of CTs whose vertebrae were scaled by 5 to 15 % and spines bent this was 0.92 at most, at right
-# poses of clear pictures 0.966 at least, of degraded ones mostly.
-_LEAST_DETAIL = 0.94
-# Turns an angle between two poses into the distance it moves the object's points.
-_OBJECT_RADIUS_MM = 60.0
+# The same of another way to read the X-ray or to look at the body, whose poses were refined coarsely only;
+# where no probability looks closer, more.
+_RIVAL_MARGIN, _RIVAL_MARGIN_UNTOLD = 0.02, 0.08
+# Where no probability is known: beyond this margin over the threshold no other way to read an X-ray was seen
+# to come near. Where one is: surer than this, what was not tried does not matter.
+_CLEAR_MARGIN, _SURE = 0.08, 0.99
+# Evidence is told where it is worse than that of nearly all right poses.
+_USUAL_APART_MM, _USUAL_DETAIL = 0.6, 0.9
 # In the plane and in depth: predicted errors that matter; how far a refined pose may be from the best one.
 _LARGE_ERROR_MM = (1.0, 5.0)
 _LARGE_STEP_MM = (0.5, 2.0)
@@ -34,34 +37,6 @@ _SEVERITY = ("accept", "review", "reject")
 Finding = tuple[str, str]
 
 
-class LocalModel(NamedTuple):
-    """What the objective's slope and curvature at a pose say about it, along the first camera's axes.
-
-    Attributes:
-        rotation_rad: (3,) standard deviations.
-        translation_mm: (3,) the same.
-        to_best_mm: (3,) shift to where the images agree best.
-    """
-
-    rotation_rad: np.ndarray
-    translation_mm: np.ndarray
-    to_best_mm: np.ndarray
-
-
-def local_model(comparison: Comparison, T_lps_to_world: np.ndarray) -> LocalModel:
-    """Standard deviations of a pose (4, 4) and the Gauss-Newton step from it, at the finest level."""
-    objective = comparison.objective(comparison.target.kind.finest, T_lps_to_world[None])
-    equations = objective(T_lps_to_world[None], np.zeros(1, dtype=int))
-    variance = equations.cost[0] / objective.pixel_count * comparison.target.kind.correlated_residuals**2
-    inverse = np.linalg.pinv(equations.hessian[0], rcond=1e-12, hermitian=True)
-    to_camera = np.eye(4)
-    to_camera[:3, :3] = comparison.case.T_world_to_camera[:3, :3]
-    A = se3.adjoint(to_camera)
-    deviation = np.sqrt(np.maximum(np.diag(A @ (variance * inverse) @ A.T), 0))
-    step = -A @ inverse @ equations.gradient[0]
-    return LocalModel(deviation[:3], deviation[3:], step[3:])
-
-
 def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
     """The verdict on the first of some hypotheses.
 
@@ -69,33 +44,69 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         hypotheses: the others are where other starts ended.
         timed_out: whether something that was to be tried was left out.
     """
-    comparison, poses = hypotheses.comparison, hypotheses.T
-    case, thresholds = comparison.case, comparison.target.kind.thresholds
-    correlations, share = comparison.agreement(poses), float(comparison.share(poses[:1])[0])
-    counts = share if share < case.least_share else 1.0
-    findings = [
-        _agreement(correlations[0], counts, thresholds),
-        _plausibility(case, poses[0]),
-        _rivals(case, poses, correlations),
-        _elsewhere(correlations[0], hypotheses.rival, correlations[0] - thresholds.accept, timed_out),
-        _detail(comparison, poses[0]),
-        _local(model := local_model(comparison, poses[0])),
+    comparison, T = hypotheses.comparison, hypotheses.T[0]
+    model = local_model(comparison, T)
+    evidence = evidence_of(hypotheses, model)
+    statistical = Deviation.of(model.covariance)
+    in_given_geometry = model.covariance + model_covariance(comparison, T)
+    total = Deviation.of(in_given_geometry + intrinsics_covariance(comparison))
+    fixed = Deviation.of(in_given_geometry).probability_within(RIGHT_RAD, RIGHT_MM)
+    probability = probability_right(evidence, comparison.target.kind.judged_as)
+    if probability is not None:
+        probability *= fixed
+    on_agreement = [
+        _trust(evidence, probability, comparison.target.kind.thresholds, timed_out),
+        _plausibility(comparison.case, T),
+        _share(evidence.share, comparison.case.least_share),
+        _rivals(hypotheses),
+        _elsewhere(evidence.agreement - hypotheses.rival, probability),
+        _refined(model.to_best_mm),
     ]
-    reasons = [reason for _, reason in findings if reason]
+    findings = [*on_agreement, _fixed(fixed, statistical, total)]
     status = max((status for status, _ in findings), key=_SEVERITY.index)
-    return Verdict(status, reasons, model.translation_mm, np.rad2deg(model.rotation_rad), share)
+    reasons = [reason for _, reason in findings if reason]
+    if probability is not None and status != "accept":
+        reasons += _doubts(evidence)
+    return Verdict(
+        status,
+        reasons,
+        total.translation_mm,
+        np.rad2deg(total.rotation_rad),
+        evidence.share,
+        statistical.translation_mm,
+        np.rad2deg(statistical.rotation_rad),
+        probability,
+        evidence,
+        all(status == "accept" for status, _ in on_agreement),
+    )
 
 
-def _agreement(correlation: float, share: float, thresholds: Thresholds) -> Finding:
-    """How well the images agree; with the share of the X-ray that was compared, where that is little."""
-    figure = f"structural correlation {correlation:.3f}"
-    if share < 1:
-        figure += f", with {share:.0%} of the X-ray compared"
-    if not np.isfinite(correlation) or correlation < thresholds.review:
-        return "reject", f"the images do not agree: {figure}, below {thresholds.review}"
-    if correlation < thresholds.accept:
-        return "review", f"the images agree only partly: {figure}, below {thresholds.accept}"
+def _trust(evidence: Evidence, probability: float | None, thresholds: Thresholds, timed_out: bool) -> Finding:
+    """How probably the pose is right; of a kind without a probability, how well the images agree."""
+    figure = f"structural correlation {evidence.agreement:.3f}"
+    trusted, clear, of = evidence.agreement, thresholds.accept + _CLEAR_MARGIN, ""
+    if probability is not None:
+        trusted, thresholds, clear, of = probability, TRUSTED, _SURE, "a probability of "
+        figure = f"right with a probability of {100 * probability:.3g} %, {figure}"
+    if not np.isfinite(trusted) or trusted < thresholds.review:
+        return "reject", f"the images do not agree: {figure}, below {of}{thresholds.review}"
+    if trusted < thresholds.accept:
+        return "review", f"the images agree only partly: {figure}, below {of}{thresholds.accept}"
+    if timed_out and trusted < clear:
+        return "review", f"not all other ways to read the X-ray were tried: {figure}"
     return "accept", f"the images agree: {figure}"
+
+
+def _doubts(evidence: Evidence) -> list[str]:
+    """What makes a pose improbable, where it is far from usual."""
+    doubts = []
+    if evidence.apart_mm > _USUAL_APART_MM:
+        doubts.append(f"parts of the images lie {evidence.apart_mm:.1f} mm beside each other")
+    if evidence.fine < _USUAL_DETAIL * evidence.coarse:
+        doubts.append(f"fine structure agrees less than coarse ({evidence.fine / evidence.coarse:.2f})")
+    if doubts:
+        doubts[-1] += ": is it this patient, and unmoved?"
+    return doubts
 
 
 def _plausibility(case: Case, T_lps_to_world: np.ndarray) -> Finding:
@@ -105,43 +116,47 @@ def _plausibility(case: Case, T_lps_to_world: np.ndarray) -> Finding:
     return "reject", "the pose lies too far from the start to be the one sought"
 
 
-def _rivals(case: Case, poses: np.ndarray, correlations: np.ndarray) -> Finding:
+def _share(share: float, least: float) -> Finding:
+    """Whether enough of the X-ray was compared."""
+    if share >= least:
+        return "accept", ""
+    return "review", f"only {share:.0%} of the X-ray could be compared"
+
+
+def _rivals(hypotheses: Hypotheses) -> Finding:
     """Whether a pose elsewhere agrees as well."""
-    centres = se3.transform_points(poses, case.centre_lps_mm)
-    angles = se3.rotation_distance(np.repeat(poses[:1, :3, :3], len(poses) - 1, axis=0), poses[1:, :3, :3])
-    apart = np.linalg.norm(centres[1:] - centres[0], axis=1) + _OBJECT_RADIUS_MM * angles
-    rival = (apart > _AMBIGUOUS_DISTANCE_MM) & (correlations[1:] > correlations[0] - _AMBIGUOUS_MARGIN)
+    apart = apart_mm(hypotheses.comparison.case, hypotheses.T)
+    agreements = hypotheses.comparison.agreement(hypotheses.T)
+    rival = (apart > SAME_POSE_MM) & (agreements[1:] > agreements[0] - _AMBIGUOUS_MARGIN)
     if not rival.any():
         return "accept", ""
     distance = apart[np.flatnonzero(rival)[0]]
     return "review", f"another start ended {distance:.0f} mm away with the same agreement"
 
 
-def _elsewhere(correlation: float, rival: float, margin: float, timed_out: bool) -> Finding:
-    """Whether the X-ray read another way, or seen from elsewhere, agrees nearly as well; or was not tried."""
-    if rival > correlation - _RIVAL_MARGIN:
-        return "review", f"read or seen another way the images agree nearly as well: {rival:.3f}"
-    if timed_out and 0 < margin < _CLEAR_MARGIN:
-        return "review", "not all other ways to read the X-ray were tried"
+def _elsewhere(margin: float, probability: float | None) -> Finding:
+    """Whether the X-ray read another way, or seen from elsewhere, agrees nearly as well."""
+    if margin < (_RIVAL_MARGIN_UNTOLD if probability is None else _RIVAL_MARGIN):
+        return "review", f"read or seen another way the images agree nearly as well: {margin:.3f} less"
     return "accept", ""
 
 
-def _detail(comparison: Comparison, T_lps_to_world: np.ndarray) -> Finding:
-    """Whether X-ray and CT are of the same anatomy."""
-    share = comparison.detail(T_lps_to_world)
-    if share is None or share > _LEAST_DETAIL:
-        return "accept", ""
-    return "review", f"fine structure agrees less than coarse ({share:.2f}): is it this patient, and unmoved?"
-
-
-def _local(model: LocalModel) -> Finding:
-    """Whether the image fixes the pose, and the refinement came to its end."""
-    if _exceeds(model.translation_mm, _LARGE_ERROR_MM):
-        x, y, z = model.translation_mm
-        return "review", f"the image hardly fixes the pose: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm"
-    if _exceeds(model.to_best_mm, _LARGE_STEP_MM):
-        x, y, z = model.to_best_mm
+def _refined(to_best_mm: np.ndarray) -> Finding:
+    """Whether the refinement came to its end."""
+    if _exceeds(to_best_mm, _LARGE_STEP_MM):
+        x, y, z = to_best_mm
         return "review", f"not refined: the images agree better about {x:.1f}, {y:.1f}, {z:.1f} mm from here"
+    return "accept", ""
+
+
+def _fixed(probability: float, statistical: Deviation, total: Deviation) -> Finding:
+    """Whether the view fixes a pose where the images agree; ``probability`` that it is right if they do."""
+    if _exceeds(statistical.translation_mm, _LARGE_ERROR_MM):
+        x, y, z = statistical.translation_mm
+        return "review", f"the image hardly fixes the pose: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm"
+    if probability < TRUSTED.accept:
+        x, y, z = np.rad2deg(total.rotation_rad)
+        return "review", f"the view hardly fixes the pose: predicted error {x:.1f}, {y:.1f}, {z:.1f} deg"
     return "accept", ""
 
 

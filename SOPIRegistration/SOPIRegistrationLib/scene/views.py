@@ -137,6 +137,11 @@ class Views(slicer.util.VTKObservationMixin):
             self._fusion.show([actor])
 
     @property
+    def label(self) -> str:
+        """The words in the corner of the fusion view."""
+        return self._label.GetInput() or ""
+
+    @property
     def fusion_view(self):
         """The application's slice view with the fused picture; None where there is none."""
         return self._fusion.view

@@ -88,6 +88,11 @@ class LocalResidual(_Residual):
         derivative *= (valid / deviation)[:, None]
         return _unit_residual(normalised, derivative, _of(self._fixed, starts))
 
+    def images(self, image: np.ndarray, starts) -> tuple[np.ndarray, np.ndarray]:
+        """What is compared: DRRs (P, rows, columns) and the X-ray, locally normalised, each of unit norm."""
+        normalised = self._normalised(image, _of(self._valid, starts), _of(self._share, starts))[0]
+        return normalised / _norm(normalised), np.broadcast_to(_of(self._fixed, starts), image.shape)
+
     def _normalised(self, image, valid, share):
         # Centred first: squares of large values would cost float32 its digits.
         total = np.maximum(_total(valid), 1.0)

@@ -61,7 +61,8 @@ class Frames:
         if len(counts) > 1:
             told = ", ".join(f"{sequence.path} has {sequence.count}" for sequence in sequences)
             raise InputError(f"the views have unequal numbers of frames: {told}: cut them to the same frames")
-        self.sequences, self.geometry = tuple(sequences), geometry
+        # All frames are of one geometry: it is not estimated in some of them.
+        self.sequences, self.geometry = tuple(sequences), geometry.without_tolerances()
         self.count = counts.pop()
         self.polarity, self.turned_over = polarity, False
         self._ahead: OrderedDict[tuple[int, bool], Future[Frame]] = OrderedDict()

@@ -18,9 +18,8 @@ from SOPIRegistrationLib.tracking.placing import shifted_to_the_pictures
 _REACH_MM = 40.0
 # So many guesses are refined.
 _STARTS = 2
-# Convergence, motion of the body: what is missing at a coarse level the next one finds, at the last one it is
-# a tenth of an error.
-_COARSE_MM, _FINE_MM = 0.3, 0.03
+# Convergence of the last level, motion of the body: a tenth of an error.
+_FINE_MM = 0.03
 # Costs after the first level from which a start is not worth going on with beside the best.
 _WORSE = 0.1
 # From a coarse minimum the fine one is a few steps away.
@@ -32,11 +31,7 @@ _AS_GOOD = 0.02
 def coarse_steps(kind: TargetKind) -> Steps:
     """Two coarse levels for the best two guesses."""
     first, last = kind.coarse[-1][0], kind.coarse[-1][-1]
-    return _quickly(first), _quickly(last)
-
-
-def _quickly(step: Step) -> Step:
-    return Step(replace(step.level, step_tolerance_mm=_COARSE_MM), _STARTS)
+    return replace(first, keep=_STARTS, ranking=None), replace(last, keep=_STARTS, ranking=None)
 
 
 def last_steps(kind: TargetKind) -> Steps:

@@ -43,9 +43,14 @@ def smoothed(track: Track, period_frames: float, T_world_to_camera: np.ndarray) 
     places = se3.transform_points(T, track.centre_lps_mm)
     raw, weights = np.hstack([w, places]), np.ones((len(T), 6))
     for row, pose in enumerate(known.values()):
-        if pose.verdict.predicted_error_mm is not None:
-            weights[row, :3] = np.deg2rad(np.maximum(pose.verdict.predicted_error_deg, _LEAST_ERROR)) ** -2.0
-            weights[row, 3:] = np.maximum(pose.verdict.predicted_error_mm, _LEAST_ERROR) ** -2.0
+        # What the model may be wrong in is the same in every frame.
+        verdict = pose.verdict
+        mm, deg = verdict.statistical_error_mm, verdict.statistical_error_deg
+        if mm is None:
+            mm, deg = verdict.predicted_error_mm, verdict.predicted_error_deg
+        if mm is not None:
+            weights[row, :3] = np.deg2rad(np.maximum(deg, _LEAST_ERROR)) ** -2.0
+            weights[row, 3:] = np.maximum(mm, _LEAST_ERROR) ** -2.0
     weights /= np.median(weights, axis=0)
     strength = (2 * np.sin(np.pi / period_frames)) ** -4.0
     smooth = np.stack(

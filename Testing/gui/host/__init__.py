@@ -9,8 +9,7 @@ views have its displayable managers, interactor styles and cameras, and are rend
 pixels are asked for (:meth:`Host.view_pixels`, :meth:`Host.window_picture`).
 
 Where it may differ from the application: message boxes and file dialogs give the answers a test has put in
-``Host.answers``; parameters are read from the node at every access; Python threads also run while the event
-loop waits, in the application they do not.
+``Host.answers``; Python threads also run while the event loop waits, in the application they do not.
 """
 
 from __future__ import annotations

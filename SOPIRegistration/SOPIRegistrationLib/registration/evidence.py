@@ -1,0 +1,164 @@
+"""What the images say for and against a pose: what a verdict is made of; none of it knows the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Level
+from SOPIRegistrationLib.compare.reliability import reliability
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.registration.predicted_error import Deviation, LocalModel
+
+# Edge of the parts of an image that are looked at by themselves: about half a vertebra at 128 pixels.
+_PART_PX = 17
+# Parts with less of the image's mean structure than this have nothing to show.
+_LEAST_TEXTURE = 0.1
+# Poses nearer to each other are the same; turns an angle into the distance it moves the object's points.
+SAME_POSE_MM, _OBJECT_RADIUS_MM = 5.0, 60.0
+# An X-ray of less structure is all noise.
+_LEAST_SIGNAL = 0.1
+# Of a pose with no rival: further off than any that was seen to matter.
+NO_RIVAL = 0.4
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Figures of one pose.
+
+    Attributes:
+        agreement: structural correlation; less where few rays are compared or the depth is unusual.
+        coarse: structural correlation as a share of the largest that the noise leaves possible.
+        fine: the same at the level of fine structure, or at the finest one.
+        noise: share of the fine structure that is noise.
+        parts_median, parts_low: correlation of the images' parts by themselves: median, lower quarter.
+        apart_mm, apart_high_mm: by how much parts of the images lie beside each other at the object, median
+            and upper fifth, mm.
+        share: of the X-ray's valid rays, those that are compared.
+        margin: by how much the best pose elsewhere, or in another reading, agrees less.
+        error_mm, error_deg: largest predicted error in the plane, and of the rotation, from the curvature.
+        step_mm: how far the images agree better from here in the plane.
+        views: how many X-rays.
+    """
+
+    agreement: float
+    coarse: float
+    fine: float
+    noise: float
+    parts_median: float
+    parts_low: float
+    apart_mm: float
+    apart_high_mm: float
+    share: float
+    margin: float
+    error_mm: float
+    error_deg: float
+    step_mm: float
+    views: int
+
+
+def evidence_level(comparison: Comparison) -> Level:
+    """The level at which parts and fine structure are looked at."""
+    kind = comparison.target.kind
+    return kind.detail or kind.check
+
+
+def parts_of(comparison: Comparison, T_lps_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) correlation of each part of the images at a pose (4, 4), and (n,) how far it lies apart, mm.
+
+    Parts without structure are left out. How far is one step of Lucas and Kanade (1981): exact where it is
+    small.
+    """
+    objective = comparison.objective(evidence_level(comparison), T_lps_to_world[None])
+    found = [_parts(*view, comparison, T_lps_to_world) for view in objective.images(T_lps_to_world)]
+    correlations, distances = (np.concatenate(one) for one in zip(*found, strict=True))
+    return correlations, distances
+
+
+def _parts(
+    camera: Camera, moving: np.ndarray, fixed: np.ndarray, comparison: Comparison, T_lps_to_world: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    depth = se3.transform_points(camera.T_world_to_camera @ T_lps_to_world, comparison.case.centre_lps_mm)[2]
+
+    def mean(image: np.ndarray) -> np.ndarray:
+        return uniform_filter(image.astype(np.float64), _PART_PX, mode="constant")
+
+    mm, ff, mf = mean(moving * moving), mean(fixed * fixed), mean(moving * fixed)
+    gv, gu = np.gradient((moving + fixed) / 2)
+    difference = fixed - moving
+    uu, vv, uv = mean(gu * gu), mean(gv * gv), mean(gu * gv)
+    bu, bv = mean(gu * difference), mean(gv * difference)
+    determinant = uu * vv - uv * uv
+    weakest = (uu + vv) / 2 - np.sqrt(np.maximum(((uu - vv) / 2) ** 2 + uv * uv, 0))
+    structured = (
+        (weakest > _LEAST_TEXTURE * uu[uu > 0].mean()) & (np.minimum(mm, ff) > _LEAST_TEXTURE * mm.mean())
+        if (uu > 0).any()
+        else np.zeros(uu.shape, bool)
+    )
+    step = max(1, _PART_PX // 4)
+    chosen = np.zeros_like(structured)
+    chosen[::step, ::step] = structured[::step, ::step]
+    if not chosen.any():
+        return np.zeros(1), np.full(1, np.inf)
+    correlation = mf[chosen] / np.sqrt(mm[chosen] * ff[chosen])
+    du = (vv * bu - uv * bv)[chosen] / determinant[chosen]
+    dv = (uu * bv - uv * bu)[chosen] / determinant[chosen]
+    return correlation, np.hypot(du * depth / camera.K[0, 0], dv * depth / camera.K[1, 1])
+
+
+def noiseless_correlation(comparison: Comparison, level: Level, T_lps_to_world: np.ndarray) -> float:
+    """Correlation at a level at a pose (4, 4) as a share of the largest that the noise leaves possible."""
+    correlation = 1 - float(comparison.cost(level, T_lps_to_world[None])[0]) / 2
+    return max(correlation, 0.0) / float(np.sqrt(max(signal(comparison, level), _LEAST_SIGNAL)))
+
+
+def signal(comparison: Comparison, level: Level) -> float:
+    """Share of the X-rays' structure at a level that is not noise; 1 where they are too small to tell."""
+    told = [
+        reliability(radiograph, level)
+        for radiograph in comparison.radiographs
+        if min(radiograph.camera.shape) >= 2 * level.pixels
+    ]
+    return float(np.mean(told)) if told else 1.0
+
+
+def evidence_of(hypotheses: Hypotheses, model: LocalModel) -> Evidence:
+    """The evidence on the first of some hypotheses; the others are where other starts ended.
+
+    Args:
+        hypotheses: refined.
+        model: of the objective at the first.
+    """
+    comparison, T = hypotheses.comparison, hypotheses.T[0]
+    agreements = comparison.agreement(hypotheses.T)
+    elsewhere = agreements[1:][apart_mm(comparison.case, hypotheses.T) > SAME_POSE_MM]
+    rival = max([hypotheses.rival, *elsewhere])
+    correlations, distances = parts_of(comparison, T)
+    deviation = Deviation.of(model.covariance)
+    level = evidence_level(comparison)
+    return Evidence(
+        agreement=float(agreements[0]),
+        coarse=noiseless_correlation(comparison, comparison.target.kind.check, T),
+        fine=noiseless_correlation(comparison, level, T),
+        noise=1 - signal(comparison, level),
+        parts_median=float(np.median(correlations)),
+        parts_low=float(np.quantile(correlations, 0.25)),
+        apart_mm=float(np.median(distances)),
+        apart_high_mm=float(np.quantile(distances, 0.8)),
+        share=float(comparison.share(T[None])[0]),
+        margin=float(min(agreements[0] - rival, NO_RIVAL)),
+        error_mm=float(deviation.translation_mm[:2].max()),
+        error_deg=float(np.rad2deg(deviation.rotation_rad.max())),
+        step_mm=float(np.abs(model.to_best_mm[:2]).max()),
+        views=len(comparison.radiographs),
+    )
+
+
+def apart_mm(case: Case, poses: np.ndarray) -> np.ndarray:
+    """(n - 1,) how far the object's points lie from where the first of poses (n, 4, 4) has them, mm."""
+    centres = se3.transform_points(poses, case.centre_lps_mm)
+    angles = se3.rotation_distance(np.repeat(poses[:1, :3, :3], len(poses) - 1, axis=0), poses[1:, :3, :3])
+    return np.linalg.norm(centres[1:] - centres[0], axis=1) + _OBJECT_RADIUS_MM * angles
