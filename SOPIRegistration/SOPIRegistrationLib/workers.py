@@ -112,16 +112,30 @@ def _client(count: int, workers: int, scheduler: str | None) -> Iterator[Client]
     with (
         _environment_kept(),
         dask.config.set(settings),
-        LocalCluster(
+        _local_cluster(count) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _local_cluster(count: int) -> LocalCluster:
+    """So many processes of this machine.
+
+    Raises:
+        InputError: they do not start.
+    """
+    try:
+        return LocalCluster(
             n_workers=count,
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
             dashboard_address=None,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+        )
+    except RuntimeError as error:
+        raise InputError(
+            f"{count} processes could not be started ({line_of(error)}): try again, or with fewer --workers"
+        ) from None
 
 
 @contextmanager

@@ -49,7 +49,7 @@ REACH_PX = 8
 FINER = 4
 
 
-def metal_mask(pixels: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
+def metal_mask(pixels: np.ndarray, seed: tuple[int, int], tolerance: float = TOLERANCE) -> np.ndarray:
     """(rows, columns) bool: the metal about a seed (column, row)."""
     smooth = ndimage.median_filter(pixels.astype(np.float32), 3)
     core = np.zeros(pixels.shape, bool)
@@ -58,7 +58,7 @@ def metal_mask(pixels: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
     for _ in range(ROUNDS):
         weight = ndimage.gaussian_filter(core.astype(np.float32), NEARBY_PX)
         gray = ndimage.gaussian_filter(np.where(core, smooth, 0), NEARBY_PX) / np.maximum(weight, 1e-6)
-        alike = (np.abs(smooth - gray) <= TOLERANCE) & (weight > 1e-3)
+        alike = (np.abs(smooth - gray) <= tolerance) & (weight > 1e-3)
         labels, _ = ndimage.label(ndimage.binary_opening(alike, iterations=2))
         core = labels == labels[seed[1], seed[0]]
     markers = np.where(core, 1, 0) + np.where(ndimage.binary_dilation(core, iterations=REACH_PX), 0, 2)

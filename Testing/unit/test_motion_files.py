@@ -67,6 +67,34 @@ def test_jointtrack_is_read_as_it_was_written(tmp_path):
     assert np.allclose(last, given[1])
 
 
+def test_jointtrack_radians_are_never_taken_for_degrees(tmp_path):
+    """As in JTML's example study Subject0: z and y jump from pi to minus pi."""
+    path = tmp_path / "radians.jts"
+    path.write_text(
+        "JT_EULER_312\nx_tran,y_tran,z_tran,z_rot,x_rot,y_rot\n"
+        "103.9, 0.9, -1347.1, 3.1391, -20.0, -1.5\n101.8, 0.8, -1345.3, -3.1381, -20.1, -1.5\n"
+    )
+    with pytest.raises(InputError, match=r"radians.*--jointtrack-angles") as caught:
+        read_jointtrack(path)
+    assert str(path) in str(caught.value)
+    first, second = read_jointtrack(path, "radians")
+    assert np.rad2deg(se3.rotation_distance(first[:3, :3], second[:3, :3])) < 0.5
+    assert np.allclose(first[:3, 3], [103.9, -0.9, 1347.1])
+    expected = Rotation.from_euler("ZXY", [3.1391, np.deg2rad(-20.0), -1.5]).as_matrix()
+    assert np.allclose(first[:3, :3], expected)
+    first, second = read_jointtrack(path, "degrees")
+    assert np.rad2deg(se3.rotation_distance(first[:3, :3], second[:3, :3])) > 6
+
+
+def test_jointtrack_small_turns_are_written_as_degrees(tmp_path):
+    path = tmp_path / "small.jts"
+    given = [se3.exp_se3(np.array([0.0, 0.01 * n, 0.02, 1, 2, 900.0])) for n in range(3)]
+    given = [np.diag([1.0, -1, -1, 1]) @ T for T in given]
+    write_jointtrack(path, given)
+    for T, known in zip(read_jointtrack(path), given, strict=True):
+        assert np.abs(T - known).max() < 1e-6
+
+
 def test_autoscoper_axes_start_at_the_lower_corner_of_the_first_slice():
     T = autoscoper_axes((4, 5, 6), (0.5, 1.0, 2.0))
     # First column, last row, first slice: half a voxel from the corner.

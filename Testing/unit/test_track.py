@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import SimpleITK as sitk
 from SOPIRegistrationLib import PoseFrame, ProjectorVolume, Radiograph, Subject, prepare_ct, project
@@ -21,9 +27,15 @@ from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.tracking import Body, FramePose, Track, TrackingSettings, track
 from SOPIRegistrationLib.tracking.frames import Frames
+from SOPIRegistrationLib.tracking.journal import NAME as JOURNAL
 from SOPIRegistrationLib.tracking.journal import Journal
+from SOPIRegistrationLib.tracking.motion_files import (
+    lps_pose_of_autoscoper,
+    read_autoscoper_track,
+    read_jointtrack,
+    write_jointtrack,
+)
 from SOPIRegistrationLib.tracking.smoothing import smoothed
-from SOPIRegistrationLib.tracking.tracker import distance_mm
 
 SOD_MM, PIXELS = 700.0, 96
 SETTINGS = TrackingSettings(RegistrationSettings(time_limit=2.0))
@@ -89,9 +101,7 @@ def scene() -> Scene:
 
 def errors_mm(found: Track, sequence: Simulated) -> dict[int, float]:
     return {
-        pose.frame: distance_mm(pose.T, sequence.T(pose.frame), found.centre_lps_mm)
-        for pose in found
-        if pose.T is not None
+        pose.frame: found.distance_mm(pose.T, sequence.T(pose.frame)) for pose in found if pose.T is not None
     }
 
 
@@ -110,6 +120,21 @@ def test_a_start_in_the_middle_leads_both_ways(scene):
     sequence = Simulated(scene, 3)
     [found] = track([scene.body({2: sequence.T(2)})], scene.frames(sequence), SETTINGS)
     assert [pose.status for pose in found] == ["accept"] * 3
+    assert max(errors_mm(found, sequence).values()) < 1.5
+
+
+def test_a_corrected_frame_is_tracked_on_from_and_what_lies_before_stands(scene):
+    sequence = Simulated(scene, 4)
+    body = scene.body({1: sequence.T(1)})
+    wrong = se3.move_about(sequence.T(3)[None], np.array([[0, 0, 0.4, 30.0, 0, 0]]), body.frame.centre_lps_mm)
+    known = {n: FramePose(n, sequence.T(n), Verdict("review", ["by hand"], None, None)) for n in (1, 2)}
+    earlier = Track(
+        "spine", 4, body.frame.centre_lps_mm, {**known, 3: replace(known[2], frame=3, T=wrong[0])}
+    )
+    corrected = body.from_corrected(earlier, 3, sequence.T(3))
+    [found] = track([corrected], scene.frames(sequence), SETTINGS)
+    assert [found.poses[n] for n in (1, 2)] == [known[1], known[2]]
+    assert [found.poses[n].status for n in (3, 4)] == ["accept", "accept"]
     assert max(errors_mm(found, sequence).values()) < 1.5
 
 
@@ -143,6 +168,22 @@ def test_half_a_line_of_a_killed_run_is_cut_off(tmp_path):
     assert len(Journal(tmp_path)) == 2
 
 
+def test_a_full_disk_is_one_line_and_what_is_done_is_kept(tmp_path):
+    resource = pytest.importorskip("resource", reason="needs limits of POSIX")
+    journal = Journal(tmp_path)
+    journal.add(("start", "spine", 1), {"frame": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot keep the track in .*: what is done is kept; make room"):
+            journal.add(("sweep +1", "spine", 2), {"frame": 2, "reasons": ["x" * 8000]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    again = Journal(tmp_path)
+    assert len(again) == 1
+    assert again.get(("start", "spine", 1)) == {"frame": 1}
+
+
 def test_a_pose_off_its_neighbours_path_is_doubted(scene):
     """However well the images agree there: frame 4 is a start pose that was given wrongly and agrees."""
     sequence = Simulated(scene, 7)
@@ -155,15 +196,22 @@ def test_a_pose_off_its_neighbours_path_is_doubted(scene):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_three_hundred_frames(scene):
+    """Turning and bending, a tool that passes, two blank frames: only these are lost; memory stays flat."""
     sequence = Simulated(scene, 300, blank=(150, 151), tool=range(200, 211))
     sequence.theta = lambda number: np.array(
         [0.1 * np.sin(number / 30), 0.5 * np.sin(number / 90), 0.0, 5 * np.sin(number / 40), 0.0, 10.0]
     )
-    [found] = track([scene.body({1: sequence.T(1)})], scene.frames(sequence), SETTINGS)
+    held = {}
+
+    def remember(state):
+        held[state.stage] = psutil.Process().memory_info().rss
+
+    [found] = track([scene.body({1: sequence.T(1)})], scene.frames(sequence), SETTINGS, remember)
     assert [pose.frame for pose in found if pose.status == "lost"] == [150, 151]
     assert max(errors_mm(found, sequence).values()) < 2.0
+    assert held["frame 300"] - held["frame 60"] < 50e6
 
 
 def test_a_start_for_a_frame_that_is_not_there(scene):
@@ -182,7 +230,7 @@ def test_unequal_counts_and_sizes(scene):
     sequence = Simulated(scene, 3)
     sequence.frame = lambda number: Radiograph(np.arange(64.0 * 60).reshape(60, 64), "x", metadata={})
     with pytest.raises(InputError, match="64 x 60 pixels"):
-        scene.frames(sequence)[2]
+        scene.frames(sequence).frame(2)
 
 
 def test_smoothing_follows_certain_poses_and_keeps_still_ones(scene):
@@ -199,8 +247,8 @@ def test_smoothing_follows_certain_poses_and_keeps_still_ones(scene):
     found = Track("body", 41, centre, poses)
     smooth = smoothed(found, 8.0, np.eye(4))
     assert set(smooth) == set(range(1, 41))
-    error = np.array([distance_mm(smooth[n], truth[n - 1], centre) for n in smooth])
-    raw = np.array([distance_mm(poses[n].T, truth[n - 1], centre) for n in poses])
+    error = np.array([found.distance_mm(smooth[n], truth[n - 1]) for n in smooth])
+    raw = np.array([found.distance_mm(poses[n].T, truth[n - 1]) for n in poses])
     assert error.mean() < 0.2 * raw.mean()
     with pytest.raises(InputError, match="more than 2"):
         smoothed(found, 2.0, np.eye(4))
@@ -254,6 +302,60 @@ def test_command_line_from_files_to_files(files, tmp_path, scene):
     assert entry["bodies"][0]["counts"] == {"accept": 3, "review": 0, "reject": 0, "lost": 1}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_run_ends_with_the_table_of_an_undisturbed_one(files, tmp_path):
+    more = ("--start", f"{files / 'start.tfm'}@1", "--polarity", "bone-dark")
+    assert main(words(files, *more, "--out", tmp_path / "calm")) == 0
+    command = words(files, *more, "--out", tmp_path / "killed")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.Popen([sys.executable, "-m", "SOPIRegistrationLib", *command], env=environment)
+    journal = tmp_path / "killed" / JOURNAL
+    while not journal.exists() or len(journal.read_bytes().splitlines()) < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "track.csv").exists()
+    assert main(command) == 0
+    assert not journal.exists()
+    calm, killed = ((tmp_path / name / "track.csv").read_text() for name in ("calm", "killed"))
+    assert killed == calm
+
+
+def test_results_that_find_no_room_lose_nothing(files, tmp_path, capsys):
+    resource = pytest.importorskip("resource", reason="needs limits of POSIX")
+    out = tmp_path / "out"
+    command = words(files, "--start", f"{files / 'start.tfm'}@1", "--polarity", "bone-dark", "--out", out)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The journal has room, the plot has not.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, before[1]))
+    try:
+        assert main(command) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "what is done is kept; make room, and the same command goes on" in capsys.readouterr().err
+    assert [file.name for file in out.iterdir()] == [JOURNAL]
+    assert main(command) == 0
+    assert "steps of an earlier run taken over" in capsys.readouterr().out
+
+
+def test_a_track_starts_from_other_programs_files_and_is_written_as_such(files, tmp_path, scene):
+    """From a row of a JointTrack file; the track written as one and as Autoscoper's is the same."""
+    T = Simulated(scene, 4).T(1)
+    write_jointtrack(tmp_path / "before.jts", [T])
+    quick = ("--polarity", "bone-dark", "--refine", "opt")
+    start = f"{tmp_path / 'before.jts'}@1"
+    more = ("--jointtrack-angles", "degrees", "--write-as", "jointtrack", "autoscoper")
+    assert main(words(files, "--start", start, *quick, *more, "--out", tmp_path / "out")) == 0
+    first, _, lost, _ = read_jointtrack(tmp_path / "out" / "spine_1.jts")
+    assert lost is None
+    assert np.abs(first[:3, 3] - T[:3, 3]).max() < 2
+    moved = read_autoscoper_track(tmp_path / "out" / "spine.tra")[0]
+    again = lps_pose_of_autoscoper(moved, scene.ct.array.shape, scene.ct.index_to_lps)
+    assert np.allclose(again, first, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -262,6 +364,8 @@ def test_command_line_from_files_to_files(files, tmp_path, scene):
         (("--start", "knee=auto@1"), "is for no body: name one of spine"),
         (("--start", "auto@7"), "frame 7: there are 1 to 4"),
         (("--fps", "0"), "--fps is 0"),
+        (("--material", "knee=CoCr"), "--material knee=CoCr is for no body: name one of spine"),
+        (("--material", "CoCr"), "is no surface"),
     ],
 )
 def test_bad_options_are_one_line(files, tmp_path, capsys, more, said):

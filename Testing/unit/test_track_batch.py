@@ -49,31 +49,25 @@ def test_every_row_has_its_folder_and_a_failed_one_its_line(table, tmp_path, cap
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_worker_that_is_killed_costs_no_row(table, tmp_path):
+def test_a_worker_that_is_killed_at_work_costs_no_row(demo_run, tmp_path):
+    folder, count = demo_run.folder, 6
+    row = f"{folder}/ct.nrrd,{folder}/xray.png,{folder}/geometry.json,{folder}/result.json,opt"
+    table = tmp_path / "cases.csv"
+    table.write_text("\n".join(["ct,xray,geometry,init,refine", *[row] * count]) + "\n")
     out = tmp_path / "out"
-    words = [
-        sys.executable,
-        "-m",
-        "SOPIRegistrationLib",
-        "batch",
-        str(table),
-        "--out",
-        str(out),
-        "--workers",
-        "2",
-    ]
+    words = ["batch", str(table), "--out", str(out), "--workers", "2"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    process = subprocess.Popen(words, env=environment)
-    killed = False
-    while process.poll() is None:
-        children = psutil.Process(process.pid).children(recursive=True)
-        workers = [child for child in children if child.name().startswith("python")]
-        if not killed and len(workers) >= 2:
-            workers[-1].kill()
-            killed = True
-        time.sleep(0.5)
-    assert killed
-    assert [row["status"] for row in rows_of(out)] == ["accept", "failed", "accept"]
+    process = subprocess.Popen([sys.executable, "-m", "SOPIRegistrationLib", *words], env=environment)
+    # The first row is done: both workers are at work.
+    while not (out / "batch.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    max(children, key=lambda child: child.cpu_times().user).kill()
+    assert process.wait() == 0
+    assert [(row["row"], row["status"]) for row in rows_of(out)] == [
+        (str(number), "accept") for number in range(1, count + 1)
+    ]
 
 
 def test_words_of_a_row(tmp_path):

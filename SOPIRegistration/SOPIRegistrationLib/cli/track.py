@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from SOPIRegistrationLib import __version__
+from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, read_body
 from SOPIRegistrationLib.cli.common import (
     add_setting_arguments,
     add_view_argument,
     parse_weights,
     progress_bar,
-    read_ct,
     staged,
 )
 from SOPIRegistrationLib.cli.register import pose_frame, with_depth_of_start
@@ -22,13 +24,23 @@ from SOPIRegistrationLib.compare import targets_of
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.files import load_geometry
+from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.itk_reading import require_file
+from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.settings import NETWORKS, RegistrationSettings, options
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.surface import SURFACE_SUFFIXES, is_surface
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.journal import Journal
 from SOPIRegistrationLib.tracking.kinematics import joint_values, read_joint
+from SOPIRegistrationLib.tracking.motion_exchange import (
+    AUTOSCOPER,
+    JOINTTRACK,
+    is_motion_file,
+    pose_in_frame,
+    write_as,
+)
 from SOPIRegistrationLib.tracking.sequences import open_sequence
 from SOPIRegistrationLib.tracking.smoothing import smoothed
 from SOPIRegistrationLib.tracking.tables import Motion, write_film, write_motion
@@ -36,6 +48,7 @@ from SOPIRegistrationLib.tracking.track import STATUSES
 from SOPIRegistrationLib.tracking.tracker import Body, TrackingSettings, track
 
 _INTERRUPTED = 130
+_VOLUME_SUFFIXES = (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".hdr")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="BODY",
-        help="CT of each body (DICOM series folder, NIfTI, NRRD or MHA, in HU); named as its file",
+        help=f"each body: {BODY_HELP}; named as its file",
     )
+    add_body_arguments(parser)
     parser.add_argument(
         "--xrays",
         type=Path,
@@ -68,8 +82,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="[BODY=]POSE@FRAME",
-        help="where a body is in a frame (from 1): result.json, transform file, or auto; without it auto in "
-        "the first frames",
+        help="where a body is in a frame (from 1): result.json, transform file, row of a JointTrack or "
+        "Autoscoper track (.jts, .jtk, .jtak, .tra), or auto; without it auto in the first frames",
+    )
+    parser.add_argument(
+        "--jointtrack-angles",
+        choices=["degrees", "radians"],
+        default="",
+        help="of a JointTrack start whose rotations may be either (radians about z and y, with y down, as in "
+        "JTML's Subject0)",
     )
     parser.add_argument("--fps", type=float, metavar="N", help="frames a second, over what the file says")
     parser.add_argument(
@@ -85,6 +106,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="two bodies' anatomical axes: adds joint angles (see Docs/tracking.md)",
     )
     parser.add_argument("--transforms", action="store_true", help="write a .tfm for each body and frame")
+    parser.add_argument(
+        "--write-as",
+        nargs="+",
+        default=[],
+        choices=[JOINTTRACK, AUTOSCOPER],
+        help="write the tracks for other programs, too: BODY_CAMERA.jts, BODY.tra (of CTs)",
+    )
     parser.add_argument("--film", action="store_true", help="write overlay.gif")
     parser.add_argument("--mask", type=Path, metavar="FILE", help="label map of the bones of a single body")
     parser.add_argument(
@@ -105,19 +133,19 @@ def run(args: argparse.Namespace) -> int:
     """
     settings = _settings(args)
     names = _names(args.body)
-    if args.mask is not None and len(names) > 1:
-        raise InputError("--mask is for a single body: leave it out with several")
-    if args.fps is not None and not args.fps > 0:
-        raise InputError(f"--fps is {args.fps:g}: give more than 0")
+    _require_options(args)
     starts = _starts(args.start, names)
     joint = None if args.joint is None else read_joint(require_file(args.joint, "joint"), names)
-    frames = _frames(args, settings.polarity)
+    frames, known_cameras = _frames(args, settings.polarity)
     try:
         journal = Journal(args.out, _inputs(args))
-        subjects = [Subject(read_ct(path, args.mask, args.bone_threshold)) for path in args.body]
+        subjects = [
+            Subject(read_body(path, args.mask, args.bone_threshold, _materials_of(path, name, args, names)))
+            for path, name in zip(args.body, names, strict=True)
+        ]
         bodies = [
-            _body(name, subject, starts[name], frames.geometry, args)
-            for name, subject in zip(names, subjects, strict=True)
+            _body(name, path, subject, starts[name], frames.geometry, known_cameras, args)
+            for name, path, subject in zip(names, args.body, subjects, strict=True)
         ]
         began, known = time.perf_counter(), len(journal)
         try:
@@ -136,18 +164,7 @@ def run(args: argparse.Namespace) -> int:
             )
             return _INTERRUPTED
         seconds = time.perf_counter() - began
-        motion = Motion(bodies, tracks, frames.geometry, args.fps or frames.frames_per_second)
-        if args.smooth is not None:
-            T_world_to_camera = frames.geometry.camera.T_world_to_camera
-            motion = replace(motion, smooth=[smoothed(one, args.smooth, T_world_to_camera) for one in tracks])
-        if joint is not None:
-            motion = replace(motion, joints=joint_values(joint, tracks))
-        with staged(args.out) as folder:
-            files = write_motion(folder, motion, args.transforms)
-            if args.film:
-                moving = [targets_of(subject, "auto")[-1].moving for subject in subjects]
-                write_film(folder / "overlay.gif", motion, frames, moving)
-                files.append("overlay.gif")
+        files = _write(args, bodies, tracks, frames, joint)
         journal.finish()
     finally:
         frames.close()
@@ -158,6 +175,47 @@ def run(args: argparse.Namespace) -> int:
     print(f"time     {seconds:.1f} s, {frames.count / seconds:.2f} frames a second{again}")
     print(f"written  {args.out}: {', '.join(files)}")
     return 0
+
+
+def _require_options(args: argparse.Namespace) -> None:
+    """Refuse options that do not go with what else is given."""
+    if args.mask is not None and len(args.body) > 1:
+        raise InputError("--mask is for a single body: leave it out with several")
+    if args.fps is not None and not args.fps > 0:
+        raise InputError(f"--fps is {args.fps:g}: give more than 0")
+    surface = next(filter(is_surface, args.body), None)
+    if AUTOSCOPER in args.write_as and surface is not None:
+        raise InputError(f"--write-as {AUTOSCOPER} is of CTs, and {surface} is a surface: leave it out")
+
+
+def _write(args: argparse.Namespace, bodies, tracks, frames: Frames, joint) -> list[str]:
+    """Write all that is asked for; returns the files' names."""
+    motion = Motion(bodies, tracks, frames.geometry, args.fps or frames.frames_per_second)
+    if args.smooth is not None:
+        T_world_to_camera = frames.geometry.camera.T_world_to_camera
+        motion = replace(motion, smooth=[smoothed(one, args.smooth, T_world_to_camera) for one in tracks])
+    if joint is not None:
+        motion = replace(motion, joints=joint_values(joint, tracks))
+    try:
+        with staged(args.out) as folder:
+            return _write_into(folder, args, motion, frames)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the results to {args.out} ({error.strerror or error}): what is done is kept; make "
+            "room, and the same command goes on"
+        ) from None
+
+
+def _write_into(folder: Path, args: argparse.Namespace, motion: Motion, frames: Frames) -> list[str]:
+    files = write_motion(folder, motion, args.transforms)
+    for kind in args.write_as:
+        stored = [_stored(path) for path in args.body]
+        files += write_as(kind, folder, motion.tracks, frames.geometry, stored)
+    if args.film:
+        moving = [targets_of(body.subject, "auto")[-1].moving for body in motion.bodies]
+        write_film(folder / "overlay.gif", motion, frames, moving)
+        files.append("overlay.gif")
+    return files
 
 
 def _settings(args: argparse.Namespace) -> RegistrationSettings:
@@ -178,12 +236,28 @@ def _names(paths: list[Path]) -> list[str]:
     names = []
     for path in paths:
         name = path.name
-        while Path(name).suffix.lower() in (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".hdr", ".stl"):
+        while Path(name).suffix.lower() in _VOLUME_SUFFIXES + SURFACE_SUFFIXES:
             name = Path(name).stem
         if name in names:
             raise InputError(f"two bodies are called {name}: rename the file {path}")
         names.append(name)
     return names
+
+
+def _materials_of(path: Path, name: str, args: argparse.Namespace, names: list[str]) -> list[str]:
+    """Words of ``--material`` for one of several bodies; those for all are for its surfaces.
+
+    Raises:
+        InputError: a word names no body.
+    """
+    words = []
+    for word in args.material:
+        named = word.rpartition("=")[0]
+        if named and named not in names:
+            raise InputError(f"--material {word} is for no body: name one of {', '.join(names)}")
+        if named == name or (not named and (is_surface(path) or len(names) == 1)):
+            words.append(word)
+    return words
 
 
 def _starts(words: list[str], names: list[str]) -> dict[str, dict[int, Path | None]]:
@@ -209,12 +283,14 @@ def _starts(words: list[str], names: list[str]) -> dict[str, dict[int, Path | No
     return found
 
 
-def _frames(args: argparse.Namespace, polarity: str) -> Frames:
+def _frames(args: argparse.Namespace, polarity: str) -> tuple[Frames, CArmGeometry]:
+    """(The X-rays' frames, the geometry with all its cameras, those of no X-ray too.)"""
     sequences = [open_sequence(path) for path in args.xrays]
     first = _first_readable(sequences[0])
     known = load_geometry(args.geometry, first.pixels.shape, first.metadata, args.view, str(args.xrays[0]))
+    chosen = known
     if args.camera is not None:
-        known = known.for_camera(args.camera)
+        chosen = known.for_camera(args.camera)
     elif len(sequences) == 1 and len(known.cameras) > 1:
         named = known.camera_named_in(str(args.xrays[0]))
         if named is None:
@@ -222,8 +298,8 @@ def _frames(args: argparse.Namespace, polarity: str) -> Frames:
             raise InputError(
                 f"{args.geometry} has the cameras {cameras}: choose that of the X-rays with --camera"
             )
-        known = known.for_camera(named)
-    return Frames(sequences, known, polarity)
+        chosen = known.for_camera(named)
+    return Frames(sequences, chosen, polarity), known
 
 
 def _first_readable(sequence):
@@ -237,16 +313,45 @@ def _first_readable(sequence):
     raise InputError(f"sequence {sequence.path} has no frames")
 
 
-def _body(name: str, subject: Subject, starts, geometry: CArmGeometry, args) -> Body:
-    for path in filter(None, starts.values()):
-        geometry = with_depth_of_start(geometry, subject.ct, path, geometry.cameras)
+def _stored(path: Path) -> Callable[[], Volume] | None:
+    """Reads a CT as it is stored; None for a surface."""
+    return None if is_surface(path) else partial(read_volume, path)
+
+
+def _body(
+    name: str, path: Path, subject: Subject, starts, geometry: CArmGeometry, known: CArmGeometry, args
+) -> Body:
+    # A start may be of a camera of the set whose pictures are not tracked.
+    moved = {
+        number: pose_in_frame(file, number, known, geometry.camera, _stored(path), args.jointtrack_angles)
+        for number, file in starts.items()
+        if file is not None and is_motion_file(file)
+    }
+    for number, file in starts.items():
+        if number in moved:
+            geometry = _with_depth_of(geometry, subject, moved[number], file)
+        elif file is not None:
+            geometry = with_depth_of_start(geometry, subject.ct, file, known.cameras)
     frame = pose_frame(geometry, subject.ct, args.geometry)
     poses = {
-        number: None if path is None else read_start(path, frame, geometry.cameras, geometry.camera)
-        for number, path in starts.items()
+        number: moved.get(number)
+        if file is None or number in moved
+        else read_start(file, frame, known.cameras, geometry.camera)
+        for number, file in starts.items()
     }
     subject.warm_up()
     return Body(name, subject, frame, poses)
+
+
+def _with_depth_of(geometry: CArmGeometry, subject: Subject, T_lps_to_world, file: Path) -> CArmGeometry:
+    """The geometry; one that knows no source-object distance takes it from a pose."""
+    if geometry.with_default_sod().sod_mm is not None:
+        return geometry
+    T = geometry.camera.T_world_to_camera @ T_lps_to_world
+    try:
+        return geometry.with_sod_of(T, subject.ct.rotation_centre_lps_mm)
+    except InputError as error:
+        raise InputError(f"start pose {file}: {error}") from None
 
 
 def _inputs(args: argparse.Namespace) -> dict:
@@ -262,4 +367,4 @@ def _inputs(args: argparse.Namespace) -> dict:
 
 
 # Neither what is told nor how it is shown changes a pose.
-_PASSING = ("run", "out", "fps", "smooth", "joint", "transforms", "film")
+_PASSING = ("run", "out", "fps", "smooth", "joint", "transforms", "film", "write_as")

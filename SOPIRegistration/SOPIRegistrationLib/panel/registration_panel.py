@@ -26,6 +26,7 @@ from SOPIRegistrationLib.panel.session import Session
 from SOPIRegistrationLib.panel.shown_pose import ShownPose
 from SOPIRegistrationLib.panel.strip_section import StripSection
 from SOPIRegistrationLib.panel.timers import timer
+from SOPIRegistrationLib.panel.tracking_section import TrackingSection
 from SOPIRegistrationLib.panel.training_section import TrainingSection
 from SOPIRegistrationLib.panel.use_section import UseSection
 from SOPIRegistrationLib.panel.xray_facts import ChosenXray
@@ -69,6 +70,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._fusion = FusionControl(self._pose, self._overlay, self._may_move)
         self.use_of_result = UseSection(ui, self._pose, self._update)
         self._training = TrainingSection(ui, self._update)
+        self._tracking = TrackingSection(ui, self._when_ready, lambda: self._session)
         self._display = RunDisplay(
             *(self._logic, self._strip, self._pose, self._pose_section),
             *(self._picture, self._result, self._update),
@@ -118,6 +120,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def use(self, parameters) -> None:
         """Work on a wrapped parameter node from now on; None while there is none."""
         self.abandon()
+        self._tracking.close()
         self.removeObservers()
         self._use_case(None)
         if self._session is not None:
@@ -320,6 +323,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             section.use(session)
         self._overlay.use(None if session is None else session.overlay, case)
         self._training.use(case)
+        self._tracking.use(case)
 
     def _start(self, initialiser: str | None, refinement: str | None) -> None:
         """Register; None leaves a choice to the panel."""

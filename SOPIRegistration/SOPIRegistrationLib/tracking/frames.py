@@ -65,7 +65,7 @@ class Frames:
         self.sequences, self.geometry = tuple(sequences), geometry.without_tolerances()
         self.count = counts.pop()
         self.polarity, self.turned_over = polarity, False
-        self._ahead: OrderedDict[int, Future[Frame]] = OrderedDict()
+        self._ahead: OrderedDict[tuple[int, bool], Future[Frame]] = OrderedDict()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="frames")
 
     @property
@@ -83,28 +83,33 @@ class Frames:
             self.polarity, self.turned_over = polarity, turned_over
             self._ahead.clear()
 
-    def __getitem__(self, number: int) -> Frame:
-        """A frame, from 1.
+    def frame(self, number: int, of_metal: bool = False) -> Frame:
+        """A frame.
+
+        Args:
+            number: from 1.
+            of_metal: whether metal is what is sought in it (``prepare_radiograph``).
 
         Raises:
             InputError: none has this number, or it has another size than the camera's.
         """
-        return self._asked(number).result()
+        return self._asked(number, of_metal).result()
 
-    def prepare(self, number: int) -> None:
+    def prepare(self, number: int, of_metal: bool = False) -> None:
         """Read a frame ahead, while another one is worked on; one that does not exist is passed over."""
         if 1 <= number <= self.count:
-            self._asked(number)
+            self._asked(number, of_metal)
 
-    def _asked(self, number: int) -> Future[Frame]:
-        if number not in self._ahead:
-            self._ahead[number] = self._reader.submit(self._made, number, self.polarity, self.turned_over)
+    def _asked(self, number: int, of_metal: bool) -> Future[Frame]:
+        key = number, of_metal
+        if key not in self._ahead:
+            self._ahead[key] = self._reader.submit(self._made, *key, self.polarity, self.turned_over)
             while len(self._ahead) > _KEPT:
                 self._ahead.popitem(last=False)
-        self._ahead.move_to_end(number)
-        return self._ahead[number]
+        self._ahead.move_to_end(key)
+        return self._ahead[key]
 
-    def _made(self, number: int, polarity: str, turned_over: bool) -> Frame:
+    def _made(self, number: int, of_metal: bool, polarity: str, turned_over: bool) -> Frame:
         radiographs, missing = [], []
         for sequence, camera in zip(self.sequences, self.geometry.cameras, strict=True):
             try:
@@ -122,7 +127,7 @@ class Frames:
                 )
             try:
                 seen = as_seen_from_the_source(stored, self.geometry.mirrored, camera)
-                prepared = prepare_radiograph(seen, camera, polarity)
+                prepared = prepare_radiograph(seen, camera, polarity, of_metal=of_metal)
             except InputError as error:
                 missing.append(str(error))
                 continue

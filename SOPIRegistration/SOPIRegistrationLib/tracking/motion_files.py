@@ -3,8 +3,13 @@
 JointTrack (.jts, .jtk) and JTML (.jtak): a header (JT_EULER_312, JTA_EULER_KINEMATICS), a line of column
 names, then a row a frame: x, y, z in mm, then the rotations about z, x and y in degrees; R = Rz Rx Ry takes
 the model to a camera whose x is right, y UP and z towards the viewer, the source its origin. A row
-NOT_OPTIMIZED is a frame without a pose. (Banks and Hodge 1996; JTML's pose files. The femur of JTML's
-example study Subject0 lies so where it is seen; its z and y rotations are in radians, against the program.)
+NOT_OPTIMIZED is a frame without a pose. (Banks and Hodge 1996; JTML's pose files.)
+
+There are such files whose rotations about z and y are in radians, and that about x in degrees, against the
+programs: those of JTML's example study Subject0, which jump by 2 pi from row to row. Its femur lies in the
+pictures of Cam1 (row n + 1 is frame 2 n) where x, y, z say, turned by R = Rz Rx Ry in a camera with y DOWN:
+to 0.2 to 0.7 mm and 0.3 to 1.3 deg of where tracking finds it. That of its tray is of other model axes. They
+are never taken for degrees; as what they are they are read on demand.
 
 Autoscoper (.tra): a row a frame, 4x4 row by row (16 numbers), or x, y, z and yaw, pitch, roll in degrees
 (R = Rz Ry Rx); the matrix takes the volume's own axes to the world of its MayaCam files. These axes start at
@@ -28,17 +33,24 @@ from SOPIRegistrationLib.geometry import se3
 _HEADERS = ("JT_EULER_312", "JTA_EULER_KINEMATICS")
 _COLUMNS = "x_tran,y_tran,z_tran,z_rot,x_rot,y_rot"
 _EMPTY = "NOT_OPTIMIZED"
+# Pi, rounded by whoever wrote it.
+_LARGEST_RADIANS = 3.15
 # From a camera with y up and z to the viewer to ours; its own inverse.
 _TURNED = np.diag([1.0, -1.0, -1.0, 1.0])
 
 Poses = list[np.ndarray | None]
 
 
-def read_jointtrack(path: Path) -> Poses:
+def read_jointtrack(path: Path, angles: str = "") -> Poses:
     """(4, 4) T_model_to_camera of every frame, None for those without.
 
+    Args:
+        path: the file.
+        angles: "degrees", or "radians" for files as JTML's Subject0 has them; without it degrees, unless
+            they may be radians.
+
     Raises:
-        InputError: another file, or a row that is not six numbers.
+        InputError: another file, a row that is not six numbers, or rotations that may be either.
     """
     lines = [line.strip() for line in _text(path, "kinematics").splitlines()]
     lines = [line for line in lines if line]
@@ -46,30 +58,52 @@ def read_jointtrack(path: Path) -> Poses:
         raise InputError(
             f"{path} does not begin with {' or '.join(_HEADERS)}: give JointTrack's or JTML's file"
         )
-    poses: Poses = []
+    rows: list[np.ndarray | None] = []
     for number, line in enumerate(lines[2:], start=1):
         words = [word for word in re.split(r"[,\s]+", line) if word]
-        if words[0] == _EMPTY:
-            poses.append(None)
-            continue
-        x, y, z, *turns = _numbers(words, (6,), path, number)
-        T = np.eye(4)
-        T[:3, :3] = Rotation.from_euler("ZXY", turns, degrees=True).as_matrix()
-        T[:3, 3] = x, y, z
-        poses.append(_TURNED @ T)
-    return poses
+        rows.append(None if words[0] == _EMPTY else _numbers(words, (6,), path, number))
+    turns = np.array([row[3:] for row in rows if row is not None]).reshape(-1, 3)
+    if not angles and _may_be_radians(turns):
+        raise InputError(
+            f"{path}: all rotations about z and y are below 3.15, as radians are (JTML's Subject0 has such "
+            "files) and degrees hardly ever: say which with --jointtrack-angles degrees or radians"
+        )
+    return [None if row is None else _pose_of_jointtrack(row, angles == "radians") for row in rows]
+
+
+def _may_be_radians(turns: np.ndarray) -> bool:
+    """Whether rotations (n, 3) about z, x, y could be in radians about z and y."""
+    about = np.abs(turns[:, [0, 2]])
+    return bool(about.size and 0 < about.max() <= _LARGEST_RADIANS)
+
+
+def _pose_of_jointtrack(row: np.ndarray, in_radians: bool) -> np.ndarray:
+    x, y, z, *turns = row
+    T = np.eye(4)
+    T[:3, 3] = x, y, z
+    if in_radians:
+        T = _TURNED @ T
+        T[:3, :3] = Rotation.from_euler("ZXY", [turns[0], np.deg2rad(turns[1]), turns[2]]).as_matrix()
+        return T
+    T[:3, :3] = Rotation.from_euler("ZXY", turns, degrees=True).as_matrix()
+    return _TURNED @ T
 
 
 def write_jointtrack(path: Path, poses: Sequence[np.ndarray | None]) -> None:
     """Write (4, 4) T_model_to_camera of every frame; None for those without."""
-    rows = []
+    values = []
+    for pose in poses:
+        if pose is not None:
+            T = _TURNED @ pose
+            values.append([*T[:3, 3], *Rotation.from_matrix(T[:3, :3]).as_euler("ZXY", degrees=True)])
+    # A full turn more says that these are degrees.
+    more = [0, 0, 0, 360.0 if values and _may_be_radians(np.array(values)[:, 3:]) else 0.0, 0, 0]
+    found, rows = iter(values), []
     for pose in poses:
         if pose is None:
             rows.append(",".join([_EMPTY, *["0"] * 5]))
-            continue
-        T = _TURNED @ pose
-        turns = Rotation.from_matrix(T[:3, :3]).as_euler("ZXY", degrees=True)
-        rows.append(",".join(f"{value:.9f}" for value in (*T[:3, 3], *turns)))
+        else:
+            rows.append(",".join(f"{value:.9f}" for value in np.add(next(found), more)))
     # JointTrack has no frames without a pose; JTML has.
     header = _HEADERS[1] if any(pose is None for pose in poses) else _HEADERS[0]
     path.write_text("\n".join([header, _COLUMNS, *rows]) + "\n", encoding="utf-8")

@@ -218,7 +218,7 @@ def write_film(path: Path, motion: Motion, frames: Frames, moving: Sequence[Movi
     by_frame = list(zip(*motion.tracks, strict=True))
     pictures = []
     for number in range(1, frames.count + 1):
-        frame = frames[number]
+        frame = frames.frame(number)
         if not frame.radiographs:
             # The film keeps its time.
             pictures.append(pictures[-1].point(lambda value: 0) if pictures else None)
@@ -230,7 +230,9 @@ def write_film(path: Path, motion: Motion, frames: Frames, moving: Sequence[Movi
         for body, pose in zip(moving, by_frame[number - 1], strict=True):
             if pose.T is not None:
                 drr += project(body.for_camera(view.camera, pose.T), view.camera, pose.T)
-        pictures.append(Image.fromarray(fusion_image(view.image, drr, view.valid)))
+        # What is made up beyond the field would catch the eye.
+        shown = np.where(view.valid, view.image, view.image[view.valid].min())
+        pictures.append(Image.fromarray(fusion_image(shown, drr, view.valid)))
     pictures = [picture.quantize(64) for picture in pictures if picture is not None]
     if pictures:
         duration = 1000 / (motion.frames_per_second or 10.0)

@@ -13,6 +13,8 @@ from SOPIRegistrationLib.registration.result import Verdict
 ACCEPT, REVIEW, REJECT, LOST = "accept", "review", "reject", "lost"
 # From the most to the least trusted.
 STATUSES = (ACCEPT, REVIEW, REJECT, LOST)
+# So many frames tell what is usual.
+_USUAL_OF = 5
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class FramePose:
         frame: number, from 1.
         T: (4, 4) T_lps_to_world, mm; None where it is lost.
         verdict: trust; its status is "lost" where there is no pose.
-        margin: by how much the images agree better than an acceptable pose's would; -inf where lost.
+        margin: by how much the images agree better than an acceptable pose's would; -inf where lost
+            or not known.
         source: how it was found.
         is_anchor: whether others may start from it.
     """
@@ -44,6 +47,11 @@ class FramePose:
     def status(self) -> str:
         """ "accept", "review" or "lost"."""
         return self.verdict.status
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether other starts would lead to the same pose: accepted, or doubted though the images agree."""
+        return self.status == ACCEPT or (self.is_anchor and self.margin >= 0)
 
     def doubted(self, reason: str, is_anchor: bool = True) -> FramePose:
         """The same, to be looked at by a person for this reason, too."""
@@ -98,12 +106,20 @@ class Track:
         count: frames of the sequence.
         centre_lps_mm: (3,) point of the body that stands for its place.
         poses: by frame.
+        radius_mm: of the body about that point: turns angles into distances.
     """
 
     body: str
     count: int
     centre_lps_mm: np.ndarray
     poses: dict[int, FramePose] = field(default_factory=dict)
+    radius_mm: float = 60.0
+
+    def distance_mm(self, T_a: np.ndarray, T_b: np.ndarray) -> float:
+        """By how much two poses (4, 4) differ at the body's surface, mm: its shift and its turn there."""
+        angle = float(se3.rotation_distance(T_a[:3, :3], T_b[:3, :3]))
+        shift = se3.transform_points(T_a, self.centre_lps_mm) - se3.transform_points(T_b, self.centre_lps_mm)
+        return float(np.linalg.norm(shift)) + self.radius_mm * angle
 
     def __iter__(self) -> Iterator[FramePose]:
         """Frames in order, those not reached as lost."""
@@ -115,6 +131,16 @@ class Track:
         reachable = range(frame + direction, self.count + 1 if direction > 0 else 0, direction)
         known = (self.poses[number] for number in reachable if number in self.poses)
         return next((pose for pose in known if pose.is_anchor), None)
+
+    def usual_margin(self, frame: int) -> float:
+        """The median margin of the poses nearest to a frame; -inf where there are too few to tell."""
+        known = [
+            pose
+            for pose in self.poses.values()
+            if pose.is_anchor and pose.frame != frame and np.isfinite(pose.margin)
+        ]
+        known = sorted(known, key=lambda pose: (abs(pose.frame - frame), pose.frame))[:_USUAL_OF]
+        return float(np.median([pose.margin for pose in known])) if len(known) == _USUAL_OF else -np.inf
 
     def predicted(self, frame: int, direction: int) -> np.ndarray | None:
         """(4, 4) where the motion so far leads to in a frame, coming from before (1) or after it (-1).

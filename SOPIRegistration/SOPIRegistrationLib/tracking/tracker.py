@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, Run
-from SOPIRegistrationLib.compare.target import Steps, TargetKind
 from SOPIRegistrationLib.errors import Cancelled, InputError
-from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.refine.levels import through_levels
@@ -21,15 +19,19 @@ from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.tracking.foreign import without_foreign
 from SOPIRegistrationLib.tracking.frames import Frame, Frames
 from SOPIRegistrationLib.tracking.journal import Journal, Key
+from SOPIRegistrationLib.tracking.placing import share_in_field
+from SOPIRegistrationLib.tracking.reaching import ends_at_the_finest, reached, reached_from_around
 from SOPIRegistrationLib.tracking.track import ACCEPT, REJECT, FramePose, Track
 
-# Turns an angle between two poses into the distance it moves a body's points.
-_BODY_RADIUS_MM = 60.0
 # A pose so much further from where its neighbours lead than the body ever moved between two frames, and
 # further than that, was not reached by moving.
 _LEAP, _LEAST_LEAP_MM = 3.0, 15.0
 # A pose that leaves the path of its neighbours by so many times what is usual, and by more than that.
 _ASTRAY, _LEAST_ASTRAY_MM = 6.0, 2.0
+# Images that agree less than in the frames nearby by more than this may be those of a minimum beside.
+_WORSE_THAN_USUAL = 0.03
+# Of a body's projection, what must lie in a view's field to be worth no word; less in all views is doubted.
+_MOSTLY_IN_FIELD, _HALF = 0.9, 0.5
 # So many frames are tried to begin at, where none was named.
 _BEGINNINGS = 3
 
@@ -44,12 +46,25 @@ class Body:
         frame: what its theta is measured from, in the first camera.
         starts: (4, 4) T_lps_to_world by frame; None for one that is to be found there. Empty for one that is
             to be found at the sequence's beginning.
+        known: poses of an earlier track that stand as they are, by frame.
     """
 
     name: str
     subject: Subject
     frame: PoseFrame
     starts: dict[int, np.ndarray | None] = field(default_factory=dict)
+    known: dict[int, FramePose] = field(default_factory=dict)
+
+    def from_corrected(self, earlier: Track, number: int, T_lps_to_world: np.ndarray) -> Body:
+        """The body to be tracked on from a frame that was corrected by hand.
+
+        Args:
+            earlier: its track; the poses before that frame stand.
+            number: of the frame.
+            T_lps_to_world: (4, 4) the corrected pose.
+        """
+        stand = {pose.frame: pose for pose in earlier if pose.T is not None and pose.frame < number}
+        return replace(self, starts={number: T_lps_to_world}, known=stand)
 
 
 @dataclass(frozen=True)
@@ -65,27 +80,33 @@ class TrackingSettings:
     search: bool = True
 
 
-def quick_steps(kind: TargetKind) -> Steps:
-    """Two levels for a pose that is nearly right: the last coarse one, and the middle one of the fine."""
-    return (
-        replace(kind.coarse[-1][-1], keep=1, ranking=None),
-        replace(kind.fine[len(kind.fine) // 2], keep=1, ranking=None),
-    )
-
-
 def _judged(number: int, hypotheses: Hypotheses, source: str) -> FramePose:
     """The first of some hypotheses with its verdict."""
     verdict = judge(hypotheses)
-    # What was accepted is not compared with anything further.
-    margin = 0.0 if verdict.status == ACCEPT else hypotheses.comparison.margin(hypotheses.T[0])
-    return FramePose(number, hypotheses.T[0], verdict, margin, source)
+    margin = hypotheses.comparison.margin(hypotheses.T[0])
+    return _with_field(FramePose(number, hypotheses.T[0], verdict, margin, source), hypotheses.comparison)
 
 
-def distance_mm(T_a: np.ndarray, T_b: np.ndarray, centre: np.ndarray) -> float:
-    """By how much two poses (4, 4) differ at a body's surface, mm: its turn there and its shift."""
-    angle = float(se3.rotation_distance(T_a[:3, :3], T_b[:3, :3]))
-    shift = se3.transform_points(T_a, centre) - se3.transform_points(T_b, centre)
-    return float(np.linalg.norm(shift)) + _BODY_RADIUS_MM * angle
+def _radius_mm(body: Body) -> float:
+    """The root mean square distance of a body's surface from its rotation centre."""
+    away = body.subject.ct.surface_points_lps_mm - body.subject.ct.rotation_centre_lps_mm
+    return float(np.sqrt((away**2).sum(axis=1).mean()))
+
+
+def _with_field(pose: FramePose, comparison: Comparison) -> FramePose:
+    """A pose that says in which views the body is only partly; doubted if it is so in all of them."""
+    shares = {
+        radiograph.camera.name or radiograph.name: share
+        for radiograph in comparison.radiographs
+        if (share := share_in_field(comparison.target, radiograph, pose.T)) < _MOSTLY_IN_FIELD
+    }
+    reasons = [f"only {share:.0%} of it lies in the field of {name}" for name, share in shares.items()]
+    if not reasons:
+        return pose
+    if len(shares) == len(comparison.radiographs) and max(shares.values()) < _HALF:
+        return pose.doubted("; ".join(reasons))
+    verdict = replace(pose.verdict, reasons=[*pose.verdict.reasons, *reasons])
+    return replace(pose, verdict=verdict)
 
 
 def track(
@@ -128,7 +149,9 @@ class _Tracker:
         self._bodies, self._frames, self._settings = bodies, frames, settings
         self._report, self._journal = report, journal
         self._tracks = {
-            body.name: Track(body.name, frames.count, body.subject.ct.rotation_centre_lps_mm)
+            body.name: Track(
+                body.name, frames.count, body.subject.ct.rotation_centre_lps_mm, radius_mm=_radius_mm(body)
+            )
             for body in bodies
         }
         self._content: dict[str, str] = {}
@@ -147,6 +170,7 @@ class _Tracker:
     def _begin(self, body: Body) -> None:
         """Register the frames whose pose is given, or the first ones until one is accepted."""
         track, tried = self._tracks[body.name], {}
+        track.poses.update(body.known)
         for number, start in (body.starts or dict.fromkeys(range(1, self._frames.count + 1))).items():
             entry = self._kept(
                 ("start", body.name, number), lambda n=number, T=start: self._begun(body, n, T)
@@ -158,13 +182,17 @@ class _Tracker:
                 found = entry["found"]
                 if not self._content:
                     self._frames.read_as(found["polarity"], found["mirrored"])
-                self._content[body.name] = found["content"]
+                # Metal has one content, and it is not among those that may be asked for.
+                is_metal = body.subject.ct.is_metal
+                self._content[body.name] = (
+                    self._settings.registration.content if is_metal else found["content"]
+                )
             if not body.starts and (pose.status == ACCEPT or len(tried) == _BEGINNINGS):
                 break
         if not body.starts:
             tried = dict(sorted(tried.items(), key=lambda item: item[1].rank())[:1])
         track.poses.update({number: pose for number, pose in tried.items() if pose.T is not None})
-        if not track.poses:
+        if not any(pose.T is not None for pose in tried.values()):
             reasons = [reason for pose in tried.values() for reason in pose.verdict.reasons]
             where = "at its start" if body.starts else "in the first frames"
             raise InputError(
@@ -173,7 +201,7 @@ class _Tracker:
             )
 
     def _begun(self, body: Body, number: int, start: np.ndarray | None) -> dict:
-        frame = self._frames[number]
+        frame = self._frame(body, number)
         if not frame.radiographs:
             return FramePose.lost(number, frame.missing[0]).to_dict()
         settings = self._settings.registration
@@ -184,7 +212,7 @@ class _Tracker:
         result = self._registered(body, frame, settings, start)
         pose = FramePose.lost(number, result.verdict.reasons[0])
         if result.verdict.status != REJECT:
-            pose = FramePose(number, result.T_lps_to_world, result.verdict, 0.0, f"start: {result.method}")
+            pose = FramePose(number, result.T_lps_to_world, result.verdict, source=f"start: {result.method}")
         polarity = result.radiographs[0].polarity
         found = {"content": result.content, "polarity": polarity, "mirrored": result.mirrored}
         return {**pose.to_dict(), "found": found}
@@ -206,8 +234,8 @@ class _Tracker:
     def _reached(self, body: Body, number: int, direction: int) -> FramePose:
         """A frame's pose from the motion so far; sought where that leads nowhere."""
         track = self._tracks[body.name]
-        self._frames.prepare(number + direction)
-        frame = self._frames[number]
+        self._frames.prepare(number + direction, body.subject.ct.is_metal)
+        frame = self._frame(body, number)
         if not frame.radiographs:
             return FramePose.lost(number, f"nothing to compare: {frame.missing[0]}")
         last, predicted = track.anchor(number, -direction), track.predicted(number, direction)
@@ -220,50 +248,57 @@ class _Tracker:
 
     def _again(self, body: Body) -> None:
         """Frames that are not accepted once more, from both neighbours: backwards, then forwards."""
-        track = self._tracks[body.name]
+        track, tried = self._tracks[body.name], {}
         self._doubt_strays(track)
         for stage, direction in (("again -1", -1), ("again +1", 1)):
             for number in range(1, self._frames.count + 1)[::direction]:
                 pose = track.poses.get(number)
-                if pose is not None and pose.status == ACCEPT:
+                if number in body.known or (pose is not None and pose.is_settled):
                     continue
+                guesses = self._from_neighbours(track, number)
+                # What led nowhere leads nowhere again.
+                if not len(guesses) or np.array_equal(guesses, tried.get(number, ())):
+                    continue
+                tried[number] = guesses
                 entry = self._kept(
-                    (stage, body.name, number), lambda n=number, p=pose: self._retried(body, n, p).to_dict()
+                    (stage, body.name, number),
+                    lambda n=number, p=pose, T=guesses: self._retried(body, n, p, T).to_dict(),
                 )
                 track.poses[number] = FramePose.from_dict(entry)
         self._doubt_strays(track)
 
-    def _retried(self, body: Body, number: int, known: FramePose | None) -> FramePose:
+    @staticmethod
+    def _from_neighbours(track: Track, number: int) -> np.ndarray:
+        """(n, 4, 4) where a frame's neighbours lead to: between them, and they themselves."""
+        neighbours = [track.anchor(number, -1), track.anchor(number, 1)]
+        guesses = [track.between(number), *(pose.T for pose in neighbours if pose is not None)]
+        return np.array([T for T in guesses if T is not None])
+
+    def _retried(self, body: Body, number: int, known: FramePose | None, guesses: np.ndarray) -> FramePose:
         track = self._tracks[body.name]
         known = known or FramePose.lost(number, "not reached")
-        frame = self._frames[number]
-        before, after = track.anchor(number, -1), track.anchor(number, 1)
-        if not frame.radiographs or (before is None and after is None):
+        frame = self._frame(body, number)
+        if not frame.radiographs:
             return known
-        guesses = [pose.T for pose in (before, after) if pose is not None]
-        between = track.between(number)
-        expected = guesses[0] if between is None else between
-        if between is not None:
-            guesses.insert(0, between)
-        gap = min(abs(number - pose.frame) for pose in (before, after) if pose is not None)
-        found = self._refined(body, frame, guesses, "neighbours")
-        found = self._believed(found, track, expected, gap, frame)
+        neighbours = (track.anchor(number, -1), track.anchor(number, 1))
+        gap = min(abs(number - pose.frame) for pose in neighbours if pose is not None)
+        found = self._refined(body, frame, list(guesses), "neighbours")
+        found = self._believed(found, track, guesses[0], gap, frame)
         return min([known, found], key=FramePose.rank)
 
     def _refined(self, body: Body, frame: Frame, guesses: list[np.ndarray], source: str) -> FramePose:
-        """The pose by two levels; without what lies in front, and by all fine ones, if need be."""
+        """The pose by few levels; from around it, without what lies in front, by all fine ones if need be."""
         case = self._case(body, frame, guesses[0])
         target, run = case.targets[0], Run(case, self._told(frame.number))
-        comparison, T = Comparison(case, case.reading, target), np.array(guesses)
-        # One of the guesses is refined: two would take twice as long, and mostly end at the same pose.
-        nearest = np.argsort(comparison.cost(quick_steps(target.kind)[0].level, T))[:1]
-        hypotheses = Hypotheses.unscored(comparison, T[nearest])
-        hypotheses = through_levels(hypotheses, quick_steps(target.kind), run)
+        comparison = Comparison(case, case.reading, target)
+        hypotheses = reached(comparison, guesses, run)
         best = _judged(frame.number, hypotheses, source)
-        if best.status == ACCEPT:
-            return best
-        best = min([best, *self._cleared(body, frame, guesses, best.T, source)], key=FramePose.rank)
-        if best.status == ACCEPT:
+        if best.margin < self._tracks[body.name].usual_margin(frame.number) - _WORSE_THAN_USUAL:
+            around = reached_from_around(comparison, best.T, guesses[0], run)
+            best = min(best, _judged(frame.number, around, f"{source}, from around"), key=FramePose.rank)
+        if best.margin < 0:
+            best = min([best, *self._cleared(body, frame, guesses, best.T, source)], key=FramePose.rank)
+        if best.status == ACCEPT or ends_at_the_finest(target.kind):
             return best
         finer = _judged(frame.number, through_levels(hypotheses, target.kind.fine, run), source)
         return min(best, finer, key=FramePose.rank)
@@ -280,9 +315,8 @@ class _Tracker:
             seen = replace(frame, radiographs=tuple(radiograph for radiograph, _ in cleared))
             case = self._case(body, seen, guesses[0])
             run = Run(case, self._told(frame.number))
-            hypotheses = Hypotheses.unscored(Comparison(case, case.reading, target), np.array([T, *guesses]))
-            for steps in (quick_steps(target.kind), target.kind.fine):
-                hypotheses = through_levels(hypotheses, steps, run)
+            hypotheses = reached(Comparison(case, case.reading, target), [T, *guesses], run)
+            hypotheses = through_levels(hypotheses, target.kind.fine, run)
             pose = _judged(frame.number, hypotheses, source)
             reason = f"{100 * max(shares):.0f} % of the picture left out: something lies in front"
             verdict = replace(pose.verdict, reasons=[*pose.verdict.reasons, reason])
@@ -304,7 +338,9 @@ class _Tracker:
             except InputError:
                 # The body lies outside the picture where it is expected.
                 continue
-            pose = FramePose(frame.number, result.T_lps_to_world, result.verdict, 0.0, result.method)
+            case = self._case(body, frame, T_expected)
+            margin = Comparison(case, case.reading, case.targets[0]).margin(result.T_lps_to_world)
+            pose = FramePose(frame.number, result.T_lps_to_world, result.verdict, margin, result.method)
             found.append(pose)
             if pose.status != REJECT:
                 break
@@ -317,7 +353,7 @@ class _Tracker:
         if frame.missing:
             verdict = replace(pose.verdict, reasons=[*pose.verdict.reasons, *frame.missing])
             pose = replace(pose, verdict=verdict)
-        apart = distance_mm(pose.T, T_expected, track.centre_lps_mm)
+        apart = track.distance_mm(pose.T, T_expected)
         if apart > gap * max(_LEAST_LEAP_MM, _LEAP * self._longest_step(track)):
             return pose.doubted(f"{apart:.0f} mm from where the motion so far leads to", is_anchor=False)
         return pose
@@ -328,7 +364,7 @@ class _Tracker:
         poses = track.poses
         pairs = ((poses[n], poses[n + 1]) for n in poses if n + 1 in poses)
         return max(
-            (distance_mm(a.T, b.T, track.centre_lps_mm) for a, b in pairs if a.is_anchor and b.is_anchor),
+            (track.distance_mm(a.T, b.T) for a, b in pairs if a.is_anchor and b.is_anchor),
             default=0.0,
         )
 
@@ -338,7 +374,7 @@ class _Tracker:
         while True:
             known = [pose for pose in track.poses.values() if pose.is_anchor]
             away = {
-                pose.frame: distance_mm(pose.T, between, track.centre_lps_mm)
+                pose.frame: track.distance_mm(pose.T, between)
                 for pose in known
                 if (between := track.between(pose.frame)) is not None
             }
@@ -351,6 +387,9 @@ class _Tracker:
                 return
             reason = f"{away[worst]:.1f} mm off the path of the frames beside it"
             track.poses[worst] = track.poses[worst].doubted(reason, is_anchor=False)
+
+    def _frame(self, body: Body, number: int) -> Frame:
+        return self._frames.frame(number, body.subject.ct.is_metal)
 
     def _case(self, body: Body, frame: Frame, T_expected: np.ndarray) -> Case:
         return Case(

@@ -1,0 +1,120 @@
+"""Tracks to and from other programs' motion files, in the axes of the bodies' own files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.images.volume import Volume
+from SOPIRegistrationLib.tracking.motion_files import (
+    Poses,
+    autoscoper_pose_of_lps,
+    lps_pose_of_autoscoper,
+    read_autoscoper_track,
+    read_jointtrack,
+    write_autoscoper_track,
+    write_jointtrack,
+)
+from SOPIRegistrationLib.tracking.track import Track
+
+JOINTTRACK, AUTOSCOPER = "jointtrack", "autoscoper"
+_JOINTTRACK_SUFFIXES, _AUTOSCOPER_SUFFIXES = (".jts", ".jtk", ".jtak"), (".tra",)
+MOTION_SUFFIXES = _JOINTTRACK_SUFFIXES + _AUTOSCOPER_SUFFIXES
+
+
+def is_motion_file(path: Path) -> bool:
+    """Whether a file holds poses over time, by its name."""
+    return path.suffix.lower() in MOTION_SUFFIXES
+
+
+def pose_in_frame(
+    path: Path,
+    number: int,
+    geometry: CArmGeometry,
+    reference: Camera,
+    volume: Callable[[], Volume] | None,
+    angles: str = "",
+) -> np.ndarray:
+    """(4, 4) T_lps_to_world of a body in one frame of a motion file.
+
+    A JointTrack file holds poses in one camera: that whose name its path holds, else the reference.
+
+    Args:
+        path: the file.
+        number: of the frame, from 1: the file's row.
+        geometry: all cameras of the set.
+        reference: the camera that stands for one that no name tells.
+        volume: reads the body's CT as it is stored; None for a surface.
+        angles: of a JointTrack file, see :func:`~SOPIRegistrationLib.tracking.motion_files.read_jointtrack`.
+
+    Raises:
+        InputError: unusable, no such row, a row without a pose, or an Autoscoper track for a surface.
+    """
+    if path.suffix.lower() in _JOINTTRACK_SUFFIXES:
+        pose = _row(read_jointtrack(path, angles), path, number)
+        named = geometry.camera_named_in(str(path))
+        camera = next((one for one in geometry.cameras if named and one.name == named), reference)
+        return se3.invert_rigid(camera.T_world_to_camera) @ pose
+    if volume is None:
+        raise InputError(
+            f"{path} is Autoscoper's, which tracks CTs: the body is a surface, give another pose"
+        )
+    stored = volume()
+    pose = _row(read_autoscoper_track(path), path, number)
+    return lps_pose_of_autoscoper(pose, stored.array.shape, stored.index_to_lps)
+
+
+def _row(poses: Poses, path: Path, number: int) -> np.ndarray:
+    if not 1 <= number <= len(poses):
+        raise InputError(f"{path} has {len(poses)} rows: there is none for frame {number}")
+    pose = poses[number - 1]
+    if pose is None:
+        raise InputError(f"{path} has no pose for frame {number}: name another frame")
+    return pose
+
+
+def write_as(
+    kind: str,
+    folder: Path,
+    tracks: Sequence[Track],
+    geometry: CArmGeometry,
+    volumes: Sequence[Callable[[], Volume] | None],
+) -> list[str]:
+    """Write tracks as another program's files.
+
+    Args:
+        kind: "jointtrack": BODY_CAMERA.jts for each body and camera; "autoscoper": BODY.tra.
+        folder: an existing folder.
+        tracks: of the bodies.
+        geometry: the cameras.
+        volumes: as for :func:`pose_in_frame`, one for each body.
+
+    Returns:
+        The files' names.
+
+    Raises:
+        InputError: Autoscoper is to take a surface, or a CT whose axes are left-handed.
+    """
+    names = []
+    for track, volume in zip(tracks, volumes, strict=True):
+        poses = [pose.T for pose in track]
+        if kind == JOINTTRACK:
+            for index, camera in enumerate(geometry.cameras, start=1):
+                names.append(f"{track.body}_{camera.name or index}.jts")
+                seen = [None if T is None else camera.T_world_to_camera @ T for T in poses]
+                write_jointtrack(folder / names[-1], seen)
+            continue
+        if volume is None:
+            raise InputError(f"Autoscoper tracks CTs, and {track.body} is a surface: leave out {AUTOSCOPER}")
+        stored = volume()
+        names.append(f"{track.body}.tra")
+        grid = stored.array.shape, stored.index_to_lps
+        moved = [None if T is None else autoscoper_pose_of_lps(T, *grid) for T in poses]
+        write_autoscoper_track(folder / names[-1], moved)
+    return names

@@ -1,0 +1,269 @@
+"""A tracked knee replacement against the metal in its X-rays, frame by frame.
+
+    sopi track DATA/femur0.stl DATA/tibia0.stl --material CoCr --xrays DATA/cam01 DATA/cam02 \
+        --geometry DATA/cameras.json --polarity bone-dark --out TRACK \
+        --start femur0=DATA/start_femur.json@1 tibia0=DATA/start_tibia.json@1
+    python Testing/studies/measure_knee_tracking.py DATA TRACK OUT [SINGLE ...]
+
+DATA is as for ``measure_knee_implants.py``, with all frames. In each frame and camera metal is grown from the
+innermost point of each body's projection, as there from points put by hand, over what is as dark nearby, and
+less tolerantly where it would leak into bone; what it grows to depends on the pose no further. Where the
+bodies overlap there is one outline about both: a body's projected outline counts where the other one does not
+cover it, a point of the metal's outline for the body whose projection is nearer, both within the field of the
+camera. Writes distances.csv (symmetric mean distance of outlines, pixels of 512) and a picture of every tenth
+frame (green: the metal's outline, red: femur, yellow: tray), and prints a summary: distances, steps from
+frame to frame, angle between the bodies. SINGLE are tracks of one camera each: how far their bodies' centres
+lie from those of TRACK in that camera's plane.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import contourpy
+import numpy as np
+import SimpleITK as sitk
+from measure_knee_implants import FINER, at_steepest, metal_mask
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.files import load_geometry
+from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.surface import filled, material_named, read_surface
+from SOPIRegistrationLib.tracking import open_sequence
+
+BODIES = {"femur0": (255, 0, 0), "tibia0": (255, 220, 0)}
+# About a projection what the metal may grow into, pixels; what the other body covers, and the edge of the
+# field, with this margin.
+MARGIN_PX, CLOSE_PX = 60, 4
+# Gray levels that metal keeps within, nearby: the largest with which it does not leak into bone that is as
+# dark, to so many times the area of all projections. Where it leaks with all of them, nothing is measured.
+TOLERANCES, LEAK = (4.0, 2.0, 1.0), 1.1
+EVERY = 10
+ENLARGED = 3
+
+
+def poses(folder: Path) -> dict[str, dict[int, dict]]:
+    """Frames of track.json by body and number."""
+    entry = json.loads((folder / "track.json").read_text(encoding="utf-8"))
+    return {body["name"]: {frame["frame"]: frame for frame in body["frames"]} for body in entry["bodies"]}
+
+
+def outlines(image: np.ndarray, level: float = 0.5) -> list[np.ndarray]:
+    """Lines (n, 2) of points (column, row) half a pixel apart, those that enclose something."""
+    found = []
+    for line in contourpy.contour_generator(z=image.astype(np.float32)).lines(level):
+        along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+        if along[-1] > 20:
+            places = np.linspace(0, along[-1], int(2 * along[-1]))
+            found.append(np.column_stack([np.interp(places, along, line[:, axis]) for axis in (0, 1)]))
+    return found
+
+
+class Projection:
+    """A body's silhouette in one camera.
+
+    Args:
+        subject, camera: what is seen, and by whom.
+        T_lps_to_world: (4, 4) its pose.
+    """
+
+    def __init__(self, subject: Subject, camera: Camera, T_lps_to_world: np.ndarray):
+        finer = camera.resampled(FINER * camera.width, FINER * camera.height)
+        image = project(subject.silhouette.level(0), finer, T_lps_to_world)
+        lines = outlines(image)
+        points = np.concatenate(lines) if lines else np.empty((0, 2))
+        self.outline = (points + 0.5) / FINER - 0.5
+        rows, columns = camera.shape
+        self.covered = image.reshape(rows, FINER, columns, FINER).mean(axis=(1, 3)) > 0.5
+
+    def innermost(self, allowed: np.ndarray) -> tuple[int, int] | None:
+        """(column, row) of the point furthest from what is not allowed or not covered."""
+        inside = self.covered & allowed
+        if not inside.any():
+            return None
+        row, column = np.unravel_index(ndimage.distance_transform_edt(inside).argmax(), inside.shape)
+        return int(column), int(row)
+
+
+def grown_metal(pixels: np.ndarray, projections: dict[str, Projection], field: np.ndarray) -> np.ndarray:
+    """(n, 2) outline of the metal about the innermost points of bodies; empty where it leaks into bone."""
+    mask = np.zeros(pixels.shape, bool)
+    covered = np.any([mask, *(one.covered for one in projections.values())], axis=0)
+    for name, projection in projections.items():
+        others = [other.covered for key, other in projections.items() if key != name]
+        seed = projection.innermost(field & ~np.any([np.zeros_like(field), *others], axis=0))
+        if seed is None:
+            continue
+        rows, columns = ndimage.find_objects(projection.covered.astype(np.uint8))[0]
+        low = max(0, columns.start - MARGIN_PX), max(0, rows.start - MARGIN_PX)
+        crop = np.s_[low[1] : rows.stop + MARGIN_PX, low[0] : columns.stop + MARGIN_PX]
+        for tolerance in TOLERANCES:
+            grown = metal_mask(pixels[crop], (seed[0] - low[0], seed[1] - low[1]), tolerance)
+            if grown.sum() < LEAK * covered[crop].sum():
+                break
+        mask[crop] |= grown
+    if (mask & field).sum() > LEAK * (covered & field).sum():
+        return np.empty((0, 2))
+    lines = [at_steepest(pixels, line) for line in outlines(mask)]
+    return np.concatenate(lines) if lines else np.empty((0, 2))
+
+
+def looked_up(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Values of an image at the pixels nearest to points (column, row)."""
+    column, row = np.rint(points).astype(int).T
+    limit = np.array(image.shape) - 1
+    return image[np.clip(row, 0, limit[0]), np.clip(column, 0, limit[1])]
+
+
+def distances(
+    metal: np.ndarray, projections: dict[str, Projection], field: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Distances between the metal's outline and each body's, pixels, both ways."""
+    if not len(metal):
+        return {}
+    metal = metal[looked_up(field, metal)]
+    trees = {name: cKDTree(one.outline) for name, one in projections.items() if len(one.outline)}
+    to_body = {name: tree.query(metal)[0] for name, tree in trees.items()}
+    found = {}
+    for name in trees:
+        hidden = np.zeros(field.shape, bool)
+        for other in trees:
+            if other != name:
+                hidden |= ndimage.binary_dilation(projections[other].covered, iterations=CLOSE_PX)
+        outline = projections[name].outline
+        outline = outline[looked_up(field & ~hidden, outline)]
+        nearest = np.all([to_body[name] <= to_body[other] for other in to_body], axis=0)
+        found[name] = np.concatenate([to_body[name][nearest], cKDTree(metal).query(outline)[0]])
+    return found
+
+
+def picture(pixels: np.ndarray, metal: np.ndarray, projections: dict[str, Projection]) -> np.ndarray:
+    """RGB, enlarged."""
+    gray = np.clip(np.kron(pixels, np.ones((ENLARGED, ENLARGED))) * 1.5, 0, 255)
+    rgb = np.repeat(gray[..., None], 3, axis=2).astype(np.uint8)
+    drawn = [(metal, (0, 255, 0)), *((one.outline, BODIES[name]) for name, one in projections.items())]
+    for points, colour in drawn:
+        u, v = np.rint((points + 0.5) * ENLARGED - 0.5).astype(int).T
+        inside = (u >= 0) & (v >= 0) & (u < rgb.shape[1]) & (v < rgb.shape[0])
+        rgb[v[inside], u[inside]] = colour
+    return rgb
+
+
+def measured(data: Path, track: dict, subjects: dict[str, Subject], out: Path) -> list[dict]:
+    """A row a frame, camera and body; pictures of every tenth frame on the way."""
+    known = load_geometry(str(data / "cameras.json"), (512, 512))
+    sequences = {camera.name: open_sequence(data / camera.name) for camera in known.cameras}
+    rows = []
+    for number in next(iter(track.values())):
+        for camera in known.cameras:
+            radiograph = sequences[camera.name].frame(number)
+            pixels = np.asarray(radiograph.pixels)
+            valid = prepare_radiograph(radiograph, camera, "bone-dark", of_metal=True).valid
+            field = ndimage.binary_erosion(valid, iterations=CLOSE_PX)
+            projections = {
+                name: Projection(subjects[name], camera, np.array(frames[number]["T_lps_to_world"]))
+                for name, frames in track.items()
+                if frames[number]["T_lps_to_world"] is not None
+            }
+            metal = grown_metal(pixels, projections, field)
+            found = distances(metal, projections, field)
+            for name, frames in track.items():
+                d = found.get(name, np.empty(0))
+                row = {"frame": number, "camera": camera.name, "body": name}
+                row |= {"status": frames[number]["status"], "mean_px": f"{d.mean():.3f}" if len(d) else ""}
+                row |= {"p95_px": f"{np.percentile(d, 95):.3f}" if len(d) else ""}
+                in_field = projections[name].covered if name in projections else np.zeros_like(valid)
+                row["in_field"] = f"{(in_field & valid).sum() / max(in_field.sum(), 1):.2f}"
+                rows.append(row)
+            if (number - 1) % EVERY == 0 or number == len(next(iter(track.values()))):
+                image = sitk.GetImageFromArray(picture(pixels, metal, projections), isVector=True)
+                sitk.WriteImage(image, str(out / f"frame_{number:02d}_{camera.name}.png"))
+    return rows
+
+
+def in_plane(data: Path, track: dict, single: Path, subjects: dict[str, Subject]) -> None:
+    """Print how far a single camera's track lies from that of both, in its plane."""
+    entry = json.loads((single / "track.json").read_text(encoding="utf-8"))
+    name = entry["geometry"]["cameras"][0]["name"]
+    camera = load_geometry(str(data / "cameras.json"), (512, 512)).for_camera(name).camera
+    for body, frames in poses(single).items():
+        apart, lost = [], 0
+        centre = subjects[body].ct.rotation_centre_lps_mm
+        for number, frame in frames.items():
+            both = track[body][number]["T_lps_to_world"]
+            if frame["T_lps_to_world"] is None or both is None:
+                lost += 1
+                continue
+            a, b = (
+                se3.transform_points(camera.T_world_to_camera @ np.array(T), centre)
+                for T in (frame["T_lps_to_world"], both)
+            )
+            apart.append(np.linalg.norm((a - b)[:2]))
+        within = np.mean(np.array(apart) <= 1) * len(apart) / len(frames)
+        print(
+            f"{body} in {name} alone: {within:.0%} of the frames within 1 mm in the plane, median "
+            f"{np.median(apart):.2f}, largest {max(apart):.2f} mm, {lost} lost"
+        )
+
+
+def motion(track: dict, subjects: dict[str, Subject]) -> None:
+    """Print steps from frame to frame, and the angle between the bodies."""
+    for body, frames in track.items():
+        T = [np.array(f["T_lps_to_world"]) for f in frames.values() if f["T_lps_to_world"] is not None]
+        places = se3.transform_points(np.stack(T), subjects[body].ct.rotation_centre_lps_mm)
+        steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+        turns = np.rad2deg([se3.rotation_distance(a[:3, :3], b[:3, :3]) for a, b in pairwise(T)])
+        print(
+            f"{body}: steps {np.median(steps):.1f} mm and {np.median(turns):.1f} deg in the median, at most "
+            f"{steps.max() / np.median(steps):.1f} and {turns.max() / np.median(turns):.1f} times as much"
+        )
+    femur, tibia = (track[name] for name in BODIES)
+    known = [n for n in femur if femur[n]["T_lps_to_world"] and tibia[n]["T_lps_to_world"]]
+    R = [
+        np.array(femur[n]["T_lps_to_world"])[:3, :3].T @ np.array(tibia[n]["T_lps_to_world"])[:3, :3]
+        for n in known
+    ]
+    angles = [float(np.rad2deg(se3.rotation_distance(R[0], one))) for one in R]
+    print("turn of the tray against the femur since the first frame, deg:")
+    print("  " + " ".join(f"{angle:.1f}" for angle in angles))
+
+
+def main(data: Path, folder: Path, out: Path, singles: list[Path]) -> None:
+    """Measure, draw, print."""
+    out.mkdir(parents=True, exist_ok=True)
+    track = poses(folder)
+    subjects = {
+        name: Subject(filled(read_surface(data / f"{name}.stl"), material_named("CoCr"))) for name in BODIES
+    }
+    rows = measured(data, track, subjects, out)
+    with (out / "distances.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for body in track:
+        for camera in ("cam01", "cam02"):
+            of = [row for row in rows if (row["body"], row["camera"]) == (body, camera)]
+            means = np.array([float(row["mean_px"]) for row in of if row["mean_px"]])
+            lost = sum(row["status"] == "lost" for row in of)
+            worst = max(of, key=lambda row: float(row["mean_px"] or 0))
+            told = f"{(means <= 1).sum()} of {len(means)} frames within 1 px"
+            print(
+                f"{body} in {camera}: outline {np.median(means):.2f} px (median over frames), {told}, "
+                f"worst {worst['mean_px']} px in frame {worst['frame']}; {lost} lost; in "
+                f"{len(of) - len(means) - lost} metal and bone are too alike"
+            )
+    motion(track, subjects)
+    for single in singles:
+        in_plane(data, track, single, subjects)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), [Path(word) for word in sys.argv[4:]])
