@@ -65,8 +65,8 @@ CARD = {
     "right": "within 2 mm in the plane, at the object, and 3 deg",
     "data": "simulated X-rays (RTK) of a CT of an abdomen from in front and from the side, of phantoms of "
     "loins, chests, hips, heads and bent spines, many with scatter, blur, noise, collimation, metal and "
-    "steep curves; strangers: other phantoms, and CTs whose vertebrae were scaled by 5 to 15 % and spines bent; "
-    "checked with a CT of a thorax and other phantoms",
+    "steep curves; strangers: other phantoms, and CTs whose vertebrae were scaled by 5 to 15 % and spines "
+    "bent; checked with a CT of a thorax and other phantoms",
     "limits": "no real X-ray among them",
     "made_by": "Testing/studies/fit_verdict.py",
 }

@@ -29,8 +29,8 @@ _USUAL_APART_MM, _USUAL_DETAIL = 0.6, 0.9
 # In the plane and in depth: predicted errors that matter; how far a refined pose may be from the best one.
 _LARGE_ERROR_MM = (1.0, 5.0)
 _LARGE_STEP_MM = (0.5, 2.0)
-# What the geometry alone may leave open in the plane: what counts as right. It shifts pose and picture alike, so
-# that the overlay shows nothing of it.
+# What the geometry alone may leave open in the plane: what counts as right. It shifts pose and picture
+# alike, so that the overlay shows nothing of it.
 _LARGE_GEOMETRY_MM = RIGHT_MM
 
 
