@@ -61,7 +61,7 @@ def test_an_initialiser_is_a_class_and_an_entry(prepared, demo_case, monkeypatch
     assert np.abs(result.T_lps_to_world - demo_case.T_true)[:3, 3].max() < 2
     with pytest.raises(SystemExit):
         main(["register", "--help"])
-    assert "quarter-turns|FILE" in capsys.readouterr().out.replace("\n", "").replace(" ", "")
+    assert "quarter-turns|[BODY=]FILE" in capsys.readouterr().out.replace("\n", "").replace(" ", "")
 
 
 def test_a_refiner_is_a_class_and_an_entry(prepared, demo_case, monkeypatch):

@@ -64,12 +64,13 @@ def read_volume(path: str | os.PathLike, what: str = "CT") -> Volume:
     return perpendicular(in_hounsfield(volume)) if what == "CT" else volume
 
 
-def read_radiograph(path: str | os.PathLike, frame: int | None = None) -> Radiograph:
+def read_radiograph(path: str | os.PathLike, frame: int | None = None, is_mask: bool = False) -> Radiograph:
     """One X-ray frame as it is stored: DICOM, PNG, TIFF, NIfTI, NRRD, MHA.
 
     Args:
         path: the file.
         frame: which frame of several, counted from 1.
+        is_mask: whether two values are enough.
 
     Raises:
         InputError: missing, unreadable, a frame must be chosen, colours, NaN or infinite pixels, constant.
@@ -88,7 +89,7 @@ def read_radiograph(path: str | os.PathLike, frame: int | None = None) -> Radiog
     if radiograph.pixels.min() == radiograph.pixels.max():
         raise InputError(f"X-ray {path} is constant: every pixel is {radiograph.pixels.flat[0]:g}, no image")
     low, high = radiograph.pixels.min(), radiograph.pixels.max()
-    if ((radiograph.pixels == low) | (radiograph.pixels == high)).all():
+    if not is_mask and ((radiograph.pixels == low) | (radiograph.pixels == high)).all():
         raise InputError(f"X-ray {path} is a mask: it has no other values than {low:g} and {high:g}")
     return radiograph
 

@@ -64,4 +64,4 @@ def read_region(path: str | os.PathLike, geometry: CArmGeometry) -> np.ndarray:
     Raises:
         InputError: it cannot be read as a gray picture, or is the same everywhere.
     """
-    return region_seen(read_radiograph(path).pixels != 0, geometry)
+    return region_seen(read_radiograph(path, is_mask=True).pixels != 0, geometry)
