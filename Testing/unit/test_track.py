@@ -291,7 +291,8 @@ def test_command_line_from_files_to_files(files, tmp_path, scene):
         rows = list(csv.DictReader(stream))
     assert [row["status"] for row in rows] == ["accept", "accept", "lost", "accept"]
     assert [row["time_s"] for row in rows] == ["0.000000", "0.100000", "0.200000", "0.300000"]
-    assert rows[2]["T00"] == rows[2]["rx_deg"] == ""
+    assert rows[2]["T00"] == rows[2]["rx_deg"] == rows[2]["probability"] == ""
+    assert 0.5 < float(rows[0]["probability"]) <= 1.0
     truth = Simulated(scene, 4).theta(4)
     found = [float(rows[3][name]) for name in ("rx_deg", "ry_deg", "rz_deg")]
     assert np.abs(np.deg2rad(found) - truth[:3]).max() < 0.01

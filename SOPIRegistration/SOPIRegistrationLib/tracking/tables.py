@@ -60,7 +60,7 @@ class Motion:
         if len(self.bodies) > 1:
             names += [f"rel_{name}" for name in MATRIX_NAMES]
         names += dict.fromkeys(name for values in self.joints.values() for name in values)
-        return (*names, *ERROR_NAMES, "share", "status", "source", "reasons")
+        return (*names, *ERROR_NAMES, "share", "probability", "status", "source", "reasons")
 
     def rows(self) -> list[dict]:
         """A row a frame and body, numbers as they are; what is not known is left out."""
@@ -101,7 +101,8 @@ def _errors(pose: FramePose) -> dict:
         return {}
     values = np.concatenate([verdict.predicted_error_deg, verdict.predicted_error_mm])
     told = dict(zip(ERROR_NAMES, map(float, values), strict=True))
-    return told if verdict.share is None else told | {"share": float(verdict.share)}
+    others = {"share": verdict.share, "probability": verdict.probability}
+    return told | {name: float(value) for name, value in others.items() if value is not None}
 
 
 def table_text(motion: Motion) -> str:

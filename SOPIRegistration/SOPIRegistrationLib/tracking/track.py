@@ -73,6 +73,7 @@ class FramePose:
             "reasons": verdict.reasons,
             "predicted_error_mm": _listed(verdict.predicted_error_mm),
             "predicted_error_deg": _listed(verdict.predicted_error_deg),
+            "probability": verdict.probability,
             "share": verdict.share,
             "margin": None if np.isinf(self.margin) else self.margin,
             "source": self.source,
@@ -84,7 +85,14 @@ class FramePose:
         """Inverse of :meth:`to_dict`."""
         mm, deg = (_array(entry[f"predicted_error_{unit}"]) for unit in ("mm", "deg"))
         margin = -np.inf if entry["margin"] is None else entry["margin"]
-        verdict = Verdict(entry["status"], list(entry["reasons"]), mm, deg, entry["share"])
+        verdict = Verdict(
+            entry["status"],
+            list(entry["reasons"]),
+            mm,
+            deg,
+            entry["share"],
+            probability=entry["probability"],
+        )
         T = _array(entry["T_lps_to_world"])
         return cls(entry["frame"], T, verdict, margin, entry["source"], entry["is_anchor"])
 
