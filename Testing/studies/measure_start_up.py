@@ -66,7 +66,7 @@ def child(folder: Path, start: str) -> dict:
         ("read_body", "reading"),
         ("prepare_radiograph", "preparing"),
         ("warm_up", "kernels and networks"),
-        ("register", "registering"),
+        ("outcome_of", "registering"),
         ("write_results", "writing"),
     ):
         timed(name, step)
