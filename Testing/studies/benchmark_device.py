@@ -36,6 +36,7 @@ from SOPIRegistrationLib.training.muon import Muon
 from SOPIRegistrationLib.training.pairs import PairOptions, draw_pairs
 from SOPIRegistrationLib.training.patients import PatientMix, PatientPool
 from SOPIRegistrationLib.training.rtpi import ComparingTask, Stopwatch
+from SOPIRegistrationLib.whole_files import written_aside
 
 PROJECTOR_COLUMNS = (
     *("content", "pixels", "poses", "renderer", "operation", "frames_per_second", "ratio", "agreement"),
@@ -253,12 +254,10 @@ def _known(path: Path) -> list[dict]:
 
 def _write(path: Path, columns, rows) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    with aside.open("w", newline="") as file:
+    with written_aside(path) as aside, aside.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    aside.replace(path)
 
 
 def main() -> None:

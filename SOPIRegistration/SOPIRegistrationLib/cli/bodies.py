@@ -19,6 +19,9 @@ from SOPIRegistrationLib.subject.surface import (
     read_surface,
 )
 
+# Of volumes; "brain.nii.gz" is called "brain".
+_VOLUME_SUFFIXES = (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".hdr")
+
 BODY_HELP = (
     "a CT (DICOM series folder, NIfTI, NRRD or MHA, in HU), or a closed surface in mm "
     f"({', '.join(suffix[1:].upper() for suffix in SURFACE_SUFFIXES)}; give its --material)"
@@ -115,3 +118,36 @@ def material_word(words: Sequence[str], body: str) -> str | None:
             raise InputError(f"--material names two materials for {body}: give one")
         found[bool(separator)] = material
     return found.get(True, found.get(False))
+
+
+def body_names(paths: Sequence[Path]) -> list[str]:
+    """Of bodies: their files' without the endings.
+
+    Raises:
+        InputError: two have the same.
+    """
+    names = []
+    for path in paths:
+        name = path.name
+        while Path(name).suffix.lower() in _VOLUME_SUFFIXES + SURFACE_SUFFIXES:
+            name = Path(name).stem
+        if name in names:
+            raise InputError(f"two bodies are called {name}: rename the file {path}")
+        names.append(name)
+    return names
+
+
+def materials_of(words: Sequence[str], path: Path, name: str, names: Sequence[str]) -> list[str]:
+    """Words of ``--material`` for one of several bodies; those for all are for its surfaces.
+
+    Raises:
+        InputError: a word names no body.
+    """
+    own = []
+    for word in words:
+        named = word.rpartition("=")[0]
+        if named and named not in names:
+            raise InputError(f"--material {word} is for no body: name one of {', '.join(names)}")
+        if named == name or (not named and (is_surface(path) or len(names) == 1)):
+            own.append(word)
+    return own

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from SOPIRegistrationLib.cli.bodies import material_word, read_body
+from SOPIRegistrationLib.cli.bodies import body_names, materials_of, read_body
 from SOPIRegistrationLib.cli.common import progress_bar, staged
 from SOPIRegistrationLib.cli.register import Request, open_views, pose_frame, request_of, with_depth_of_start
 from SOPIRegistrationLib.errors import InputError
@@ -73,9 +73,7 @@ def run_several(args: argparse.Namespace) -> int:
     for name in bodies.names:
         if (file := starts.get(name, starts.get(""))) is not None:
             poses[name] = read_start(file, frame, all_cameras, geometry.camera)
-    for name in starts:
-        if name:
-            bodies[name]
+    bodies.require(filter(None, starts))
     for subject in [bodies.whole] if bodies.whole else [body.subject for body in bodies.bodies]:
         warm_up(subject, settings)
     seconds_preparation = time.perf_counter() - began
@@ -114,19 +112,15 @@ def read_bodies(paths: Sequence[Path], args: argparse.Namespace, request: Reques
     Raises:
         InputError: one is unusable, or an option does not go with them.
     """
-    names = [path.stem if is_surface(path) else _stem(path) for path in paths]
+    names = body_names(paths)
     cts = [path for path in paths if not is_surface(path)]
     if args.labels is not None and len(cts) != 1:
         raise InputError(f"--labels {args.labels} cuts up one CT, and {len(cts)} are given: give one CT")
-    for word in args.material:
-        if "=" in word and word.rpartition("=")[0] not in names:
-            raise InputError(f"--material {word} is for no body of this command: name {', '.join(names)}")
     made: list[RigidBody] = []
     labelled: Bodies | None = None
     for path, name in zip(paths, names, strict=True):
-        own = [word for word in args.material if "=" not in word or word.rpartition("=")[0] == name]
         surface = is_surface(path)
-        material = [material_word(own, name)] if surface and own else []
+        material = materials_of(args.material, path, name, names)
         # One body's mask and threshold are not another's.
         mask, threshold = (None, None) if surface else (request.mask, request.bone_threshold)
         prepared = read_body(path, mask, threshold, material)
@@ -160,15 +154,6 @@ def _hold(word: str) -> tuple[str, str]:
     if not (body and separator and parent):
         raise InputError(f"--held {word}: write BODY=PARENT")
     return body, parent
-
-
-def _stem(path: Path) -> str:
-    """A file's name without its endings."""
-    name = path.name
-    for suffix in (".nii.gz", path.suffix):
-        if suffix and name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
 
 
 def summary(result: BodiesResult, seconds_preparation: float, files: Sequence[str], out: Path) -> str:

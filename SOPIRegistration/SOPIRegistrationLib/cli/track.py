@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from SOPIRegistrationLib import __version__
-from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, read_body
+from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, body_names, materials_of, read_body
 from SOPIRegistrationLib.cli.common import (
     add_setting_arguments,
     add_view_argument,
@@ -30,7 +30,7 @@ from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.settings import NETWORKS, RegistrationSettings, options
 from SOPIRegistrationLib.subject import Subject
-from SOPIRegistrationLib.subject.surface import SURFACE_SUFFIXES, is_surface
+from SOPIRegistrationLib.subject.surface import is_surface
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.journal import Journal
 from SOPIRegistrationLib.tracking.kinematics import joint_values, read_joint
@@ -48,7 +48,6 @@ from SOPIRegistrationLib.tracking.track import STATUSES
 from SOPIRegistrationLib.tracking.tracker import Body, TrackingSettings, track
 
 _INTERRUPTED = 130
-_VOLUME_SUFFIXES = (".gz", ".nii", ".nrrd", ".mha", ".mhd", ".hdr")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         InputError: an input is unusable.
     """
     settings = _settings(args)
-    names = _names(args.body)
+    names = body_names(args.body)
     _require_options(args)
     starts = _starts(args.start, names)
     joint = None if args.joint is None else read_joint(require_file(args.joint, "joint"), names)
@@ -140,7 +139,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         journal = Journal(args.out, _inputs(args))
         subjects = [
-            Subject(read_body(path, args.mask, args.bone_threshold, _materials_of(path, name, args, names)))
+            Subject(
+                read_body(
+                    path, args.mask, args.bone_threshold, materials_of(args.material, path, name, names)
+                )
+            )
             for path, name in zip(args.body, names, strict=True)
         ]
         bodies = [
@@ -225,39 +228,6 @@ def _settings(args: argparse.Namespace) -> RegistrationSettings:
     weights = parse_weights(args.weights, sorted(NETWORKS, key=lambda name: name != first))
     chosen = {name: getattr(args, name) for name in ("time_limit", *(one.name for one in options()))}
     return RegistrationSettings(**chosen, weights=weights)
-
-
-def _names(paths: list[Path]) -> list[str]:
-    """Of bodies: their files' without the endings.
-
-    Raises:
-        InputError: two have the same.
-    """
-    names = []
-    for path in paths:
-        name = path.name
-        while Path(name).suffix.lower() in _VOLUME_SUFFIXES + SURFACE_SUFFIXES:
-            name = Path(name).stem
-        if name in names:
-            raise InputError(f"two bodies are called {name}: rename the file {path}")
-        names.append(name)
-    return names
-
-
-def _materials_of(path: Path, name: str, args: argparse.Namespace, names: list[str]) -> list[str]:
-    """Words of ``--material`` for one of several bodies; those for all are for its surfaces.
-
-    Raises:
-        InputError: a word names no body.
-    """
-    words = []
-    for word in args.material:
-        named = word.rpartition("=")[0]
-        if named and named not in names:
-            raise InputError(f"--material {word} is for no body: name one of {', '.join(names)}")
-        if named == name or (not named and (is_surface(path) or len(names) == 1)):
-            words.append(word)
-    return words
 
 
 def _starts(words: list[str], names: list[str]) -> dict[str, dict[int, Path | None]]:

@@ -9,6 +9,7 @@ import slicer
 
 from SOPIRegistrationLib.initialise.landmarks import LandmarkPose, pose_from_landmarks
 from SOPIRegistrationLib.panel.session import Session
+from SOPIRegistrationLib.panel.tables import lay_out_table
 from SOPIRegistrationLib.scene import LANDMARK_LAYOUT_ID, LAYOUT_ID, attach, landmark_pairs
 
 _COLUMNS = ("Pair", "CT", "X-ray", "Residual")
@@ -30,13 +31,7 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
         self._on_changed, self._when_ready = on_changed, when_ready
         self._session: Session | None = None
         self._solved: LandmarkPose | None = None
-        table = ui.landmarkTable
-        table.setColumnCount(len(_COLUMNS))
-        table.setHorizontalHeaderLabels(list(_COLUMNS))
-        table.verticalHeader().setVisible(False)
-        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.setSelectionMode(qt.QAbstractItemView.NoSelection)
+        lay_out_table(ui.landmarkTable, _COLUMNS)
         ui.clearLandmarksButton.connect("clicked(bool)", self.clear)
         ui.landmarksSection.connect("contentsCollapsed(bool)", self._on_collapsed)
         self._show()

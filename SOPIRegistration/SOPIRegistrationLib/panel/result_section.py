@@ -13,6 +13,7 @@ from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.panel.session import Session
 from SOPIRegistrationLib.panel.shown_pose import ShownPose
 from SOPIRegistrationLib.panel.strip_section import VERDICTS, StripSection
+from SOPIRegistrationLib.panel.tables import lay_out_table
 from SOPIRegistrationLib.registration.outputs import write_content
 from SOPIRegistrationLib.scene import HistoryEntry, RegistrationState
 
@@ -44,15 +45,7 @@ class ResultSection:
         self._session: Session | None = None
         self._shown: tuple[int, int | None] = 0, None
         self.entry: HistoryEntry | None = None
-        table = ui.historyTable
-        table.setColumnCount(len(_COLUMNS))
-        table.setHorizontalHeaderLabels(list(_COLUMNS))
-        table.verticalHeader().setVisible(False)
-        table.horizontalHeader().setStretchLastSection(True)
-        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.connect("cellClicked(int,int)", lambda row, _column: self._go_back_to(row))
+        lay_out_table(ui.historyTable, _COLUMNS, lambda row, _: self._go_back_to(row), stretches=False)
         ui.exportResultButton.connect("clicked(bool)", self._export_result)
         ui.exportTransformButton.connect("clicked(bool)", self._export_transform)
         ui.exportPictureButton.connect("clicked(bool)", self._export_picture)

@@ -9,6 +9,7 @@ import slicer
 
 from SOPIRegistrationLib.panel.messages import errors_shown, show_error
 from SOPIRegistrationLib.panel.session import Session
+from SOPIRegistrationLib.panel.tables import lay_out_table
 from SOPIRegistrationLib.progress import Progress
 from SOPIRegistrationLib.registration.logic import PreparedCase
 from SOPIRegistrationLib.scene.tracking import Followed, SceneTracking
@@ -40,15 +41,7 @@ class TrackingSection(slicer.util.VTKObservationMixin):
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL_MS)
         self._timer.connect("timeout()", self._poll)
-        table = ui.trackTable
-        table.setColumnCount(len(_COLUMNS))
-        table.setHorizontalHeaderLabels(list(_COLUMNS))
-        table.verticalHeader().setVisible(False)
-        table.horizontalHeader().setStretchLastSection(True)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
-        table.connect("cellClicked(int,int)", lambda row, _column: self._select(row))
+        lay_out_table(ui.trackTable, _COLUMNS, lambda row, _: self._select(row), stretches=False)
         ui.trackButton.connect("clicked(bool)", lambda *_: self._when_ready(self._start))
         ui.trackOnButton.connect("clicked(bool)", lambda *_: self._when_ready(self._track_on))
         ui.stopTrackButton.connect("clicked(bool)", lambda *_: self._tracking and self._tracking.cancel())

@@ -12,6 +12,7 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.panel.geometry_section import GeometrySection
 from SOPIRegistrationLib.panel.messages import errors_shown
 from SOPIRegistrationLib.panel.session import Session
+from SOPIRegistrationLib.panel.tables import lay_out_table
 from SOPIRegistrationLib.scene import XrayEntry
 
 _COLUMNS = ("Use", "X-ray", "Frame", "Camera")
@@ -36,15 +37,7 @@ class XraysSection:
     ):
         self._ui, self._geometry, self._prepare, self._on_changed = ui, geometry, prepare, on_changed
         self._session: Session | None = None
-        table = ui.xrayTable
-        table.setColumnCount(len(_COLUMNS))
-        table.setHorizontalHeaderLabels(list(_COLUMNS))
-        table.verticalHeader().setVisible(False)
-        table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
-        table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
-        table.connect("cellClicked(int,int)", self._on_cell)
+        lay_out_table(ui.xrayTable, _COLUMNS, self._on_cell)
         ui.addXrayButton.connect("clicked(bool)", self._on_add)
         ui.removeXrayButton.connect("clicked(bool)", self._remove)
         self.show(None)

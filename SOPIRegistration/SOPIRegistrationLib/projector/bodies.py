@@ -52,7 +52,7 @@ def project_bodies(
     image = np.zeros(camera.shape, np.float32)
     for volume, T in zip(plain, T_lps_to_world, strict=True):
         window = window_of(volume, camera, T)
-        if _is_seen(window):
+        if is_seen(window):
             image[window] += project(volume, _within(camera, window), T)
     return image if response is None else response.projection([image], [], False)[0]
 
@@ -81,11 +81,11 @@ def project_bodies_with_jacobian(
     for volume, T, moving in zip(plain, T_lps_to_world, moves, strict=True):
         window = window_of(volume, camera, T)
         if not moving:
-            if _is_seen(window):
+            if is_seen(window):
                 image[window] += project(volume, _within(camera, window), T)
             continue
         jacobian = np.zeros((*image[window].shape, 6), np.float32)
-        if _is_seen(window):
+        if is_seen(window):
             part, jacobian = project_with_jacobian(volume, _within(camera, window), T)
             image[window] += part
         blocks.append(BodyBlock(window, jacobian))
@@ -98,8 +98,11 @@ def project_bodies_with_jacobian(
     return image, [BodyBlock(window, np.moveaxis(jacobian, -1, 0)) for window, jacobian in blocks]
 
 
-def window_of(volume: ProjectorVolume, camera: Camera, T_lps_to_world: np.ndarray) -> tuple[slice, slice]:
+def window_of(
+    volume: ProjectorVolume | SeenVolume, camera: Camera, T_lps_to_world: np.ndarray
+) -> tuple[slice, slice]:
     """(rows, columns) slices of a picture within which a volume's box is projected; empty out of view."""
+    [volume], _ = _plain([volume])
     nothing = slice(0, 0), slice(0, 0)
     if volume.is_empty:
         return nothing
@@ -123,7 +126,8 @@ def _plain(volumes) -> tuple[list[ProjectorVolume], Response | None]:
     return [one.parts[0] if isinstance(one, SeenVolume) else one for one in volumes], response
 
 
-def _is_seen(window: tuple[slice, slice]) -> bool:
+def is_seen(window: tuple[slice, slice]) -> bool:
+    """Whether there is anything in a window."""
     rows, columns = window
     return rows.stop > rows.start and columns.stop > columns.start
 

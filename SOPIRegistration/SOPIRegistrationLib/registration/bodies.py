@@ -15,12 +15,14 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.progress import Report
-from SOPIRegistrationLib.projector.bodies import window_of
+from SOPIRegistrationLib.projector.bodies import is_seen, window_of
 from SOPIRegistrationLib.refine.jointly import Refined, Scene, refine_jointly
 from SOPIRegistrationLib.registration.loop import register
-from SOPIRegistrationLib.registration.result import RegistrationResult, Verdict
+from SOPIRegistrationLib.registration.predicted_error import Deviation
+from SOPIRegistrationLib.registration.result import SEVERITY, RegistrationResult, Verdict
+from SOPIRegistrationLib.registration.verdict import Finding, on_thresholds
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
-from SOPIRegistrationLib.subject.bodies import Bodies, require_apart
+from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody, require_apart
 
 # Errors of bent spines were this many times the deviations that the curvature of the images predicts
 # (Docs/bodies.md): what fills the holes, and overlaps, are not as in the patient.
@@ -29,7 +31,6 @@ _LARGER_ERRORS = 2.5
 _LARGE_MM, _LARGE_DEPTH_MM, _LARGE_DEG = 1.0, 5.0, 1.5
 # A body whose deviation is this share of what holds it alone would leave is held, not seen.
 _MOSTLY_HELD = 0.5
-_SEVERITY = ("accept", "review", "reject")
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,7 @@ def register_bodies(
     """
     began, starts = time.perf_counter(), dict(starts or {})
     settings = settings or RegistrationSettings()
-    for name in starts:
-        bodies[name]
+    bodies.require(starts)
     pieces = _as_pieces(bodies, radiographs, frame, settings, starts, report)
     found = {name: piece for names, piece in pieces for name in names}
     results = tuple(piece for _, piece in pieces)
@@ -211,24 +211,31 @@ def judge_bodies(scene: Scene, refined: Refined) -> tuple[list[Verdict], list[Ne
     verdicts, pairs = [], []
     for number, body in enumerate(scene.bodies.bodies):
         own = slice(6 * number, 6 * number + 6)
-        deviation = _deviation(to_camera @ covariance[own, own] @ to_camera.T)
+        deviation = Deviation.of(to_camera @ covariance[own, own] @ to_camera.T)
+        figure = f"structural correlation about it {agreement[number]:.3f}"
         findings = [
-            _agreement(agreement[number], scene.kind.thresholds.accept, scene.kind.thresholds.review),
+            on_thresholds(agreement[number], scene.kind.thresholds, figure),
             ("accept", "") if body.fixed else _determined(body, deviation),
         ]
-        status = max((status for status, _ in findings), key=_SEVERITY.index)
+        status = max((status for status, _ in findings), key=SEVERITY.index)
         reasons = [reason for _, reason in findings if reason]
         if body.fixed:
             reasons.append("fixed: it stays where it was as one piece")
-        verdicts.append(Verdict(status, reasons, deviation[3:], np.rad2deg(deviation[:3])))
+        verdicts.append(
+            Verdict(status, reasons, deviation.translation_mm, np.rad2deg(deviation.rotation_rad))
+        )
         if body.hold is not None:
             parent = scene.bodies.names.index(body.hold.parent)
             relative = objective.relative_jacobian(T, number, parent)
-            deviation = _deviation(to_camera @ relative @ covariance @ relative.T @ to_camera.T)
+            deviation = Deviation.of(to_camera @ relative @ covariance @ relative.T @ to_camera.T)
             T_relative = se3.invert_rigid(T[parent]) @ T[number]
             pairs.append(
                 NeighbourPose(
-                    body.name, body.hold.parent, T_relative, deviation[3:], np.rad2deg(deviation[:3])
+                    body.name,
+                    body.hold.parent,
+                    T_relative,
+                    deviation.translation_mm,
+                    np.rad2deg(deviation.rotation_rad),
                 )
             )
     return verdicts, pairs
@@ -265,20 +272,14 @@ def _require_in_view(scene: Scene, T_lps_to_world: np.ndarray) -> None:
         for one in scene.radiographs
     ]
     for number, body in enumerate(scene.bodies.bodies):
-        windows = [
-            window_of(_plain(view.volumes[number]), view.radiograph.camera, T_lps_to_world[number])
+        if not any(
+            is_seen(window_of(view.volumes[number], view.radiograph.camera, T_lps_to_world[number]))
             for view in views
-        ]
-        if all(rows.stop <= rows.start or columns.stop <= columns.start for rows, columns in windows):
+        ):
             raise InputError(
                 f"{body.name} lies outside every X-ray where it is expected: leave it out, or give a start "
                 "pose"
             )
-
-
-def _plain(volume):
-    """The volume whose box is projected, of a plain one or of one that is seen."""
-    return volume.parts[0] if hasattr(volume, "parts") else volume
 
 
 def _inverse(hessian: np.ndarray) -> np.ndarray:
@@ -289,24 +290,11 @@ def _inverse(hessian: np.ndarray) -> np.ndarray:
     return inverse
 
 
-def _deviation(covariance: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(np.diag(covariance), 0))
-
-
-def _agreement(correlation: float, accept: float, review: float) -> tuple[str, str]:
-    figure = f"structural correlation about it {correlation:.3f}"
-    if not correlation >= review:
-        return "reject", f"the images do not agree: {figure}, below {review}"
-    if correlation < accept:
-        return "review", f"the images agree only partly: {figure}, below {accept}"
-    return "accept", f"the images agree: {figure}"
-
-
-def _determined(body, deviation: np.ndarray) -> tuple[str, str]:
+def _determined(body: RigidBody, deviation: Deviation) -> Finding:
     """Whether the picture, not what holds it, fixes a body."""
-    x, y, z = deviation[3:]
-    turn = float(np.rad2deg(deviation[:3].max()))
-    if not deviation.any():
+    x, y, z = deviation.translation_mm
+    turn = float(np.rad2deg(deviation.rotation_rad.max()))
+    if not (deviation.translation_mm.any() or turn):
         return "review", "the picture does not show it"
     if body.hold is not None:
         across = max(x, y) / (_LARGER_ERRORS * body.hold.translation_mm)

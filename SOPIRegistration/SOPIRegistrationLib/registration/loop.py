@@ -16,12 +16,10 @@ from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.initialise.initialiser import Initialiser
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.refine.refiner import Refiner
-from SOPIRegistrationLib.registration.result import RegistrationResult
+from SOPIRegistrationLib.registration.result import SEVERITY, RegistrationResult
 from SOPIRegistrationLib.registration.verdict import Verdict, judge
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
-
-_ORDER = {"accept": 0, "review": 1, "reject": 2}
 
 
 def warm_up(subject: Subject, settings: RegistrationSettings) -> None:
@@ -128,7 +126,7 @@ class _Outcome:
     def rank(self) -> tuple[int, float, float]:
         """Smaller for what is to be trusted more."""
         margin = self.refined.comparison.margin(self.refined.T[0])
-        return _ORDER[self.verdict.status], -(self.verdict.probability or 0.0), -margin
+        return SEVERITY.index(self.verdict.status), -(self.verdict.probability or 0.0), -margin
 
     def result(self, run: Run, settings: RegistrationSettings, seconds: float) -> RegistrationResult:
         """The same for the caller."""

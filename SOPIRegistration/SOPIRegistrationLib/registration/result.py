@@ -17,6 +17,10 @@ from SOPIRegistrationLib.registration.evidence import Evidence
 _NOTABLE_ROLL_DEG = 45.0
 
 
+# What a verdict may be, from the least severe on.
+SEVERITY = ("accept", "review", "reject")
+
+
 @dataclass(frozen=True)
 class Verdict:
     """How far a result can be trusted, without knowledge of the truth.

@@ -14,7 +14,7 @@ from SOPIRegistrationLib.registration.predicted_error import (
     model_covariance,
 )
 from SOPIRegistrationLib.registration.probability import RIGHT_MM, RIGHT_RAD, TRUSTED, probability_right
-from SOPIRegistrationLib.registration.result import Verdict
+from SOPIRegistrationLib.registration.result import SEVERITY, Verdict
 
 # Two different poses this close in agreement: the image does not decide between them.
 _AMBIGUOUS_MARGIN = 0.01
@@ -34,8 +34,6 @@ _LARGE_STEP_MM = (0.5, 2.0)
 _LARGE_GEOMETRY_MM = RIGHT_MM
 
 
-# From the least severe on.
-_SEVERITY = ("accept", "review", "reject")
 # Status that something found allows at most, and the reason; none if empty.
 Finding = tuple[str, str]
 
@@ -70,7 +68,7 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         _fixed(fixed, statistical, total),
         _geometry(Deviation.of(in_given_geometry), total),
     ]
-    status = max((status for status, _ in findings), key=_SEVERITY.index)
+    status = max((status for status, _ in findings), key=SEVERITY.index)
     reasons = [reason for _, reason in findings if reason]
     if probability is not None and status != "accept":
         reasons += _doubts(evidence)
@@ -95,12 +93,25 @@ def _trust(evidence: Evidence, probability: float | None, thresholds: Thresholds
     if probability is not None:
         trusted, thresholds, clear, of = probability, TRUSTED, _SURE, "a probability of "
         figure = f"right with a probability of {100 * probability:.3g} %, {figure}"
+    found = on_thresholds(trusted, thresholds, figure, of)
+    if found[0] == "accept" and timed_out and trusted < clear:
+        return "review", f"not all other ways to read the X-ray were tried: {figure}"
+    return found
+
+
+def on_thresholds(trusted: float, thresholds: Thresholds, figure: str, of: str = "") -> Finding:
+    """What a figure allows.
+
+    Args:
+        trusted: compared with the thresholds.
+        thresholds: from which on it allows to review, and to accept.
+        figure: it in words.
+        of: what the thresholds are of, before their number.
+    """
     if not np.isfinite(trusted) or trusted < thresholds.review:
         return "reject", f"the images do not agree: {figure}, below {of}{thresholds.review}"
     if trusted < thresholds.accept:
         return "review", f"the images agree only partly: {figure}, below {of}{thresholds.accept}"
-    if timed_out and trusted < clear:
-        return "review", f"not all other ways to read the X-ray were tried: {figure}"
     return "accept", f"the images agree: {figure}"
 
 

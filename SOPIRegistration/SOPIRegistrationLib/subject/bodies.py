@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -106,6 +106,15 @@ class Bodies:
             if body.name == name:
                 return body
         raise InputError(f"no body is called '{name}': there are {', '.join(self.names)}")
+
+    def require(self, names: Iterable[str]) -> None:
+        """Refuse names that no body has.
+
+        Raises:
+            InputError: there is none of one of them.
+        """
+        for name in names:
+            _ = self[name]
 
     @property
     def names(self) -> list[str]:
