@@ -29,9 +29,6 @@ _USUAL_APART_MM, _USUAL_DETAIL = 0.6, 0.9
 # In the plane and in depth: predicted errors that matter; how far a refined pose may be from the best one.
 _LARGE_ERROR_MM = (1.0, 5.0)
 _LARGE_STEP_MM = (0.5, 2.0)
-# What the geometry alone may leave open in the plane: what counts as right. It shifts pose and picture
-# alike, so that the overlay shows nothing of it.
-_LARGE_GEOMETRY_MM = RIGHT_MM
 
 
 # Status that something found allows at most, and the reason; none if empty.
@@ -185,7 +182,7 @@ def _geometry(given: Deviation, total: Deviation) -> Finding:
         given: what is open in the geometry as it is.
         total: with what is open of its intrinsics.
     """
-    if total.translation_mm[:2].max() <= max(_LARGE_GEOMETRY_MM, given.translation_mm[:2].max()):
+    if total.translation_mm[:2].max() <= max(_LARGE_ERROR_MM[0], given.translation_mm[:2].max()):
         return "accept", ""
     x, y, z = total.translation_mm
     return "review", f"the geometry is known too roughly: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm"
