@@ -17,7 +17,6 @@ from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.projector import remove_shift_along_rays
 from SOPIRegistrationLib.projector.bodies import project_bodies, project_bodies_with_jacobian
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
-from SOPIRegistrationLib.subject import MovingVolume
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody
 
 # Cost of a depth one prior's width away from the start, as for one body (``compare.objective``).
@@ -56,7 +55,7 @@ class Scene:
         self.moving: tuple[RigidBody, ...] = bodies.moving
         self.kind = kind_of(bodies)
         self.centres_lps_mm = np.array([body.centre_lps_mm for body in self.moving])
-        self._projected = [self._moving_volume(body) for body in self.moving]
+        self._projected = [body.subject.shown for body in self.moving]
         # In an X-ray of more than the bodies only their surroundings are compared.
         self.keeps_to_outlines = (
             bodies.whole is None or compared_target(bodies.whole).outline_lps_mm is not None
@@ -116,11 +115,6 @@ class Scene:
                     residual = LocalResidual(view.radiograph.image, about[None], level.window_px)
                     found.append(1 - residual.equations(image, [])[0] / 2)
         return np.array([np.mean(found) if found else 0.0 for found in seen])
-
-    def _moving_volume(self, body: RigidBody) -> MovingVolume:
-        if body.subject.ct.is_metal:
-            return body.subject.silhouette
-        return body.subject.body
 
     def _scanned_in_part(self, T_lps_to_world):
         """What may leave its scan, and its pose: the CT as a whole where it was cut up."""

@@ -96,10 +96,7 @@ def write_bodies_results(
     reference, names = result.radiographs[0].camera, []
     poses = np.array([body.T_lps_to_world for body in result.bodies])
     mirrored = first.image(geometry.mirrored)["mirrored"]
-    volumes = [
-        (body.subject.silhouette if body.subject.ct.is_metal else body.subject.body).level(0)
-        for body in bodies.bodies
-    ]
+    volumes = [body.subject.shown.level(0) for body in bodies.bodies]
     for number, radiograph in enumerate(result.radiographs):
         camera = radiograph.camera
         suffix = "_" + re.sub(r"[^\w.-]", "_", camera.name) if number else ""

@@ -62,6 +62,11 @@ class Subject:
         """What an X-ray shows of it where it is of metal."""
         return Silhouette(self.body)
 
+    @property
+    def shown(self) -> MovingVolume | Silhouette:
+        """What an X-ray shows of all of it: its silhouette where it is of metal, else its attenuation."""
+        return self.silhouette if self.ct.is_metal else self.body
+
     @cached_property
     def _bone_attenuation(self):
         return bone_only(self.ct)
@@ -70,7 +75,7 @@ class Subject:
         """Make the coarse volumes and load the compiled kernels, ahead of a registration."""
         camera = Camera.from_c_arm(1000.0, (50.0, 50.0), 8, 8)
         T = PoseFrame(self.ct.rotation_centre_lps_mm, 700.0).T_nominal
-        for moving in (self.silhouette,) if self.ct.is_metal else (self.body, self.bones):
+        for moving in (self.shown,) if self.ct.is_metal else (self.shown, self.bones):
             for halvings in range(_HALVINGS):
                 project_with_jacobian(moving.level(halvings), camera, T)
 
