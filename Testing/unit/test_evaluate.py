@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.evaluation import targets
 from SOPIRegistrationLib.evaluation.figures import end_figures, pose_of_row, start_figures
 from SOPIRegistrationLib.evaluation.methods import METHODS, EvaluatedMethod
@@ -123,7 +122,7 @@ def test_a_network_trained_later_joins_but_for_the_pose_network(ct, tmp_path, mo
     """No row can come from a network that was not there; only auto runs with the pose network or without."""
     folder = tmp_path / "weights"
     folder.mkdir()
-    monkeypatch.setattr(installed, "WEIGHTS_FOLDER", folder)
+    monkeypatch.setenv("SOPI_WEIGHTS", str(folder))
     options = ("--methods", "initial", "--cases", 1)
     assert evaluate(tmp_path / "out", ct, *options) == 0
     (folder / "ifr.safetensors").write_bytes(b"first")
