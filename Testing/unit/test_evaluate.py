@@ -12,9 +12,9 @@ from SOPIRegistrationLib.evaluation import targets
 from SOPIRegistrationLib.evaluation.figures import end_figures, pose_of_row, start_figures
 from SOPIRegistrationLib.evaluation.methods import METHODS, EvaluatedMethod
 from SOPIRegistrationLib.evaluation.metrics import mean_interval
+from SOPIRegistrationLib.evaluation.page import page_of
 from SOPIRegistrationLib.evaluation.peers import installed_version
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
-from SOPIRegistrationLib.evaluation.report import _page
 from SOPIRegistrationLib.evaluation.runner import default_workers
 from SOPIRegistrationLib.evaluation.series import Series
 from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
@@ -336,6 +336,6 @@ def test_the_page_shows_no_markup_of_names(finished, ct):
     for row in rows:
         row["error"] = "<b>bad</b>"
     settings = json.loads((finished / "settings.json").read_text())
-    page = _page(table([Series("opt", rows)], settings), {}, [])
+    page = page_of(table([Series("opt", rows)], settings), {}, [])
     assert "<b>" not in page
     assert "&lt;b&gt;bad" in page
