@@ -45,9 +45,9 @@ def read(text: str, name: str, given: dict) -> tuple[dict, str]:
         values = np.empty(0)
     if len(values) not in _NUMBERS[_TWO if code == _TWO else _ONE] or not np.isfinite(values).all():
         raise InputError(
-            f"{code} with {len(words)} values is not read: give distance, x offset, y offset and pixel size in "
-            "mm of a camera, alone or with its source, normal and upward direction; or of two cameras, with "
-            "the second one's origin and axes"
+            f"{code} with {len(words)} values is not read: give distance, x offset, y offset and pixel size "
+            "of a camera in mm, alone or with its source, normal and upward direction; or of two cameras, "
+            "with the second one's origin and axes"
         )
     width, height = given.get("width"), given.get("height")
     if width is None or height is None:
