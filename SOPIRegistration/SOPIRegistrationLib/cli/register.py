@@ -202,7 +202,7 @@ def register_files(request: Request, folder: Path) -> Registered:
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
     if request.xray_mask:
-        views = _within_masks(views, request.xray_mask, geometry)
+        views = within_masks(views, request.xray_mask, geometry)
     if request.start_file is not None:
         geometry = with_depth_of_start(geometry, subject.ct, request.start_file, all_cameras)
     frame = pose_frame(geometry, subject.ct, request.geometry)
@@ -226,7 +226,7 @@ def register_files(request: Request, folder: Path) -> Registered:
     return Registered(result, subject, geometry.cameras, seconds_preparation, files)
 
 
-def _within_masks(
+def within_masks(
     views: Sequence[PreparedRadiograph], paths: Sequence[Path], geometry: CArmGeometry
 ) -> list[PreparedRadiograph]:
     """The X-rays, compared where their masks are not 0.
