@@ -37,6 +37,7 @@ from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.registration.prepared import PreparedCase
 from SOPIRegistrationLib.settings import GIVEN, NETWORKS, RegistrationSettings, choices, option, options
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.bodies import Bodies
 from SOPIRegistrationLib.subject.surface import is_surface
 
 # Initialisers that --init may name; anything else is a file.
@@ -211,7 +212,7 @@ def register_files(request: Request, folder: Path) -> Registered:
         start = read_start(request.start_file, frame, all_cameras, geometry.camera)
     warm_up(subject, settings)
     seconds_preparation = time.perf_counter() - began
-    case = PreparedCase(subject, views[0], tuple(views[1:]), frame, seconds_preparation)
+    case = PreparedCase(Bodies.one(subject), views[0], tuple(views[1:]), frame, seconds_preparation)
     task = Task(case, settings, start, shows_pictures=False)
     with progress_bar("registration") as update:
         result = outcome_of(
