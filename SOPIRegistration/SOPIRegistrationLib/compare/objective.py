@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import maximum_filter
+from scipy import ndimage
 
 from SOPIRegistrationLib.compare.target import Level, Target
 from SOPIRegistrationLib.geometry import se3
@@ -101,6 +101,7 @@ class LevelObjective:
                 # The first to be asked for are the poses at the starts: they are projected once for both.
                 at_starts = project_with_jacobian(volume, view.camera, T_start)
                 valid = valid & near_shadow(at_starts[0] > 0, level.window_px)
+                view, valid, at_starts = _trimmed(view, valid, at_starts)
             if level.window_px is None:
                 residual = WholeImageResidual(view.image, valid)
             else:
@@ -208,6 +209,19 @@ class LevelObjective:
         return pivot
 
 
+def _trimmed(view: PreparedRadiograph, valid: np.ndarray, projected: tuple[np.ndarray, np.ndarray]):
+    """(X-ray, valid pixels (S, rows, columns), images and Jacobians) cut to what is valid: no other pixel counts."""
+    boxes = ndimage.find_objects(valid.any(axis=0).astype(np.uint8))
+    if not boxes:
+        return view, valid, projected
+    rows, columns = boxes[0]
+    camera = view.camera.cropped(
+        columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+    )
+    cut = PreparedRadiograph(view.image[rows, columns], view.valid[rows, columns], camera, view.name)
+    return cut, valid[:, rows, columns], tuple(np.ascontiguousarray(one[:, rows, columns]) for one in projected)
+
+
 def _rays(camera: Camera) -> np.ndarray:
     """(3, rows, columns) unit vectors along a camera's rays, camera axes."""
     return np.moveaxis(camera.unit_rays(), -1, 0).astype(np.float32)
@@ -265,7 +279,7 @@ def near_object(volume, camera, T_lps_to_world: np.ndarray, window_px: int) -> n
 
 def near_shadow(shadow: np.ndarray, window_px: int) -> np.ndarray:
     """(S, rows, columns) bool: pixels whose window meets a shadow (S, rows, columns)."""
-    return maximum_filter(shadow, size=(1, window_px, window_px))
+    return ndimage.maximum_filter(shadow, size=(1, window_px, window_px))
 
 
 def comparable_pixels(
