@@ -221,7 +221,7 @@ def _scale_by_peaks(sample: np.ndarray) -> _Scale | None:
     low, high = peaks
     note = (
         f"air is at {low:.4g} and soft tissue at {high:.4g}, rescaled to {_AIR_HU:g} and "
-        f"{_SOFT_TISSUE_HU:g} HU"
+        f"{_SOFT_TISSUE_HU:g} HU, which means nothing if it is an MR image"
     )
     return _Scale.between(low, high, note)
 
