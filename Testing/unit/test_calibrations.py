@@ -200,6 +200,58 @@ def test_jointtrack_counts_y_upwards(tmp_path):
     assert read.camera.sdd_mm == 1200
 
 
+# The second camera 90 deg to the right of the first, both looking at a point 800 mm away: its axes are the
+# columns (it looks along -x of the first, its own y up as well).
+JTML_BIPLANE = """JTA_INTCALIB_BIPLANE
+1200 3.2 -1.6 0.32
+1000 0 0.5 0.25
+800 0 -800
+0 0 1
+0 1 0
+-1 0 0
+"""
+
+
+def test_jtml_places_the_second_camera_in_the_first_ones_frame(tmp_path):
+    path = tmp_path / "calibration.txt"
+    path.write_text(JTML_BIPLANE)
+    read = load_geometry(path, (HEIGHT, WIDTH))
+    first, second = read.cameras
+    assert [camera.name for camera in read.cameras] == ["A", "B"]
+    np.testing.assert_allclose(first.K, [[3750, 0, 31.5 + 10], [0, 3750, 23.5 + 5], [0, 0, 1]])
+    np.testing.assert_allclose(second.K, [[4000, 0, 31.5], [0, 4000, 23.5 - 2], [0, 0, 1]])
+    # A point where both look, moved by 10 to the first one's right, 20 up, 30 towards it. Theirs has y up.
+    point = np.array([10.0, -20.0, 800 - 30])
+    np.testing.assert_allclose(first.T_world_to_camera[:3] @ [*point, 1], point)
+    # For the second: towards it by 10, and to the left by 30, as the first camera stands at its left.
+    x = second.T_world_to_camera[:3] @ [*point, 1]
+    np.testing.assert_allclose(x, [-30, -20, 800 - 10], atol=1e-9)
+
+
+def test_jtml_both_cameras_written_and_read_again(tmp_path):
+    cameras = tuple(camera(seed, square=True) for seed in (1, 2))
+    [path] = write_geometry(CArmGeometry(cameras), tmp_path / "pair.txt", "jointtrack")
+    read = load_geometry(path, (HEIGHT, WIDTH))
+    T = cameras[0].T_world_to_camera
+    for ours, theirs in zip(read.cameras, cameras, strict=True):
+        # The world has become the first camera's.
+        drr = OBJECT.line_integrals(ours, ours.T_world_to_camera @ T)
+        np.testing.assert_allclose(drr, seen(theirs), rtol=1e-5, atol=1e-7)
+    with pytest.raises(InputError, match="two cameras at most, this geometry has 3"):
+        write_geometry(CArmGeometry((*cameras, camera(3, square=True))), tmp_path / "x.txt", "jointtrack")
+
+
+def test_jointtrack_with_a_cameras_place(tmp_path):
+    """Source, normal towards it, upward direction, in a world with z up; directions of any length."""
+    path = tmp_path / "front.txt"
+    path.write_text("JT_INTCALIB\n1200\n0\n0\n0.32\n\n0 -900 50\n0 -2 0\n0 0 5\n")
+    [read] = load_geometry(path, (HEIGHT, WIDTH)).cameras
+    # Looking along +y, x to the right: 30 right of the central ray, 20 above it, 100 beyond the origin.
+    x = read.T_world_to_camera[:3] @ [30, 100, 70, 1]
+    np.testing.assert_allclose(x, [30, -20, 1000], atol=1e-9)
+    assert read.sdd_mm == 1200
+
+
 OPENCV = """%YAML:1.0
 ---
 calibration_time: "Thu"
@@ -474,7 +526,9 @@ def test_xrays_of_rtk_are_turned_over_together(tmp_path, rtk, rng):
         ("cam.txt", MAYACAM_2.replace("0.998", "0.5"), "must be a rotation"),
         ("calibration.txt", "JT_INTCALIB\n1200\n0\n0\n", "with 3 values is not read"),
         ("calibration.txt", "JT_INTCALIB\n1200\n0\n0\n0\n", "pixel size must be above zero"),
-        ("calibration.txt", "JTA_INTCALIB_BIPLANE\n" + "1\n" * 20, "JTA_INTCALIB_BIPLANE with 20 values"),
+        ("calibration.txt", "JTA_INTCALIB_BIPLANE\n" + "1\n" * 19, "JTA_INTCALIB_BIPLANE with 19 values"),
+        ("calibration.txt", "JTA_INTCALIB_BIPLANE\n" + "1\n" * 20, "axes are not at right angles"),
+        ("calibration.txt", "JT_INTCALIB\n1200\n0\n0\n0.3\n" + "1\n" * 9, "must be at right angles"),
         ("cam.yml", OPENCV.replace("camera_matrix", "lens_matrix"), "no 3 x 3 camera_matrix"),
         ("cam.yml", OPENCV.replace("250.,", "many,"), "not 3 x 3 finite numbers"),
         ("P.txt", "1 2 3 4\n1 2 3 4\n1 2 3 4\n", "is singular"),

@@ -28,8 +28,8 @@ class Shown:
 _STYLE = (
     "body{font:15px/1.5 sans-serif;max-width:1300px;margin:2em auto;padding:0 1em;color:#222}"
     "table{display:block;overflow-x:auto;border-collapse:collapse;font-size:13px}"
-    "td,th{border:1px solid #ccc;padding:3px 8px;text-align:left}th{background:#f2f2f2}img{max-width:100%}figure{margin:.5em 0 "
-    "1.2em}figcaption{font-size:13px;color:#555}"
+    "td,th{border:1px solid #ccc;padding:3px 8px;text-align:left}th{background:#f2f2f2}"
+    "img{max-width:100%}figure{margin:.5em 0 1.2em}figcaption{font-size:13px;color:#555}"
 )
 
 

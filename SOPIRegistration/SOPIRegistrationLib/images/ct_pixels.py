@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.ct_planes import Plane, dicom_header, planes_of
 from SOPIRegistrationLib.images.itk_reading import image_reader, read_pixels
+from SOPIRegistrationLib.images.stored_pixels import decoded_pixels, is_padding, with_air_for_padding
 
 
 def read_array(planes: list[Plane], places: np.ndarray, what: str) -> np.ndarray:
@@ -45,6 +46,7 @@ class PlaneReader:
         self._what = what
         self._path: Path | None = None
         self._stored = np.empty(0)
+        self._padding: np.ndarray | None = None
 
     def __call__(self, plane: Plane) -> np.ndarray:
         """(rows, columns), rescaled; int32 where slope and intercept are whole numbers, else float32.
@@ -56,6 +58,10 @@ class PlaneReader:
             self._stored, self._path = self._read(plane), plane.path
         if plane.frame >= len(self._stored) or self._stored.shape[1:] != plane.layout[:2]:
             raise self._damaged(plane.path)
+        padding = None if self._padding is None else self._padding[plane.frame]
+        return with_air_for_padding(self._rescaled(plane), padding, plane.rescale[1])
+
+    def _rescaled(self, plane: Plane) -> np.ndarray:
         slope, intercept = plane.rescale
         stored = self._stored[plane.frame]
         if slope == int(slope) and intercept == int(intercept) and stored.dtype.kind in "iu":
@@ -69,15 +75,12 @@ class PlaneReader:
         path = plane.path
         try:
             dataset = pydicom.dcmread(path, force=True)
-            pixels = np.asarray(dataset.pixel_array)
-            unused = pixels.dtype.itemsize * 8 - int(dataset.get("BitsStored") or 0)
+            pixels = decoded_pixels(dataset, dataset)
         except Exception:  # pydicom raises whatever its decoders trip over
             pixels = self._decoded_by_gdcm(plane)
-        else:
-            if pixels.dtype.kind in "iu" and 0 < unused < pixels.dtype.itemsize * 8:
-                # Overlays and dirt in the bits that are not stored.
-                pixels = (pixels << unused) >> unused
-        return pixels[None] if pixels.ndim == 2 else pixels
+        pixels = pixels[None] if pixels.ndim == 2 else pixels
+        self._padding = is_padding(dataset, pixels) if self._what == "CT" else None
+        return pixels
 
     def _decoded_by_gdcm(self, plane: Plane) -> np.ndarray:
         """Compressed in a way that pydicom has no plug-in for: GDCM, inside SimpleITK, mostly can."""

@@ -39,6 +39,8 @@ _TAGS = [
     "Columns",
     "RescaleSlope",
     "RescaleIntercept",
+    "RescaleType",
+    "AcquisitionNumber",
     *_GROUPS,
 ]
 
@@ -56,6 +58,7 @@ class Plane:
         position: (3,) centre of the first pixel, LPS, mm.
         rescale: slope and intercept.
         is_localizer: whether it is a scout view.
+        acquisition: Acquisition Number (0020,0012), empty where there is none.
     """
 
     path: Path
@@ -66,6 +69,7 @@ class Plane:
     position: np.ndarray
     rescale: tuple[float, float]
     is_localizer: bool
+    acquisition: str = ""
 
     @property
     def normal(self) -> np.ndarray:
@@ -170,6 +174,7 @@ def planes_of(path: Path, header: Dataset, what: str) -> Iterator[Plane]:
             position,
             (slope, intercept),
             any("LOCALIZER" in (kind or ()) for kind in kinds),
+            str(value_of(header, "AcquisitionNumber") or ""),
         )
 
 

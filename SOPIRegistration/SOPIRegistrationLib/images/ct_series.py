@@ -16,7 +16,13 @@ from pydicom.uid import MediaStorageDirectoryStorage
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.ct_pixels import read_array
 from SOPIRegistrationLib.images.ct_planes import Plane, dicom_header, frames_in, planes_of, value_of
-from SOPIRegistrationLib.images.ct_stack import even_steps, of_one_volume, sorted_along_normal
+from SOPIRegistrationLib.images.ct_stack import (
+    even_steps,
+    of_one_volume,
+    require_one_scan,
+    sorted_along_normal,
+    without_copies,
+)
 from SOPIRegistrationLib.images.dicom_tags import quiet_pydicom
 from SOPIRegistrationLib.images.volume import Volume
 
@@ -37,6 +43,8 @@ _NEUTRAL_CLASSES = (
 )
 # Of a C-arm's cone-beam CT the modality may be that of its X-rays, but never one of these.
 _OTHER_MODALITIES = ("MR", "PT", "NM", "US", "CR", "MG", "SEG", "RTDOSE")
+# Rescale Types of Hounsfield units, and of nothing in particular.
+_HOUNSFIELD = ("", "HU", "HU_MOD", "US", "UNSPECIFIED")
 
 
 @quiet_pydicom()
@@ -57,7 +65,11 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
     planes: list[Plane] = []
     seen, doubled, refused = set(), 0, []
     for file, header in series:
-        instance = str(value_of(header, "SOPInstanceUID") or file)
+        # Some anonymisers give all images one UID: a copy is at the same place, too.
+        instance = (
+            str(value_of(header, "SOPInstanceUID") or file),
+            str(value_of(header, "ImagePositionPatient")),
+        )
         if instance in seen:
             doubled += 1
             continue
@@ -79,6 +91,8 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
             f"{what} {path.name}: {len(left_out)} of {len(planes) + len(refused)} images are left out, of "
             f"another size, direction or kind than the rest ({_some(left_out)})"
         )
+    require_one_scan(chosen, path, what)
+    chosen = without_copies(chosen, path, what, notes)
     chosen, along, direction = sorted_along_normal(chosen, path, what)
     places, step = even_steps(along, path, what, notes)
     array = read_array(chosen, places, what)
@@ -156,6 +170,12 @@ def _is_ct(header: Dataset) -> bool:
 
 
 def _require_ct(header: Dataset, path: Path) -> None:
+    quantity = str(value_of(header, "RescaleType") or "").upper()
+    if quantity not in _HOUNSFIELD:
+        raise InputError(
+            f"CT {path} does not hold Hounsfield units: its Rescale Type (0028,1054) is {quantity}: give the "
+            "CT it was computed from"
+        )
     if not _is_ct(header):
         modality = value_of(header, "Modality") or "missing"
         kind = getattr(value_of(header, "SOPClassUID"), "name", "") or "unknown"

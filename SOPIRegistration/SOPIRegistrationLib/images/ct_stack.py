@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -55,6 +56,48 @@ def of_one_volume(planes: list[Plane], path: Path, what: str) -> list[Plane]:
             "folder with all slices, or an Enhanced CT)"
         )
     return chosen
+
+
+def require_one_scan(planes: list[Plane], path: Path, what: str) -> None:
+    """Refuse acquisitions that go through each other: phases, or scans before and after something.
+
+    Acquisitions one after the other (of a moving table) are one scan.
+
+    Raises:
+        InputError: several scans.
+    """
+    scans: dict[str, list[float]] = {}
+    for plane in planes:
+        scans.setdefault(plane.acquisition, []).append(float(plane.position @ planes[0].normal))
+    places = {number: np.sort(along) for number, along in scans.items() if len(along) > 2}
+    for one, other in itertools.combinations(places.values(), 2):
+        # A spiral's ends may reach a few slices into the next.
+        shared = min(one[-1], other[-1]) - max(one[0], other[0])
+        if shared > 0.5 * min(np.ptp(one), np.ptp(other)):
+            counts = ", ".join(
+                f"{len(along)} of number {number or 'none'}" for number, along in scans.items()
+            )
+            raise InputError(
+                f"{what} {path} holds several scans of one place in one series, told by Acquisition Number "
+                f"(0020,0012) ({counts}): give the images of one"
+            )
+
+
+def without_copies(planes: list[Plane], path: Path, what: str, notes: list[str]) -> list[Plane]:
+    """The planes, each once: images that are there again under another name are left out, with a note."""
+    at: dict[float, list[Plane]] = {}
+    for plane in planes:
+        at.setdefault(round(float(plane.position @ planes[0].normal), 3), []).append(plane)
+    read, copies = PlaneReader(what), 0
+    kept = []
+    for here in at.values():
+        first = read(here[0]) if len(here) > 1 else None
+        differing = [plane for plane in here[1:] if not np.array_equal(read(plane), first)]
+        copies += len(here) - 1 - len(differing)
+        kept += [here[0], *differing]
+    if copies:
+        notes.append(f"{what} {path.name} has images that are there twice ({copies}): each is read once")
+    return kept
 
 
 def sorted_along_normal(
