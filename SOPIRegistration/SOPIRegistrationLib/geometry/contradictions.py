@@ -21,8 +21,9 @@ _DETECTOR_DISTANCES_MM = 250.0, 3000.0
 _WIDEST_CONE_DEG = 45.0
 _SQUARE, _SAME_SIZE, _EXCHANGED = 1.05, 1.1, 0.02
 _MOST_SKEW = 0.01
-# Where cameras that look at one object meet, before their sources.
-_MEETING_MM = 150.0, 5000.0
+# Where cameras that look at one object meet, before their sources; how far their middle rays may be from
+# there, of half the field.
+_MEETING_MM, _PASSING = (150.0, 5000.0), 0.3
 _NEARLY_SAME_VIEW_DEG = 30.0
 
 
@@ -62,7 +63,7 @@ def contradictions_of_set(geometry: CArmGeometry) -> list[str]:
         return [f"the rays of the images' middles meet behind the source of camera {behind}: {remedy}"]
     found = []
     fields = [depth * one.width / 2 / one.K[0, 0] for depth, one in zip(depths, cameras, strict=True)]
-    if meeting.apart_mm > min(fields):
+    if meeting.apart_mm > _PASSING * min(fields):
         found.append(
             f"the cameras look past each other, their images' middle rays {meeting.apart_mm:.0f} mm from one "
             f"point: {remedy}"
