@@ -23,7 +23,7 @@ _SQUARE, _SAME_SIZE, _EXCHANGED = 1.05, 1.1, 0.02
 _MOST_SKEW = 0.01
 # Where cameras that look at one object meet, before their sources; how far their middle rays may be from
 # there, of half the field.
-_MEETING_MM, _PASSING = (150.0, 5000.0), 0.3
+_MEETING_MM, _PASSING = (150.0, 5000.0), 0.15
 _NEARLY_SAME_VIEW_DEG = 30.0
 
 
