@@ -37,6 +37,7 @@ from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.registration.prepared import PreparedCase
 from SOPIRegistrationLib.settings import GIVEN, NETWORKS, RegistrationSettings, choices, option, options
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.bodies import Bodies
 from SOPIRegistrationLib.subject.surface import is_surface
 
 # Initialisers that --init may name; anything else is a file.
@@ -202,7 +203,7 @@ def register_files(request: Request, folder: Path) -> Registered:
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
     if request.xray_mask:
-        views = _within_masks(views, request.xray_mask, geometry)
+        views = within_masks(views, request.xray_mask, geometry)
     if request.start_file is not None:
         geometry = with_depth_of_start(geometry, subject.ct, request.start_file, all_cameras)
     frame = pose_frame(geometry, subject.ct, request.geometry)
@@ -211,7 +212,7 @@ def register_files(request: Request, folder: Path) -> Registered:
         start = read_start(request.start_file, frame, all_cameras, geometry.camera)
     warm_up(subject, settings)
     seconds_preparation = time.perf_counter() - began
-    case = PreparedCase(subject, views[0], tuple(views[1:]), frame, seconds_preparation)
+    case = PreparedCase(Bodies.one(subject), views[0], tuple(views[1:]), frame, seconds_preparation)
     task = Task(case, settings, start, shows_pictures=False)
     with progress_bar("registration") as update:
         result = outcome_of(
@@ -226,7 +227,7 @@ def register_files(request: Request, folder: Path) -> Registered:
     return Registered(result, subject, geometry.cameras, seconds_preparation, files)
 
 
-def _within_masks(
+def within_masks(
     views: Sequence[PreparedRadiograph], paths: Sequence[Path], geometry: CArmGeometry
 ) -> list[PreparedRadiograph]:
     """The X-rays, compared where their masks are not 0.

@@ -13,7 +13,14 @@ import numpy as np
 
 from SOPIRegistrationLib.cli.bodies import body_names, materials_of, read_body
 from SOPIRegistrationLib.cli.common import progress_bar, staged
-from SOPIRegistrationLib.cli.register import Request, open_views, pose_frame, request_of, with_depth_of_start
+from SOPIRegistrationLib.cli.register import (
+    Request,
+    open_views,
+    pose_frame,
+    request_of,
+    with_depth_of_start,
+    within_masks,
+)
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.itk_reading import require_file
@@ -55,8 +62,6 @@ def run_several(args: argparse.Namespace) -> int:
     if starts:
         args.init = str(starts.get("", "auto"))
     request = request_of(args)
-    if args.xray_mask:
-        raise InputError("--xray-mask is for one body: leave it out")
     radiographs, geometry, all_cameras = open_views(request)
     bodies = read_bodies(paths, args, request)
     settings = request.settings
@@ -64,6 +69,8 @@ def run_several(args: argparse.Namespace) -> int:
         prepare_radiograph(radiograph, camera, settings.polarity, of_metal=bodies.are_metal)
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
+    if request.xray_mask:
+        views = within_masks(views, request.xray_mask, geometry)
     of_whom = (bodies.whole or bodies.bodies[0].subject).ct
     first = starts.get("") or next(iter(starts.values()), None)
     if first is not None:
@@ -166,6 +173,7 @@ def summary(result: BodiesResult, seconds_preparation: float, files: Sequence[st
             x, y, z = verdict.predicted_error_mm
             shift = f"; predicted error {x:.2f}, {y:.2f}, {z:.2f} mm along x, y, depth"
         lines.append(f"{body.name:<{width}}  {verdict.status.upper()}: {'; '.join(verdict.reasons)}{shift}")
+        lines += [f"{body.name:<{width}}  or: {one.summary}" for one in body.alternatives]
     for pair in result.pairs:
         error = np.linalg.norm(pair.predicted_error_mm), np.linalg.norm(pair.predicted_error_deg)
         told = f"predicted error {error[0]:.2f} mm, {error[1]:.2f} deg"

@@ -25,6 +25,7 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.dicom_files import is_dicom
 from SOPIRegistrationLib.images.dicom_tags import quiet_pydicom
 from SOPIRegistrationLib.images.itk_reading import image_reader, read_pixels
+from SOPIRegistrationLib.images.stored_pixels import decoded_pixels, is_padding, with_air_for_padding
 from SOPIRegistrationLib.images.volume import Volume
 
 # Slices may be placed to a hundredth of a millimetre, or to a fiftieth of their distance.
@@ -52,6 +53,8 @@ _NEUTRAL_CLASSES = (
 )
 # Of a C-arm's cone-beam CT the modality may be that of its X-rays, but never one of these.
 _OTHER_MODALITIES = ("MR", "PT", "NM", "US", "CR", "MG", "SEG", "RTDOSE")
+# Rescale Types of Hounsfield units, and of nothing in particular.
+_HOUNSFIELD = ("", "HU", "HU_MOD", "US", "UNSPECIFIED")
 _GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 _TAGS = [
     "SpecificCharacterSet",
@@ -71,6 +74,8 @@ _TAGS = [
     "Columns",
     "RescaleSlope",
     "RescaleIntercept",
+    "RescaleType",
+    "AcquisitionNumber",
     *_GROUPS,
 ]
 
@@ -88,6 +93,7 @@ class _Plane:
         position: (3,) centre of the first pixel, LPS, mm.
         rescale: slope and intercept.
         is_localizer: whether it is a scout view.
+        acquisition: Acquisition Number (0020,0012), empty where there is none.
     """
 
     path: Path
@@ -98,6 +104,7 @@ class _Plane:
     position: np.ndarray
     rescale: tuple[float, float]
     is_localizer: bool
+    acquisition: str = ""
 
     @property
     def normal(self) -> np.ndarray:
@@ -142,7 +149,8 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
     planes: list[_Plane] = []
     seen, doubled, refused = set(), 0, []
     for file, header in series:
-        instance = str(_value(header, "SOPInstanceUID") or file)
+        # Some anonymisers give all images one UID: a copy is at the same place, too.
+        instance = str(_value(header, "SOPInstanceUID") or file), str(_value(header, "ImagePositionPatient"))
         if instance in seen:
             doubled += 1
             continue
@@ -164,6 +172,8 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
             f"{what} {path.name}: {len(left_out)} of {len(planes) + len(refused)} images are left out, of "
             f"another size, direction or kind than the rest ({_some(left_out)})"
         )
+    _require_one_scan(chosen, path, what)
+    chosen = _without_copies(chosen, path, what, notes)
     chosen, along, direction = _sorted_along_normal(chosen, path, what)
     places, step = _even_steps(along, path, what, notes)
     array = _read_array(chosen, places, what)
@@ -244,6 +254,12 @@ def _is_ct(header: Dataset) -> bool:
 
 
 def _require_ct(header: Dataset, path: Path) -> None:
+    quantity = str(_value(header, "RescaleType") or "").upper()
+    if quantity not in _HOUNSFIELD:
+        raise InputError(
+            f"CT {path} does not hold Hounsfield units: its Rescale Type (0028,1054) is {quantity}: give the "
+            "CT it was computed from"
+        )
     if not _is_ct(header):
         modality = _value(header, "Modality") or "missing"
         kind = getattr(_value(header, "SOPClassUID"), "name", "") or "unknown"
@@ -342,6 +358,7 @@ def _planes_of(path: Path, header: Dataset, what: str) -> Iterator[_Plane]:
             position,
             (slope, intercept),
             any("LOCALIZER" in (kind or ()) for kind in kinds),
+            str(_value(header, "AcquisitionNumber") or ""),
         )
 
 
@@ -440,6 +457,48 @@ def _of_one_volume(planes: list[_Plane], path: Path, what: str) -> list[_Plane]:
             "folder with all slices, or an Enhanced CT)"
         )
     return chosen
+
+
+def _require_one_scan(planes: list[_Plane], path: Path, what: str) -> None:
+    """Refuse acquisitions that go through each other: phases, or scans before and after something.
+
+    Acquisitions one after the other (of a moving table) are one scan.
+
+    Raises:
+        InputError: several scans.
+    """
+    scans: dict[str, list[float]] = {}
+    for plane in planes:
+        scans.setdefault(plane.acquisition, []).append(float(plane.position @ planes[0].normal))
+    places = {number: np.sort(along) for number, along in scans.items() if len(along) > 2}
+    for one, other in itertools.combinations(places.values(), 2):
+        # A spiral's ends may reach a few slices into the next.
+        shared = min(one[-1], other[-1]) - max(one[0], other[0])
+        if shared > 0.5 * min(np.ptp(one), np.ptp(other)):
+            counts = ", ".join(
+                f"{len(along)} of number {number or 'none'}" for number, along in scans.items()
+            )
+            raise InputError(
+                f"{what} {path} holds several scans of one place in one series, told by Acquisition Number "
+                f"(0020,0012) ({counts}): give the images of one"
+            )
+
+
+def _without_copies(planes: list[_Plane], path: Path, what: str, notes: list[str]) -> list[_Plane]:
+    """The planes, each once: images that are there again under another name are left out, with a note."""
+    at: dict[float, list[_Plane]] = {}
+    for plane in planes:
+        at.setdefault(round(float(plane.position @ planes[0].normal), 3), []).append(plane)
+    read, copies = _PlaneReader(what), 0
+    kept = []
+    for here in at.values():
+        first = read(here[0]) if len(here) > 1 else None
+        differing = [plane for plane in here[1:] if not np.array_equal(read(plane), first)]
+        copies += len(here) - 1 - len(differing)
+        kept += [here[0], *differing]
+    if copies:
+        notes.append(f"{what} {path.name} has images that are there twice ({copies}): each is read once")
+    return kept
 
 
 def _sorted_along_normal(
@@ -550,6 +609,7 @@ class _PlaneReader:
         self._what = what
         self._path: Path | None = None
         self._stored = np.empty(0)
+        self._padding: np.ndarray | None = None
 
     def __call__(self, plane: _Plane) -> np.ndarray:
         """(rows, columns), rescaled; int32 where slope and intercept are whole numbers, else float32.
@@ -561,6 +621,10 @@ class _PlaneReader:
             self._stored, self._path = self._read(plane), plane.path
         if plane.frame >= len(self._stored) or self._stored.shape[1:] != plane.layout[:2]:
             raise self._damaged(plane.path)
+        padding = None if self._padding is None else self._padding[plane.frame]
+        return with_air_for_padding(self._rescaled(plane), padding, plane.rescale[1])
+
+    def _rescaled(self, plane: _Plane) -> np.ndarray:
         slope, intercept = plane.rescale
         stored = self._stored[plane.frame]
         if slope == int(slope) and intercept == int(intercept) and stored.dtype.kind in "iu":
@@ -574,15 +638,12 @@ class _PlaneReader:
         path = plane.path
         try:
             dataset = pydicom.dcmread(path, force=True)
-            pixels = np.asarray(dataset.pixel_array)
-            unused = pixels.dtype.itemsize * 8 - int(dataset.get("BitsStored") or 0)
+            pixels = decoded_pixels(dataset, dataset)
         except Exception:  # pydicom raises whatever its decoders trip over
             pixels = self._decoded_by_gdcm(plane)
-        else:
-            if pixels.dtype.kind in "iu" and 0 < unused < pixels.dtype.itemsize * 8:
-                # Overlays and dirt in the bits that are not stored.
-                pixels = (pixels << unused) >> unused
-        return pixels[None] if pixels.ndim == 2 else pixels
+        pixels = pixels[None] if pixels.ndim == 2 else pixels
+        self._padding = is_padding(dataset, pixels) if self._what == "CT" else None
+        return pixels
 
     def _decoded_by_gdcm(self, plane: _Plane) -> np.ndarray:
         """Compressed in a way that pydicom has no plug-in for: GDCM, inside SimpleITK, mostly can."""

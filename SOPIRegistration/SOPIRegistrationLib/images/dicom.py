@@ -17,6 +17,7 @@ from SOPIRegistrationLib.images.dicom_tags import frame_value, plain_value, quie
 from SOPIRegistrationLib.images.grayscale import polarity_of
 from SOPIRegistrationLib.images.itk_reading import image_reader, read_pixels
 from SOPIRegistrationLib.images.radiograph import Radiograph, chosen_frame
+from SOPIRegistrationLib.images.stored_pixels import decoded_pixels
 
 _GEOMETRY_KEYWORDS = (
     "DistanceSourceToDetector",
@@ -125,9 +126,7 @@ def _gray_of_colours(pixels: np.ndarray, path: Path, photometric: str) -> np.nda
 
 def _stored_pixels(dataset, path: Path, index: int, frames: int) -> np.ndarray:
     try:
-        if frames == 1:
-            return np.asarray(dataset.pixel_array)
-        return np.asarray(pydicom.pixels.pixel_array(path, index=index))
+        return decoded_pixels(dataset, dataset) if frames == 1 else decoded_pixels(path, dataset, index)
     except Exception:
         # Compressed, and pydicom has no plug-in for it: GDCM, inside SimpleITK, mostly can. Of what is not
         # compressed it fills up what is missing.

@@ -41,6 +41,7 @@ _CUSTOM = {
     "ctk.ctkCollapsibleButton": widgets.CollapsibleButton,
     "ctk.ctkSliderWidget": widgets.SliderWidget,
     "ctk.ctkRangeWidget": widgets.RangeWidget,
+    "ctk.ctkColorPickerButton": widgets.ColorPickerButton,
     "slicer.qMRMLWidget": widgets.Widget,
     "slicer.qMRMLNodeComboBox": widgets.NodeComboBox,
     "slicer.qSlicerMarkupsPlaceWidget": widgets.MarkupsPlaceWidget,
