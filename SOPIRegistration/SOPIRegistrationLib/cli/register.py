@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, read_body
+from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, add_hold_arguments, read_body
 from SOPIRegistrationLib.cli.common import (
     add_ct_arguments,
     add_setting_arguments,
@@ -93,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     add_ct_arguments(parser, "BODY", BODY_HELP)
     add_body_arguments(parser)
+    add_hold_arguments(parser)
     parser.add_argument(
         "xray",
         type=Path,
