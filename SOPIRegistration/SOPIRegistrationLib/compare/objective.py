@@ -111,7 +111,9 @@ class LevelObjective:
     def __call__(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> NormalEquations:
         """Cost (mean over the views) and its quadratic model at (P, 4, 4) poses of the given starts."""
         if not self._is_at_starts(T_lps_to_world):
-            return self._equations(T_lps_to_world, starts, [view.projected(T_lps_to_world) for view in self._views])
+            return self._equations(
+                T_lps_to_world, starts, [view.projected(T_lps_to_world) for view in self._views]
+            )
         if self._at_starts is None:
             projected = [view.at_starts or view.projected(T_lps_to_world) for view in self._views]
             self._at_starts = self._equations(T_lps_to_world, starts, projected)
@@ -210,7 +212,7 @@ class LevelObjective:
 
 
 def _trimmed(view: PreparedRadiograph, valid: np.ndarray, projected: tuple[np.ndarray, np.ndarray]):
-    """(X-ray, valid pixels (S, rows, columns), images and Jacobians) cut to what is valid: no other pixel counts."""
+    """(X-ray, valid pixels (S, rows, columns), images and Jacobians) without what is valid at no start."""
     boxes = ndimage.find_objects(valid.any(axis=0).astype(np.uint8))
     if not boxes:
         return view, valid, projected
@@ -219,7 +221,11 @@ def _trimmed(view: PreparedRadiograph, valid: np.ndarray, projected: tuple[np.nd
         columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
     )
     cut = PreparedRadiograph(view.image[rows, columns], view.valid[rows, columns], camera, view.name)
-    return cut, valid[:, rows, columns], tuple(np.ascontiguousarray(one[:, rows, columns]) for one in projected)
+    return (
+        cut,
+        valid[:, rows, columns],
+        tuple(np.ascontiguousarray(one[:, rows, columns]) for one in projected),
+    )
 
 
 def _rays(camera: Camera) -> np.ndarray:

@@ -22,6 +22,7 @@ from SOPIRegistrationLib.images.itk_reading import (
     require_file,
 )
 from SOPIRegistrationLib.images.nifti_header import guessed_axes, read_nifti_header
+from SOPIRegistrationLib.images.pictures import PICTURE_READERS, require_upright
 from SOPIRegistrationLib.images.radiograph import Radiograph, chosen_frame
 from SOPIRegistrationLib.images.shear import perpendicular, require_sound_axes
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
@@ -35,8 +36,6 @@ from SOPIRegistrationLib.images.text_headers import (
 from SOPIRegistrationLib.images.volume import Volume
 
 _CT_FORMATS = f"a DICOM series folder or a 3D {FORMATS} file"
-# Formats without a voxel size along the third axis.
-_PICTURE_READERS = ("TIFFImageIO", "PNGImageIO", "JPEGImageIO", "JPEG2000ImageIO", "BMPImageIO", "LSMImageIO")
 _READERS_WITH_DIRECTIONS = ("HDF5ImageIO", "MINCImageIO")
 _XRAY_FORMATS = "DICOM, PNG, TIFF, NIfTI, NRRD or MHA"
 
@@ -138,7 +137,7 @@ def open_radiograph(
 
 
 def _read_plain(path: Path, frame: int | None) -> np.ndarray:
-    reader = image_reader(path, "X-ray", _XRAY_FORMATS)
+    reader = _picture_reader(path)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if len(size) > 3 and max(size[3:]) > 1:
         raise InputError(f"X-ray {path} has {len(size)} dimensions: give a 2D image or a stack of frames")
@@ -149,6 +148,19 @@ def _read_plain(path: Path, frame: int | None) -> np.ndarray:
     return _in_gray(sitk.GetArrayFromImage(read_pixels(reader, path, "X-ray")), components, path)
 
 
+def _picture_reader(path: Path) -> sitk.ImageFileReader:
+    """A reader of X-rays that are no DICOM, which has read the header."""
+    reader = image_reader(path, "X-ray", _XRAY_FORMATS)
+    if is_picture(path):
+        require_upright(path)
+    return reader
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file that can be read is a picture, which has no voxel size along a third axis."""
+    return sitk.ImageFileReader.GetImageIOFromFileName(str(path)) in PICTURE_READERS
+
+
 def read_frames(path: str | os.PathLike) -> np.ndarray:
     """(frames, rows, columns): all frames of an image stack as stored: NRRD, MHA, NIfTI, or one picture.
 
@@ -157,7 +169,7 @@ def read_frames(path: str | os.PathLike) -> np.ndarray:
     """
     path = Path(path)
     require_file(path, "X-ray")
-    reader = image_reader(path, "X-ray", _XRAY_FORMATS)
+    reader = _picture_reader(path)
     if len(reader.GetSize()) > 3 and max(reader.GetSize()[3:]) > 1:
         raise InputError(f"X-ray {path} has {len(reader.GetSize())} dimensions: give a stack of frames")
     stored = sitk.GetArrayFromImage(read_pixels(reader, path, "X-ray"))
@@ -181,7 +193,7 @@ def _read_plain_volume(path: Path, what: str) -> Volume:
     size = reader.GetSize()
     _check_layout(size, reader.GetNumberOfComponents(), path, what)
     kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
-    if kind in _PICTURE_READERS:
+    if kind in PICTURE_READERS:
         raise InputError(
             f"{what} {path} is a picture, which does not say how large its voxels are nor how they lie: use "
             f"{_CT_FORMATS}"

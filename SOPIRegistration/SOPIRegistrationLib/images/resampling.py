@@ -28,6 +28,6 @@ def linear_weights(centres: np.ndarray, low: int, high: int) -> sparse.csr_array
 
 @lru_cache(maxsize=512)
 def area_weights(new: int, old: int) -> sparse.csr_array:
-    """(new, old) weights that turn ``old`` samples into ``new`` ones over the same extent; not to be changed."""
+    """(new, old) weights that turn ``old`` samples into ``new`` ones of the same extent; read only."""
     step = old / new
     return overlap_weights((np.arange(new) + 0.5) * step - 0.5, step, 0, old)

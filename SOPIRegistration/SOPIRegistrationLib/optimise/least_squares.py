@@ -151,7 +151,7 @@ def levenberg_marquardt(
 
 
 class _LearnedCurvature:
-    """What the steps of each start tell of the curvature beyond J^T J: the sum of r times its second derivative.
+    """What each start's steps tell of the curvature beyond J^T J: the sum of r times its second derivative.
 
     Args:
         equations: of the starts.
@@ -167,7 +167,9 @@ class _LearnedCurvature:
         floor = 1e-9 * diagonal.max(axis=1) + 1e-30
         L = np.linalg.cholesky(gauss_newton + floor[:, None, None] * np.eye(diagonal.shape[1]))
         relative = np.linalg.solve(L, np.linalg.solve(L, self._beyond[rows]).swapaxes(1, 2))
-        share, directions = np.linalg.eigh(np.eye(diagonal.shape[1]) + (relative + relative.swapaxes(1, 2)) / 2)
+        share, directions = np.linalg.eigh(
+            np.eye(diagonal.shape[1]) + (relative + relative.swapaxes(1, 2)) / 2
+        )
         half = L @ directions * np.sqrt(np.maximum(share, _LEAST_CURVATURE))[:, None]
         return half @ half.swapaxes(1, 2)
 
@@ -194,7 +196,9 @@ class _LearnedCurvature:
         cross = missed[:, :, None] * change[:, None]
         square = change[:, :, None] * change[:, None]
         missed_along = np.einsum("pi,pi->p", step, missed)[:, None, None]
-        self._beyond[rows] = beyond + (cross + cross.swapaxes(1, 2)) / along - missed_along * square / along**2
+        self._beyond[rows] = (
+            beyond + (cross + cross.swapaxes(1, 2)) / along - missed_along * square / along**2
+        )
 
 
 def _damped_step(gradient, hessian, damping):
@@ -203,7 +207,9 @@ def _damped_step(gradient, hessian, damping):
     # A parameter nothing depends on must not make the system singular.
     floor = 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-30
     D = damping[:, None] * np.maximum(diagonal, floor) + floor
-    step = -np.linalg.solve(hessian + np.einsum("pi,ij->pij", D, np.eye(D.shape[1])), gradient[..., None])[..., 0]
+    step = -np.linalg.solve(hessian + np.einsum("pi,ij->pij", D, np.eye(D.shape[1])), gradient[..., None])[
+        ..., 0
+    ]
     # The largest of all bodies.
     twists = step.reshape(len(step), -1, 6)
     turns, shifts = np.linalg.norm(twists[..., :3], axis=2), np.linalg.norm(twists[..., 3:], axis=2)

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import slicer
 
-from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.installed import PATIENT
 from SOPIRegistrationLib.methods import LEARNED_REFINEMENT
 from SOPIRegistrationLib.panel.bodies_section import BodiesSection
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE
 from SOPIRegistrationLib.panel.fusion_control import FusionControl
 from SOPIRegistrationLib.panel.geometry_section import GeometrySection
+from SOPIRegistrationLib.panel.kernel_loading import KernelLoading
 from SOPIRegistrationLib.panel.landmark_section import LandmarkSection
 from SOPIRegistrationLib.panel.live_picture import LivePicture
 from SOPIRegistrationLib.panel.messages import errors_shown, show_notes
@@ -78,6 +78,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             *(self._picture, self._result, self._update),
         )
         self._again = timer(_AGAIN_MS, self._prepare)
+        self.kernels = KernelLoading()
+        self.kernels.start()
         self._connect()
         self._strip.show_stage("")
         self._update()
@@ -170,6 +172,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def close(self) -> None:
         """Leave nothing behind that would be called later."""
         self.use(None)
+        self.kernels.stop()
         self._training.close()
 
     def _on_parameters(self, *_) -> None:
@@ -349,25 +352,22 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._when_ready(lambda: self._training.start(self._pose.placement.T_lps_to_camera))
 
     def _on_demo(self, case: DemoCase) -> None:
-        nodes = bridge.load_demo_case(self._session.scene, case=case)
-        p = self._session.parameters
-        p.ct, p.xray, p.mask = nodes.ct, nodes.xray, None
-        self._session.state.geometry = nodes.geometry
+        self._session.take_demo(case)
         self._prepare()
 
     def _on_finished(self, result) -> None:
         session = self._session
         geometry = session.state.geometry
         with self._pose.rearranged():
-            session.record(result)
+            is_whole = session.record(result)
         if not self._geometry.shows(geometry):
             self._pose.steps.changed_geometry(geometry)
         self._use_case(session)
         self._pose.steps.settle(self._pose.placement)
-        if result.stopped:
-            self._strip.show_note("Stopped. The pose reached so far is kept.")
-        else:
+        if is_whole:
             self._result.show()
+        else:
+            self._strip.show_note("Stopped. The pose reached so far is kept.")
         self._update()
 
     # What can be done now

@@ -9,7 +9,7 @@ import qt
 import slicer
 
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
-from SOPIRegistrationLib.panel.result_content import placement_of
+from SOPIRegistrationLib.panel.result_content import estimated_lines, placement_of
 from SOPIRegistrationLib.panel.session import Session
 from SOPIRegistrationLib.panel.shown_pose import ShownPose
 from SOPIRegistrationLib.panel.strip_section import VERDICTS, StripSection
@@ -66,6 +66,12 @@ class ResultSection:
         result = self.entry and self.entry.result
         ui.similarityLabel.text = _similarity_text(result) if result else "–"
         lines = [f"{result['seconds']:.1f} s in all", *_stage_times(result["stages"])] if result else ["–"]
+        estimated = "\n".join(estimated_lines(result)) if result else ""
+        for label in (ui.estimatedLabel, ui.geometryEstimatedLabel):
+            label.text, label.visible = estimated, bool(estimated)
+        ui.estimatedLabelLabel.visible = bool(estimated)
+        if estimated:
+            ui.geometryEstimatedLabel.text = f"Estimated by the registration shown:\n{estimated}"
         ui.timeLabel.text = "\n".join(lines)
         self._show_history()
         self._strip.show_result(result)

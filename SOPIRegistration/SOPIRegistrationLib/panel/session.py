@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +15,19 @@ import slicer
 
 from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.overlay import fusion_image
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE
 from SOPIRegistrationLib.panel.input_reader import InputReader
-from SOPIRegistrationLib.panel.result_content import placement_of, status_of
+from SOPIRegistrationLib.panel.result_content import estimated_cameras, placement_of, status_of
 from SOPIRegistrationLib.registration import RegistrationResult
 from SOPIRegistrationLib.registration.bodies import BodiesResult
 from SOPIRegistrationLib.registration.logic import Task
 from SOPIRegistrationLib.registration.outputs import result_content
 from SOPIRegistrationLib.registration.prepared import Placement, PreparedCase
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
+from SOPIRegistrationLib.simulation.demo import DemoCase
 
 # Longer edge of a DRR at rest; of the fused picture at rest, least and most.
 REST_PIXELS = 512
@@ -62,14 +64,23 @@ class Session:
         self.views.close()
         self.case = None
 
+    def take_demo(self, case: DemoCase) -> None:
+        """Put a demo case into the scene, and choose it."""
+        nodes = bridge.load_demo_case(self.scene, case=case)
+        with slicer.util.NodeModify(self.parameters.parameterNode):
+            self.state.geometry, self.state.bodies = nodes.geometry, []
+            self.parameters.ct, self.parameters.xray, self.parameters.mask = nodes.ct, nodes.xray, None
+
     def accept(self, case: PreparedCase) -> None:
-        """Show a prepared case: X-ray on its detector, CT under the transform, C-arm, DRR, overlay."""
-        p = self.parameters
+        """Show a prepared case: X-ray on its detector, CT under the transform, C-arm, DRR, overlay.
+
+        Its X-rays are taken by the cameras that a registration has estimated of them, where one has.
+        """
+        p, case = self.parameters, self._as_estimated(case)
         known, was_hardened, carried = self.case, self._was_hardened(case), self._carried_pose(case)
         self.case = case
         self.state.pose_frame = case.frame
         geometry = case.inputs.geometry
-        # A registration may have estimated its intrinsics.
         camera = case.xray.camera
         if p.transform is None:
             p.transform = self.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "CT to C-arm")
@@ -91,8 +102,7 @@ class Session:
             # The C-arm of another camera of the set stood in another world.
             self.carm.remove()
         self.carm.update(camera, case.frame)
-        for other in case.inputs.others:
-            node, frame = self.scene.GetNodeByID(other.node_id), other.key[1]
+        for (node, frame), other in zip(self._xray_nodes(case)[1:], case.others, strict=True):
             bridge.place_on_detector(
                 node,
                 other.camera,
@@ -107,6 +117,25 @@ class Session:
         self.views.show(bridge.Shown(camera, case.frame, p.xray, p.ct, tuple(models)))
         self._put_drr(self._rendered(self.placement, REST_PIXELS))
         self._fuse()
+
+    def _xray_nodes(self, case: PreparedCase) -> list[tuple]:
+        """(node, frame) of the X-rays of a case, in their order."""
+        p = self.parameters
+        others = [(self.scene.GetNodeByID(one.node_id), one.key[1]) for one in case.inputs.others]
+        return [(p.xray, p.frame), *others]
+
+    def _as_estimated(self, case: PreparedCase) -> PreparedCase:
+        pairs = zip(self._xray_nodes(case), case.geometry.cameras, strict=True)
+        return case.in_cameras(
+            [bridge.estimated_camera(node, camera, frame) for (node, frame), camera in pairs]
+        )
+
+    def _keep_estimated(self, case: PreparedCase, cameras: Sequence[Camera | None]) -> None:
+        """Keep the cameras that were estimated with the X-rays of a case; None of those that were not."""
+        for (node, frame), stated, found in zip(
+            self._xray_nodes(case), case.geometry.cameras, cameras, strict=True
+        ):
+            bridge.keep_estimated(node, stated, found, frame)
 
     def _was_hardened(self, case: PreparedCase) -> bool:
         """Whether the registration's transform was hardened into the CT since the case before."""
@@ -321,16 +350,18 @@ class Session:
             time_limit=self.parameters.timeLimit,
             weights=weights or {},
         )
-        return Task(self.case, settings, start, starts=starts)
+        return Task(self.case.as_stated, settings, start, starts=starts)
 
-    def record(self, result: RegistrationResult | BodiesResult) -> None:
-        """Show a result and remember it; one that was stopped leaves its pose only.
+    def record(self, result: RegistrationResult | BodiesResult) -> bool:
+        """Show a result and remember it; one that was stopped leaves its pose only, and is answered by False.
 
         Where the X-ray was found to be stored or taken otherwise than its geometry states, the scene's
         geometry becomes the one that was found.
         """
         pieces = result.pieces if isinstance(result, BodiesResult) else (result,)
         known, found = self.case, self.case.as_found(pieces[0])
+        estimated = [one.camera for one in pieces[0].intrinsics] or [None] * (1 + len(found.others))
+        self._keep_estimated(found, estimated)
         content = result_content(result, known.geometry, known.seconds)
         placement = placement_of(content, pieces[0].T_world_to_camera)
         if found.inputs is not known.inputs:
@@ -347,7 +378,7 @@ class Session:
         self.show(placement, REST_PIXELS)
         self.views.keep_body_in_sight()
         if any(piece.stopped for piece in pieces):
-            return
+            return False
         self.state.add(
             bridge.HistoryEntry(
                 time=time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -361,6 +392,7 @@ class Session:
                 geometry=self.state.geometry,
             )
         )
+        return True
 
     def restore(self, number: int) -> None:
         """Go back to a registration of the history: its pose and its result.
@@ -371,5 +403,8 @@ class Session:
         if entry.result is None:
             self.pose = entry.T_lps_to_camera
             return
+        cameras = estimated_cameras(entry.result)
+        self._keep_estimated(self.case, [cameras.get(camera.name) for camera in self.case.geometry.cameras])
+        self.accept(self.case)
         self.placement = placement_of(entry.result, self.case.T_world_to_camera)
         self.state.shown = number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -182,6 +182,19 @@ class PreparedCase:
         if not result.mirrored and result.frame is self.frame:
             return case
         return replace(case, inputs=self.inputs.as_found(result), frame=result.frame)
+
+    def in_cameras(self, cameras: Sequence[Camera]) -> PreparedCase:
+        """The same X-rays with the intrinsics of these cameras, in their order."""
+        xrays = [
+            one.in_camera(replace(one.camera, K=other.K, sdd_mm=other.sdd_mm, tolerances=other.tolerances))
+            for one, other in zip((self.xray, *self.others), cameras, strict=True)
+        ]
+        return replace(self, xray=xrays[0], others=tuple(xrays[1:]))
+
+    @property
+    def as_stated(self) -> PreparedCase:
+        """The same without what was estimated of its cameras: what the next estimate starts from."""
+        return self.in_cameras(self.geometry.cameras)
 
     @property
     def T_world_to_camera(self) -> np.ndarray:

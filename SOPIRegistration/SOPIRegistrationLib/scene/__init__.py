@@ -17,6 +17,7 @@ from SOPIRegistrationLib.scene.carm_model import CArmModel
 from SOPIRegistrationLib.scene.demo import DemoNodes, load_demo_case
 from SOPIRegistrationLib.scene.detector import lay_slice_view_on_detector, place_on_detector
 from SOPIRegistrationLib.scene.drr_node import settle_window, update_drr
+from SOPIRegistrationLib.scene.estimated import estimated_camera, keep_estimated
 from SOPIRegistrationLib.scene.frames import (
     RAS_FROM_LPS,
     T_camera_to_ras,
@@ -77,7 +78,9 @@ __all__ = [
     "attach_bodies",
     "carries",
     "ensure_layout",
+    "estimated_camera",
     "is_attached",
+    "keep_estimated",
     "labels_of_segments",
     "landmark_pairs",
     "lay_slice_view_on_detector",

@@ -11,6 +11,7 @@ from SOPIRegistrationLib.compare import Comparison, Hypotheses, Level, Run, Step
 from SOPIRegistrationLib.compare.starts import multi_start
 from SOPIRegistrationLib.compare.target import Steps, TargetKind
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.distinct import distinct_poses
 from SOPIRegistrationLib.refine.levels import through_levels
 from SOPIRegistrationLib.tracking.placing import shifted_to_the_pictures
 
@@ -22,6 +23,8 @@ _STARTS = 2
 _FINE_MM = 0.03
 # Costs after the first level from which a start is not worth going on with beside the best.
 _WORSE = 0.1
+# Poses nearer to each other than this (rad, mm) after it end in the same minimum.
+_SAME_WAY = np.deg2rad(5.0), 15.0, 15.0
 # From a coarse minimum the fine one is a few steps away.
 _COARSE_ITERATIONS, _LAST_ITERATIONS = (8, 7), 10
 # Costs that differ by less do not decide between two poses: the motion does.
@@ -92,7 +95,9 @@ def _refined(comparison: Comparison, T: np.ndarray, T_expected: np.ndarray, run:
     kind = comparison.target.kind
     first_step, second_step = coarse_steps(kind)
     found = through_levels(Hypotheses.unscored(comparison, T), (first_step,), run)
-    worth = found.cost < found.cost.min() + _WORSE
+    worth = np.flatnonzero(found.cost < found.cost.min() + _WORSE)
+    centre = comparison.case.centre_lps_mm
+    worth = worth[distinct_poses(found.T[worth], centre, *_SAME_WAY, len(worth))]
     found = through_levels(replace(found, T=found.T[worth], cost=found.cost[worth]), (second_step,), run)
     alike = np.flatnonzero(found.cost < found.cost.min() + _AS_GOOD)
     apart = se3.rotation_distance(

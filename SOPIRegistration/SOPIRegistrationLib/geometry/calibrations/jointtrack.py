@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.calibrations.numbers import has_decimal_commas
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.se3 import invert_rigid
 
@@ -39,6 +40,8 @@ def recognises(text: str) -> bool:
 def read(text: str, name: str, given: dict) -> tuple[dict, str]:
     """The entry of its camera or cameras; see :class:`~SOPIRegistrationLib.geometry.calibrations.Format`."""
     code, *words = _words(text)
+    if has_decimal_commas(text.lstrip("\ufeff \r\n").partition(code)[2]):
+        raise InputError("its numbers have decimal commas: write them with points")
     try:
         values = np.array([float(word) for word in words])
     except ValueError:
