@@ -123,7 +123,7 @@ def test_several_slices_at_one_place_are_refused_and_copies_are_not(tmp_path):
     first = next(folder.iterdir())
     (folder / "copy.dcm").write_bytes(first.read_bytes())
     assert "there twice (1)" in only_note(read_volume(folder))
-    scan.write_slice(folder / "again.dcm", 5)
+    scan.write_slice(folder / "again.dcm", 5, pixels=scan.plane(5) + 1)
     refusal(folder, "several slices at one place")
 
 

@@ -13,7 +13,14 @@ import numpy as np
 
 from SOPIRegistrationLib.cli.bodies import body_names, materials_of, read_body
 from SOPIRegistrationLib.cli.common import progress_bar, staged
-from SOPIRegistrationLib.cli.register import Request, open_views, pose_frame, request_of, with_depth_of_start
+from SOPIRegistrationLib.cli.register import (
+    Request,
+    open_views,
+    pose_frame,
+    request_of,
+    say_contradictions,
+    with_depth_of_start,
+)
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.itk_reading import require_file
@@ -74,6 +81,7 @@ def run_several(args: argparse.Namespace) -> int:
         if (file := starts.get(name, starts.get(""))) is not None:
             poses[name] = read_start(file, frame, all_cameras, geometry.camera)
     bodies.require(filter(None, starts))
+    say_contradictions(radiographs, geometry)
     for subject in [bodies.whole] if bodies.whole else [body.subject for body in bodies.bodies]:
         warm_up(subject, settings)
     seconds_preparation = time.perf_counter() - began

@@ -55,6 +55,7 @@ _NEUTRAL_CLASSES = (
 _OTHER_MODALITIES = ("MR", "PT", "NM", "US", "CR", "MG", "SEG", "RTDOSE")
 # Rescale Types of Hounsfield units, and of nothing in particular.
 _HOUNSFIELD = ("", "HU", "HU_MOD", "US", "UNSPECIFIED")
+_TRANSFORMATION = "PixelValueTransformationSequence"
 _GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 _TAGS = [
     "SpecificCharacterSet",
@@ -94,6 +95,7 @@ class _Plane:
         rescale: slope and intercept.
         is_localizer: whether it is a scout view.
         acquisition: Acquisition Number (0020,0012), empty where there is none.
+        has_rescale: whether slope or intercept are given.
     """
 
     path: Path
@@ -105,6 +107,7 @@ class _Plane:
     rescale: tuple[float, float]
     is_localizer: bool
     acquisition: str = ""
+    has_rescale: bool = True
 
     @property
     def normal(self) -> np.ndarray:
@@ -173,6 +176,7 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
             f"another size, direction or kind than the rest ({_some(left_out)})"
         )
     _require_one_scan(chosen, path, what)
+    _require_one_scale(chosen, path, what)
     chosen = _without_copies(chosen, path, what, notes)
     chosen, along, direction = _sorted_along_normal(chosen, path, what)
     places, step = _even_steps(along, path, what, notes)
@@ -339,8 +343,8 @@ def _planes_of(path: Path, header: Dataset, what: str) -> Iterator[_Plane]:
             raise found.unusable("ImageOrientationPatient", "two perpendicular unit vectors are needed")
         if spacing.min() <= 0:
             raise found.unusable("PixelSpacing", "every spacing must be above zero")
-        slope = found.number("RescaleSlope", 1.0, "PixelValueTransformationSequence")
-        intercept = found.number("RescaleIntercept", 0.0, "PixelValueTransformationSequence")
+        slope = found.number("RescaleSlope", 1.0, _TRANSFORMATION)
+        intercept = found.number("RescaleIntercept", 0.0, _TRANSFORMATION)
         if slope == 0:
             raise found.unusable("RescaleSlope", "it must not be zero")
         kinds = [_value(header, "ImageType"), found.find("FrameType", "CTImageFrameTypeSequence")]
@@ -359,6 +363,7 @@ def _planes_of(path: Path, header: Dataset, what: str) -> Iterator[_Plane]:
             (slope, intercept),
             any("LOCALIZER" in (kind or ()) for kind in kinds),
             str(_value(header, "AcquisitionNumber") or ""),
+            found.has("RescaleSlope", _TRANSFORMATION) or found.has("RescaleIntercept", _TRANSFORMATION),
         )
 
 
@@ -383,6 +388,10 @@ class _Tags:
                 if value is not None and value != "":
                     return value
         return None
+
+    def has(self, keyword: str, sequence: str) -> bool:
+        """Whether a tag has a value that can be read."""
+        return self.find(keyword, sequence) is not None
 
     def numbers(self, keyword: str, count: int, sequence: str) -> np.ndarray:
         """(count,) values of a tag.
@@ -482,6 +491,16 @@ def _require_one_scan(planes: list[_Plane], path: Path, what: str) -> None:
                 f"{what} {path} holds several scans of one place in one series, told by Acquisition Number "
                 f"(0020,0012) ({counts}): give the images of one"
             )
+
+
+def _require_one_scale(planes: list[_Plane], path: Path, what: str) -> None:
+    """Raise InputError where some planes have lost the rescale that the others have."""
+    without = [plane for plane in planes if not plane.has_rescale]
+    if without and any(plane.rescale != (1.0, 0.0) for plane in planes):
+        raise InputError(
+            f"{what} {path} has {len(without)} of {len(planes)} images without Rescale Slope and Intercept "
+            f"(0028,1053, 1052), as {without[0].path.name}, which the others have: export the series again"
+        )
 
 
 def _without_copies(planes: list[_Plane], path: Path, what: str, notes: list[str]) -> list[_Plane]:
