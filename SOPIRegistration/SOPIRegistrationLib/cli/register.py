@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, read_body
+from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, add_hold_arguments, read_body
 from SOPIRegistrationLib.cli.common import (
     add_ct_arguments,
     add_setting_arguments,
@@ -39,6 +39,7 @@ from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.registration.prepared import PreparedCase
 from SOPIRegistrationLib.settings import GIVEN, NETWORKS, RegistrationSettings, choices, option, options
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.bodies import Bodies
 from SOPIRegistrationLib.subject.surface import is_surface
 
 # Initialisers that --init may name; anything else is a file.
@@ -92,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     add_ct_arguments(parser, "BODY", BODY_HELP)
     add_body_arguments(parser)
+    add_hold_arguments(parser)
     parser.add_argument(
         "xray",
         type=Path,
@@ -204,7 +206,7 @@ def register_files(request: Request, folder: Path) -> Registered:
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
     if request.xray_mask:
-        views = _within_masks(views, request.xray_mask, geometry)
+        views = within_masks(views, request.xray_mask, geometry)
     if request.start_file is not None:
         geometry = with_depth_of_start(geometry, subject.ct, request.start_file, all_cameras)
     frame = pose_frame(geometry, subject.ct, request.geometry)
@@ -214,7 +216,7 @@ def register_files(request: Request, folder: Path) -> Registered:
     say_contradictions(radiographs, geometry)
     warm_up(subject, settings)
     seconds_preparation = time.perf_counter() - began
-    case = PreparedCase(subject, views[0], tuple(views[1:]), frame, seconds_preparation)
+    case = PreparedCase(Bodies.one(subject), views[0], tuple(views[1:]), frame, seconds_preparation)
     task = Task(case, settings, start, shows_pictures=False)
     with progress_bar("registration") as update:
         result = outcome_of(
@@ -229,7 +231,7 @@ def register_files(request: Request, folder: Path) -> Registered:
     return Registered(result, subject, geometry.cameras, seconds_preparation, files)
 
 
-def _within_masks(
+def within_masks(
     views: Sequence[PreparedRadiograph], paths: Sequence[Path], geometry: CArmGeometry
 ) -> list[PreparedRadiograph]:
     """The X-rays, compared where their masks are not 0.

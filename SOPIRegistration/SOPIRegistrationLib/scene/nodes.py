@@ -21,6 +21,7 @@ from SOPIRegistrationLib.images.shear import perpendicular, require_sound_axes
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.scene.frames import RAS_FROM_LPS
 from SOPIRegistrationLib.scene.pose import own_to_ras
+from SOPIRegistrationLib.subject.surface import Surface, closed
 
 _LABELMAP = "Binary labelmap"
 
@@ -107,12 +108,27 @@ def mask_from_node(maskNode, referenceVolumeNode) -> Volume:
         maskNode.GetDisplayNode().GetVisibleSegmentIDs(visible)
     if visible.GetNumberOfValues() == 0:
         raise InputError(f"segmentation {name} has no visible segment: show those of the bones")
+    return labels_of_segments(maskNode, referenceVolumeNode, visible)
+
+
+def labels_of_segments(segmentationNode, referenceVolumeNode, segments: vtk.vtkStringArray) -> Volume:
+    """Label map of segments, 1 for the first and so on, in the patient frame.
+
+    Args:
+        segmentationNode: has them.
+        referenceVolumeNode: the CT, on whose grid a segmentation drawn as surfaces is filled in.
+        segments: their IDs.
+
+    Raises:
+        InputError: nothing is in them, a non-linear transform.
+    """
+    name = f"'{segmentationNode.GetName()}'"
     merged = slicer.vtkOrientedImageData()
-    source = maskNode
-    if not maskNode.GetSegmentation().ContainsRepresentation(_LABELMAP):
-        source = _filled_in(maskNode, referenceVolumeNode)
+    source = segmentationNode
+    if not segmentationNode.GetSegmentation().ContainsRepresentation(_LABELMAP):
+        source = _filled_in(segmentationNode, referenceVolumeNode)
     source.GenerateMergedLabelmapForAllSegments(
-        merged, slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS, None, visible
+        merged, slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS, None, segments
     )
     extent = merged.GetExtent()
     scalars = merged.GetPointData().GetScalars()
@@ -123,8 +139,32 @@ def mask_from_node(maskNode, referenceVolumeNode) -> Volume:
     merged.GetImageToWorldMatrix(image_to_own)
     first = np.eye(4)
     first[:3, 3] = extent[::2]
-    matrix = RAS_FROM_LPS @ own_to_ras(maskNode) @ slicer.util.arrayFromVTKMatrix(image_to_own) @ first
-    return Volume(array, matrix, name)
+    own = RAS_FROM_LPS @ own_to_ras(segmentationNode)
+    return Volume(array, own @ slicer.util.arrayFromVTKMatrix(image_to_own) @ first, name)
+
+
+def surface_from_node(modelNode, name: str) -> Surface:
+    """A model's closed surface in the patient frame.
+
+    Args:
+        modelNode: the model.
+        name: of the body.
+
+    Raises:
+        InputError: no faces, not closed, not in mm, a non-linear transform; VTK is not installed.
+    """
+    triangles = vtk.vtkTriangleFilter()
+    triangles.SetInputData(modelNode.GetPolyData() or vtk.vtkPolyData())
+    triangles.PassVertsOff()
+    triangles.PassLinesOff()
+    triangles.Update()
+    faces = triangles.GetOutput()
+    if faces.GetNumberOfPolys() == 0:
+        raise InputError(f"model '{modelNode.GetName()}' has no faces: load a closed surface")
+    to_lps = RAS_FROM_LPS @ own_to_ras(modelNode)
+    points = vtk_to_numpy(faces.GetPoints().GetData()) @ to_lps[:3, :3].T + to_lps[:3, 3]
+    corners = vtk_to_numpy(faces.GetPolys().GetConnectivityArray()).reshape(-1, 3)
+    return closed(points, corners, name, f"'{modelNode.GetName()}'")
 
 
 def marked_nodes(scene, class_name: str, attribute: str) -> list:
