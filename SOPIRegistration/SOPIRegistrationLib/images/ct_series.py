@@ -19,6 +19,7 @@ from SOPIRegistrationLib.images.ct_planes import Plane, dicom_header, frames_in,
 from SOPIRegistrationLib.images.ct_stack import (
     even_steps,
     of_one_volume,
+    require_one_scale,
     require_one_scan,
     sorted_along_normal,
     without_copies,
@@ -92,6 +93,7 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
             f"another size, direction or kind than the rest ({_some(left_out)})"
         )
     require_one_scan(chosen, path, what)
+    require_one_scale(chosen, path, what)
     chosen = without_copies(chosen, path, what, notes)
     chosen, along, direction = sorted_along_normal(chosen, path, what)
     places, step = even_steps(along, path, what, notes)
