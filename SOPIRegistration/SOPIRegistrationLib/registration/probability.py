@@ -15,10 +15,10 @@ from functools import lru_cache
 import numpy as np
 
 from SOPIRegistrationLib.compare.target import Thresholds
-from SOPIRegistrationLib.installed import WEIGHTS_FOLDER
+from SOPIRegistrationLib.installed import SHIPPED
 from SOPIRegistrationLib.registration.evidence import Evidence
 
-RESOURCE = WEIGHTS_FOLDER / "verdict.json"
+RESOURCE = SHIPPED / "verdict.json"
 # What is right: turned and, in the plane at the object, shifted by no more.
 RIGHT_RAD, RIGHT_MM = math.radians(3.0), 2.0
 # Probabilities from which a pose is accepted, or worth a review.
