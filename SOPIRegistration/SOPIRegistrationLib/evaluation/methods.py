@@ -254,6 +254,7 @@ def by_pipeline(
     refine: str = "opt",
     similarity: str = IFR,
     mirrored: str = "auto",
+    expected: str = "nominal view",
 ) -> Estimate:
     """A registration as ``sopi register`` makes it, verified.
 
@@ -264,6 +265,7 @@ def by_pipeline(
         refine: its refinement.
         similarity: the network that takes the place of IFR's in the learned refinements.
         mirrored: whether it is told that the X-ray is stored mirrored.
+        expected: "start" for the problem's start pose in place of the nominal view.
     """
     networks = {RTPI: RTPI, IFR: similarity}
     if init == PATIENT:
@@ -272,7 +274,7 @@ def by_pipeline(
     files = {role: weights_file(network, problem.weights) for role, network in networks.items()}
     weights = {role: path for role, path in files.items() if path is not None}
     settings = RegistrationSettings(init or GIVEN, refine, mirrored=mirrored, weights=weights)
-    start = problem.T_start if init is None else None
+    start = problem.T_start if init is None or expected == "start" else None
     result = register(problem.subject, problem.radiographs, problem.frame, settings, start, report)
     return Estimate(result.T_lps_to_world, result.verdict.status, result.device, result)
 
