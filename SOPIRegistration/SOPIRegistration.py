@@ -112,6 +112,7 @@ class SOPIRegistrationParameterNode:
     ]
     regionLeftOut: bool = False
     joint: bool = False
+    movedBody: str = ""
     transform: vtkMRMLLinearTransformNode
     drr: vtkMRMLScalarVolumeNode
     ctLandmarks: vtkMRMLMarkupsFiducialNode

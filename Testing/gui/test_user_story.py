@@ -386,7 +386,7 @@ def test_moving_the_ct_by_hand_stops_a_registration_and_keeps_the_hand_s_pose(us
     assert display.GetEditorVisibility()
     # The DRR is that of the hand's pose, not of where the registration was.
     drr = user.drr()
-    user.session.show_drr(user.session.render(user.session.pose, 512))
+    user.session.show_drr(user.session.case.render(user.session.placement, 512))
     assert np.array_equal(drr, user.drr())
     user.click("optimiseButton")
     assert not display.GetEditorVisibility()

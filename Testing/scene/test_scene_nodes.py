@@ -335,3 +335,34 @@ def test_segmentation_with_nothing_to_see_is_refused(scene, segmentation, obliqu
         mask_from_node(scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "nothing"), oblique_ct)
     with pytest.raises(InputError, match="mask 'unread' has no voxels"):
         mask_from_node(scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "unread"), oblique_ct)
+
+
+def test_what_the_file_hides_is_not_seen(dicom_xray, add_volume, pixels, monkeypatch):
+    import pydicom
+
+    dataset = pydicom.dcmread(dicom_xray)
+    dataset.CollimatorShape = "RECTANGULAR"
+    dataset.CollimatorLeftVerticalEdge, dataset.CollimatorRightVerticalEdge = 3, pixels.shape[1]
+    dataset.CollimatorUpperHorizontalEdge, dataset.CollimatorLowerHorizontalEdge = 1, pixels.shape[0]
+    dataset.save_as(dicom_xray)
+    database = type("Database", (), {"fileForInstance": lambda self, uid: str(dicom_xray)})()
+    monkeypatch.setattr(slicer, "dicomDatabase", database, raising=False)
+    node = add_volume(pixels[None])
+    node.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    assert not radiograph_from_node(node).seen[:, :2].any()
+    assert radiograph_from_node(node).seen[:, 2:].all()
+    assert not radiograph_from_node(node, mirrored=True).seen[:, -2:].any()
+
+
+def test_a_picture_that_its_header_turns_is_refused(scene, add_volume, pixels, tmp_path):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray((pixels / 16).astype(np.uint8)).save(tmp_path / "x.jpg", exif=exif)
+    storage = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    storage.SetFileName(str(tmp_path / "x.jpg"))
+    node = add_volume(pixels[None])
+    node.SetAndObserveStorageNodeID(storage.GetID())
+    with pytest.raises(InputError, match=r"x.jpg is stored turned or mirrored \(Orientation 6"):
+        radiograph_from_node(node)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from SOPIRegistrationLib.evaluation.anatomies import stranger_of
 from SOPIRegistrationLib.evaluation.figures import end_figures, judgement_figures, start_figures
-from SOPIRegistrationLib.evaluation.methods import Estimate
+from SOPIRegistrationLib.evaluation.problem import Estimate
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, DrawnPoses
 from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.geometry import se3

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from distributed import LocalCluster
 from SOPIRegistrationLib.evaluation import runner
-from SOPIRegistrationLib.evaluation.methods import Estimate, EvaluatedMethod
+from SOPIRegistrationLib.evaluation.methods import EvaluatedMethod
+from SOPIRegistrationLib.evaluation.problem import Estimate
 from SOPIRegistrationLib.evaluation.results import Results
 from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, evaluate_one, run
 from SOPIRegistrationLib.evaluation.simulated import SimulatedCases

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, read_body
+from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, add_hold_arguments, read_body
 from SOPIRegistrationLib.cli.common import (
     add_ct_arguments,
     add_setting_arguments,
@@ -21,6 +22,7 @@ from SOPIRegistrationLib.compare import targets_of
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.contradictions import contradictions, contradictions_of_set
 from SOPIRegistrationLib.geometry.files import load_geometry
 from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict
 from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph
@@ -37,6 +39,7 @@ from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.registration.prepared import PreparedCase
 from SOPIRegistrationLib.settings import GIVEN, NETWORKS, RegistrationSettings, choices, option, options
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.bodies import Bodies
 from SOPIRegistrationLib.subject.surface import is_surface
 
 # Initialisers that --init may name; anything else is a file.
@@ -90,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     add_ct_arguments(parser, "BODY", BODY_HELP)
     add_body_arguments(parser)
+    add_hold_arguments(parser)
     parser.add_argument(
         "xray",
         type=Path,
@@ -202,7 +206,7 @@ def register_files(request: Request, folder: Path) -> Registered:
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
     if request.xray_mask:
-        views = _within_masks(views, request.xray_mask, geometry)
+        views = within_masks(views, request.xray_mask, geometry)
     if request.start_file is not None:
         geometry = with_depth_of_start(geometry, subject.ct, request.start_file, all_cameras)
     frame = pose_frame(geometry, subject.ct, request.geometry)
@@ -211,7 +215,7 @@ def register_files(request: Request, folder: Path) -> Registered:
         start = read_start(request.start_file, frame, all_cameras, geometry.camera)
     warm_up(subject, settings)
     seconds_preparation = time.perf_counter() - began
-    case = PreparedCase(subject, views[0], tuple(views[1:]), frame, seconds_preparation)
+    case = PreparedCase(Bodies.one(subject), views[0], tuple(views[1:]), frame, seconds_preparation)
     task = Task(case, settings, start, shows_pictures=False)
     with progress_bar("registration") as update:
         result = outcome_of(
@@ -226,7 +230,7 @@ def register_files(request: Request, folder: Path) -> Registered:
     return Registered(result, subject, geometry.cameras, seconds_preparation, files)
 
 
-def _within_masks(
+def within_masks(
     views: Sequence[PreparedRadiograph], paths: Sequence[Path], geometry: CArmGeometry
 ) -> list[PreparedRadiograph]:
     """The X-rays, compared where their masks are not 0.
@@ -301,11 +305,23 @@ def one_camera(geometry: CArmGeometry, name: str, origin) -> CArmGeometry:
 def open_views(request: Request) -> tuple[list[Radiograph], CArmGeometry, tuple[Camera, ...]]:
     """(X-rays, geometry with a camera for each, all cameras of the geometry).
 
+    What they say against each other is printed to stderr, a line each.
+
     Raises:
         InputError: a file is unusable, or X-rays and cameras do not match.
     """
-    if len(request.xray) > 1:
-        return _open_several(request)
+    opened = _open_several(request) if len(request.xray) > 1 else _open_one(request)
+    radiographs, geometry, _ = opened
+    found = contradictions_of_set(geometry)
+    for radiograph, camera in zip(radiographs, geometry.cameras, strict=True):
+        against = contradictions(geometry, metadata=radiograph.metadata, camera=camera)
+        found += [f"{radiograph.name}: {one}" for one in against]
+    for one in found:
+        print(f"note: {one}", file=sys.stderr)
+    return opened
+
+
+def _open_one(request: Request):
     [path] = request.xray
     radiograph, known = open_radiograph(path, request.geometry, request.view, request.frame, request.camera)
     names = [camera.name for camera in known.cameras]

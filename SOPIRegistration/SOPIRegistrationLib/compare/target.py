@@ -19,6 +19,7 @@ class Level:
         max_iterations: of Levenberg-Marquardt.
         step_tolerance_mm: convergence, motion of the object.
         depth_prior_mm: by how much a single view's depth may plausibly leave its start; None for no prior.
+        secant: whether Levenberg-Marquardt learns the curvature that sharp outlines have beyond J^T J.
     """
 
     pixels: int
@@ -26,6 +27,7 @@ class Level:
     max_iterations: int = 20
     step_tolerance_mm: float = 0.01
     depth_prior_mm: float | None = None
+    secant: bool = False
 
     @property
     def name(self) -> str:

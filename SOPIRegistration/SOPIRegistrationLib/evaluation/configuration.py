@@ -28,16 +28,14 @@ from SOPIRegistrationLib.evaluation.listed import (
     read_cases_file,
 )
 from SOPIRegistrationLib.evaluation.methods import (
-    BASELINE_PIXELS,
     METHODS,
     NETWORKS,
-    Estimate,
     EvaluatedMethod,
-    Problem,
-    by_pipeline,
+    Pipeline,
     require_methods,
     runnable_methods,
 )
+from SOPIRegistrationLib.evaluation.problem import BASELINE_PIXELS, Estimate, Problem
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, START_PROTOCOLS
 from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, default_workers
 from SOPIRegistrationLib.evaluation.simulated import (
@@ -300,7 +298,7 @@ class _Reader:
             raise InputError(f"{self._where}{of}: {error}") from None
         start = None if init == GIVEN else init
         expected = table.get("expected", "nominal view")
-        solve = partial(by_pipeline, init=start, refine=refine, mirrored=mirrored, expected=expected)
+        solve = Pipeline(start, refine, mirrored=mirrored, expected=expected)
         summary = table.get("summary", f"--init {init} --refine {refine}")
         return EvaluatedMethod(name, summary, partial(_with_weights, solve=solve, weights=weights)), settings
 

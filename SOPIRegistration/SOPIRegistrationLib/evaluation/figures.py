@@ -9,8 +9,8 @@ import numpy as np
 from SOPIRegistrationLib.compare import Case, Comparison, Reading, compared_target
 from SOPIRegistrationLib.compare.objective import comparable_pixels, compared_view
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase
-from SOPIRegistrationLib.evaluation.methods import Estimate
 from SOPIRegistrationLib.evaluation.metrics import PoseError, pose_error, structural_similarity
+from SOPIRegistrationLib.evaluation.problem import Estimate
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import THETA_NAMES, theta_as_dict, theta_from_dict
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph

@@ -18,16 +18,8 @@ from SOPIRegistrationLib.errors import Cancelled, InputError, line_of
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.evaluation.cases import CaseSource, EvaluationCase, digest
 from SOPIRegistrationLib.evaluation.figures import end_figures, judgement_figures, start_figures
-from SOPIRegistrationLib.evaluation.methods import (
-    BASELINE_PIXELS,
-    INITIAL,
-    METHODS,
-    NETWORKS,
-    Estimate,
-    EvaluatedMethod,
-    Problem,
-    weights_file,
-)
+from SOPIRegistrationLib.evaluation.methods import INITIAL, METHODS, NETWORKS, EvaluatedMethod, weights_file
+from SOPIRegistrationLib.evaluation.problem import BASELINE_PIXELS, Estimate, Problem
 from SOPIRegistrationLib.evaluation.results import Results, Row, weights_setting
 from SOPIRegistrationLib.progress import Progress
 from SOPIRegistrationLib.subject import Subject

@@ -81,6 +81,8 @@ def _unreadable(path: Path, error: str, accepted: str) -> str:
     """Why no reader takes a file, as far as that can be told, and the remedy."""
     if zipfile.is_zipfile(path):
         return "is an archive: unpack it and give what is inside"
+    if "couldn't open the first datafile" in error:
+        return "keeps its voxels in another file, which is not beside it: copy both"
     if "Unknown PixelType" in error:
         return (
             "has pixels of a kind that cannot be read, such as gray with transparency: save it as grayscale"
@@ -99,8 +101,12 @@ def read_pixels(reader: sitk.ImageFileReader, path, what: str) -> sitk.Image:
             image = reader.Execute()
     except RuntimeError:
         raise InputError(f"{what} {path} is damaged or incomplete: copy or export it again") from None
-    header = read_nifti_header(path) if str(path).lower().endswith(NIFTI_SUFFIXES) else None
-    return image if header is None or not header.void_intercept else image - header.void_intercept
+    header = read_nifti_header(Path(path)) if str(path).lower().endswith(NIFTI_SUFFIXES) else None
+    if header is None:
+        return image
+    if count := header.not_finite():
+        raise _not_finite(count, path, what)
+    return image - header.void_intercept if header.void_intercept else image
 
 
 def _check_nifti(path: Path, what: str, accepted: str) -> None:
@@ -149,7 +155,9 @@ def check_spacing(spacing, path, what: str) -> None:
 def check_finite(array: np.ndarray, path, what: str) -> None:
     """Raise InputError if any value is NaN or infinite."""
     if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in array):
-        count = sum(int((~np.isfinite(part)).sum()) for part in array)
-        raise InputError(
-            f"{what} {path} has {count} NaN or infinite values: replace them (by -1024 HU outside a scan)"
-        )
+        raise _not_finite(sum(int((~np.isfinite(part)).sum()) for part in array), path, what)
+
+
+def _not_finite(count: int, path, what: str) -> InputError:
+    instead = "by -1024 HU outside a scan" if what == "CT" else "or export it again"
+    return InputError(f"{what} {path} has {count} NaN or infinite values: replace them ({instead})")

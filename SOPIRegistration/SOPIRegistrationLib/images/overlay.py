@@ -42,6 +42,7 @@ def fusion_image(
     curtain: float = 0.5,
     lens_down: float = 0.5,
     local_contrast: float = 0.0,
+    bodies: Sequence[tuple[np.ndarray, Sequence[float]]] = (),
 ) -> np.ndarray:
     """One colour picture of an X-ray and the DRR at a pose, bones as dark or bright as the X-ray has them.
 
@@ -60,6 +61,8 @@ def fusion_image(
         curtain: of "curtain", where the line stands, of "lens", where its centre is, as a share of the width.
         lens_down: of "lens", where its centre is, as a share of the height.
         local_contrast: share, 0 to 1, of both images that :func:`even_contrast` replaces.
+        bodies: of "edges", the DRR of each of several bodies by itself and its colour (3,), 0 to 1; one edge
+            of all of them unless given.
 
     Returns:
         (rows, columns, 3) uint8 RGB.
@@ -78,8 +81,10 @@ def fusion_image(
         share = drr_share(mix) * valid[..., None]
         picture = fixed[..., None] * (1 - share) + alike[..., None] * share
     elif mode == "edges":
-        share = np.float32(edge_strength) * (edges(moving) & valid)[..., None]
-        picture = fixed[..., None] * (1 - share) + EDGE_COLOUR * share
+        picture = np.repeat(fixed[..., None], 3, axis=-1)
+        for image, colour in bodies or [(moving, EDGE_COLOUR)]:
+            share = np.float32(edge_strength) * (edges(_whole_range(image) if bodies else image) & valid)
+            picture += share[..., None] * (np.asarray(colour, np.float32) - picture)
     elif mode in ("curtain", "checkerboard", "lens", "drr"):
         shown = valid & _shown_drr(mode, xray.shape, curtain, lens_down)
         picture = np.repeat(np.where(shown, alike, fixed)[..., None], 3, axis=-1)
@@ -114,11 +119,13 @@ def edges_of_bodies(xray: np.ndarray, drrs: Sequence[np.ndarray], valid: np.ndar
     Returns:
         (rows, columns, 3) uint8 RGB.
     """
-    picture = np.repeat(windowed(xray, display_window(xray[valid]))[..., None], 3, axis=-1)
-    for number, drr in enumerate(drrs):
-        window = float(drr.min()), float(drr.max())
-        picture[edges(windowed(drr, window)) & valid] = BODY_COLOURS[number % len(BODY_COLOURS)]
-    return np.rint(255 * picture).astype(np.uint8)
+    colours = [BODY_COLOURS[number % len(BODY_COLOURS)] for number in range(len(drrs))]
+    bodies = list(zip(drrs, colours, strict=True))
+    return fusion_image(xray, drrs[0], valid, "edges", bodies=bodies)
+
+
+def _whole_range(image: np.ndarray) -> np.ndarray:
+    return windowed(image, (float(image.min()), float(image.max())))
 
 
 def drr_share(mix: float) -> np.ndarray:

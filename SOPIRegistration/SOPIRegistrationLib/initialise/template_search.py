@@ -21,10 +21,10 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.projector import ProjectorVolume, project
+from SOPIRegistrationLib.similarity.local import locally_normalised
 
 STAGE = "template search"
 _WINDOW_PX = 9
-_FLAT_WINDOW = 0.1
 # Where less than this of a template's rays end within the scan there is nothing else to go by: all count.
 _LEAST_SEEN = 0.2
 # A shift counts only if this share of the X-ray's structure meets a template; where the X-ray shows more, of
@@ -148,7 +148,7 @@ def template_search(
             seen *= ndimage.maximum_filter(shown, size=(1, edge, edge))
         share = (seen * shown).sum(axis=(1, 2)) / np.maximum(shown.sum(axis=(1, 2)), 1)
         seen[share < _LEAST_SEEN] = 1
-        normalised = _local_normalisation(templates, seen)
+        normalised = locally_normalised(templates, seen, _WINDOW_PX).image
         for k, (template, weight) in enumerate(zip(normalised, seen, strict=True), start=first):
             scores[k], offsets[k], negative[k] = variants.best_shifts(template, weight, shifts, search_range)
         if report is not None:
@@ -216,21 +216,6 @@ def _canvas_camera(camera: Camera, times: float) -> Camera:
     return Camera(np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1]]), edge, edge)
 
 
-def _local_normalisation(image, valid):
-    def average(array):
-        rows_done = ndimage.uniform_filter1d(array, _WINDOW_PX, axis=-2, mode="constant")
-        return ndimage.uniform_filter1d(rows_done, _WINDOW_PX, axis=-1, mode="constant")
-
-    total = np.maximum(valid.sum(axis=(-2, -1), keepdims=True), 1.0)
-    offset = (image * valid).sum(axis=(-2, -1), keepdims=True) / total
-    centred = (image - offset) * valid
-    floor = _FLAT_WINDOW**2 * (centred**2).sum(axis=(-2, -1), keepdims=True) / total
-    share = np.maximum(average(valid), 1e-6)
-    mean = average(centred) / share
-    variance = np.maximum(average(centred**2) / share - mean**2, 0) + floor + 1e-12
-    return (centred - mean) / np.sqrt(variance) * valid
-
-
 class _XrayVariants:
     """The X-ray rotated and scaled about its principal point, one variant per roll and depth."""
 
@@ -256,7 +241,7 @@ class _XrayVariants:
         valid = radiograph.valid.astype(np.float32)
         valid = ndimage.map_coordinates(valid, [v, u], order=1, mode="constant") > 0.5
         self._valid = valid.astype(np.float32)
-        self._images = _local_normalisation(images.astype(np.float32), self._valid)
+        self._images = locally_normalised(images.astype(np.float32), self._valid, _WINDOW_PX).image
 
     def transform(self, size: int) -> None:
         """Fourier transforms of the images, their masks and their squares."""

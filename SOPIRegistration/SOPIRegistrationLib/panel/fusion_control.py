@@ -30,7 +30,7 @@ class FusionControl:
     def use(self, session: Session | None) -> None:
         """The session with a prepared case that is moved; None for none, and the view is let go."""
         self._session = session
-        self._hand.use(None if session is None else session.case)
+        self._hand.use(session)
         if session is None:
             if self._view is not None:
                 self._view.close()

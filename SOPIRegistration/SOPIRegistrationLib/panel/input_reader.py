@@ -15,6 +15,7 @@ from SOPIRegistrationLib.geometry.files import geometry_as_dict, load_geometry
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.region import region_seen
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
+from SOPIRegistrationLib.registration.body_inputs import BodiesInput, BodyInput
 from SOPIRegistrationLib.registration.prepared import Inputs, OtherXray, PreparedCase
 from SOPIRegistrationLib.scene.pose import own_to_ras
 
@@ -70,7 +71,49 @@ class InputReader:
             others=self._read_others(),
             ct_key=self._ct_key(),
             xray_key=self.xray_key(),
+            bodies=self._read_bodies(),
         )
+
+    def _read_bodies(self) -> BodiesInput:
+        """The bodies of the table.
+
+        Raises:
+            InputError: one cannot be used.
+        """
+        p, entries = self._parameters, self._state.bodies
+        segments = [one for one in entries if one.segment]
+        labels, bodies = None, []
+        if segments:
+            ids = vtk.vtkStringArray()
+            for one in segments:
+                ids.InsertNextValue(one.segment)
+            labels = bridge.labels_of_segments(segments[0].node, p.ct, ids)
+        for one in entries:
+            if one.segment:
+                source = 1 + segments.index(one)
+            elif one.node is None:
+                source = None
+            elif one.node.IsA("vtkMRMLModelNode"):
+                if not one.material:
+                    raise InputError(
+                        f"nobody said what model '{one.name}' is made of: choose its material (Inputs, "
+                        "Several bodies)"
+                    )
+                source = bridge.surface_from_node(one.node, one.name)
+            else:
+                source = bridge.volume_from_node(one.node)
+            bodies.append(BodyInput(one.name, source, one.material, one.motion, self._body_key(one)))
+        return BodiesInput(tuple(bodies), labels, self._bodies_key())
+
+    def _bodies_key(self) -> tuple:
+        """Tells the bodies chosen from others."""
+        return tuple((one.name, one.motion, self._body_key(one)) for one in self._state.bodies)
+
+    def _body_key(self, entry: bridge.BodyEntry) -> tuple:
+        if entry.node is None:
+            return self._ct_key()
+        place = own_to_ras(entry.node).round(6).tobytes()
+        return _content_key(entry.node), place, entry.segment, entry.material
 
     def _read_others(self) -> tuple[OtherXray, ...]:
         """The X-rays of the table beside the one that is looked at, where all are to be registered.
@@ -109,13 +152,16 @@ class InputReader:
         known, p = case, self._parameters
         if known is None or p.ct is None or p.xray is None or p.transform is None:
             return False
-        keys = known.inputs.ct_key, known.inputs.xray_key, tuple(one.key for one in known.inputs.others)
+        keys = (
+            *(known.inputs.ct_key, known.inputs.xray_key, known.inputs.bodies.key),
+            tuple(one.key for one in known.inputs.others),
+        )
         cameras = self._state.calibrated_set
         others = tuple(
             self._key_of(entry.node, entry.frame, cameras.for_camera(entry.camera))
             for entry in self._used_others()
         )
-        return keys == (self._ct_key(), self.xray_key(), others)
+        return keys == (self._ct_key(), self.xray_key(), self._bodies_key(), others)
 
     def has_same_nodes(self, case: PreparedCase | None) -> bool:
         """Whether a case was made from the CT and X-ray chosen now."""
@@ -195,5 +241,8 @@ def _content_key(node) -> tuple | None:
         bounds = np.zeros(6)
         node.GetRASBounds(bounds)
         return node.GetID(), points.tobytes(), bounds.tobytes()
-    content = node.GetImageData() if node.IsA("vtkMRMLVolumeNode") else node.GetSegmentation()
-    return node.GetID(), content.GetMTime()
+    if node.IsA("vtkMRMLVolumeNode"):
+        content = node.GetImageData()
+    else:
+        content = node.GetPolyData() if node.IsA("vtkMRMLModelNode") else node.GetSegmentation()
+    return node.GetID(), content and content.GetMTime()

@@ -75,10 +75,10 @@ class LivePicture:
 
     def _show(self, pixels: int, live: bool = False) -> bool:
         """Draw the DRR at the pose shown; False where there is none to draw."""
-        pose = self._pose.T_lps_to_camera
-        if self._session is None or pose is None or not self._may_draw():
+        placement = self._pose.placement
+        if self._session is None or placement is None or not self._may_draw():
             return False
-        self._session.show_drr(self._session.render(pose, pixels), live)
+        self._session.show(placement, pixels, live)
         return True
 
 

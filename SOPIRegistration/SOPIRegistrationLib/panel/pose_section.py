@@ -11,6 +11,9 @@ from SOPIRegistrationLib.panel.session import Session
 from SOPIRegistrationLib.panel.shown_pose import ShownPose
 from SOPIRegistrationLib.scene import pose_of
 
+# What a hand moves where no body is chosen.
+_ALL = "All bodies"
+
 
 class PoseSection:
     """Six sliders, in degrees and mm, of the pose parameters theta, and the other ways to a pose by hand.
@@ -38,10 +41,11 @@ class PoseSection:
         ui.handlesCheckBox.connect("toggled(bool)", self._on_handles)
         for button, adjusted in (
             (ui.nominalButton, lambda: self._session.case.frame.T_nominal),
-            (ui.resetButton, lambda: self._pose.steps.settled),
             (ui.copyButton, lambda: pose_of(ui.copySelector.currentNode(), self._session.case.frame)),
         ):
             button.connect("clicked(bool)", lambda _checked, adjusted=adjusted: self._adjust(adjusted))
+        ui.resetButton.connect("clicked(bool)", lambda _checked: self._reset())
+        ui.movedBodyCombo.connect("currentIndexChanged(int)", self._on_moved_body)
         ui.undoButton.connect("clicked(bool)", lambda: self._step(self._pose.steps.undo))
         ui.redoButton.connect("clicked(bool)", lambda: self._step(self._pose.steps.redo))
 
@@ -53,8 +57,9 @@ class PoseSection:
 
     def show(self) -> None:
         """Show the pose as it is."""
+        self._show_bodies()
         if self._pose.T_lps_to_camera is not None:
-            self._show(self._session.case.frame.theta_from_T(self._pose.T_lps_to_camera))
+            self._show(self._session.moved_frame.theta_from_T(self._pose.T_lps_to_camera))
 
     def wants(self, missing: str):
         """(control, what it lacks in words, whether it waits for what runs) of each control.
@@ -86,8 +91,7 @@ class PoseSection:
         session, wanted = self._session, self._ui.handlesCheckBox.checked
         if session is None or session.case is None or session.parameters.transform is None:
             return
-        if session.handles_shown != wanted:
-            session.show_handles(wanted)
+        session.show_handles(wanted)
 
     def follow_handles(self) -> None:
         """Show whether the scene has handles, as a loaded one may."""
@@ -120,14 +124,48 @@ class PoseSection:
 
     def _on_slider(self, _value: float) -> None:
         theta = self._theta
-        self._adjust(lambda: self._session.case.frame.T_from_theta(theta))
+        self._adjust(lambda: self._session.moved_frame.T_from_theta(theta))
 
     def _adjust(self, adjusted: Callable[[], np.ndarray]) -> None:
         """Go to a pose by hand; it is computed when the case is prepared."""
         self._when_ready(lambda: self._pose.adjust(adjusted()))
 
     def _step(self, take: Callable[..., Step]) -> None:
-        self._go_back(take(self._pose.T_lps_to_camera, self._session.state.geometry))
+        self._go_back(take(self._pose.placement, self._session.state.geometry))
+
+    def _reset(self) -> None:
+        self._when_ready(lambda: self._pose.take_back(self._pose.steps.settled))
+
+    # One of several bodies
+
+    def _show_bodies(self) -> None:
+        """What can be moved by itself, and what is."""
+        ui, session = self._ui, self._session
+        names = [] if session is None or session.case is None else session.case.bodies.names
+        names = names if len(names) > 1 else []
+        combo = ui.movedBodyCombo
+        for widget in (combo, ui.movedBodyComboLabel):
+            widget.visible = bool(names)
+        if [combo.itemText(index) for index in range(combo.count)] != [_ALL, *names]:
+            blocked = combo.blockSignals(True)
+            combo.clear()
+            for name in (_ALL, *names):
+                combo.addItem(name)
+            combo.blockSignals(blocked)
+        if (
+            session is not None
+            and (index := max(combo.findText(session.moved_body), 0)) != combo.currentIndex
+        ):
+            blocked = combo.blockSignals(True)
+            combo.setCurrentIndex(index)
+            combo.blockSignals(blocked)
+
+    def _on_moved_body(self, index: int) -> None:
+        with_handles = self._session.handles_shown
+        self._session.parameters.movedBody = self._ui.movedBodyCombo.currentText if index > 0 else ""
+        self._session.show_handles(with_handles)
+        self.follow_handles()
+        self.show()
 
     def _on_handles(self, shown: bool) -> None:
         def show():

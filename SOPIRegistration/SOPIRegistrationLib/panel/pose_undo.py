@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.registration.prepared import Placement
 
 # Changes closer together belong to one drag.
 _ONE_DRAG_S = 0.6
@@ -18,16 +19,16 @@ class Step:
     """Where a step back or forth leads to.
 
     Attributes:
-        T_lps_to_camera: (4, 4) the pose.
+        placement: where the bodies are.
         geometry: of the X-ray, where the step had changed it, too.
     """
 
-    T_lps_to_camera: np.ndarray
+    placement: Placement
     geometry: CArmGeometry | None = None
 
 
 class PoseUndo:
-    """Poses before each adjustment, and after those taken back; (4, 4) matrices in any one frame."""
+    """Placements before each adjustment, and after those taken back."""
 
     def __init__(self, clock=time.monotonic):
         self._clock = clock
@@ -35,7 +36,7 @@ class PoseUndo:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._settled: np.ndarray | None = None
+        self._settled: Placement | None = None
         self._past: list[Step] = []
         self._future: list[Step] = []
         self._last = -np.inf
@@ -46,8 +47,8 @@ class PoseUndo:
         """Whether a gesture is under way, all of which is one adjustment."""
         return self._held
 
-    def hold(self, before: np.ndarray) -> None:
-        """A gesture begins, however long it takes; ``before`` is the pose before it."""
+    def hold(self, before: Placement) -> None:
+        """A gesture begins, however long it takes; ``before`` is the placement before it."""
         self._last = -np.inf
         self.changed(before)
         self._held = True
@@ -68,17 +69,17 @@ class PoseUndo:
         return bool(self._future)
 
     @property
-    def settled(self) -> np.ndarray | None:
-        """The pose from which adjustments by hand started; None before the first."""
+    def settled(self) -> Placement | None:
+        """The placement from which adjustments by hand started; None before the first."""
         return self._settled
 
-    def settle(self, pose: np.ndarray) -> None:
-        """Note a pose that was not made by hand, such as a registration's."""
-        self._settled = pose
+    def settle(self, placement: Placement) -> None:
+        """Note a placement that was not made by hand, such as a registration's."""
+        self._settled = placement
         self._last = -np.inf
 
-    def changed(self, before: np.ndarray) -> None:
-        """Note an adjustment, by the pose before it."""
+    def changed(self, before: Placement) -> None:
+        """Note an adjustment, by the placement before it."""
         if self._held:
             return
         now = self._clock()
@@ -93,16 +94,16 @@ class PoseUndo:
         """The adjustment noted last has changed the geometry, too; ``before`` is the one before it."""
         self._past[-1] = replace(self._past[-1], geometry=before)
 
-    def undo(self, pose: np.ndarray, geometry: CArmGeometry) -> Step:
-        """Where to go back to, from a pose and geometry."""
-        return self._take(self._past, self._future, pose, geometry)
+    def undo(self, placement: Placement, geometry: CArmGeometry) -> Step:
+        """Where to go back to, from a placement and geometry."""
+        return self._take(self._past, self._future, placement, geometry)
 
-    def redo(self, pose: np.ndarray, geometry: CArmGeometry) -> Step:
+    def redo(self, placement: Placement, geometry: CArmGeometry) -> Step:
         """Where the step that was taken back had led to."""
-        return self._take(self._future, self._past, pose, geometry)
+        return self._take(self._future, self._past, placement, geometry)
 
-    def _take(self, source: list, target: list, pose: np.ndarray, geometry: CArmGeometry) -> Step:
+    def _take(self, source: list, target: list, placement: Placement, geometry: CArmGeometry) -> Step:
         step = source.pop()
-        target.append(Step(pose, geometry if step.geometry is not None else None))
+        target.append(Step(placement, geometry if step.geometry is not None else None))
         self._last = -np.inf
         return step

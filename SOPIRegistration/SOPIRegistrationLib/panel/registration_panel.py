@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import slicer
 
-from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.installed import PATIENT
 from SOPIRegistrationLib.methods import LEARNED_REFINEMENT
+from SOPIRegistrationLib.panel.bodies_section import BodiesSection
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE
 from SOPIRegistrationLib.panel.fusion_control import FusionControl
 from SOPIRegistrationLib.panel.geometry_section import GeometrySection
+from SOPIRegistrationLib.panel.kernel_loading import KernelLoading
 from SOPIRegistrationLib.panel.landmark_section import LandmarkSection
 from SOPIRegistrationLib.panel.live_picture import LivePicture
 from SOPIRegistrationLib.panel.messages import errors_shown, show_notes
@@ -62,7 +63,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._methods = MethodSection(ui, ensure_torch, self._strip.show_stage)
         self._geometry = GeometrySection(ui, self._on_geometry)
         self._xray = ChosenXray(self._geometry.set_xray)
-        self._xrays = XraysSection(ui, self._geometry, self._prepare, self._on_xrays)
+        self._xrays = XraysSection(ui, self._geometry, self._prepare, self._on_table)
+        self._bodies = BodiesSection(ui, self._on_table)
         self._pose_section = PoseSection(ui, self._pose, self._when_ready, self._go_back)
         self._landmarks = LandmarkSection(ui, self._update, self._when_ready)
         self._result = ResultSection(ui, self._pose, self._strip, self._when_ready)
@@ -76,6 +78,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             *(self._picture, self._result, self._update),
         )
         self._again = timer(_AGAIN_MS, self._prepare)
+        self.kernels = KernelLoading()
+        self.kernels.start()
         self._connect()
         self._strip.show_stage("")
         self._update()
@@ -132,6 +136,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._geometry.show(None)
         self._xray.forget()
         self._xrays.show(None)
+        self._bodies.show(None)
         if parameters is not None:
             with errors_shown():
                 self._open(parameters)
@@ -167,6 +172,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def close(self) -> None:
         """Leave nothing behind that would be called later."""
         self.use(None)
+        self.kernels.stop()
         self._training.close()
 
     def _on_parameters(self, *_) -> None:
@@ -184,10 +190,11 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         if not self._result.shows(state):
             self._result.show()
         self._xrays.show(session)
+        self._bodies.show(session)
+        self._pose_section.show()
         self._overlay.apply(p)
         self.use_of_result.apply(p)
-        if session.case is not None and session.carm.visible != p.carmVisible:
-            session.carm.visible = p.carmVisible
+        session.show_carm()
         self._update()
 
     def _follow_changes(self) -> None:
@@ -219,8 +226,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             self._session.state.set_geometry(geometry, self._geometry.calibrated_set)
         self._update()
 
-    def _on_xrays(self) -> None:
-        """The table of X-rays changed."""
+    def _on_table(self) -> None:
+        """The table of X-rays, or that of bodies, changed."""
         self._follow_changes()
         self._update()
 
@@ -266,7 +273,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         """Go where a step back or forth leads."""
         if step.geometry is not None:
             self._session.state.set_geometry(step.geometry, self._session.state.calibrated_set)
-        self._when_ready(lambda: self._pose.go(step.T_lps_to_camera))
+        self._when_ready(lambda: self._pose.go(step.placement))
 
     def _on_adjust(self, _on: bool) -> None:
         self._prepare()
@@ -335,35 +342,32 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         def start():
             self._fusion.end_gesture()
             task = self._session.task(init, refine, p.content, self._training.weights(init))
-            self._pose.steps.changed(self._pose.T_lps_to_camera)
+            self._pose.steps.changed(self._pose.placement)
             self._logic.register(task)
 
         self._when_ready(start)
 
     def _on_train(self) -> None:
         if self._methods.can_use(PATIENT):
-            self._when_ready(lambda: self._training.start(self._pose.T_lps_to_camera))
+            self._when_ready(lambda: self._training.start(self._pose.placement.T_lps_to_camera))
 
     def _on_demo(self, case: DemoCase) -> None:
-        nodes = bridge.load_demo_case(self._session.scene, case=case)
-        p = self._session.parameters
-        p.ct, p.xray, p.mask = nodes.ct, nodes.xray, None
-        self._session.state.geometry = nodes.geometry
+        self._session.take_demo(case)
         self._prepare()
 
     def _on_finished(self, result) -> None:
         session = self._session
         geometry = session.state.geometry
         with self._pose.rearranged():
-            session.record(result)
+            is_whole = session.record(result)
         if not self._geometry.shows(geometry):
             self._pose.steps.changed_geometry(geometry)
         self._use_case(session)
-        self._pose.steps.settle(self._pose.T_lps_to_camera)
-        if result.stopped:
-            self._strip.show_note("Stopped. The pose reached so far is kept.")
-        else:
+        self._pose.steps.settle(self._pose.placement)
+        if is_whole:
             self._result.show()
+        else:
+            self._strip.show_note("Stopped. The pose reached so far is kept.")
         self._update()
 
     # What can be done now

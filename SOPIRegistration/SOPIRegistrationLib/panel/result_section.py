@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import qt
 import slicer
 
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.panel.result_content import estimated_lines, placement_of
 from SOPIRegistrationLib.panel.session import Session
 from SOPIRegistrationLib.panel.shown_pose import ShownPose
 from SOPIRegistrationLib.panel.strip_section import VERDICTS, StripSection
@@ -66,6 +66,12 @@ class ResultSection:
         result = self.entry and self.entry.result
         ui.similarityLabel.text = _similarity_text(result) if result else "–"
         lines = [f"{result['seconds']:.1f} s in all", *_stage_times(result["stages"])] if result else ["–"]
+        estimated = "\n".join(estimated_lines(result)) if result else ""
+        for label in (ui.estimatedLabel, ui.geometryEstimatedLabel):
+            label.text, label.visible = estimated, bool(estimated)
+        ui.estimatedLabelLabel.visible = bool(estimated)
+        if estimated:
+            ui.geometryEstimatedLabel.text = f"Estimated by the registration shown:\n{estimated}"
         ui.timeLabel.text = "\n".join(lines)
         self._show_history()
         self._strip.show_result(result)
@@ -73,11 +79,10 @@ class ResultSection:
 
     def mark_moved(self) -> None:
         """Say whether the result shown is that of the pose as it is."""
-        T, case = self._pose.T_lps_to_camera, self._session and self._session.case
-        if T is not None and case is not None and self.entry is not None and self.entry.result is not None:
-            T_lps_to_world = np.array(self.entry.result["pose"]["T_lps_to_world"])
-            of_result = case.T_world_to_camera @ T_lps_to_world
-            self._strip.mark_moved(not np.allclose(T, of_result, atol=1e-4))
+        now, case = self._pose.placement, self._session and self._session.case
+        if now is not None and case is not None and self.entry is not None and self.entry.result is not None:
+            of_result = placement_of(self.entry.result, case.T_world_to_camera)
+            self._strip.mark_moved(not of_result.is_near(now, atol=1e-4))
 
     def _go_back_to(self, row: int) -> None:
         """Go back to a registration of the history: its geometry, pose and result."""
@@ -87,7 +92,7 @@ class ResultSection:
         def go_back():
             with self._pose.rearranged():
                 session.restore(row)
-            self._pose.steps.settle(self._pose.T_lps_to_camera)
+            self._pose.steps.settle(self._pose.placement)
 
         if entry.geometry is not None and _is_of_same_image(entry.geometry, known):
             session.state.set_geometry(entry.geometry, session.state.calibrated_set)

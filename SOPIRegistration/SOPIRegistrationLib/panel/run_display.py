@@ -80,7 +80,7 @@ class RunDisplay:
         if self._logic.state is not State.STOPPING:
             self._strip.show_stage(live.stage or "Starting…", fraction=live.fraction)
         if live.T_lps_to_camera is not None:
-            self._pose.go(live.T_lps_to_camera)
+            self._pose.go(self._pose.placement.with_pose(live.T_lps_to_camera))
         if live.drr is not None:
             self._picture.show(live.drr)
 

@@ -352,7 +352,7 @@ class SelfTest:
     def _body_box(self) -> tuple[np.ndarray, np.ndarray]:
         """(lower left, upper right) of the body's box in the 3D view, as shares of the view."""
         bounds = np.zeros(6)
-        self._session.views.shown.body.GetRASBounds(bounds)
+        self._session.views.shown.bodies[0].GetRASBounds(bounds)
         view = slicer.app.layoutManager().threeDWidget(0).threeDView()
         renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
         place, seen = vtk.vtkCoordinate(), []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +15,19 @@ import slicer
 
 from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.overlay import fusion_image
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE
 from SOPIRegistrationLib.panel.input_reader import InputReader
+from SOPIRegistrationLib.panel.result_content import estimated_cameras, placement_of, status_of
 from SOPIRegistrationLib.registration import RegistrationResult
+from SOPIRegistrationLib.registration.bodies import BodiesResult
 from SOPIRegistrationLib.registration.logic import Task
 from SOPIRegistrationLib.registration.outputs import result_content
-from SOPIRegistrationLib.registration.prepared import LIVE_PIXELS, PreparedCase
+from SOPIRegistrationLib.registration.prepared import Placement, PreparedCase
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
+from SOPIRegistrationLib.simulation.demo import DemoCase
 
 # Longer edge of a DRR at rest; of the fused picture at rest, least and most.
 REST_PIXELS = 512
@@ -58,19 +64,32 @@ class Session:
         self.views.close()
         self.case = None
 
+    def take_demo(self, case: DemoCase) -> None:
+        """Put a demo case into the scene, and choose it."""
+        nodes = bridge.load_demo_case(self.scene, case=case)
+        with slicer.util.NodeModify(self.parameters.parameterNode):
+            self.state.geometry, self.state.bodies = nodes.geometry, []
+            self.parameters.ct, self.parameters.xray, self.parameters.mask = nodes.ct, nodes.xray, None
+
     def accept(self, case: PreparedCase) -> None:
-        """Show a prepared case: X-ray on its detector, CT under the transform, C-arm, DRR, overlay."""
-        p = self.parameters
+        """Show a prepared case: X-ray on its detector, CT under the transform, C-arm, DRR, overlay.
+
+        Its X-rays are taken by the cameras that a registration has estimated of them, where one has.
+        """
+        p, case = self.parameters, self._as_estimated(case)
         known, was_hardened, carried = self.case, self._was_hardened(case), self._carried_pose(case)
         self.case = case
         self.state.pose_frame = case.frame
         geometry = case.inputs.geometry
-        # A registration may have estimated its intrinsics.
         camera = case.xray.camera
         if p.transform is None:
             p.transform = self.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "CT to C-arm")
-        bridge.attach(p.transform, *self.moving_nodes())
-        bridge.set_centre(p.transform, case.frame)
+        if (bodies := bridge.with_transforms(self.scene, self.bodies)) != self.bodies:
+            self.state.bodies = bodies
+        if self.moved_body not in case.bodies.names:
+            p.movedBody = ""
+        self.attach()
+        bridge.set_centre(p.transform, case.frame.centre_lps_mm)
         if was_hardened:
             # The CT has the pose in itself now; carried by it once more it would be moved twice.
             self.pose = case.frame.T_nominal
@@ -83,8 +102,7 @@ class Session:
             # The C-arm of another camera of the set stood in another world.
             self.carm.remove()
         self.carm.update(camera, case.frame)
-        for other in case.inputs.others:
-            node, frame = self.scene.GetNodeByID(other.node_id), other.key[1]
+        for (node, frame), other in zip(self._xray_nodes(case)[1:], case.others, strict=True):
             bridge.place_on_detector(
                 node,
                 other.camera,
@@ -94,16 +112,35 @@ class Session:
                 image_frame=frame or None,
             )
             self.carm.update(other.camera, case.frame, camera)
-        self.carm.visible = p.carmVisible
-        bones = bridge.show_bones(self.scene, case.ct.bone, p.transform)
-        self.views.show(bridge.Shown(camera, case.frame, p.xray, p.ct, bones))
-        self._put_drr(self.render(self.pose, REST_PIXELS))
+        self.show_carm()
+        models = bridge.show_bodies(self.scene, p.transform, case.bodies, self.bodies)
+        self.views.show(bridge.Shown(camera, case.frame, p.xray, p.ct, tuple(models)))
+        self._put_drr(self._rendered(self.placement, REST_PIXELS))
         self._fuse()
+
+    def _xray_nodes(self, case: PreparedCase) -> list[tuple]:
+        """(node, frame) of the X-rays of a case, in their order."""
+        p = self.parameters
+        others = [(self.scene.GetNodeByID(one.node_id), one.key[1]) for one in case.inputs.others]
+        return [(p.xray, p.frame), *others]
+
+    def _as_estimated(self, case: PreparedCase) -> PreparedCase:
+        pairs = zip(self._xray_nodes(case), case.geometry.cameras, strict=True)
+        return case.in_cameras(
+            [bridge.estimated_camera(node, camera, frame) for (node, frame), camera in pairs]
+        )
+
+    def _keep_estimated(self, case: PreparedCase, cameras: Sequence[Camera | None]) -> None:
+        """Keep the cameras that were estimated with the X-rays of a case; None of those that were not."""
+        for (node, frame), stated, found in zip(
+            self._xray_nodes(case), case.geometry.cameras, cameras, strict=True
+        ):
+            bridge.keep_estimated(node, stated, found, frame)
 
     def _was_hardened(self, case: PreparedCase) -> bool:
         """Whether the registration's transform was hardened into the CT since the case before."""
         known, p = self.case, self.parameters
-        if known is None or p.transform is None or bridge.is_attached(p.transform, p.ct):
+        if known is None or p.transform is None or bridge.carries(p.transform, p.ct):
             return False
         (node, place, _), (node_before, place_before, _) = case.inputs.ct_key, known.inputs.ct_key
         return node[0] == node_before[0] and place != place_before
@@ -119,7 +156,28 @@ class Session:
             return None
         return case.T_world_to_camera @ se3.invert_rigid(known.T_world_to_camera) @ self.pose
 
+    def show_carm(self) -> None:
+        """Show or hide the C-arm as the parameter node says."""
+        if self.case is not None and self.carm.visible != self.parameters.carmVisible:
+            self.carm.visible = self.parameters.carmVisible
+
     # The pose
+
+    @property
+    def bodies(self) -> list[bridge.BodyEntry]:
+        """What moves by itself; none where all is one piece."""
+        return self.state.bodies
+
+    @property
+    def moved_body(self) -> str:
+        """Name of the body that a hand moves; empty for all of them."""
+        return self.parameters.movedBody
+
+    @property
+    def moved_frame(self) -> PoseFrame:
+        """What the pose of what a hand moves is measured from: turns are about its own centre."""
+        name, frame = self.moved_body, self.case.frame
+        return replace(frame, centre_lps_mm=self.case.bodies[name].centre_lps_mm) if name else frame
 
     @property
     def pose(self) -> np.ndarray:
@@ -130,10 +188,31 @@ class Session:
     def pose(self, T_lps_to_camera: np.ndarray) -> None:
         bridge.set_pose(self.parameters.transform, T_lps_to_camera, self.case.frame)
 
-    def moving_nodes(self) -> list:
-        """What stands under the registration's transform: the CT and what belongs to it."""
+    @property
+    def placement(self) -> Placement:
+        """Where the transform nodes hold the bodies; settable."""
+        return Placement(self.pose, bridge.relative_poses(self.bodies))
+
+    @placement.setter
+    def placement(self, placement: Placement) -> None:
+        with ExitStack() as told:
+            # Whoever follows the transforms hears of it when all of them are in place.
+            for transform in self.transforms:
+                told.enter_context(slicer.util.NodeModify(transform))
+            bridge.put_relative(self.bodies, placement.relative)
+            self.pose = placement.T_lps_to_camera
+
+    @property
+    def transforms(self) -> list:
+        """The registration's transform, and those of several bodies; none before there is one."""
+        common = self.parameters.transform
+        return [] if common is None else [common, *(one.transform for one in self.bodies if one.transform)]
+
+    def attach(self) -> None:
+        """Put under the registration's transform what it moves, each body under its own."""
         p = self.parameters
-        return [node for node in (p.ct, p.mask, p.ctLandmarks) if node is not None]
+        of_ct = [node for node in (p.ct, p.mask, p.ctLandmarks) if node is not None]
+        bridge.attach_bodies(p.transform, self.bodies, of_ct)
 
     def forget_removed_nodes(self) -> None:
         """Clear parameters whose node has left the scene; the parameter node wrapper may remember it."""
@@ -144,23 +223,38 @@ class Session:
 
     @property
     def handles_shown(self) -> bool:
-        """Whether the CT can be dragged by handles."""
-        transform = self.parameters.transform
+        """Whether what a hand moves can be dragged by handles."""
+        transform = self._moved_transform
         display = transform and transform.GetDisplayNode()
         return display is not None and bool(display.GetEditorVisibility())
 
-    def show_handles(self, shown: bool) -> None:
-        """Handles with which the CT is dragged, in the 3D view and in slice views."""
-        transform = self.parameters.transform
-        transform.CreateDefaultDisplayNodes()
-        display = transform.GetDisplayNode()
-        display.SetEditorVisibility(shown)
-        display.SetEditorVisibility3D(shown)
-        display.SetEditorSliceIntersectionVisibility(shown)
+    @property
+    def _moved_transform(self):
+        named = {one.name: one.transform for one in self.bodies}
+        return named.get(self.moved_body, self.parameters.transform)
 
-    def render(self, T_lps_to_camera: np.ndarray, pixels: int = LIVE_PIXELS) -> np.ndarray:
-        """DRR (rows, columns) of the case whose longer edge has at most ``pixels`` pixels; any thread."""
-        return self.case.render(T_lps_to_camera, pixels)
+    def show_handles(self, shown: bool) -> None:
+        """Handles with which the CT, or the body a hand moves, is dragged: in the 3D view and slice views."""
+        moved = self._moved_transform
+        for transform in (self.parameters.transform, *(one.transform for one in self.bodies)):
+            if transform is None or (transform is not moved and transform.GetDisplayNode() is None):
+                continue
+            transform.CreateDefaultDisplayNodes()
+            display, on = transform.GetDisplayNode(), shown and transform is moved
+            display.SetEditorVisibility(on)
+            display.SetEditorVisibility3D(on)
+            display.SetEditorSliceIntersectionVisibility(on)
+
+    def show(self, placement: Placement, pixels: int, live: bool = False) -> None:
+        """Show the DRR with the bodies at a placement, its longer edge of at most ``pixels`` pixels."""
+        self.show_drr(self._rendered(placement, pixels), live)
+
+    def _rendered(self, placement: Placement, pixels: int) -> np.ndarray:
+        """The DRR; the overlay is told what of it is of which body."""
+        colours = {one.name: one.colour for one in self.bodies}
+        image, alone = self.case.render_bodies(placement, pixels)
+        self.overlay.bodies = tuple((drr, colours[name]) for name, drr in alone.items())
+        return image
 
     def show_drr(self, image: np.ndarray, live: bool = False) -> None:
         """Show a DRR of this case over the X-ray, and put it into the scene unless something still moves."""
@@ -195,7 +289,7 @@ class Session:
     def write_picture(self, path: Path) -> None:
         """Write the overlay of X-ray and DRR at the pose as PNG, in the X-ray's pixels."""
         xray = self.case.xray
-        drr = self.render(self.pose, max(xray.camera.shape))
+        drr = self._rendered(self.placement, max(xray.camera.shape))
         pixels = self.case.inputs.radiograph.pixels
         p, mode = self.parameters, self.parameters.overlayMode
         picture = fusion_image(
@@ -209,6 +303,7 @@ class Session:
             curtain=self.overlay.setting("curtain"),
             lens_down=self.overlay.setting("lens_down"),
             local_contrast=p.localContrast,
+            bodies=self.overlay.bodies,
         )
         sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(path))
 
@@ -232,12 +327,19 @@ class Session:
         Raises:
             InputError: a name is unknown.
         """
-        start = None
+        placement = None
         if isinstance(init, str) and init == CURRENT_POSE:
-            init = self.pose
-        if not isinstance(init, str):
-            start = se3.invert_rigid(self.case.T_world_to_camera) @ np.asarray(init, dtype=np.float64)
-            init = GIVEN
+            placement = self.placement
+        elif not isinstance(init, str):
+            placement = Placement(np.asarray(init, dtype=np.float64))
+        start, starts = None, {}
+        if placement is not None:
+            T_camera_to_world, init = se3.invert_rigid(self.case.T_world_to_camera), GIVEN
+            start = T_camera_to_world @ placement.T_lps_to_camera
+            for name in self.case.bodies.names:
+                # The parts of a CT are released from where it is as one piece.
+                own = "" if name in self.case.bodies.parts else name
+                starts[name] = T_camera_to_world @ placement.of(own)
         # Cameras of a calibrated set were calibrated with their pictures the way round that they are.
         alone = self.state.calibrated_set is None
         settings = RegistrationSettings(
@@ -248,16 +350,20 @@ class Session:
             time_limit=self.parameters.timeLimit,
             weights=weights or {},
         )
-        return Task(self.case, settings, start)
+        return Task(self.case.as_stated, settings, start, starts=starts)
 
-    def record(self, result: RegistrationResult) -> None:
-        """Show a result and remember it; one that was stopped leaves its pose only.
+    def record(self, result: RegistrationResult | BodiesResult) -> bool:
+        """Show a result and remember it; one that was stopped leaves its pose only, and is answered by False.
 
         Where the X-ray was found to be stored or taken otherwise than its geometry states, the scene's
         geometry becomes the one that was found.
         """
-        T_lps_to_camera = result.T_world_to_camera @ result.T_lps_to_world
-        known, found = self.case, self.case.as_found(result)
+        pieces = result.pieces if isinstance(result, BodiesResult) else (result,)
+        known, found = self.case, self.case.as_found(pieces[0])
+        estimated = [one.camera for one in pieces[0].intrinsics] or [None] * (1 + len(found.others))
+        self._keep_estimated(found, estimated)
+        content = result_content(result, known.geometry, known.seconds)
+        placement = placement_of(content, pieces[0].T_world_to_camera)
         if found.inputs is not known.inputs:
             self.state.set_geometry(found.inputs.geometry, self.state.calibrated_set)
             self.accept(replace(found, inputs=replace(found.inputs, xray_key=self.reader.xray_key())))
@@ -268,24 +374,25 @@ class Session:
             if found.xray is not known.xray:
                 # Its bones turned out to be the other way round than detected.
                 self._fuse()
-        self.pose = T_lps_to_camera
-        self.show_drr(self.render(T_lps_to_camera, REST_PIXELS))
+        self.placement = placement
+        self.show(placement, REST_PIXELS)
         self.views.keep_body_in_sight()
-        if result.stopped:
-            return
+        if any(piece.stopped for piece in pieces):
+            return False
         self.state.add(
             bridge.HistoryEntry(
                 time=time.strftime("%Y-%m-%dT%H:%M:%S"),
-                method=result.method,
-                verdict=result.verdict.status,
-                similarity=result.similarity,
-                T_lps_to_camera=T_lps_to_camera,
-                theta=self.case.frame.theta_from_T(T_lps_to_camera),
+                method=pieces[0].method,
+                verdict=status_of(content),
+                similarity=pieces[0].similarity,
+                T_lps_to_camera=placement.T_lps_to_camera,
+                theta=self.case.frame.theta_from_T(placement.T_lps_to_camera),
                 seconds=result.seconds,
-                result=result_content(result, known.geometry, known.seconds),
+                result=content,
                 geometry=self.state.geometry,
             )
         )
+        return True
 
     def restore(self, number: int) -> None:
         """Go back to a registration of the history: its pose and its result.
@@ -296,6 +403,8 @@ class Session:
         if entry.result is None:
             self.pose = entry.T_lps_to_camera
             return
-        T_lps_to_world = np.array(entry.result["pose"]["T_lps_to_world"])
-        self.pose = self.case.T_world_to_camera @ T_lps_to_world
+        cameras = estimated_cameras(entry.result)
+        self._keep_estimated(self.case, [cameras.get(camera.name) for camera in self.case.geometry.cameras])
+        self.accept(self.case)
+        self.placement = placement_of(entry.result, self.case.T_world_to_camera)
         self.state.shown = number

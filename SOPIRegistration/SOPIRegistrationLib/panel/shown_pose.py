@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import slicer
 
-from SOPIRegistrationLib import scene as bridge
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.panel.pose_undo import PoseUndo
 from SOPIRegistrationLib.panel.session import Session
 from SOPIRegistrationLib.panel.timers import timer
+from SOPIRegistrationLib.registration.prepared import Placement
 
 # While a hand moves the CT, the picture shows the pose; the scene, slow to answer, follows this often.
 _FOLLOW_MS = 500
@@ -35,15 +35,20 @@ class ShownPose(slicer.util.VTKObservationMixin):
         super().__init__()
         self._on_moved, self._on_settled = on_moved, on_settled
         self._session: Session | None = None
-        self._T: np.ndarray | None = None
+        self._placement: Placement | None = None
         self.steps = PoseUndo()
         self._follow = timer(_FOLLOW_MS, self._move_transform)
         self._gesture = timer(_GESTURE_MS, self.end_gesture)
 
     @property
+    def placement(self) -> Placement | None:
+        """Where the bodies are; None where there is nothing to show."""
+        return self._placement
+
+    @property
     def T_lps_to_camera(self) -> np.ndarray | None:
-        """(4, 4) the pose; None where there is none to show."""
-        return self._T
+        """(4, 4) the pose of what a hand moves; None where there is none to show."""
+        return None if self._placement is None else self._placement.of(self._session.moved_body)
 
     @property
     def is_pending(self) -> bool:
@@ -54,25 +59,26 @@ class ShownPose(slicer.util.VTKObservationMixin):
     def has_left_settled(self) -> bool:
         """Whether it is another one than before the adjustments by hand."""
         settled = self.steps.settled
-        return settled is not None and self._T is not None and not np.allclose(settled, self._T, atol=1e-6)
+        return settled is not None and self._placement is not None and not settled.is_near(self._placement)
 
     def use(self, session: Session | None) -> None:
         """Follow the transform of a session with a prepared case; None for none."""
         self.stop()
         self.removeObservers()
-        self._session, self._T = session, None
+        self._session, self._placement = session, None
         self.follow()
 
     def follow(self) -> None:
         """Follow the transform that is chosen now, which carries the CT, and show its pose."""
-        transform = None if self._session is None else self._session.parameters.transform
+        transforms = [] if self._session is None else self._session.transforms
         event = slicer.vtkMRMLTransformNode.TransformModifiedEvent
-        if transform is not None and self.hasObserver(transform, event, self._on_transform):
+        if transforms and all(self.hasObserver(one, event, self._on_transform) for one in transforms):
             return
         self.removeObservers()
-        if transform is not None:
+        for transform in transforms:
             self.addObserver(transform, event, self._on_transform)
-            bridge.attach(transform, *self._session.moving_nodes())
+        if transforms:
+            self._session.attach()
             self._on_transform()
 
     @contextmanager
@@ -85,21 +91,25 @@ class ShownPose(slicer.util.VTKObservationMixin):
         finally:
             self.use(session)
 
-    def go(self, T_lps_to_camera: np.ndarray) -> None:
-        """Show a pose that is no adjustment by hand."""
-        self._T = T_lps_to_camera
-        self._session.pose = T_lps_to_camera
+    def go(self, placement: Placement) -> None:
+        """Show a placement that is no adjustment by hand."""
+        self._placement = placement
+        self._session.placement = placement
         self._on_moved(False)
 
     def adjust(self, T_lps_to_camera: np.ndarray) -> None:
         """A step by hand."""
-        self._session.pose = T_lps_to_camera
+        self.take_back(self._placement.with_pose(T_lps_to_camera, self._session.moved_body))
+
+    def take_back(self, placement: Placement) -> None:
+        """A step by hand of all bodies at once."""
+        self._session.placement = placement
 
     def drag(self, T_lps_to_camera: np.ndarray) -> None:
         """A pose under the mouse: one of a gesture, which is one step; the scene follows it soon."""
         if not self.steps.is_held:
-            self.steps.hold(self._T)
-        self._T = T_lps_to_camera
+            self.steps.hold(self._placement)
+        self._placement = self._placement.with_pose(T_lps_to_camera, self._session.moved_body)
         if not self._follow.active:
             self._follow.start()
         self._on_moved(True)
@@ -125,21 +135,21 @@ class ShownPose(slicer.util.VTKObservationMixin):
         self.steps.release()
 
     def _move_transform(self) -> None:
-        if self._session is not None and self._session.case is not None and self._T is not None:
-            self._session.pose = self._T
+        if self._session is not None and self._session.case is not None and self._placement is not None:
+            self._session.placement = self._placement
 
     def _on_transform(self, *_) -> None:
         session = self._session
         if session is None or session.case is None:
             return
         try:
-            T = session.pose
+            placement = session.placement
         except InputError:
             return
-        known = self._T
-        if known is not None and np.allclose(T, known, atol=1e-6):
+        known = self._placement
+        if placement.is_near(known):
             return
         if known is not None:
             self.steps.changed(known)
-        self._T = T
+        self._placement = placement
         self._on_moved(known is not None)

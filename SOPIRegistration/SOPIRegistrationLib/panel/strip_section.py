@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from SOPIRegistrationLib.panel.result_content import status_of, verdicts_of
+
 VERDICTS = {
     "accept": ("Accepted", "#2e7d32"),
     "review": ("Check by eye", "#b26a00"),
@@ -43,19 +45,21 @@ class StripSection:
         if result is None:
             self._clear("")
             return
-        verdict = result["verdict"]
-        words, colour = VERDICTS[verdict["status"]]
-        self._words, self._colour, self._moved = words, colour, False
-        if (probability := verdict.get("probability")) is not None:
-            self._words += f" ({_percent(probability)} likely right)"
-        reasons = "; ".join(verdict["reasons"])
-        self._verdict = f"{self._words}: {reasons}" if reasons else self._words
+        verdicts = verdicts_of(result)
+        self._words, self._colour = VERDICTS[status_of(result)]
+        self._moved = False
+        if len(verdicts) == 1:
+            [verdict] = verdicts.values()
+            self._words = _words(verdict)
+            self._verdict = _with_reasons(verdict)
+            error = error_text(verdict.get("predicted_error_mm"))
+        else:
+            self._verdict = "\n".join(f"{name}: {_with_reasons(one)}" for name, one in verdicts.items())
+            error = _errors_text({name: one["predicted_error_mm"] for name, one in verdicts.items()})
         ui = self._ui
         ui.verdictLabel.text = self._verdict
-        ui.verdictLabel.styleSheet = f"color: {colour};"
-        seconds = f"{result['seconds']:.1f} s in all"
-        error = _error_text(verdict.get("predicted_error_mm"))
-        ui.errorLabel.text = f"{error}; {seconds}" if error else seconds
+        ui.verdictLabel.styleSheet = f"color: {self._colour};"
+        ui.errorLabel.text = "; ".join(filter(None, [error, f"{result['seconds']:.1f} s in all"]))
 
     def mark_moved(self, moved: bool) -> None:
         """Say whether the CT has left the pose that the result shown is of."""
@@ -82,6 +86,27 @@ class StripSection:
         self._ui.errorLabel.text = ""
 
 
+def _words(verdict: dict) -> str:
+    words, _ = VERDICTS[verdict["status"]]
+    probability = verdict.get("probability")
+    return words if probability is None else f"{words} ({_percent(probability)} likely right)"
+
+
+def _with_reasons(verdict: dict) -> str:
+    return ": ".join(filter(None, [_words(verdict), "; ".join(verdict["reasons"])]))
+
+
+def _errors_text(predicted: dict) -> str:
+    """Of several bodies, in short."""
+    told = [
+        f"{name} {x:.2f}, {y:.2f}, {z:.2f}"
+        for name, error in predicted.items()
+        if error is not None
+        for x, y, z in [error]
+    ]
+    return f"Predicted error, mm across, along, in depth: {'; '.join(told)}" if told else ""
+
+
 def _percent(probability: float) -> str:
     """Never more sure than can be told in whole percents."""
     if probability > 0.99:
@@ -89,7 +114,8 @@ def _percent(probability: float) -> str:
     return "under 1 %" if probability < 0.01 else f"{100 * probability:.0f} %"
 
 
-def _error_text(predicted) -> str:
+def error_text(predicted) -> str:
+    """The predicted error (3,) in words; none of None."""
     if predicted is None:
         return ""
     x, y, depth = predicted

@@ -108,12 +108,12 @@ class UseSection(slicer.util.VTKObservationMixin):
             self._projected.remove()
             return
         case = session.case
-        left_out = [node for node in (session.views.shown.body, self._picks.node) if node is not None]
+        left_out = [node for node in (*session.views.shown.bodies, self._picks.node) if node is not None]
         self._projected.follow(session.parameters.transform, case.xray.camera, case.frame, left_out)
         self._draw()
 
     def _draw(self) -> None:
-        T = self._pose.T_lps_to_camera
+        T = self._pose.placement and self._pose.placement.T_lps_to_camera
         if T is not None:
             began = time.perf_counter()
             self._projected.draw(T)
@@ -164,7 +164,7 @@ class UseSection(slicer.util.VTKObservationMixin):
         session, case = self._session, self._session.case
         cameras = {camera.name: camera for camera in session.state.calibrated_set.cameras}
         T_world_to_lps = se3.invert_rigid(
-            se3.invert_rigid(case.T_world_to_camera) @ self._pose.T_lps_to_camera
+            se3.invert_rigid(case.T_world_to_camera) @ self._pose.placement.T_lps_to_camera
         )
         points, words = [], []
         for number, pixels in enumerate(self._complete(), start=1):

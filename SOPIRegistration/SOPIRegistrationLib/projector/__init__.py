@@ -15,6 +15,7 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector.physics import PolychromaticVolume, SeenVolume
 from SOPIRegistrationLib.projector.volume import ProjectorVolume
 
@@ -23,6 +24,7 @@ __all__ = [
     "PolychromaticVolume",
     "ProjectorVolume",
     "SeenVolume",
+    "load_kernels",
     "project",
     "project_with_jacobian",
     "remove_shift_along_rays",
@@ -99,6 +101,14 @@ def project_with_jacobian(
         twist (w rad, v mm) of ``exp(twist) T_world_to_camera T_lps_to_world``, in the camera frame.
     """
     return _run(volume, camera, T_lps_to_world, step_mm, backend, with_jacobian=True)
+
+
+def load_kernels() -> None:
+    """Load the compiled kernel of this machine's backend; compile it first where no process has (10 s)."""
+    volume = ProjectorVolume(Volume(np.ones((4, 4, 4), np.float32), np.eye(4)))
+    T = np.eye(4)
+    T[2, 3] = 500.0
+    project(volume, Camera.from_c_arm(1000.0, (1.0, 1.0), 8, 8), T)
 
 
 def remove_shift_along_rays(jacobian: np.ndarray, rays: np.ndarray) -> None:

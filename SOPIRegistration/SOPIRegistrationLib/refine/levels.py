@@ -53,6 +53,7 @@ def through_levels(
                 level.max_iterations,
                 level.step_tolerance_mm,
                 report=(within or stage).optimiser_report,
+                secant=level.secant,
             )
             if step.ranking is None:
                 cost = solution.equations.cost

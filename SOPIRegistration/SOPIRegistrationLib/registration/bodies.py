@@ -10,17 +10,18 @@ import numpy as np
 
 from SOPIRegistrationLib.compare import StageRecord
 from SOPIRegistrationLib.compare.target import Level
-from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.projector.bodies import is_seen, window_of
+from SOPIRegistrationLib.refine.alternatives import Alternative, alternatives
 from SOPIRegistrationLib.refine.jointly import Refined, Scene, refine_jointly
-from SOPIRegistrationLib.registration.loop import register
+from SOPIRegistrationLib.registration.loop import find, register
 from SOPIRegistrationLib.registration.predicted_error import Deviation
 from SOPIRegistrationLib.registration.result import SEVERITY, RegistrationResult, Verdict
-from SOPIRegistrationLib.registration.verdict import Finding, on_thresholds
+from SOPIRegistrationLib.registration.verdict import Finding, beside, on_thresholds
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody, require_apart
 
@@ -42,12 +43,15 @@ class BodyPose:
         T_lps_to_world: (4, 4) pose, mm.
         initial_T: (4, 4) the pose from which it was released: that of the piece it belongs to.
         verdict: trust in this body.
+        alternatives: other poses of it alone that the picture hardly tells from this one, or that are worth a
+            look, the best first.
     """
 
     name: str
     T_lps_to_world: np.ndarray
     initial_T: np.ndarray
     verdict: Verdict
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,14 @@ class BodiesResult:
             T_lps_to_world=body.T_lps_to_world,
             initial_T=body.initial_T,
             verdict=body.verdict,
+            alternatives=body.alternatives,
             seconds=self.seconds,
         )
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was cancelled."""
+        return any(piece.stopped for piece in self.pieces)
 
     @property
     def intrinsics(self):
@@ -118,8 +128,9 @@ class BodiesResult:
     ) -> dict:
         """The content of result.json; arguments as for ``RegistrationResult.to_dict``."""
         entry = self.first.to_dict(geometry, seconds_preparation, given_mirrored)
+        kept = ("pose", "initial_pose", "verdict", "alternatives")
         entry["bodies"] = [
-            {"name": body.name, **{key: told[key] for key in ("pose", "initial_pose", "verdict")}}
+            {"name": body.name, **{key: told[key] for key in kept}}
             for body in self.bodies
             for told in [self.of(body).to_dict()]
         ]
@@ -155,53 +166,95 @@ def register_bodies(
         frame: nominal view and source-object distance, in the first camera; of its centre theta is told.
         settings: how what moves as one piece is registered.
         starts: (4, 4) T_lps_to_world by name of a body; of the parts of a CT the first one's counts for all.
-        report: told several times a second; raises ``Cancelled`` to stop.
+        report: told several times a second; raises ``Cancelled`` to stop at once, and the result holds the
+            best poses reached so far.
 
     Raises:
         InputError: as of ``register``; a body in no view, two bodies in one place, or a start of none.
-        Cancelled: the report raised it while the bodies moved jointly.
     """
     began, starts = time.perf_counter(), dict(starts or {})
     settings = settings or RegistrationSettings()
     bodies.require(starts)
+    if bodies.whole is None and len(bodies) > 1 and set(starts) == set(bodies.names):
+        # What can be told at once is not told after a minute.
+        _require_in_view(Scene(bodies, radiographs), np.array([starts[name] for name in bodies.names]))
     pieces = _as_pieces(bodies, radiographs, frame, settings, starts, report)
     found = {name: piece for names, piece in pieces for name in names}
     results = tuple(piece for _, piece in pieces)
     if len(bodies) == 1 and bodies.rest is None:
         [name] = bodies.names
         piece = found[name]
-        body = BodyPose(name, piece.T_lps_to_world, piece.initial_T, piece.verdict)
+        body = BodyPose(name, piece.T_lps_to_world, piece.initial_T, piece.verdict, piece.alternatives)
         return BodiesResult((body,), (), results, piece.seconds)
     T_start = np.array([found[name].T_lps_to_world for name in bodies.names])
     if any(piece.stopped for piece in results):
-        stopped = Verdict("review", ["stopped early: not verified"], None, None)
-        poses = [BodyPose(n, T, T, stopped) for n, T in zip(bodies.names, T_start, strict=True)]
-        return BodiesResult(tuple(poses), (), results, time.perf_counter() - began)
+        return _stopped(bodies, T_start, T_start, results, time.perf_counter() - began)
     if bodies.whole is None:
         require_apart(bodies.bodies, T_start)
     scene = Scene(bodies, results[0].radiographs)
     _require_in_view(scene, T_start)
     joint_began = time.perf_counter()
-    refined = refine_jointly(scene, T_start, report=report)
-    verdicts, pairs = judge_bodies(scene, refined)
+    refined, others = _released(scene, T_start, report)
+    stage = StageRecord("all bodies jointly", time.perf_counter() - joint_began, None, refined.T[0])
+    results = (replace(results[0], stages=[*results[0].stages, stage]), *results[1:])
+    if refined.stopped:
+        return _stopped(bodies, refined.T, T_start, results, time.perf_counter() - began)
+    verdicts, pairs = judge_bodies(scene, refined, others)
     verdicts = [
         _not_better(verdict, found[name].verdict)
         for name, verdict in zip(bodies.names, verdicts, strict=True)
     ]
-    stage = StageRecord("all bodies jointly", time.perf_counter() - joint_began, None, refined.T[0])
-    results = (replace(results[0], stages=[*results[0].stages, stage]), *results[1:])
-    poses = zip(bodies.names, refined.T, T_start, verdicts, strict=False)
+    poses = zip(bodies.names, refined.T, T_start, verdicts, others, strict=False)
     return BodiesResult(
         tuple(BodyPose(*one) for one in poses), tuple(pairs), results, time.perf_counter() - began
     )
 
 
-def judge_bodies(scene: Scene, refined: Refined) -> tuple[list[Verdict], list[NeighbourPose]]:
+def _released(
+    scene: Scene, T_start: np.ndarray, report: Report | None
+) -> tuple[Refined, list[tuple[Alternative, ...]]]:
+    """All bodies refined jointly, and what else each may be; one whose alternative agrees better takes it."""
+    refined, others = refine_jointly(scene, T_start, report=report), []
+    try:
+        for last in (False, True):
+            others = [
+                () if body.fixed else alternatives(scene, refined.T, number, report, T_start)
+                for number, body in enumerate(scene.bodies.bodies)
+            ]
+            better = [number for number, found in enumerate(others) if found and found[0].margin < 0]
+            if last or refined.stopped or not better:
+                break
+            T = refined.T.copy()
+            T[better] = [others[number][0].T_lps_to_world for number in better]
+            again = refine_jointly(scene, T, report=report, T_rest=T_start)
+            before, after = scene.agreements(scene.kind.check, np.stack([refined.T, again.T]), better)
+            if after.mean() <= before.mean():
+                break
+            refined = again
+    except Cancelled:
+        refined = refined._replace(stopped=True)
+    return refined, others
+
+
+def _stopped(bodies: Bodies, T_reached, T_start, results, seconds: float) -> BodiesResult:
+    """Where the bodies were when the registration was stopped."""
+    verdict = Verdict("review", ["stopped early: not verified"], None, None)
+    poses = [
+        BodyPose(name, T, T_initial, verdict)
+        for name, T, T_initial in zip(bodies.names, T_reached, T_start, strict=False)
+    ]
+    return BodiesResult(tuple(poses), (), (replace(results[0], stopped=True), *results[1:]), seconds)
+
+
+def judge_bodies(
+    scene: Scene, refined: Refined, others: Sequence[Sequence[Alternative]] = ()
+) -> tuple[list[Verdict], list[NeighbourPose]]:
     """A verdict for each body, and how each held one stands to its parent.
 
     Args:
         scene: bodies and X-rays.
         refined: where the bodies ended.
+        others: of each body where else it may stand (``refine.alternatives``); of none if empty.
     """
     T, objective = refined.T, refined.objective
     equations = objective.at(T)
@@ -213,32 +266,40 @@ def judge_bodies(scene: Scene, refined: Refined) -> tuple[list[Verdict], list[Ne
         own = slice(6 * number, 6 * number + 6)
         deviation = Deviation.of(to_camera @ covariance[own, own] @ to_camera.T)
         figure = f"structural correlation about it {agreement[number]:.3f}"
+        ambiguous = beside(others[number]) if others else ("accept", "")
         findings = [
             on_thresholds(agreement[number], scene.kind.thresholds, figure),
             ("accept", "") if body.fixed else _determined(body, deviation),
+            ambiguous,
         ]
         status = max((status for status, _ in findings), key=SEVERITY.index)
         reasons = [reason for _, reason in findings if reason]
         if body.fixed:
             reasons.append("fixed: it stays where it was as one piece")
         verdicts.append(
-            Verdict(status, reasons, deviation.translation_mm, np.rad2deg(deviation.rotation_rad))
+            Verdict(
+                status,
+                reasons,
+                deviation.translation_mm,
+                np.rad2deg(deviation.rotation_rad),
+                ambiguous=ambiguous[1],
+            )
         )
         if body.hold is not None:
-            parent = scene.bodies.names.index(body.hold.parent)
-            relative = objective.relative_jacobian(T, number, parent)
-            deviation = Deviation.of(to_camera @ relative @ covariance @ relative.T @ to_camera.T)
-            T_relative = se3.invert_rigid(T[parent]) @ T[number]
-            pairs.append(
-                NeighbourPose(
-                    body.name,
-                    body.hold.parent,
-                    T_relative,
-                    deviation.translation_mm,
-                    np.rad2deg(deviation.rotation_rad),
-                )
-            )
+            pairs.append(_pair(scene, refined, number, to_camera, covariance))
     return verdicts, pairs
+
+
+def _pair(scene: Scene, refined: Refined, number: int, to_camera, covariance) -> NeighbourPose:
+    """How a held body stands to its parent."""
+    body = scene.bodies.bodies[number]
+    parent = scene.bodies.names.index(body.hold.parent)
+    relative = refined.objective.relative_jacobian(refined.T, number, parent)
+    deviation = Deviation.of(to_camera @ relative @ covariance @ relative.T @ to_camera.T)
+    T_relative = se3.invert_rigid(refined.T[parent]) @ refined.T[number]
+    return NeighbourPose(
+        body.name, body.hold.parent, T_relative, deviation.translation_mm, np.rad2deg(deviation.rotation_rad)
+    )
 
 
 def _as_pieces(bodies, radiographs, frame, settings, starts, report):
@@ -247,7 +308,7 @@ def _as_pieces(bodies, radiographs, frame, settings, starts, report):
     if bodies.whole is not None:
         start = next((starts[name] for name in bodies.parts if name in starts), None)
         chosen = settings if start is None else replace(settings, init=GIVEN)
-        result = register(bodies.whole, radiographs, frame, chosen, start, report)
+        result = find(bodies.whole, radiographs, frame, chosen, start, report)
         pieces.append((bodies.parts, result))
     for body in bodies.bodies:
         if body.name in bodies.parts:
@@ -260,8 +321,10 @@ def _as_pieces(bodies, radiographs, frame, settings, starts, report):
             # The X-rays are what the first piece found them to be.
             seen = pieces[0][1].radiographs
             chosen = replace(chosen, mirrored="no")
-        result = register(body.subject, seen, own, chosen, start, report)
-        pieces.append(((body.name,), result if len(bodies) == 1 else replace(result, frame=frame)))
+        if len(bodies) == 1:
+            return [((body.name,), register(body.subject, seen, own, chosen, start, report))]
+        result = find(body.subject, seen, own, chosen, start, report)
+        pieces.append(((body.name,), replace(result, frame=frame)))
     return pieces
 
 
@@ -308,7 +371,9 @@ def _determined(body: RigidBody, deviation: Deviation) -> Finding:
 
 
 def _not_better(verdict: Verdict, piece: Verdict) -> Verdict:
-    """No body of a piece that was rejected is accepted: released bodies find something alike anywhere."""
-    if piece.status != "reject" or verdict.status != "accept":
+    """No body of a piece that was rejected, or that may stand elsewhere, is accepted: released bodies find
+    something alike anywhere."""
+    reason = piece.ambiguous or (piece.reasons[0] if piece.status == "reject" else "")
+    if not reason or verdict.status != "accept":
         return verdict
-    return replace(verdict, status="review", reasons=[*verdict.reasons, f"as one piece: {piece.reasons[0]}"])
+    return replace(verdict, status="review", reasons=[*verdict.reasons, f"as one piece: {reason}"])

@@ -116,12 +116,16 @@ def _parts(
     return correlation, np.hypot(du * depth / camera.K[0, 0], dv * depth / camera.K[1, 1])
 
 
-def noiseless_correlation(comparison: Comparison, level: Level, T_lps_to_world: np.ndarray) -> float:
-    """Correlation at a level at a pose (4, 4) as a share of the largest that the noise leaves possible."""
+def noiseless_correlation(
+    comparison: Comparison, level: Level, T_lps_to_world: np.ndarray, signal_there: float | None = None
+) -> float:
+    """Correlation at a level at a pose (4, 4) as a share of the largest that the noise leaves possible.
+
+    ``signal_there`` is what :func:`signal` tells of the level, where that is known already.
+    """
     correlation = 1 - float(comparison.cost(level, T_lps_to_world[None])[0]) / 2
-    return max(correlation, 0.0) / float(
-        np.sqrt(max(signal(comparison, level, T_lps_to_world), _LEAST_SIGNAL))
-    )
+    signal_there = signal(comparison, level, T_lps_to_world) if signal_there is None else signal_there
+    return max(correlation, 0.0) / float(np.sqrt(max(signal_there, _LEAST_SIGNAL)))
 
 
 def signal(comparison: Comparison, level: Level, T_lps_to_world: np.ndarray) -> float:
@@ -148,11 +152,14 @@ def evidence_of(hypotheses: Hypotheses, model: LocalModel) -> Evidence:
     detail_rival = max(details[1:][elsewhere], default=-np.inf)
     correlations, distances = parts_of(comparison, T)
     deviation = Deviation.of(model.covariance)
+    check = comparison.target.kind.check
+    # Of an implant both are the same one.
+    signals = {one: signal(comparison, one, T) for one in {check, level}}
     return Evidence(
         agreement=float(agreements[0]),
-        coarse=noiseless_correlation(comparison, comparison.target.kind.check, T),
-        fine=noiseless_correlation(comparison, level, T),
-        noise=1 - signal(comparison, level, T),
+        coarse=noiseless_correlation(comparison, check, T, signals[check]),
+        fine=noiseless_correlation(comparison, level, T, signals[level]),
+        noise=1 - signals[level],
         parts_median=float(np.median(correlations)),
         parts_low=float(np.quantile(correlations, 0.25)),
         apart_mm=float(np.median(distances)),

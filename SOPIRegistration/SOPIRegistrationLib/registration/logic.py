@@ -8,8 +8,8 @@ time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
@@ -20,9 +20,10 @@ from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.region import restricted
 from SOPIRegistrationLib.progress import Progress
+from SOPIRegistrationLib.registration.bodies import BodiesResult, register_bodies
 from SOPIRegistrationLib.registration.job import Job
 from SOPIRegistrationLib.registration.loop import register
-from SOPIRegistrationLib.registration.prepared import LIVE_PIXELS, Inputs, PreparedCase
+from SOPIRegistrationLib.registration.prepared import LIVE_PIXELS, Inputs, Placement, PreparedCase
 from SOPIRegistrationLib.registration.result import RegistrationResult
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
@@ -65,7 +66,8 @@ class Task:
     Attributes:
         case: what is registered.
         settings: how.
-        start: (4, 4) T_lps_to_world, where a start pose is given.
+        start: (4, 4) T_lps_to_world, where a start pose is given: of the CT as one piece.
+        starts: the same by name of several bodies.
         shows_pictures: whether somebody looks at DRRs meanwhile.
     """
 
@@ -73,6 +75,7 @@ class Task:
     settings: RegistrationSettings
     start: np.ndarray | None = None
     shows_pictures: bool = True
+    starts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,33 +117,44 @@ def prepare(inputs: Inputs, known: PreparedCase | None, report: Callable[[LiveVi
     else:
         subject = Subject(prepare_ct(inputs.ct, inputs.mask, progress=progress))
         subject.warm_up()
-    ready = {} if known is None else known.prepared
+    report(LiveView("Preparing the bodies" if inputs.bodies.bodies else "Preparing the X-ray", 1.0))
+    bodies = inputs.bodies.of(subject, {} if known is None else known.bodies_by_key)
+    ready = known.prepared if known is not None and known.bodies.are_metal == bodies.are_metal else {}
     xray = ready.get(inputs.xray_key)
     if xray is None:
-        xray = prepare_radiograph(inputs.radiograph, inputs.geometry.camera, inputs.polarity)
+        camera = inputs.geometry.camera
+        xray = prepare_radiograph(inputs.radiograph, camera, inputs.polarity, of_metal=bodies.are_metal)
         if inputs.region is not None:
             xray = restricted(xray, inputs.region)
     others = tuple(
-        ready.get(one.key) or prepare_radiograph(one.radiograph, one.camera, inputs.polarity)
+        ready.get(one.key)
+        or prepare_radiograph(one.radiograph, one.camera, inputs.polarity, of_metal=bodies.are_metal)
         for one in inputs.others
     )
     frame = inputs.geometry.pose_frame(subject.ct.rotation_centre_lps_mm)
-    return PreparedCase(subject, xray, others, frame, round(time.perf_counter() - began, 3), inputs)
+    return PreparedCase(bodies, xray, others, frame, round(time.perf_counter() - began, 3), inputs)
 
 
-def run(task: Task, report: Callable[[LiveView], None]) -> RegistrationResult:
+def run(task: Task, report: Callable[[LiveView], None]) -> RegistrationResult | BodiesResult:
     """Register a prepared case; any thread."""
     last, case = 0.0, task.case
 
     def show(progress: Progress) -> None:
         nonlocal last
+        if case.has_several_bodies:
+            # The pose told is now that of one body, now that of another.
+            report(LiveView(progress.stage, progress.fraction))
+            return
         T_lps_to_camera, drr = case.T_world_to_camera @ progress.T, None
         if task.shows_pictures and time.perf_counter() - last > _LIVE_INTERVAL_S:
-            drr = case.render(T_lps_to_camera, LIVE_PIXELS)
+            drr = case.render(Placement(T_lps_to_camera), LIVE_PIXELS)
             last = time.perf_counter()
         report(LiveView(progress.stage, progress.fraction, T_lps_to_camera, drr))
 
-    return register(case.subject, [case.xray, *case.others], case.frame, task.settings, task.start, show)
+    xrays = [case.xray, *case.others]
+    if case.has_several_bodies:
+        return register_bodies(case.bodies, xrays, case.frame, task.settings, task.starts, show)
+    return register(case.subject, xrays, case.frame, task.settings, task.start, show)
 
 
 @dataclass(frozen=True)
@@ -173,7 +187,7 @@ class RegistrationLogic:
         self.state_changed: Signal[State] = Signal()
         self.progressed: Signal[LiveView] = Signal()
         self.prepared: Signal[PreparedCase] = Signal()
-        self.finished: Signal[RegistrationResult] = Signal()
+        self.finished: Signal[RegistrationResult | BodiesResult] = Signal()
         self.stopped: Signal[str] = Signal()
         self.failed: Signal[Exception] = Signal()
         self._run: _Run | None = None

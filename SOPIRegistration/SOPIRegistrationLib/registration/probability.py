@@ -15,10 +15,10 @@ from functools import lru_cache
 import numpy as np
 
 from SOPIRegistrationLib.compare.target import Thresholds
-from SOPIRegistrationLib.installed import WEIGHTS_FOLDER
+from SOPIRegistrationLib.installed import SHIPPED
 from SOPIRegistrationLib.registration.evidence import Evidence
 
-RESOURCE = WEIGHTS_FOLDER / "verdict.json"
+RESOURCE = SHIPPED / "verdict.json"
 # Probabilities from which a pose is accepted, or worth a review.
 TRUSTED = Thresholds(accept=0.95, review=0.2)
 # Nothing that was not tried as often is said to be surer than this.

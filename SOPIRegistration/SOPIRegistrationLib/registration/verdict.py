@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Hypotheses
 from SOPIRegistrationLib.compare.target import Thresholds
+from SOPIRegistrationLib.refine.alternatives import AMBIGUOUS, Alternative
 from SOPIRegistrationLib.registration.evidence import (
     RIGHT_MM,
     RIGHT_RAD,
@@ -60,12 +63,12 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
     probability = probability_right(evidence, comparison.target.kind.judged_as)
     if probability is not None:
         probability *= fixed
+    rivals = [_rivals(hypotheses), _elsewhere(evidence.agreement - hypotheses.rival, probability)]
     on_agreement = [
         _trust(evidence, probability, comparison.target.kind.thresholds, timed_out),
         _plausibility(comparison.case, T),
         _share(evidence.share, comparison.case.least_share),
-        _rivals(hypotheses),
-        _elsewhere(evidence.agreement - hypotheses.rival, probability),
+        *rivals,
         _refined(model.to_best_mm),
     ]
     findings = [
@@ -88,6 +91,7 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         probability,
         evidence,
         all(status == "accept" for status, _ in on_agreement),
+        "; ".join(reason for _, reason in rivals if reason),
     )
 
 
@@ -165,6 +169,13 @@ def _elsewhere(margin: float, probability: float | None) -> Finding:
     if margin < (_RIVAL_MARGIN_UNTOLD if probability is None else _RIVAL_MARGIN):
         return "review", f"read or seen another way the images agree nearly as well: {margin:.3f} less"
     return "accept", ""
+
+
+def beside(others: Sequence[Alternative]) -> Finding:
+    """Whether another pose of one body, the best first, agrees nearly as well."""
+    if not others or others[0].margin >= AMBIGUOUS:
+        return "accept", ""
+    return "review", f"another pose agrees nearly as well: {others[0].summary}"
 
 
 def _refined(to_best_mm: np.ndarray) -> Finding:

@@ -10,41 +10,61 @@ from vtk.util.numpy_support import numpy_to_vtk
 from SOPIRegistrationLib.images.pyramid import halved
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.scene.frames import RAS_FROM_LPS
-from SOPIRegistrationLib.scene.nodes import marked_nodes
+from SOPIRegistrationLib.scene.nodes import marked_nodes, remove_node
 from SOPIRegistrationLib.scene.pose import attach, vtk_matrix
 
 _IS_BONES = "SOPIRegistration.IsBones"
-_COLOUR = (0.93, 0.89, 0.8)
+# What former versions wrote of the CT's bones, too.
+_OF_CT = "1"
+COLOUR = (0.93, 0.89, 0.8)
 # Coarse enough to turn smoothly; a thin cortex is less than half of a voxel, and must not be full of holes.
 _EDGE_MM = 2.0
 _SURFACE_AT = 0.3
 
 
-def show_bones(scene, bone: Volume, transformNode):
-    """Show a bone mask as a surface that moves with the CT.
+def show_bones(scene, bone: Volume, transformNode, body: str = "", colour=COLOUR, common=None):
+    """Show a bone mask as a surface that moves with the CT, or with one of several bodies.
 
     Args:
         scene: the MRML scene.
         bone: mask in the patient frame (``PreparedCT.bone``).
-        transformNode: the registration's transform.
+        transformNode: the registration's transform, or that of the body.
+        body: name of the body.
+        colour: (3,) 0 to 1.
+        common: the transform that carries all bodies, where the other is that of a body.
 
     Returns:
-        The model node; the scene keeps one.
+        The model node; the scene keeps one for each body.
     """
-    node = _bones_node(scene)
+    node = _bones_nodes(scene).get(body)
+    if node is None:
+        node = scene.AddNewNodeByClass("vtkMRMLModelNode", body or "CT bones")
+        node.SetAttribute(_IS_BONES, body or _OF_CT)
+        node.CreateDefaultDisplayNodes()
+    if tuple(node.GetDisplayNode().GetColor()) != tuple(colour):
+        node.GetDisplayNode().SetColor(*colour)
     node.SetAndObservePolyData(_surface(bone))
-    attach(transformNode, node)
+    attach(transformNode, node, common=common)
     return node
 
 
-def _bones_node(scene):
-    for node in marked_nodes(scene, "vtkMRMLModelNode", _IS_BONES):
-        return node
-    node = scene.AddNewNodeByClass("vtkMRMLModelNode", "CT bones")
-    node.SetAttribute(_IS_BONES, "1")
-    node.CreateDefaultDisplayNodes()
-    node.GetDisplayNode().SetColor(_COLOUR)
-    return node
+def remove_bones(scene, shown) -> None:
+    """Take the models of bodies that are no longer there out of the scene.
+
+    Args:
+        scene: the MRML scene.
+        shown: models that stay.
+    """
+    for node in _bones_nodes(scene).values():
+        if node not in shown:
+            remove_node(node)
+
+
+def _bones_nodes(scene) -> dict:
+    """The models by the names of their bodies; of the CT as one piece by an empty one."""
+    nodes = marked_nodes(scene, "vtkMRMLModelNode", _IS_BONES)
+    names = [node.GetAttribute(_IS_BONES) for node in nodes]
+    return {"" if name == _OF_CT else name: node for name, node in zip(names, nodes, strict=True)}
 
 
 def _surface(bone: Volume) -> vtk.vtkPolyData:

@@ -31,12 +31,20 @@ def pose_from_matrix(matrix: np.ndarray, frame: PoseFrame, name: str = "the tran
     Raises:
         InputError: the matrix is not a rigid motion.
     """
+    return frame.T_nominal @ RAS_FROM_LPS @ rigid_matrix(matrix, name) @ RAS_FROM_LPS
+
+
+def rigid_matrix(matrix: np.ndarray, name: str) -> np.ndarray:
+    """(4, 4) the rigid motion next to a matrix that is one but for rounding.
+
+    Raises:
+        InputError: the matrix is not a rigid motion.
+    """
     R = np.asarray(matrix, dtype=np.float64)[:3, :3]
     if not np.abs(R @ R.T - np.eye(3)).max() < _RIGID_TOLERANCE or np.linalg.det(R) < 0:
         raise InputError(f"{name} scales, shears or mirrors: a pose is a rigid transform, choose another one")
     U, _, Vt = np.linalg.svd(R)
-    rigid = se3.rigid(U @ Vt, np.asarray(matrix, dtype=np.float64)[:3, 3])
-    return frame.T_nominal @ RAS_FROM_LPS @ rigid @ RAS_FROM_LPS
+    return se3.rigid(U @ Vt, np.asarray(matrix, dtype=np.float64)[:3, 3])
 
 
 def T_camera_to_ras(camera: Camera, frame: PoseFrame, reference: Camera | None = None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from SOPIRegistrationLib.images.dicom import read_dicom_radiograph
 from SOPIRegistrationLib.images.dicom_files import is_dicom
 from SOPIRegistrationLib.images.hounsfield import in_hounsfield
 from SOPIRegistrationLib.images.itk_reading import check_finite
+from SOPIRegistrationLib.images.pictures import require_upright
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.shear import perpendicular, require_sound_axes
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.scene.frames import RAS_FROM_LPS
 from SOPIRegistrationLib.scene.pose import own_to_ras
+from SOPIRegistrationLib.subject.surface import Surface, closed
 
 _LABELMAP = "Binary labelmap"
 
@@ -81,8 +84,8 @@ def radiograph_from_node(volumeNode, frame: int | None = None, mirrored: bool = 
     check_finite(pixels, name, "X-ray")
     if pixels.min() == pixels.max():
         raise InputError(f"X-ray {name} is constant: every pixel is {pixels.flat[0]:g}, no image")
-    bone_dark, metadata, expected = _dicom_facts(volumeNode, pixels, frame)
-    return Radiograph(pixels[:, ::-1] if mirrored else pixels, name, bone_dark, metadata, expected)
+    radiograph = _with_dicom_facts(Radiograph(pixels, name, metadata={}), volumeNode, frame)
+    return radiograph.mirrored() if mirrored else radiograph
 
 
 def mask_from_node(maskNode, referenceVolumeNode) -> Volume:
@@ -105,12 +108,27 @@ def mask_from_node(maskNode, referenceVolumeNode) -> Volume:
         maskNode.GetDisplayNode().GetVisibleSegmentIDs(visible)
     if visible.GetNumberOfValues() == 0:
         raise InputError(f"segmentation {name} has no visible segment: show those of the bones")
+    return labels_of_segments(maskNode, referenceVolumeNode, visible)
+
+
+def labels_of_segments(segmentationNode, referenceVolumeNode, segments: vtk.vtkStringArray) -> Volume:
+    """Label map of segments, 1 for the first and so on, in the patient frame.
+
+    Args:
+        segmentationNode: has them.
+        referenceVolumeNode: the CT, on whose grid a segmentation drawn as surfaces is filled in.
+        segments: their IDs.
+
+    Raises:
+        InputError: nothing is in them, a non-linear transform.
+    """
+    name = f"'{segmentationNode.GetName()}'"
     merged = slicer.vtkOrientedImageData()
-    source = maskNode
-    if not maskNode.GetSegmentation().ContainsRepresentation(_LABELMAP):
-        source = _filled_in(maskNode, referenceVolumeNode)
+    source = segmentationNode
+    if not segmentationNode.GetSegmentation().ContainsRepresentation(_LABELMAP):
+        source = _filled_in(segmentationNode, referenceVolumeNode)
     source.GenerateMergedLabelmapForAllSegments(
-        merged, slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS, None, visible
+        merged, slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS, None, segments
     )
     extent = merged.GetExtent()
     scalars = merged.GetPointData().GetScalars()
@@ -121,8 +139,32 @@ def mask_from_node(maskNode, referenceVolumeNode) -> Volume:
     merged.GetImageToWorldMatrix(image_to_own)
     first = np.eye(4)
     first[:3, 3] = extent[::2]
-    matrix = RAS_FROM_LPS @ own_to_ras(maskNode) @ slicer.util.arrayFromVTKMatrix(image_to_own) @ first
-    return Volume(array, matrix, name)
+    own = RAS_FROM_LPS @ own_to_ras(segmentationNode)
+    return Volume(array, own @ slicer.util.arrayFromVTKMatrix(image_to_own) @ first, name)
+
+
+def surface_from_node(modelNode, name: str) -> Surface:
+    """A model's closed surface in the patient frame.
+
+    Args:
+        modelNode: the model.
+        name: of the body.
+
+    Raises:
+        InputError: no faces, not closed, not in mm, a non-linear transform; VTK is not installed.
+    """
+    triangles = vtk.vtkTriangleFilter()
+    triangles.SetInputData(modelNode.GetPolyData() or vtk.vtkPolyData())
+    triangles.PassVertsOff()
+    triangles.PassLinesOff()
+    triangles.Update()
+    faces = triangles.GetOutput()
+    if faces.GetNumberOfPolys() == 0:
+        raise InputError(f"model '{modelNode.GetName()}' has no faces: load a closed surface")
+    to_lps = RAS_FROM_LPS @ own_to_ras(modelNode)
+    points = vtk_to_numpy(faces.GetPoints().GetData()) @ to_lps[:3, :3].T + to_lps[:3, 3]
+    corners = vtk_to_numpy(faces.GetPolys().GetConnectivityArray()).reshape(-1, 3)
+    return closed(points, corners, name, f"'{modelNode.GetName()}'")
 
 
 def marked_nodes(scene, class_name: str, attribute: str) -> list:
@@ -186,24 +228,34 @@ def _filled_in(segmentationNode, referenceVolumeNode):
     return node
 
 
-def _dicom_facts(volumeNode, pixels: np.ndarray, frame: int | None) -> tuple[bool | None, dict, bool | None]:
-    """From the DICOM file behind a node: whether bones are dark in it, tags, whether they should be."""
-    path = _dicom_file(volumeNode)
+def _with_dicom_facts(radiograph: Radiograph, volumeNode, frame: int | None) -> Radiograph:
+    """With what the DICOM file behind a node says: polarity, tags, what is shown.
+
+    Raises:
+        InputError: the node comes from a picture whose header turns it, which Slicer may not follow.
+    """
+    path = _file_behind(volumeNode)
     if path is None:
-        return None, {}, None
+        return radiograph
+    if not is_dicom(path):
+        require_upright(path)
+        return radiograph
     stored = read_dicom_radiograph(path, frame or 1)
-    if stored.pixels.shape != pixels.shape:
-        return None, stored.metadata, None
+    if stored.pixels.shape != radiograph.pixels.shape:
+        return replace(radiograph, metadata=stored.metadata)
     # A reader may have turned the gray scale over (MONOCHROME1, a negative slope): the file speaks of the
     # stored values.
-    turned = bool(np.corrcoef(stored.pixels.ravel(), pixels.ravel())[0, 1] < 0)
+    turned = bool(np.corrcoef(stored.pixels.ravel(), radiograph.pixels.ravel())[0, 1] < 0)
     dark, expected = (
         None if known is None else known != turned for known in (stored.bone_dark, stored.bone_dark_expected)
     )
-    return dark, stored.metadata, expected
+    return replace(
+        radiograph, bone_dark=dark, bone_dark_expected=expected, metadata=stored.metadata, seen=stored.seen
+    )
 
 
-def _dicom_file(volumeNode) -> Path | None:
+def _file_behind(volumeNode) -> Path | None:
+    """The file that a node was loaded from, DICOM first."""
     files = []
     database = getattr(slicer, "dicomDatabase", None)
     instances = (volumeNode.GetAttribute("DICOM.instanceUIDs") or "").split()
@@ -212,7 +264,5 @@ def _dicom_file(volumeNode) -> Path | None:
     storage = volumeNode.GetStorageNode()
     if storage is not None:
         files.append(storage.GetFileName())
-    for file in files:
-        if file and Path(file).is_file() and is_dicom(Path(file)):
-            return Path(file)
-    return None
+    found = [Path(file) for file in files if file and Path(file).is_file()]
+    return next(filter(is_dicom, found), found[0] if found else None)

@@ -33,12 +33,17 @@ class Overlay:
         scene: the MRML scene.
         pixels: (least, most) longer edge of the picture at rest, between which it has the X-ray's size;
             that of the DRR unless given.
+
+    Attributes:
+        bodies: ((rows, columns) DRR of a body by itself, its colour) of each of several bodies, as of the DRR
+            that is shown next; their edges are drawn in place of the DRR's.
     """
 
     def __init__(self, scene, pixels: tuple[int, int] | None = None):
         self._scene = scene
         self._pixels = pixels
         self._xray_alone = False
+        self.bodies: tuple[tuple[np.ndarray, tuple[float, float, float]], ...] = ()
         # Averaging a large X-ray takes longer than the rest of a live update.
         self._resampled: dict = {}
 
@@ -116,6 +121,7 @@ class Overlay:
             xray_window=_window(picture.GetNodeReference(_XRAY)),
             drr_window=_window(drr_node),
             bone_dark=self._bone_dark,
+            bodies=[(_resampled(alone, shape), colour) for alone, colour in self.bodies],
             **{name: self.setting(name) for name in _SETTINGS},
         )
         with slicer.util.NodeModify(picture):

@@ -13,18 +13,23 @@ import vtk
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.scene.frames import RAS_FROM_LPS, matrix_from_pose, pose_from_matrix
+from SOPIRegistrationLib.scene.frames import RAS_FROM_LPS, matrix_from_pose, pose_from_matrix, rigid_matrix
 
 _IS_POSE = "SOPIRegistration.IsPose"
 
 
-def attach(transformNode, *nodes) -> None:
+def attach(transformNode, *nodes, common=None) -> None:
     """Put nodes (CT, its mask, landmarks picked in it) under the registration's transform.
 
     A transform that a node stands under goes along with it; a former registration transform is replaced. The
     registration's transform itself is taken out of any other: the C-arm stands still in world.
+
+    Args:
+        transformNode: the registration's transform, or that of one of several bodies.
+        nodes: see above.
+        common: the transform that carries all bodies, where the first is that of a body.
     """
-    transformNode.SetAndObserveTransformNodeID(None)
+    transformNode.SetAndObserveTransformNodeID(None if common is None else common.GetID())
     transformNode.SetAttribute(_IS_POSE, "1")
     for node in nodes:
         chain = own_transforms(node)
@@ -37,14 +42,21 @@ def is_attached(transformNode, node) -> bool:
     return (chain[-1] if chain else node).GetParentTransformNode() is transformNode
 
 
+def carries(transformNode, node) -> bool:
+    """Whether the registration's transform carries a node, by itself or by the transform of a body."""
+    chain = own_transforms(node)
+    parent = (chain[-1] if chain else node).GetParentTransformNode()
+    return parent is not None and transformNode in (parent, parent.GetParentTransformNode())
+
+
 def set_pose(transformNode, T_lps_to_camera: np.ndarray, frame: PoseFrame) -> None:
     """Move what is attached to a pose."""
     transformNode.SetMatrixTransformToParent(vtk_matrix(matrix_from_pose(T_lps_to_camera, frame)))
 
 
-def set_centre(transformNode, frame: PoseFrame) -> None:
-    """Let handles, and whatever else turns the transform, turn it about the pose's rotation centre."""
-    centre = RAS_FROM_LPS[:3, :3] @ frame.centre_lps_mm
+def set_centre(transformNode, centre_lps_mm: np.ndarray) -> None:
+    """Let handles, and whatever else turns the transform, turn it about a rotation centre (3,)."""
+    centre = RAS_FROM_LPS[:3, :3] @ centre_lps_mm
     transformNode.SetCenterOfTransformation(*(float(value) for value in centre))
 
 
@@ -59,6 +71,25 @@ def pose_of(transformNode, frame: PoseFrame) -> np.ndarray:
     if not transformNode.GetMatrixTransformToWorld(matrix):
         raise InputError(f"{name} is not linear: a pose is a rigid transform, choose another one")
     return pose_from_matrix(slicer.util.arrayFromVTKMatrix(matrix), frame, name)
+
+
+def set_relative(transformNode, T_relative: np.ndarray) -> None:
+    """Move a body, by its transform under the common one, away from where it is in the CT (4, 4; LPS, mm)."""
+    transformNode.SetMatrixTransformToParent(vtk_matrix(RAS_FROM_LPS @ T_relative @ RAS_FROM_LPS))
+
+
+def relative_of(transformNode) -> np.ndarray:
+    """(4, 4) how a body has left its place in the CT, LPS, mm, by its transform under the common one.
+
+    Raises:
+        InputError: the transform is not rigid.
+    """
+    name = f"transform '{transformNode.GetName()}'"
+    matrix = vtk.vtkMatrix4x4()
+    if not transformNode.GetMatrixTransformToParent(matrix):
+        raise InputError(f"{name} is not linear: a pose is a rigid transform, choose another one")
+    rigid = rigid_matrix(slicer.util.arrayFromVTKMatrix(matrix), name)
+    return RAS_FROM_LPS @ rigid @ RAS_FROM_LPS
 
 
 def own_transforms(node) -> list:

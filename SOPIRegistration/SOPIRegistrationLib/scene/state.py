@@ -16,6 +16,7 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 _PARAMETER = "SOPIRegistration.state"
 _VERSION = 1
 _XRAYS = "SOPIRegistration.xrays"
+_BODIES, _BODY_TRANSFORMS = "SOPIRegistration.bodies", "SOPIRegistration.bodyTransforms"
 _FORMER_RESULT = "lastResult"
 
 
@@ -62,6 +63,29 @@ class XrayEntry:
     frame: int
     camera: str
     used: bool = True
+
+
+@dataclass(frozen=True)
+class BodyEntry:
+    """One of several bodies.
+
+    Attributes:
+        node: its volume, its model, or the segmentation that it is a segment of; None for the CT as a whole.
+        segment: ID of its segment; empty of others.
+        name: of the body.
+        colour: (3,) 0 to 1.
+        material: what a model is filled with; empty of others.
+        motion: how it moves (``registration.body_inputs``).
+        transform: its transform under the common one; None before it is shown.
+    """
+
+    node: Any
+    segment: str
+    name: str
+    colour: tuple[float, float, float]
+    material: str = ""
+    motion: str = ""
+    transform: Any = None
 
 
 class RegistrationState:
@@ -130,6 +154,40 @@ class RegistrationState:
             self._node.SetNthNodeReferenceID(_XRAYS, index, entry.node.GetID())
         plain = [{"frame": one.frame, "camera": one.camera, "used": one.used} for one in entries]
         self._write(xrays=plain)
+        self._node.EndModify(modified)
+
+    @property
+    def bodies(self) -> list[BodyEntry]:
+        """What moves by itself, without what has left the scene; settable. Empty where all is one piece."""
+        entries = []
+        for saved in self._read().get("bodies", []):
+            node, transform = (
+                None if saved[role] is None else self._node.GetNthNodeReference(kept, saved[role])
+                for role, kept in (("node", _BODIES), ("transform", _BODY_TRANSFORMS))
+            )
+            if node is not None or saved["node"] is None:
+                plain = {name: saved[name] for name in ("segment", "name", "material", "motion")}
+                entries.append(BodyEntry(node, colour=tuple(saved["colour"]), transform=transform, **plain))
+        return entries
+
+    @bodies.setter
+    def bodies(self, entries: list[BodyEntry]) -> None:
+        modified = self._node.StartModify()
+        plain = [
+            {
+                **{name: getattr(one, name) for name in ("segment", "name", "material", "motion")},
+                "colour": list(one.colour),
+            }
+            for one in entries
+        ]
+        for role, kept in (("node", _BODIES), ("transform", _BODY_TRANSFORMS)):
+            self._node.RemoveNodeReferenceIDs(kept)
+            for one, saved in zip(entries, plain, strict=True):
+                node = getattr(one, role)
+                saved[role] = None if node is None else self._node.GetNumberOfNodeReferences(kept)
+                if node is not None:
+                    self._node.AddNodeReferenceID(kept, node.GetID())
+        self._write(bodies=plain)
         self._node.EndModify(modified)
 
     @property

@@ -43,14 +43,26 @@ class Shown:
         frame: its nominal view.
         xray: the X-ray's node.
         ct: the CT's node.
-        body: the model node in the 3D view that it is fitted to.
+        bodies: the model nodes in the 3D view that it is fitted to.
     """
 
     camera: Camera
     frame: PoseFrame
     xray: Any
     ct: Any
-    body: Any
+    bodies: tuple = ()
+
+    @property
+    def bounds(self) -> np.ndarray | None:
+        """(3, 2) world RAS mm, between which the bodies are; None of none."""
+        found, bounds = [], np.zeros(6)
+        for body in self.bodies:
+            body.GetRASBounds(bounds)
+            if bounds[0] <= bounds[1]:
+                found.append(bounds.reshape(3, 2).copy())
+        if not found:
+            return None
+        return np.stack([np.min(found, axis=0)[:, 0], np.max(found, axis=0)[:, 1]], axis=1)
 
 
 class Views(slicer.util.VTKObservationMixin):
@@ -116,13 +128,12 @@ class Views(slicer.util.VTKObservationMixin):
 
     def keep_body_in_sight(self) -> None:
         """Fit the 3D view to a body that has been moved out of it, and only then."""
-        body, view = self.shown and self.shown.body, self._view_3d
-        if body is None or view is None:
+        bounds, view = self.shown and self.shown.bounds, self._view_3d
+        if bounds is None or view is None:
             return
-        bounds, place = np.zeros(6), vtk.vtkCoordinate()
-        body.GetRASBounds(bounds)
+        place = vtk.vtkCoordinate()
         place.SetCoordinateSystemToWorld()
-        place.SetValue(*bounds.reshape(3, 2).mean(axis=1))
+        place.SetValue(*bounds.mean(axis=1))
         renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
         seen = np.array(place.GetComputedDoubleViewportValue(renderer)) / renderer.GetSize()
         if np.any(seen < _IN_SIGHT[0]) or np.any(seen > _IN_SIGHT[1]):
@@ -229,15 +240,11 @@ class Views(slicer.util.VTKObservationMixin):
 
     def _fit_3d(self) -> None:
         """The body in the middle, whatever else stands about (C-arm, handles); the direction stays."""
-        view, body = self._view_3d, self.shown and self.shown.body
-        if view is None or body is None:
-            return
-        bounds = np.zeros(6)
-        body.GetRASBounds(bounds)
-        if bounds[0] > bounds[1]:
+        view, bounds = self._view_3d, self.shown and self.shown.bounds
+        if view is None or bounds is None:
             return
         renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
-        renderer.ResetCamera(bounds)
+        renderer.ResetCamera(bounds.ravel())
         renderer.ResetCameraClippingRange()
         view.scheduleRender()
 

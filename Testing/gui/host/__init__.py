@@ -41,6 +41,7 @@ _CUSTOM = {
     "ctk.ctkCollapsibleButton": widgets.CollapsibleButton,
     "ctk.ctkSliderWidget": widgets.SliderWidget,
     "ctk.ctkRangeWidget": widgets.RangeWidget,
+    "ctk.ctkColorPickerButton": widgets.ColorPickerButton,
     "slicer.qMRMLWidget": widgets.Widget,
     "slicer.qMRMLNodeComboBox": widgets.NodeComboBox,
     "slicer.qSlicerMarkupsPlaceWidget": widgets.MarkupsPlaceWidget,
@@ -62,6 +63,7 @@ class Host:
         app: ``slicer.app``.
         answers: what the next file dialogs return, first in first out.
         messages: texts of the message boxes that were shown: (kind, text).
+        status: words in the status bar, the last one last.
         confirms: whether confirmations are answered with OK.
         exceptions: what was raised in observers and slots, where VTK and Qt only print it.
         classes: host classes by their qualified name ("qt.QLabel").
@@ -74,7 +76,8 @@ class Host:
         }
         self.classes |= {name: pythonqt.host_class(name, base) for name, base in _CUSTOM.items()}
         made = {name: pythonqt.host_class(label, base) for name, (label, base) in _VIEWS.items()}
-        self.answers, self.messages, self.exceptions, self.confirms = [], [], [], True
+        self.answers, self.messages, self.exceptions, self.status = [], [], [], []
+        self.confirms = True
         sys.excepthook = lambda kind, error, traceback: self.exceptions.append(error)
         self.scene = slicer.vtkMRMLScene()
         slicer.mrmlScene = self.scene
@@ -99,6 +102,9 @@ class Host:
             setattr(slicer.util, kind, self._message_box(kind))
         for kind in ("confirmOkCancelDisplay", "confirmYesNoDisplay"):
             setattr(slicer.util, kind, self._message_box(kind))
+        slicer.util.showStatusMessage = api.fake(
+            "slicer.util", "showStatusMessage", lambda message, duration=0: self.status.append(message)
+        )
         slicer.util.selectModule = api.fake("slicer.util", "selectModule", _nothing)
         slicer.util.pip_install = api.fake("slicer.util", "pip_install", _nothing)
 

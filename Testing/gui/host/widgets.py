@@ -113,6 +113,34 @@ class SliderWidget(QtWidgets.QWidget):
         self._spin.setValue(value)
 
 
+class ColorPickerButton(QtWidgets.QPushButton):
+    """ctkColorPickerButton: shows a colour; a click asks for another one, which nobody answers here."""
+
+    colorChanged = QtCore.Signal(QtGui.QColor)
+    colorNameChanged = QtCore.Signal(str)
+
+    def __init__(self, parent=None):
+        QtWidgets.QPushButton.__init__(self, parent)
+        self._color, self.displayColorName = QtGui.QColor("black"), True
+
+    def paintEvent(self, event):
+        QtWidgets.QPushButton.paintEvent(self, event)
+        QtGui.QPainter(self).fillRect(QtWidgets.QWidget.rect(self).adjusted(8, 6, -8, -6), self._color)
+
+    def setColor(self, color):
+        if color == self._color:
+            return
+        self._color = color
+        QtWidgets.QWidget.update(self)
+        self.colorChanged.emit(color)
+        self.colorNameChanged.emit(color.name())
+
+    color = property(lambda self: self._color, setColor)
+    colorName = property(
+        lambda self: self._color.name(), lambda self, name: self.setColor(QtGui.QColor(name))
+    )
+
+
 class _RangeBar(QtWidgets.QWidget):
     """The part of a range that lies between two spin boxes, drawn."""
 
