@@ -117,8 +117,10 @@ _VARIANT = {
     "refine": _TEXT,
     "weights": _TABLE,
     "mirrored": _one_of(("auto", "yes", "no")),
+    "expected": _one_of(("nominal view", "start")),
     "summary": _TEXT,
 }
+_PIPELINE = ("method", "init", "refine", "mirrored", "expected")
 _XRAY = dict.fromkeys(LISTED_COLUMNS, _TEXT)
 _SIMULATED = {
     "protocol": _one_of(PROTOCOLS),
@@ -136,6 +138,7 @@ _SIMULATED = {
     "stranger": _one_of(STRANGERS),
     "region": _one_of((LUMBAR, *REGIONS)),
     "bone": _whole(1),
+    "bone_mm": _LENGTH,
     "views": _whole(1),
     "told_view": _one_of(NOMINAL_VIEWS),
     "ct_scale_percent": _LENGTH,
@@ -288,12 +291,12 @@ class _Reader:
         for network, file in weights.items():
             if not file.is_file():
                 raise InputError(f"{self._where}{of}: weights of {network}, {file}, do not exist: train them")
-        settings = {key: table[key] for key in ("method", "init", "refine", "mirrored") if key in table}
+        settings = {key: table[key] for key in _PIPELINE if key in table}
         settings |= {f"weights of {network}": digest(file) for network, file in weights.items()}
         if "method" in table:
-            if {"init", "refine", "mirrored"} & table.keys():
+            if set(_PIPELINE[1:]) & table.keys():
                 raise InputError(
-                    f"{self._where}{of} has a method, and init, refine or mirrored: give one of both"
+                    f"{self._where}{of} has a method, and {', '.join(_PIPELINE[1:])}: give one of both"
                 )
             base = METHODS[table["method"]]
             summary = table.get("summary", base.summary)
@@ -307,7 +310,8 @@ class _Reader:
         except InputError as error:
             raise InputError(f"{self._where}{of}: {error}") from None
         start = None if init == GIVEN else init
-        solve = Pipeline(start, refine, mirrored=mirrored)
+        expected = table.get("expected", "nominal view")
+        solve = Pipeline(start, refine, mirrored=mirrored, expected=expected)
         summary = table.get("summary", f"--init {init} --refine {refine}")
         return EvaluatedMethod(name, summary, partial(_with_weights, solve=solve, weights=weights)), settings
 
