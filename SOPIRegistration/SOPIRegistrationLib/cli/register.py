@@ -381,6 +381,7 @@ def summary(registered: Registered, out: Path) -> str:
         *(("geometry", line) for line in result.geometry_found),
         ("verdict", verdict.status.upper()),
         *(("", reason) for reason in verdict.reasons),
+        *(("or", one.summary) for one in result.alternatives),
         (
             "",
             "predicted error {:.2f}, {:.2f}, {:.2f} mm along x, y, depth;".format(

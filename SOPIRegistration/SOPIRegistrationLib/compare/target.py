@@ -84,6 +84,25 @@ class RandomStarts:
 
 
 @dataclass(frozen=True)
+class AboutLongAxis:
+    """Starts turned about a pose's own long axis, slid along it, and moved along the valley of its cost.
+
+    There a long bone looks alike.
+
+    Attributes:
+        turn_deg: how far turned, either way.
+        slide_mm: how far slid, either way.
+        keep: so many of those and of the poses they start about are refined to the end.
+        valley_costs: how much worse the coarse images agree at those in the valley, to either side.
+    """
+
+    turn_deg: tuple[float, ...] = (6.0, 12.0, 20.0)
+    slide_mm: tuple[float, ...] = (5.0, 10.0)
+    keep: int = 6
+    valley_costs: tuple[float, ...] = (0.01, 0.04)
+
+
+@dataclass(frozen=True)
 class Thresholds:
     """Structural correlation (locally normalised images) from which a pose is accepted, or worth a review."""
 
@@ -101,7 +120,7 @@ class TargetKind:
         check: level of the structural correlation. Noise hides structure at fine resolution; here it is
             averaged out and wrong poses still differ.
         coarse: coarse refinements, the next one tried where the one before ends in no agreement.
-        coarse_from_afar: the same from random starts.
+        coarse_of_many: the same of many starts, from all around.
         fine: fine refinement.
         beam: fine refinement with the DRRs of a beam.
         alignment: what brings a pose network's answers onto the X-ray, and the share of them that goes on.
@@ -110,8 +129,8 @@ class TargetKind:
         neighbour_gain: by how much less the cost of a neighbouring vertebra must be to count; None where no
             such neighbours can be.
         searches_unscanned: whether a search also tries with the rays that leave the scan.
-        detail: level at which a right pose agrees as well as at ``check``, noise apart; None where the X-ray
-            shows more than the target anyway.
+        detail: level of fine structure, which tells poses apart that agree alike at ``check``; None for that.
+        look_alikes: starts about the best coarse pose where others may look as well; None for none.
         judged_as: name of what the probability of a right pose was fitted to (``registration.probability``);
             empty where there is none.
         is_silhouette: whether opacity is compared, not line integrals.
@@ -123,7 +142,7 @@ class TargetKind:
     thresholds: Thresholds
     check: Level
     coarse: tuple[Steps, ...]
-    coarse_from_afar: tuple[Steps, ...]
+    coarse_of_many: tuple[Steps, ...]
     fine: Steps
     beam: Steps
     alignment: tuple[tuple[Level, float], ...]
@@ -132,6 +151,7 @@ class TargetKind:
     neighbour_gain: float | None
     searches_unscanned: bool
     detail: Level | None = None
+    look_alikes: AboutLongAxis | None = None
     judged_as: str = ""
     is_silhouette: bool = False
     # Resources/Evaluation/configs/core_paper.toml prints the calibration.
@@ -162,7 +182,7 @@ WHOLE_BODY = TargetKind(
     thresholds=Thresholds(accept=0.85, review=0.7),
     check=Level(64, 15),
     coarse=(_WHOLE_IMAGES_FIRST, _WIDE_WINDOWS),
-    coarse_from_afar=(_WHOLE_IMAGES_FIRST, _WIDE_WINDOWS),
+    coarse_of_many=(_WHOLE_IMAGES_FIRST, _WIDE_WINDOWS),
     fine=(Step(Level(128, 31, 10, 0.05)), Step(Level(128, 13, 10, 0.02)), Step(Level(256, 21, 10))),
     # Whole images first, where the beam's physics shows most.
     beam=(
@@ -197,8 +217,16 @@ SEGMENTED_BONE = TargetKind(
     check=Level(128, 11),
     coarse=(_SEGMENTED_COARSE,),
     # Of starts from all around only a few lead home, and at first these need not look best.
-    coarse_from_afar=((replace(_SEGMENTED_COARSE[0], keep=48), replace(_SEGMENTED_COARSE[1], keep=8)),),
-    fine=(Step(Level(256, 9, 15, 0.01, depth_prior_mm=30.0)),),
+    coarse_of_many=(
+        (
+            Step(Level(64, 15, 12, 0.2, depth_prior_mm=30.0), 48),
+            Step(Level(128, 11, 4, 0.05, depth_prior_mm=30.0), 16),
+            Step(Level(128, 11, 8, 0.05, depth_prior_mm=30.0), 6),
+        ),
+    ),
+    # Bones turned about their long axis differ in fine structure alone: several go as far as that. Depth,
+    # that turn and a shift form a valley, through which the last ones need many steps.
+    fine=(Step(Level(256, 9, 4, 0.01), 3), Step(Level(256, 9, 40, 0.003), 3)),
     beam=(
         Step(Level(128, 11, 12, 0.05, depth_prior_mm=30.0)),
         Step(Level(256, 9, 15, 0.01, depth_prior_mm=30.0)),
@@ -212,6 +240,9 @@ SEGMENTED_BONE = TargetKind(
     # of real vertebrae, by up to 0.21 to wrong places of a real radius.
     neighbour_gain=0.5,
     searches_unscanned=False,
+    detail=Level(256, 9),
+    look_alikes=AboutLongAxis(),
+    judged_as="segmented bone",
 )
 
 # An implant: the silhouette of metal in an X-ray of more. Its outline is sharp and there is nothing else:
@@ -228,7 +259,7 @@ IMPLANT = TargetKind(
     thresholds=Thresholds(accept=0.65, review=0.5),
     check=Level(128, 11),
     coarse=(_IMPLANT_COARSE,),
-    coarse_from_afar=((replace(_IMPLANT_COARSE[0], keep=48), replace(_IMPLANT_COARSE[1], keep=8)),),
+    coarse_of_many=((replace(_IMPLANT_COARSE[0], keep=48), replace(_IMPLANT_COARSE[1], keep=8)),),
     fine=(Step(Level(256, 11, 15, 0.01)),),
     beam=(Step(Level(256, 11, 15, 0.01)),),
     alignment=((Level(32, 15, 10, 0.5, depth_prior_mm=30.0), 1 / 2),),

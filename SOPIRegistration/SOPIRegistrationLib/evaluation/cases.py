@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from SOPIRegistrationLib.evaluation.problem import SeveralBodies
 from SOPIRegistrationLib.evaluation.protocols import DrawnPoses
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
@@ -39,6 +40,8 @@ class EvaluationCase:
         drawn: how the X-ray was taken and stored, where it was drawn.
         is_stranger: whether the X-ray is of another patient than the CT.
         true_cameras: that took the X-rays; those of the radiographs unless given.
+        body: name of the one of ``several`` that the case is about.
+        several: bodies that are in the X-rays; None where there is one only.
     """
 
     number: int
@@ -51,6 +54,8 @@ class EvaluationCase:
     drawn: DrawnPoses | None = None
     is_stranger: bool = False
     true_cameras: tuple[Camera, ...] = ()
+    body: str = ""
+    several: SeveralBodies | None = None
 
     def __post_init__(self):
         if not self.true_cameras:
