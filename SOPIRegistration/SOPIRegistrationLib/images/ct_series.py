@@ -62,7 +62,7 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
     """
     series, notes = _series_of(path, what)
     if what == "CT":
-        _require_ct(series[0][1], path)
+        require_ct(series[0][1], path)
     planes: list[Plane] = []
     seen, doubled, refused = set(), 0, []
     for file, header in series:
@@ -171,7 +171,16 @@ def _is_ct(header: Dataset) -> bool:
     return modality in ("CT", "") and not is_of_another_kind
 
 
-def _require_ct(header: Dataset, path: Path) -> None:
+def require_ct(header: Dataset, path: Path | str) -> None:
+    """Refuse a file of another modality, or of a quantity computed from a CT.
+
+    Args:
+        header: what :func:`~SOPIRegistrationLib.images.ct_planes.dicom_header` gives.
+        path: of the file, or the name of a node, for the message.
+
+    Raises:
+        InputError: it is no CT.
+    """
     quantity = str(value_of(header, "RescaleType") or "").upper()
     if quantity not in _HOUNSFIELD:
         raise InputError(
