@@ -147,6 +147,9 @@ def test_options_are_the_configuration_that_says_the_same(folder, tmp_path):
         ("[variants.a]\nmethod = 'opt'\nrefine = 'none'", ("variant a", "give one of both")),
         ("[variants.a]\nweights = { ifr = 'absent' }", ("variant a", "absent", "do not exist")),
         ("[variants.opt]\ninit = 'given'", ("variant opt is called as a method is",)),
+        ("bent = { chain = [3] }", ("chain is [3]", "two labels or more")),
+        ("views = 2\nregion = 'hips'\nbent = {}", ("region does not go with bent",)),
+        ('ct = ["ct.nrrd"]\nbent = {}', ("0 label maps for 1 CTs",)),
         ("methods = [", ("is no TOML",)),
     ],
 )
