@@ -181,8 +181,13 @@ def test_methods_of_a_file_are_what_they_say(folder):
 
 @pytest.mark.parametrize("path", sorted(CONFIGURATIONS.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_configurations_of_the_studies_can_be_read(path, shared_data):
-    """But for those whose networks must be trained first."""
+    """But for those whose networks must be trained, or whose label maps be made, first."""
     content = read_configuration(path)
+    maps = [path.parent / file for file in content.get("bent", {}).get("label_maps", ())]
+    if not all(file.exists() for file in maps):
+        with pytest.raises(InputError, match="label map .* does not exist"):
+            evaluation_of(content, path)
+        return
     if path.stem.startswith("patient"):
         with pytest.raises(InputError, match="train them"):
             evaluation_of(content, path)
