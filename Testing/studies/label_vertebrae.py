@@ -2,8 +2,8 @@
 
     python Testing/studies/label_vertebrae.py CT OUT
 
-The planes were put by eye into a sagittal slice of ``ct_abdomen_pelvis_3mm.nii.gz``: each is given by two points
-of a disc (posterior, anterior), and holds the left-right axis. Labels are those of VerSe: 20 (L1) to 24 (L5).
+The planes were put by eye into a sagittal slice of ``ct_abdomen_pelvis_3mm.nii.gz``: each is given by two
+points of a disc (posterior, anterior), and holds the left-right axis. Labels are those of VerSe: L1 is 20.
 """
 
 from __future__ import annotations

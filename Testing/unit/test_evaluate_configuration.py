@@ -185,7 +185,7 @@ def test_the_configurations_of_the_studies_can_be_read(path, shared_data):
     content = read_configuration(path)
     maps = [path.parent / file for file in content.get("bent", {}).get("label_maps", ())]
     if not all(file.exists() for file in maps):
-        with pytest.raises(InputError, match="label map .* does not exist"):
+        with pytest.raises(InputError, match=r"label map .* does not exist"):
             evaluation_of(content, path)
         return
     if path.stem.startswith("patient"):
