@@ -245,6 +245,8 @@ def solved(
             evaluation.seed + case.number,
             evaluation.weights,
             evaluation.baseline_pixels,
+            case.body,
+            case.several,
         )
         if not cold and task.method != INITIAL:
             _warm_up(task.method, method, problem)
@@ -253,7 +255,7 @@ def solved(
         if cold:
             figures["seconds_first"] = seconds
             estimate, seconds = _timed(method, problem, evaluation.timeout_s)
-        figures["seconds"] = seconds
+        figures["seconds"] = seconds if estimate.seconds is None else estimate.seconds
         tell(PREPARING)
         figures |= judgement_figures(case, estimate)
         if estimate.result is not None and estimate.result.mirrored:
