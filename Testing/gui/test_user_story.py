@@ -328,7 +328,7 @@ def test_a_new_panel_goes_on_with_the_scene(user, demo_case, module):
         reopened.wait()
         assert not np.array_equal(reopened.picture(), picture)
     finally:
-        reopened.widget.cleanup()
+        user.host.close_module(reopened.widget)
 
 
 def test_the_result_tells_when_the_pose_has_left_it_and_the_history_brings_both_back(user, demo_case):

@@ -67,23 +67,6 @@ class MultiStart:
 
 
 @dataclass(frozen=True)
-class RandomStarts:
-    """Many starts all around a pose, random but always the same.
-
-    Attributes:
-        turn_deg: they are turned up to so far about each axis,
-        shift_mm: shifted up to so far across the first view,
-        depth_mm: and along its central ray.
-        count: how many.
-    """
-
-    turn_deg: float = 30.0
-    shift_mm: float = 18.0
-    depth_mm: float = 25.0
-    count: int = 400
-
-
-@dataclass(frozen=True)
 class AboutLongAxis:
     """Starts turned about a pose's own long axis, slid along it, and moved along the valley of its cost.
 
@@ -120,12 +103,11 @@ class TargetKind:
         check: level of the structural correlation. Noise hides structure at fine resolution; here it is
             averaged out and wrong poses still differ.
         coarse: coarse refinements, the next one tried where the one before ends in no agreement.
-        coarse_of_many: the same of many starts, from all around.
+        coarse_of_many: the same of many starts, from all around it.
         fine: fine refinement.
         beam: fine refinement with the DRRs of a beam.
         alignment: what brings a pose network's answers onto the X-ray, and the share of them that goes on.
         starts: about an expected pose, first near, then further around.
-        starts_from_afar: where nothing else agreed; None for never.
         neighbour_gain: by how much less the cost of a neighbouring vertebra must be to count; None where no
             such neighbours can be.
         searches_unscanned: whether a search also tries with the rays that leave the scan.
@@ -147,7 +129,6 @@ class TargetKind:
     beam: Steps
     alignment: tuple[tuple[Level, float], ...]
     starts: tuple[MultiStart, MultiStart]
-    starts_from_afar: RandomStarts | None
     neighbour_gain: float | None
     searches_unscanned: bool
     detail: Level | None = None
@@ -196,7 +177,6 @@ WHOLE_BODY = TargetKind(
         (Level(32, 15, 10, 0.5, depth_prior_mm=60.0), 1 / 2),
     ),
     starts=(MultiStart(8.0), MultiStart(16.0)),
-    starts_from_afar=None,
     neighbour_gain=0.0,
     searches_unscanned=True,
     detail=Level(128, 13),
@@ -234,8 +214,6 @@ SEGMENTED_BONE = TargetKind(
     alignment=((Level(32, 15, 10, 0.5, depth_prior_mm=30.0), 1 / 2),),
     # A long bone may also have slid along itself.
     starts=(MultiStart(5.0), MultiStart(8.0, 6.0)),
-    # The search, which compares whole images, does not find one bone among others.
-    starts_from_afar=RandomStarts(),
     # A bone slid along itself ends in minima of its own. Correlations rose by 0.33 to 0.42 to the true place
     # of real vertebrae, by up to 0.21 to wrong places of a real radius.
     neighbour_gain=0.5,
@@ -264,7 +242,6 @@ IMPLANT = TargetKind(
     beam=(Step(Level(256, 11, 15, 0.01)),),
     alignment=((Level(32, 15, 10, 0.5, depth_prior_mm=30.0), 1 / 2),),
     starts=(MultiStart(5.0), MultiStart(8.0, 6.0)),
-    starts_from_afar=RandomStarts(),
     neighbour_gain=None,
     searches_unscanned=False,
     is_silhouette=True,

@@ -74,8 +74,10 @@ class BentCases:
             InputError: RTK is missing, or a file is unusable.
         """
         require_target("rtk")
-        for path in (*self.cts, *self.label_maps):
-            read_volume(path, "CT")
+        for path in self.cts:
+            read_volume(path, "CT" if self.label_maps else "label map")
+        for path in self.label_maps:
+            read_volume(path, "label map")
 
     def settings(self) -> dict:
         """What the cases depend on, for the fingerprint of an evaluation."""
@@ -142,11 +144,12 @@ class BentCases:
             cut = (cut_up(prepare_ct(one.ct), one.labels, names) for one in (fine, coarse))
             return f"phantom {index}", *cut
         path = self.cts[index % len(self.cts)]
-        ct = read_volume(path, "CT")
         if self.label_maps:
+            ct = read_volume(path, "CT")
             labels = read_volume(self.label_maps[index % len(self.label_maps)], "label map")
         else:
-            ct, labels = ct_of_labels(ct), ct
+            labels = read_volume(path, "label map")
+            ct = ct_of_labels(labels)
         bodies = cut_up(prepare_ct(ct), labels, names)
         return path.name, bodies, bodies
 

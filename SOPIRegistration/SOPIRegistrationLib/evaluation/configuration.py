@@ -15,7 +15,7 @@ from typing import Any
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.bent import BentCases
-from SOPIRegistrationLib.evaluation.cases import CaseSource, digest
+from SOPIRegistrationLib.evaluation.cases import CaseSource, TruthDeviation, digest
 from SOPIRegistrationLib.evaluation.figures import COLUMNS
 from SOPIRegistrationLib.evaluation.listed import (
     COLUMNS as LISTED_COLUMNS,
@@ -156,7 +156,13 @@ _BENT = {
 }
 # Of simulated cases only these go with bent ones.
 _OF_BENT = ("ct", "labels", "views", "pixels", "detector")
-_LISTED = {"cases_file": _TEXT, "xrays": _TABLES, "starts": _table_of(_STARTS)}
+_OF_TRUTH = dict.fromkeys((one.name for one in fields(TruthDeviation)), _SPREAD)
+_LISTED = {
+    "cases_file": _TEXT,
+    "xrays": _TABLES,
+    "starts": _table_of(_STARTS),
+    "truth_deviation": _table_of(_OF_TRUTH),
+}
 _GROUP = {
     "name": _TEXT,
     "methods": _NAMES,
@@ -357,17 +363,30 @@ class _Reader:
         starts = None
         if "starts" in table:
             starts = self._starts(table["starts"], table.get("seed", 1), of)
+        deviation = self._truth_deviation(table, of)
         if "cases_file" in table:
             if "xrays" in table:
                 raise InputError(f"{self._where}{of}: give cases_file or xrays, not both")
-            return read_cases_file(self._file(table["cases_file"]), starts)
+            source = read_cases_file(self._file(table["cases_file"]), starts)
+            return replace(source, truth_deviation=deviation)
         if "xrays" not in table:
             raise InputError(f"{self._where}{of}: starts are for cases of your own: give cases_file or xrays")
         rows = []
         for number, row in enumerate(table["xrays"], 1):
             self._check(row, _XRAY, f"{of}, X-ray {number}")
             rows.append((f"X-ray {number}", row))
-        return listed_cases(self._path or Path("options"), rows, starts)
+        source = listed_cases(self._path or Path("options"), rows, starts)
+        return replace(source, truth_deviation=deviation)
+
+    def _truth_deviation(self, table: dict, of: str) -> TruthDeviation | None:
+        given = table.get("truth_deviation")
+        if given is None:
+            return None
+        self._check(given, _OF_TRUTH, f"{of}, truth_deviation")
+        missing = [key for key in _OF_TRUTH if key not in given]
+        if missing:
+            raise InputError(f"{self._where}{of}: truth_deviation has no {missing[0]}: give it")
+        return TruthDeviation(**given)
 
     def _starts(self, table: dict, seed: int, of: str) -> Starts:
         self._check(table, _STARTS, f"{of}, starts")

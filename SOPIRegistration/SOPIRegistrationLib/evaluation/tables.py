@@ -181,9 +181,10 @@ def _cases_of(settings: dict) -> list[str]:
         )
         return [
             f"bones of {of}, each turned by up to {settings['turn_deg']:g} deg (12 in all) and shifted by up "
-            f"to {settings['shift_mm']:g} mm against the one before, X-rayed by RTK with {PHOTONS:.0e} photons "
-            f"a pixel and a random intensity curve; {settings['views']} view(s) of {settings['pixels']} x "
-            f"{settings['pixels']} pixels; seconds are those of all bones of an X-ray together"
+            f"to {settings['shift_mm']:g} mm against the one before, X-rayed by RTK with {PHOTONS:.0e} "
+            f"photons a pixel and a random intensity curve; {settings['views']} view(s) of "
+            f"{settings['pixels']} x {settings['pixels']} pixels; seconds are those of all bones of an X-ray "
+            "together"
         ]
     if "target" not in settings:
         starts = f", starts of each about its truth: {settings['starts']}" if "starts" in settings else ""

@@ -42,7 +42,7 @@ class Auto(InTurn):
     def sources(self, case: Case) -> tuple[Source, ...]:
         """In turn, of a segmented bone or several X-rays; of one X-ray of a body the first only."""
         weights = self.settings.weights
-        if any(target.kind.starts_from_afar for target in case.targets):
+        if case.is_of_a_part:
             patient = (PoseNetwork(PATIENT, weights[PATIENT]),) if PATIENT in weights else ()
             return (*patient, BonePool())
         if PATIENT in weights:
@@ -61,7 +61,7 @@ class Auto(InTurn):
         sources = self.sources(case)
         either_way = case.is_single_view and self.settings.mirrored == "auto"
         case = replace(case, may_be_mirrored=either_way)
-        if any(target.kind.starts_from_afar for target in case.targets):
+        if case.is_of_a_part:
             proposals = self._of_a_bone(case, run, sources)
         elif case.is_single_view:
             proposals = self._of_all_views(replace(case, any_view=True), run, sources[0])

@@ -34,6 +34,7 @@ class BonePool:
         depth_factors: depths, multiples of the expected one.
         pixels: longer edge of the part of the X-ray that is searched.
         candidates: so many go on.
+        from_afar: whether it is asked only where nothing before was better than rejected.
     """
 
     name: str = "search of the bone"
@@ -43,7 +44,7 @@ class BonePool:
     depth_factors: tuple[float, ...] = (0.93, 1.07)
     pixels: int = 80
     candidates: int = 120
-    from_afar = False
+    from_afar: bool = False
 
     def lots(self, case: Case, reading: Reading, run: Run) -> Iterator[Hypotheses]:
         """Of each target, one lot a polarity; see ``initialiser.Source``."""
