@@ -1,7 +1,8 @@
-"""Trained weights that came with the module. Needs nothing beyond Python: asked before torch is installed."""
+"""Trained weights that are installed. Needs nothing beyond Python: asked before torch is installed."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from SOPIRegistrationLib.errors import InputError
@@ -10,13 +11,20 @@ _PACKAGE = Path(__file__).resolve().parent
 # In the package where it came as a wheel (setup.py), else beside it: in a checkout and in Slicer's folder of
 # modules alike.
 _IN_WHEEL = _PACKAGE / "Weights"
-WEIGHTS_FOLDER = _IN_WHEEL if _IN_WHEEL.is_dir() else _PACKAGE.parent / "Resources" / "Weights"
+SHIPPED = _IN_WHEEL if _IN_WHEEL.is_dir() else _PACKAGE.parent / "Resources" / "Weights"
+# Names a folder of other weights that are installed.
+VARIABLE = "SOPI_WEIGHTS"
 # Of the pose initialiser.
 RTPI = "rtpi"
 # Of a pose network for one patient: never installed, always a file of the user's own.
 PATIENT = "patient"
 # Of the learned fine registration.
 IFR = "ifr"
+
+
+def weights_folder() -> Path:
+    """Where weights are installed: the folder that ``SOPI_WEIGHTS`` names, or the program's own."""
+    return Path(os.environ.get(VARIABLE) or SHIPPED)
 
 
 def has_weights(name: str) -> bool:
@@ -31,7 +39,7 @@ def installed_weights(name: str) -> Path:
         InputError: there is none.
     """
     if not has_weights(name):
-        known = ", ".join(sorted(found.stem for found in WEIGHTS_FOLDER.glob("*.safetensors"))) or "none"
+        known = ", ".join(sorted(found.stem for found in weights_folder().glob("*.safetensors"))) or "none"
         raise InputError(
             f"no weights '{name}' are installed (there are: {known}): give a file with --weights {name}=FILE"
         )
@@ -39,4 +47,4 @@ def installed_weights(name: str) -> Path:
 
 
 def _path(name: str) -> Path:
-    return WEIGHTS_FOLDER / f"{name}.safetensors"
+    return weights_folder() / f"{name}.safetensors"

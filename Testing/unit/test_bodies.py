@@ -10,7 +10,7 @@ import pytest
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.compare import LevelObjective
 from SOPIRegistrationLib.compare.target import Level, compared_target
-from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.peers import installed_version
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -225,6 +225,21 @@ def test_released_bodies_find_their_places_and_a_fixed_one_stays(bodies, frame, 
     np.testing.assert_array_equal(refined.T[1], start[1])
 
 
+def test_whoever_stops_bodies_that_move_gets_the_best_poses_so_far(bodies, frame, bent_case):
+    scene, told = Scene(bodies, [bent_case[1]]), []
+    start = scene.with_rest(np.array([frame.T_nominal] * 3))
+
+    def stop(state):
+        told.append(state)
+        if len(told) == 3:
+            raise Cancelled
+
+    found = refine_jointly(scene, start, (Level(64, 15, 12),), stop)
+    assert found.stopped
+    assert len(told) == 3
+    assert found.objective.at(found.T).cost[0] < found.objective.at(start).cost[0]
+
+
 def test_a_body_that_the_picture_does_not_show_stays_and_is_not_accepted(bodies, frame, bent_case):
     radiograph = bent_case[1]
     T = np.array([frame.T_nominal] * 3)
@@ -294,6 +309,16 @@ def test_bodies_that_do_not_go_together_are_refused(bodies, frame):
         require_apart((a, b), np.array([frame.T_nominal] * 2))
 
 
+def test_a_body_in_no_view_is_refused_before_anything_is_registered(bodies, frame, bent_case):
+    one, other = (RigidBody(name, body.subject) for name, body in zip("ab", bodies.bodies, strict=False))
+    far = frame.T_nominal.copy()
+    far[0, 3] += 500.0
+    starts = {"a": frame.T_nominal, "b": far}
+    with pytest.raises(InputError, match="b lies outside every X-ray") as refused:
+        register_bodies(Bodies((one, other)), [bent_case[1]], frame, RegistrationSettings("given"), starts)
+    assert "\n" not in str(refused.value)
+
+
 def test_who_is_held_the_other_way_round_is_let_go(bodies):
     held = bodies.held([("L5", "L4")])
     assert held["L5"].hold == Hold("L4")
@@ -310,6 +335,18 @@ def test_one_body_is_registered_as_ever(bodies, frame, bent_case):
 
 
 @pytest.mark.slow
+def test_a_registration_of_bodies_that_is_stopped_while_they_move_has_their_poses(bodies, frame, bent_case):
+    def stop(state):
+        if state.stage.startswith("all bodies") and state.fraction > 0.5:
+            raise Cancelled
+
+    result = register_bodies(bodies, [bent_case[1]], frame, RegistrationSettings("nominal"), report=stop)
+    assert result.stopped
+    assert {body.verdict.status for body in result.bodies} == {"review"}
+    assert all(np.abs(body.T_lps_to_world - body.initial_T).max() > 0.01 for body in result.bodies)
+
+
+@pytest.mark.slow
 def test_command_line_of_a_labelled_ct(tmp_path, phantom, bent_case):
     write_volume(tmp_path / "ct.nrrd", phantom.ct)
     write_volume(tmp_path / "labels.nrrd", phantom.labels)
@@ -320,10 +357,15 @@ def test_command_line_of_a_labelled_ct(tmp_path, phantom, bent_case):
     out = tmp_path / "out"
     words = ["register", tmp_path / "ct.nrrd", "--xrays", tmp_path / "xray.png", "--out", out]
     words += ["--labels", f"{tmp_path / 'labels.nrrd'}:24,23", "--geometry", tmp_path / "geometry.json"]
+    mask = np.full(image.shape, 255, np.uint8)
+    mask[:, :10] = 0
+    write_picture(tmp_path / "mask.png", mask)
+    words += ["--xray-mask", tmp_path / "mask.png"]
     words += ["--init", "nominal", "--polarity", "bone-bright", "--held", "24=23"]
     assert main([str(word) for word in words]) == 0
     result = json.loads((out / "result.json").read_text())
     assert [body["name"] for body in result["bodies"]] == ["24", "23"]
+    assert all(isinstance(body["alternatives"], list) for body in result["bodies"])
     assert result["pose"] == result["bodies"][0]["pose"]
     assert [(pair["body"], pair["parent"]) for pair in result["pairs"]] == [("24", "23")]
     assert {"24_to_carm.tfm", "23_to_carm.tfm", "overlay.png", "drr.nrrd"} <= {

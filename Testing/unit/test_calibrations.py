@@ -112,6 +112,16 @@ def test_several_projection_matrices_in_one_file(tmp_path):
         assert ours.shape == theirs.shape
 
 
+def test_projection_matrices_of_four_rows(tmp_path):
+    cameras = tuple(camera(seed) for seed in (1, 2, 3))
+    rows = [row for one in cameras for row in [*(one.K @ one.T_world_to_camera[:3]), [0.0, 0.0, 0.0, 1.0]]]
+    (tmp_path / "P.txt").write_text("\n".join(",".join(map(repr, map(float, row))) for row in rows))
+    read = load_geometry(tmp_path / "P.txt", (HEIGHT, WIDTH))
+    assert len(read.cameras) == 3
+    for ours, theirs in zip(read.cameras, cameras, strict=True):
+        np.testing.assert_allclose(seen(ours), seen(theirs), rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("scale", [1.0, -1.0, 1e-4, -250.0])
 def test_a_projection_matrix_has_any_scale(tmp_path, scale):
     one = camera(2)
@@ -175,6 +185,31 @@ def test_xmalab_in_centimetres_is_said(tmp_path):
     assert "lengths taken as cm" in read.sources["cameras"]
 
 
+def test_xmalab_in_metres_is_said(tmp_path):
+    text = MAYACAM_2[: MAYACAM_2.index("translation")] + "translation\n0.012\n-0.031\n0.9\n"
+    (tmp_path / "cam.txt").write_text(text)
+    read = load_geometry(tmp_path / "cam.txt")
+    np.testing.assert_allclose(read.camera.T_world_to_camera[:3, 3], [12, -31, 900])
+    assert "lengths taken as m)" in read.sources["cameras"]
+
+
+def test_xmalab_with_sections_that_are_not_needed(tmp_path):
+    (tmp_path / "cam.txt").write_text(
+        "\ufeff" + MAYACAM_2.replace("\n", "\r\n") + "\r\nundistortion\r\n1,2,3\r\n"
+    )
+    (tmp_path / "plain.txt").write_text(MAYACAM_2)
+    read, plain = (load_geometry(tmp_path / name).camera for name in ("cam.txt", "plain.txt"))
+    np.testing.assert_array_equal(read.K, plain.K)
+    np.testing.assert_array_equal(read.T_world_to_camera, plain.T_world_to_camera)
+
+
+def test_xmalab_with_decimal_commas(tmp_path):
+    text = MAYACAM_2.replace(",", ";").replace(".", ",")
+    (tmp_path / "cam.txt").write_text(text)
+    with pytest.raises(InputError, match=r"must be .* finite numbers: write them with decimal points"):
+        load_geometry(tmp_path / "cam.txt")
+
+
 def test_mayacam_one(tmp_path):
     """A camera given by its parts: on the world's +x side, looking back along -x, with z up, v upwards."""
     path = tmp_path / "cam.csv"
@@ -198,6 +233,58 @@ def test_jointtrack_counts_y_upwards(tmp_path):
     # Ten pixels to the right of the middle, five below it.
     np.testing.assert_allclose(read.camera.K, [[3750, 0, 31.5 + 10], [0, 3750, 23.5 + 5], [0, 0, 1]])
     assert read.camera.sdd_mm == 1200
+
+
+# The second camera 90 deg to the right of the first, both looking at a point 800 mm away: its axes are the
+# columns (it looks along -x of the first, its own y up as well).
+JTML_BIPLANE = """JTA_INTCALIB_BIPLANE
+1200 3.2 -1.6 0.32
+1000 0 0.5 0.25
+800 0 -800
+0 0 1
+0 1 0
+-1 0 0
+"""
+
+
+def test_jtml_places_the_second_camera_in_the_first_ones_frame(tmp_path):
+    path = tmp_path / "calibration.txt"
+    path.write_text(JTML_BIPLANE)
+    read = load_geometry(path, (HEIGHT, WIDTH))
+    first, second = read.cameras
+    assert [camera.name for camera in read.cameras] == ["A", "B"]
+    np.testing.assert_allclose(first.K, [[3750, 0, 31.5 + 10], [0, 3750, 23.5 + 5], [0, 0, 1]])
+    np.testing.assert_allclose(second.K, [[4000, 0, 31.5], [0, 4000, 23.5 - 2], [0, 0, 1]])
+    # A point where both look, moved by 10 to the first one's right, 20 up, 30 towards it. Theirs has y up.
+    point = np.array([10.0, -20.0, 800 - 30])
+    np.testing.assert_allclose(first.T_world_to_camera[:3] @ [*point, 1], point)
+    # For the second: towards it by 10, and to the left by 30, as the first camera stands at its left.
+    x = second.T_world_to_camera[:3] @ [*point, 1]
+    np.testing.assert_allclose(x, [-30, -20, 800 - 10], atol=1e-9)
+
+
+def test_jtml_both_cameras_written_and_read_again(tmp_path):
+    cameras = tuple(camera(seed, square=True) for seed in (1, 2))
+    [path] = write_geometry(CArmGeometry(cameras), tmp_path / "pair.txt", "jointtrack")
+    read = load_geometry(path, (HEIGHT, WIDTH))
+    T = cameras[0].T_world_to_camera
+    for ours, theirs in zip(read.cameras, cameras, strict=True):
+        # The world has become the first camera's.
+        drr = OBJECT.line_integrals(ours, ours.T_world_to_camera @ T)
+        np.testing.assert_allclose(drr, seen(theirs), rtol=1e-5, atol=1e-7)
+    with pytest.raises(InputError, match="two cameras at most, this geometry has 3"):
+        write_geometry(CArmGeometry((*cameras, camera(3, square=True))), tmp_path / "x.txt", "jointtrack")
+
+
+def test_jointtrack_with_a_cameras_place(tmp_path):
+    """Source, normal towards it, upward direction, in a world with z up; directions of any length."""
+    path = tmp_path / "front.txt"
+    path.write_text("JT_INTCALIB\n1200\n0\n0\n0.32\n\n0 -900 50\n0 -2 0\n0 0 5\n")
+    [read] = load_geometry(path, (HEIGHT, WIDTH)).cameras
+    # Looking along +y, x to the right: 30 right of the central ray, 20 above it, 100 beyond the origin.
+    x = read.T_world_to_camera[:3] @ [30, 100, 70, 1]
+    np.testing.assert_allclose(x, [30, -20, 1000], atol=1e-9)
+    assert read.sdd_mm == 1200
 
 
 OPENCV = """%YAML:1.0
@@ -242,8 +329,50 @@ distortion_coefficients:
 """
 
 
+XML = """<?xml version="1.0"?>
+<opencv_storage>
+<calibration_time>"Thu"</calibration_time>
+<image_width>640</image_width>
+<image_height>480</image_height>
+<camera_matrix type_id="opencv-matrix">
+  <rows>3</rows>
+  <cols>3</cols>
+  <dt>d</dt>
+  <data>
+    5.5e+03 0. 310. 0. 5400. 250. 0. 0. 1.</data></camera_matrix>
+<distortion_coefficients type_id="opencv-matrix">
+  <rows>5</rows>
+  <cols>1</cols>
+  <dt>d</dt>
+  <data>
+    -2. 30. 1.0e-03 -2.0e-03 0.</data></distortion_coefficients>
+</opencv_storage>
+"""
+JSON = """{
+    "image_width": 640, "image_height": 480,
+    "camera_matrix": {
+        "type_id": "opencv-matrix", "rows": 3, "cols": 3, "dt": "d",
+        "data": [5500.0, 0.0, 310.0, 0.0, 5400.0, 250.0, 0.0, 0.0, 1.0]
+    },
+    "distortion_coefficients": {
+        "type_id": "opencv-matrix", "rows": 1, "cols": 4, "dt": "d", "data": [-2.0, 30.0, 0.001, -0.002]
+    }
+}
+"""
+
+
 @pytest.mark.parametrize(
-    "text", [OPENCV, OPENCV.replace("camera_matrix", "Camera Matrix"), OPENCV + POSE, ROS]
+    "text",
+    [
+        OPENCV,
+        OPENCV.replace("camera_matrix", "Camera Matrix"),
+        OPENCV + POSE,
+        ROS,
+        XML,
+        JSON,
+        OPENCV.replace("\n", "\r\n"),
+        "\ufeff" + XML,
+    ],
 )
 def test_opencv_as_its_programs_write_it(tmp_path, text):
     path = tmp_path / "out_camera_data.yml"
@@ -474,10 +603,20 @@ def test_xrays_of_rtk_are_turned_over_together(tmp_path, rtk, rng):
         ("cam.txt", MAYACAM_2.replace("0.998", "0.5"), "must be a rotation"),
         ("calibration.txt", "JT_INTCALIB\n1200\n0\n0\n", "with 3 values is not read"),
         ("calibration.txt", "JT_INTCALIB\n1200\n0\n0\n0\n", "pixel size must be above zero"),
-        ("calibration.txt", "JTA_INTCALIB_BIPLANE\n" + "1\n" * 20, "JTA_INTCALIB_BIPLANE with 20 values"),
+        ("calibration.txt", "JTA_INTCALIB_BIPLANE\n" + "1\n" * 19, "JTA_INTCALIB_BIPLANE with 19 values"),
+        ("calibration.txt", "JTA_INTCALIB_BIPLANE\n" + "1\n" * 20, "axes are not at right angles"),
+        ("calibration.txt", "JT_INTCALIB\n1200\n0\n0\n0.3\n" + "1\n" * 9, "must be at right angles"),
         ("cam.yml", OPENCV.replace("camera_matrix", "lens_matrix"), "no 3 x 3 camera_matrix"),
         ("cam.yml", OPENCV.replace("250.,", "many,"), "not 3 x 3 finite numbers"),
+        ("cam.xml", XML.replace("250.", "many"), "not 3 x 3 finite numbers"),
+        ("cam.xml", XML[:300], "(OpenCV): it is damaged"),
         ("P.txt", "1 2 3 4\n1 2 3 4\n1 2 3 4\n", "is singular"),
+        ("P.txt", "3000,5 0 320 0\n0 3000,5 240 0\n0 0 1 700\n", "decimal commas: write them with points"),
+        (
+            "calibration.txt",
+            "JT_INTCALIB\n1200,0\n3,1\n-2,2\n0,3\n",
+            "decimal commas: write them with points",
+        ),
         (
             "g.xml",
             "<RTKThreeDCircularGeometry version='3'></RTKThreeDCircularGeometry>",

@@ -14,7 +14,6 @@ import SimpleITK as sitk
 import torch
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.cli.main import COMMANDS, main
 
 SPACING_MM = (2.0, 2.0, 2.0)
@@ -465,7 +464,7 @@ def test_weights_that_are_none(case, tmp_path, refused):
 
 
 def test_a_learned_refinement_without_weights(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(installed, "WEIGHTS_FOLDER", tmp_path)
+    monkeypatch.setenv("SOPI_WEIGHTS", str(tmp_path))
     refused("no weights 'ifr' are installed", "--weights ifr=FILE", options=("--refine", "sopi"))
 
 

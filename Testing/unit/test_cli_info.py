@@ -8,13 +8,16 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, XRayAngiographicImageStorage, generate_uid
 from SOPIRegistrationLib.cli.main import main
+from SOPIRegistrationLib.cli.register import say_contradictions
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.geometry.contradictions import contradictions
+from SOPIRegistrationLib.geometry.contradictions import contradictions, contradictions_of_set
 from SOPIRegistrationLib.geometry.files import load_geometry, write_geometry
+from SOPIRegistrationLib.images.files import open_radiograph
 
 TAGS = {
     "DistanceSourceToDetector": "1100",
@@ -282,6 +285,20 @@ def test_a_usual_geometry_has_no_contradiction():
             "the view is 90 deg off what the positioner angles in the DICOM tags say",
         ),
         ({}, None, {"ViewPosition": "PA"}, "the view is 180 deg off what View Position"),
+        ({"point": (150.0, 500.0)}, None, {}, "(150.0, 500.0) lies far from the image's middle"),
+        (
+            {"point": (299.5, 399.5), "shape": (600, 800)},
+            None,
+            {},
+            "(299.5, 399.5) would be the middle if rows and columns were exchanged",
+        ),
+        ({}, None, {"DetectorSecondaryAngle": -12.0}, "the detector is tilted 12 deg against the beam"),
+        (
+            {},
+            None,
+            {"PixelAspectRatio": [2.0, 1.0]},
+            "pixels are 2 times as high as wide, they are taken as 1",
+        ),
         (
             {},
             None,
@@ -293,6 +310,111 @@ def test_a_usual_geometry_has_no_contradiction():
 def test_each_contradiction_is_a_sentence(options, shape, tags, said):
     found = contradictions(geometry(**options), shape, tags)
     assert any(said in one for one in found), found
+
+
+def test_pixels_that_are_skewed():
+    K = np.array([[3000.0, 200, 511.5], [0, 3000, 511.5], [0, 0, 1]])
+    [found] = contradictions(CArmGeometry((Camera(K, 1024, 1024),)))
+    assert "the pixels are skewed (200 of 3000 px)" in found
+
+
+def test_a_patient_who_lies_otherwise_is_said(tmp_path, pixels, entry):
+    path = write_xray(tmp_path / "run.dcm", pixels, **TAGS, PatientPosition="HFP")
+    [found] = entry(path)["warnings"]
+    assert "the patient lies HFP" in found
+    assert "compare the view" in found
+    assert entry(write_xray(path, pixels, **TAGS, PatientPosition="HFS"))["warnings"] == []
+
+
+def test_a_field_off_the_detectors_middle_is_said(tmp_path, pixels, entry):
+    tags = TAGS | {
+        "FieldOfViewOrigin": [20, 100],
+        "FieldOfViewDimensions": [144, 192],
+        "DetectorElementSpacing": [1, 1],
+        "DetectorActiveDimensions": [300, 300],
+    }
+    [found] = entry(write_xray(tmp_path / "run.dcm", pixels, **tags))["warnings"]
+    # 20 + 144 / 2 and 100 + 192 / 2, of 150.
+    assert "the field's middle is 46 mm right of and -58 mm below the detector's" in found
+
+
+def test_a_picture_that_was_turned_over_is_said(tmp_path, pixels, entry):
+    tags = {key: value for key, value in TAGS.items() if not key.startswith("Positioner")}
+    tags |= {"FieldOfViewHorizontalFlip": "YES", "ViewPosition": "AP"}
+    [found] = entry(write_xray(tmp_path / "run.dcm", pixels, **tags))["warnings"]
+    assert "it may be mirrored" in found
+    assert (
+        entry(write_xray(tmp_path / "run.dcm", pixels, **tags, PatientOrientation=["L", "F"]))["warnings"]
+        == []
+    )
+
+
+def test_register_says_contradictions_too(tmp_path, pixels, capsys):
+    path = write_xray(tmp_path / "run.dcm", pixels, **TAGS | {"DistanceSourceToPatient": "1200"})
+    radiograph, known = open_radiograph(path)
+    say_contradictions([radiograph], known)
+    assert (
+        capsys.readouterr().err == "note: run.dcm: the patient stands behind the detector: 1200 of 1100 mm\n"
+    )
+    say_contradictions([radiograph, radiograph], placed(lambda R, t, source: (R.T, t)))
+    assert "is R transposed" in capsys.readouterr().err
+
+
+def looking(source, target) -> np.ndarray:
+    """T_world_to_camera of a camera at ``source`` that looks at ``target``."""
+    z = np.subtract(target, source) / np.linalg.norm(np.subtract(target, source))
+    x = np.cross([0.1, 0.2, 1.0], z)
+    x /= np.linalg.norm(x)
+    T = np.eye(4)
+    T[:3, :3] = [x, np.cross(z, x), z]
+    T[:3, 3] = -T[:3, :3] @ source
+    return T
+
+
+SOURCES = [700.0, 100.0, 50.0], [-200.0, 800.0, -120.0]
+
+
+def placed(change, scale=1.0) -> CArmGeometry:
+    """Two cameras that look at one place, their (R, t) changed."""
+    built = []
+    for name, source in zip("ab", SOURCES, strict=True):
+        T = looking(source, [40.0, -30.0, 60.0])
+        R, t = change(T[:3, :3], T[:3, 3], source)
+        T[:3, :3], T[:3, 3] = R, scale * np.asarray(t)
+        K = [[3000.0, 0, 319.5], [0, 3000, 239.5], [0, 0, 1]]
+        built.append(Camera(K, 640, 480, None, T, name))
+    return CArmGeometry(tuple(built))
+
+
+@pytest.mark.parametrize(
+    ("change", "scale", "said"),
+    [
+        (lambda R, t, source: (R, t), 1, []),
+        (lambda R, t, source: (R.T, t), 1, ["is R transposed"]),
+        (lambda R, t, source: (R, source), 1, ["or t the place of the source"]),
+        (lambda R, t, source: (R.T, source), 1, ["is R transposed"]),
+        (lambda R, t, source: (R, t), 0.1, ["lengths in another unit than mm"]),
+        (lambda R, t, source: (R, t), 0.001, ["lengths in another unit than mm"]),
+    ],
+)
+def test_cameras_that_do_not_look_at_one_place(change, scale, said):
+    found = contradictions_of_set(placed(change, scale))
+    assert len(found) >= len(said)
+    assert all(any(one in sentence for sentence in found) for one in said), found
+    assert bool(found) == bool(said)
+
+
+def test_a_camera_calibrated_alone_in_metres(tmp_path, entry):
+    alone = placed(lambda R, t, source: (R, t), 0.001).for_camera("a")
+    write_geometry(alone, tmp_path / "a.json")
+    assert "lengths in another unit than mm" in entry(tmp_path / "a.json")["warnings"][0]
+
+
+def test_a_picture_of_several_pages_is_an_xray(tmp_path, rng, entry):
+    pages = [Image.fromarray(rng.integers(0, 255, (48, 64)).astype(np.uint8)) for _ in range(3)]
+    pages[0].save(tmp_path / "run.tif", save_all=True, append_images=pages[1:])
+    found = entry(tmp_path / "run.tif")
+    assert (found["kind"], found["frames"]) == ("X-ray", "several, the first is shown")
 
 
 def test_info_shows_contradictions(tmp_path, pixels, entry):

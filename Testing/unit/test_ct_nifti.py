@@ -233,3 +233,56 @@ def test_an_infinite_place_is_refused_before_itk_is_asked(tmp_path, value):
     path.write_bytes(content)
     with pytest.raises(InputError, match="sform that is singular or no number"):
         read_volume(path)
+
+
+def header_changed(path, *fields):
+    """The same file with (format, offset, values...) packed into its header."""
+    content = bytearray(path.read_bytes())
+    for form, offset, *values in fields:
+        struct.pack_into(form, content, offset, *values)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_label_map_is_told_by_its_intent(tmp_path):
+    # Labels about 1000, as of FreeSurfer, look like unsigned Hounsfield units.
+    labels = np.where(sampled(grid()) > -500, 1040, 0).astype(np.int16)
+    path = header_changed(write_nifti(tmp_path / "a.nii", labels, grid(), grid()), ("<h", 68, 1002))
+    with pytest.raises(InputError, match="is a label map by its header"):
+        read_volume(path)
+    assert read_volume(path, "mask").array.max() == 1040
+
+
+def test_several_values_a_voxel_in_a_fifth_dimension(tmp_path):
+    array = sampled(grid())
+    path = write_nifti(tmp_path / "a.nii", array, grid(), grid())
+    path.write_bytes(path.read_bytes() + 2 * array.tobytes())
+    header_changed(path, ("<8h", 40, 5, *array.shape[::-1], 1, 3, 1, 1))
+    with pytest.raises(InputError, match=r"is 5D \(3 volumes\): save one of them"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(("kind", "order"), [(np.float32, "<"), (np.float64, ">")])
+def test_what_is_no_number_is_not_read_as_water(tmp_path, suffix, kind, order):
+    array = sampled(grid()).astype(np.dtype(kind).newbyteorder(order))
+    array[:, :, :3] = np.nan
+    path = write_nifti(tmp_path / "whole.nii", sampled(grid()), grid(), grid())
+    whole = bytearray(path.read_bytes()[:352])
+    if order == ">":
+        for form, at in (
+            ("i", 0),
+            ("8h", 40),
+            ("8f", 76),
+            ("f", 108),
+            ("2f", 112),
+            ("2h", 252),
+            ("18f", 256),
+        ):
+            struct.pack_into(">" + form, whole, at, *struct.unpack_from("<" + form, whole, at))
+    struct.pack_into(order + "2h", whole, 70, 16 if kind == np.float32 else 64, 8 * np.dtype(kind).itemsize)
+    content = bytes(whole) + array.tobytes()
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    with pytest.raises(InputError, match=f"has {40 * 84 * 3} NaN or infinite values: replace them"):
+        read_volume(path)

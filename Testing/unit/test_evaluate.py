@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.evaluation import targets
 from SOPIRegistrationLib.evaluation.figures import end_figures, pose_of_row, start_figures
 from SOPIRegistrationLib.evaluation.methods import METHODS, EvaluatedMethod
 from SOPIRegistrationLib.evaluation.metrics import mean_interval
+from SOPIRegistrationLib.evaluation.page import page_of
 from SOPIRegistrationLib.evaluation.peers import installed_version
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
-from SOPIRegistrationLib.evaluation.report import _page
 from SOPIRegistrationLib.evaluation.runner import default_workers
 from SOPIRegistrationLib.evaluation.series import Series
 from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
@@ -123,7 +122,7 @@ def test_a_network_trained_later_joins_but_for_the_pose_network(ct, tmp_path, mo
     """No row can come from a network that was not there; only auto runs with the pose network or without."""
     folder = tmp_path / "weights"
     folder.mkdir()
-    monkeypatch.setattr(installed, "WEIGHTS_FOLDER", folder)
+    monkeypatch.setenv("SOPI_WEIGHTS", str(folder))
     options = ("--methods", "initial", "--cases", 1)
     assert evaluate(tmp_path / "out", ct, *options) == 0
     (folder / "ifr.safetensors").write_bytes(b"first")
@@ -337,6 +336,6 @@ def test_the_page_shows_no_markup_of_names(finished, ct):
     for row in rows:
         row["error"] = "<b>bad</b>"
     settings = json.loads((finished / "settings.json").read_text())
-    page = _page(table([Series("opt", rows)], settings), {}, [])
+    page = page_of(table([Series("opt", rows)], settings), {}, [])
     assert "<b>" not in page
     assert "&lt;b&gt;bad" in page

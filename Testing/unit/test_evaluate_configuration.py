@@ -143,10 +143,17 @@ def test_options_are_the_configuration_that_says_the_same(folder, tmp_path):
         ('[[xrays]]\nct = "ct.nrrd"', ("X-ray 1 has no xray",)),
         ('[[xrays]]\nct = "ct.nrrd"\nfile = "a"', ("unknown key 'file'", "truth_key")),
         ('[[xrays]]\nxray = "a"\n[starts]\nnumber = 2\nangle_deg = 3', ("angle_deg and shift_mm",)),
+        (
+            '[[xrays]]\nxray = "a"\n[truth_deviation]\nturn_deg = 0.2',
+            ("truth_deviation has no long_axis_deg",),
+        ),
         ("[variants.a]\ninit = 'magic'", ("variant a", "magic", "search")),
         ("[variants.a]\nmethod = 'opt'\nrefine = 'none'", ("variant a", "give one of both")),
         ("[variants.a]\nweights = { ifr = 'absent' }", ("variant a", "absent", "do not exist")),
         ("[variants.opt]\ninit = 'given'", ("variant opt is called as a method is",)),
+        ("bent = { chain = [3] }", ("chain is [3]", "two labels or more")),
+        ("views = 2\nregion = 'hips'\nbent = {}", ("region does not go with bent",)),
+        ('ct = ["ct.nrrd"]\nbent = {}', ("0 label maps for 1 CTs",)),
         ("methods = [", ("is no TOML",)),
     ],
 )
@@ -178,8 +185,13 @@ def test_methods_of_a_file_are_what_they_say(folder):
 
 @pytest.mark.parametrize("path", sorted(CONFIGURATIONS.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_configurations_of_the_studies_can_be_read(path, shared_data):
-    """But for those whose networks must be trained first."""
+    """But for those whose networks must be trained, or whose label maps be made, first."""
     content = read_configuration(path)
+    maps = [path.parent / file for file in content.get("bent", {}).get("label_maps", ())]
+    if not all(file.exists() for file in maps):
+        with pytest.raises(InputError, match=r"label map .* does not exist"):
+            evaluation_of(content, path)
+        return
     if path.stem.startswith("patient"):
         with pytest.raises(InputError, match="train them"):
             evaluation_of(content, path)

@@ -8,25 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.cli.common import parse_weights
 from SOPIRegistrationLib.errors import Cancelled, InputError
-from SOPIRegistrationLib.evaluation import methods
+from SOPIRegistrationLib.evaluation.baselines import compared_views
 from SOPIRegistrationLib.evaluation.methods import (
     METHODS,
     NETWORKS,
-    Estimate,
-    Problem,
     in_turn,
     require_methods,
     runnable_methods,
 )
+from SOPIRegistrationLib.evaluation.problem import Estimate, Problem
 from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.geometry.se3 import move_about
 from SOPIRegistrationLib.networks.comparing import ComparingRTPI
 from SOPIRegistrationLib.networks.composite import CompositeSimilarity
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
-from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
+from SOPIRegistrationLib.settings import GIVEN
 from support.evaluation import PIXELS, evaluate, poses, rows_of, write_ct
 from support.networks import COMPARING, COMPOSITE
 
@@ -53,7 +51,7 @@ def no_weights(tmp_path, monkeypatch) -> Path:
     """Folder of installed weights, empty."""
     folder = tmp_path / "installed"
     folder.mkdir()
-    monkeypatch.setattr(installed, "WEIGHTS_FOLDER", folder)
+    monkeypatch.setenv("SOPI_WEIGHTS", str(folder))
     return folder
 
 
@@ -95,41 +93,26 @@ def test_weights_on_the_command_line(tmp_path):
     assert parse_weights([str(odd)], networks) == {"rtpi": odd}
 
 
-def test_comparisons_take_the_place_of_the_learned_similarity(problem, no_weights, tmp_path, monkeypatch):
+def test_comparisons_take_the_place_of_the_learned_similarity(no_weights, tmp_path):
     """Deep-reg is the fine registration with ProST's network; its start is the given one."""
     files = {name: tmp_path / name for name in NETWORKS}
     # Given to others the patient's network would change them.
     own = {"patient": files["patient"]}
-    asked: dict[str, RegistrationSettings] = {}
-
-    class Registered(Exception):
-        pass
-
-    def recorded(subject, radiographs, frame, settings, start, report):
-        asked["settings"], asked["start"] = settings, start
-        raise Registered
-
-    monkeypatch.setattr(methods, "register", recorded)
     for name, init, refine, similarity in (
-        ("ifr", None, "sopi", "ifr"),
-        ("deep-reg", None, "sopi", "deep-reg"),
-        ("deep-reg+cma-es", None, "sopi", "deep-reg"),
+        ("ifr", GIVEN, "sopi", "ifr"),
+        ("deep-reg", GIVEN, "sopi", "deep-reg"),
         ("sopi", "rtpi", "sopi", "ifr"),
         ("sopi+opt", "rtpi", "sopi+opt", "ifr"),
         ("sopi-no-ce", "rtpi", "sopi", "deep-reg"),
         ("sopi-masked", "rtpi", "sopi", "ifr-masked"),
         ("patient+physics", "patient", "physics", "ifr"),
     ):
-        with pytest.raises(Registered):
-            METHODS[name].solve(replace(problem, weights=files), ignore)
-        settings = asked["settings"]
-        assert settings.init == (init or GIVEN)
-        assert asked["start"] is (problem.T_start if init is None else None)
-        assert settings.refine == refine
+        settings = METHODS[name].solve.settings(files)
+        assert (settings.init, settings.refine) == (init, refine)
         others = {"rtpi": files["rtpi"], "ifr": files[similarity]}
         assert settings.weights == others | (own if init == "patient" else {})
         needed = {similarity} if "sopi" in refine else set()
-        assert set(METHODS[name].networks) == needed | ({init} if init else set())
+        assert set(METHODS[name].networks) == needed | ({init} - {GIVEN})
 
 
 def test_one_method_goes_on_where_another_ended(problem):
@@ -148,7 +131,7 @@ def test_one_method_goes_on_where_another_ended(problem):
 
 def test_baselines_compare_the_size_they_are_told(problem):
     for pixels in (32, PIXELS, 256):
-        [view] = methods._compared_views(replace(problem, baseline_pixels=pixels))
+        [view] = compared_views(replace(problem, baseline_pixels=pixels))
         assert view.image.shape == view.valid.shape == (min(pixels, PIXELS),) * 2
         assert view.camera.shape == view.image.shape
 

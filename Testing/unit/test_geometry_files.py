@@ -352,3 +352,44 @@ def test_a_preset_does_not_need_an_unreadable_tag():
     geometry = load_geometry("Perlove PLX118F", (1024, 1024), tags)
     assert geometry.camera.sdd_mm == 1011.7
     assert geometry.sources["sdd_mm"] == "preset Perlove PLX118F"
+
+
+# How JSON comes
+
+
+ARM = '{"sdd_mm": 1000, "pixel_spacing_mm": [0.3, 0.2], "width": 640, "height": 480, "comment": "Ger\u00e4t"}'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_encodings_and_line_ends(tmp_path, encoding, end):
+    path = tmp_path / "arm.json"
+    path.write_bytes(ARM.replace(", ", f",{end}").encode(encoding))
+    assert load_geometry(path).camera.pixel_spacing_mm == pytest.approx((0.3, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("// my C-arm\n" + ARM, "line 1: .*comments, and commas after"),
+        (ARM.replace(', "width"', ',\n// columns\n"width"'), "line 2: .*comments, and commas after"),
+        (ARM.replace("}", ",}"), "line 1: .*comments, and commas after"),
+        (ARM.replace("}", ', "sdd_mm": 900}'), "has 'sdd_mm' twice: leave one"),
+        (ARM.replace("1000", "true"), "sdd_mm must be a positive number, not True"),
+        (ARM.replace("0.3, 0.2", "true, 0.2"), "two positive numbers"),
+        (ARM.replace("1000", '"1000 mm"'), "sdd_mm must be a positive number, not 1000 mm"),
+        (ARM.replace("1000", '"1000,5"'), "sdd_mm must be a positive number, not 1000,5"),
+        (ARM.replace("1000", "NaN"), "sdd_mm must be a positive number, not nan"),
+        ("\x89PNG\0", "is not text"),
+    ],
+)
+def test_json_that_is_not_quite(geometry_file, text, said):
+    with pytest.raises(InputError, match=said) as caught:
+        load_geometry(geometry_file(text))
+    assert "\n" not in str(caught.value)
+
+
+def test_focal_lengths_of_an_image_with_y_up(geometry_file):
+    K_up = [[5500.0, 0, 310.0], [0, -5500.0, 250.0], [0, 0, 1]]
+    with pytest.raises(InputError, match=r"positive focal lengths fx and fy: .* rows down"):
+        load_geometry(geometry_file({"K": K_up, "width": 640, "height": 480}))

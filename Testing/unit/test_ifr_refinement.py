@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.compare import Case, Comparison, Proposal, Reading, compared_target
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.metrics import pose_error
@@ -412,7 +411,7 @@ def test_what_the_learned_similarity_is_asked_again(refiner, again_after_review)
 
 
 def test_without_weights(scene, tmp_path, monkeypatch):
-    monkeypatch.setattr(installed, "WEIGHTS_FOLDER", tmp_path)
+    monkeypatch.setenv("SOPI_WEIGHTS", str(tmp_path))
     with pytest.raises(InputError, match=r"no weights 'ifr' are installed .*--weights ifr=FILE"):
         scene.register(scene.start(NEAR), "sopi", weights={})
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from SOPIRegistrationLib import installed
 from SOPIRegistrationLib.compare import Case, Comparison, Reading, compared_target
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.metrics import pose_error
@@ -229,9 +228,9 @@ def test_the_shipped_network_finds_an_x_ray_centred_elsewhere_along_the_scan(sce
 
 @pytest.mark.slow
 def test_auto_asks_the_network_where_there_is_one(scene, weights, monkeypatch, tmp_path):
-    monkeypatch.setattr(installed, "WEIGHTS_FOLDER", weights.parent)
+    monkeypatch.setenv("SOPI_WEIGHTS", str(weights.parent))
     assert scene.register(RegistrationSettings("auto")).method == "rtpi + opt"
-    monkeypatch.setattr(installed, "WEIGHTS_FOLDER", tmp_path / "none")
+    monkeypatch.setenv("SOPI_WEIGHTS", str(tmp_path / "none"))
     assert scene.register(RegistrationSettings("auto")).method == "nominal + opt"
     with pytest.raises(InputError, match="no weights 'rtpi' are installed"):
         scene.register(RegistrationSettings("rtpi"))

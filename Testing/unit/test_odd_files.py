@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.fileset import FileSet
 from pydicom.uid import (
@@ -17,51 +17,18 @@ from pydicom.uid import (
     MPEG4HP41,
     CTImageStorage,
     ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
     JPEGLosslessSV1,
     RLELossless,
     SecondaryCaptureImageStorage,
-    XRayAngiographicImageStorage,
     generate_uid,
 )
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph, read_volume
+from support.xray_files import GRAY, ROWS, dicom, saved
 
-ROWS, COLUMNS = 48, 64
-# No two pixels of a row or column alike: nothing can be turned or mirrored unseen.
-GRAY = (np.arange(ROWS)[:, None] * 3 + np.arange(COLUMNS)[None] * 2).astype(np.uint8)
 HU = np.full((6, 20, 24), -1000, np.int16)
 HU[1:5, 5:15, 6:18] = 40
 HU[2:4, 7:10, 8:12] = 800
-
-
-def dicom(
-    pixels: np.ndarray, syntax=ExplicitVRLittleEndian, kind=XRayAngiographicImageStorage, **tags
-) -> Dataset:
-    """An X-ray with a geometry."""
-    ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = kind
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), generate_uid()
-    ds.Modality, ds.PatientID, ds.PatientName = "XA", "1", "Odd"
-    ds.Rows, ds.Columns = pixels.shape[:2]
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    ds.BitsAllocated = ds.BitsStored = 8 * pixels.dtype.itemsize
-    ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, int(pixels.dtype.kind == "i")
-    ds.DistanceSourceToDetector, ds.ImagerPixelSpacing, ds.ViewPosition = 1000, [0.8, 0.8], "AP"
-    for keyword, value in tags.items():
-        setattr(ds, keyword, value)
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    ds.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-    ds["PixelData"].VR = "OB" if ds.BitsAllocated == 8 else "OW"
-    return ds
-
-
-def saved(ds: Dataset, path):
-    ds.save_as(path, enforce_file_format=True)
-    return path
 
 
 def screenshot(colours: np.ndarray, interpretation="RGB") -> Dataset:
@@ -157,6 +124,28 @@ def test_archives_are_to_be_unpacked(tmp_path):
     for read in (read_volume, read_radiograph):
         with pytest.raises(InputError, match=r"ct\.zip is an archive: unpack it"):
             read(tmp_path / "ct.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "said"),
+    [
+        ("x.png", b"\xff\xd8\xff\xe0\0\x10JFIF", "is a JPEG by its content: name it x.jpg"),
+        ("x.jpg", b"\x89PNG\r\n\x1a\n", "is a PNG by its content: name it x.png"),
+        ("x.raw", b"II*\0\x08\0\0\0", "is a TIFF by its content: name it x.tif"),
+        ("x.nii", b"\x1f\x8b\x08\0", "is a gzip-packed file by its content: name it x.nii.gz"),
+        ("x.gif", b"GIF89a", "is a GIF: save it"),
+        ("x.webp", b"RIFF\x10\0\0\0WEBPVP8 ", "is a WebP: save it"),
+        ("x.mp4", b"\0\0\0\x18ftypmp42", "is a video: save it, or one frame of it, as PNG"),
+        ("x.pdf", b"%PDF-1.7", "is a PDF: save it"),
+        ("x.png", b"\x89PNG\r\n\x1a\n", "is not an image that can be read"),
+    ],
+)
+def test_files_that_are_something_else_than_their_names(tmp_path, name, start, said):
+    path = tmp_path / name
+    path.write_bytes(start + bytes(400))
+    for read in (read_radiograph, read_volume):
+        with pytest.raises(InputError, match=said):
+            read(path)
 
 
 # CTs

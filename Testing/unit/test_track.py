@@ -80,7 +80,8 @@ class Simulated:
 
 class Scene:
     def __init__(self):
-        self.ct = lumbar_phantom(3, 3.0, (150.0, 150.0, 150.0)).ct
+        self.phantom = lumbar_phantom(3, 3.0, (150.0, 150.0, 150.0))
+        self.ct = self.phantom.ct
         prepared = prepare_ct(self.ct)
         self.subject = Subject(prepared)
         self.volume = ProjectorVolume(prepared.attenuation)
@@ -305,6 +306,29 @@ def test_command_line_from_files_to_files(files, tmp_path, scene):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_parts_of_a_labelled_ct_start_from_the_whole_one(files, tmp_path, scene):
+    labels = scene.phantom.labels
+    write_volume(
+        tmp_path / "labels.nrrd", labels.same_grid(np.where(labels.array == 22, 22, labels.array == 23))
+    )
+    out, named = tmp_path / "out", f"{tmp_path / 'labels.nrrd'}:L4,L3"
+    more = ("--labels", named, "--polarity", "bone-dark", "--out", out)
+    assert main(words(files, "--start", f"{files / 'start.tfm'}@1", *more)) == 0
+    entry = json.loads((out / "track.json").read_text())
+    assert [body["name"] for body in entry["bodies"]] == ["L4", "L3"]
+    truth = Simulated(scene, 4)
+    for body in entry["bodies"]:
+        poses = {frame["frame"]: frame for frame in body["frames"]}
+        assert [poses[number]["status"] for number in (1, 2, 3)] == ["accept", "accept", "lost"]
+        centre = np.array(body["rotation_centre_lps_mm"])
+        there, expected = (
+            se3.transform_points(T, centre) for T in (np.array(poses[2]["T_lps_to_world"]), truth.T(2))
+        )
+        assert np.abs(there - expected)[:2].max() < 1.0
+        assert (np.array(poses[2]["statistical_error_mm"]) < poses[2]["predicted_error_mm"]).all()
+        assert poses[3]["statistical_error_mm"] is None
+
+
 def test_a_killed_run_ends_with_the_table_of_an_undisturbed_one(files, tmp_path):
     more = ("--start", f"{files / 'start.tfm'}@1", "--polarity", "bone-dark")
     assert main(words(files, *more, "--out", tmp_path / "calm")) == 0

@@ -54,9 +54,10 @@ class Tiny(nn.Module):
 @pytest.fixture(autouse=True)
 def kinds(monkeypatch):
     """The known kinds, with the tiny one among them."""
-    monkeypatch.setattr(weights, "_KINDS", {**weights._KINDS, "tiny": (TinyConfig, Tiny)})
+    for kind in ("tiny", "other"):
+        monkeypatch.setitem(weights.KINDS, kind, (TinyConfig, Tiny))
     torch.manual_seed(0)
-    return weights._KINDS
+    return weights.KINDS
 
 
 @pytest.fixture
@@ -265,10 +266,8 @@ def test_model_card_is_markdown_with_everything():
 
 
 def test_installed_weights(tmp_path, monkeypatch):
-    assert (
-        Path(__file__).parents[2] / "SOPIRegistration" / "Resources" / "Weights" == installed.WEIGHTS_FOLDER
-    )
-    monkeypatch.setattr(installed, "WEIGHTS_FOLDER", tmp_path / "Weights")
+    assert Path(__file__).parents[2] / "SOPIRegistration" / "Resources" / "Weights" == installed.SHIPPED
+    monkeypatch.setenv("SOPI_WEIGHTS", str(tmp_path / "Weights"))
     with pytest.raises(InputError, match=r"no weights 'rtpi' are installed \(there are: none\).*--weights"):
         installed_weights("rtpi")
     (tmp_path / "Weights").mkdir()
@@ -281,7 +280,7 @@ def test_installed_weights(tmp_path, monkeypatch):
 
 
 def test_shipped_weights_are_whole_small_and_described():
-    files = sorted(installed.WEIGHTS_FOLDER.glob("*.safetensors"))
+    files = sorted(installed.SHIPPED.glob("*.safetensors"))
     assert [path.stem for path in files] == ["deep-reg", "ifr-masked", "ifr", "rtpi"]
     assert sum(path.stat().st_size for path in files) < 40e6
     for path in files:

@@ -57,9 +57,9 @@ def test_the_wheel_holds_every_module_and_table(site):
 def test_the_wheel_brings_the_weights_and_finds_them(site):
     weights = ROOT / "SOPIRegistration" / "Resources" / "Weights"
     program = (
-        "from SOPIRegistrationLib.installed import WEIGHTS_FOLDER, has_weights, installed_weights\n"
+        "from SOPIRegistrationLib.installed import SHIPPED, has_weights, installed_weights\n"
         "assert has_weights('rtpi') and has_weights('ifr')\n"
-        "print(WEIGHTS_FOLDER)"
+        "print(SHIPPED)"
     )
     done = run_in(site, "-c", program)
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ BODY_HELP = (
 
 
 def add_body_arguments(parser: argparse.ArgumentParser) -> None:
-    """What surfaces are made of, what a CT is cut up into, and what bodies are held to."""
+    """What surfaces are made of, and what a CT is cut up into."""
     parser.add_argument(
         "--material",
         nargs="+",
@@ -43,6 +43,10 @@ def add_body_arguments(parser: argparse.ArgumentParser) -> None:
         help="label map or segmentation that cuts up the CT: every label is a body, the rest another; NAMEs "
         "choose labels by their names or numbers, or name all of them in ascending order",
     )
+
+
+def add_hold_arguments(parser: argparse.ArgumentParser) -> None:
+    """What bodies that are registered together are held to."""
     parser.add_argument(
         "--held",
         nargs="+",

@@ -17,7 +17,8 @@ from SOPIRegistrationLib.evaluation.configuration import (
     evaluation_of,
     read_configuration,
 )
-from SOPIRegistrationLib.evaluation.methods import BASELINE_PIXELS, METHODS, NETWORKS
+from SOPIRegistrationLib.evaluation.methods import METHODS, NETWORKS
+from SOPIRegistrationLib.evaluation.problem import BASELINE_PIXELS
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
 from SOPIRegistrationLib.evaluation.report import TABLE, write_report
 from SOPIRegistrationLib.evaluation.results import RESULTS, Results

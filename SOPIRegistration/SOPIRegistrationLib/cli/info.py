@@ -19,11 +19,11 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.calibrations import FORMATS, camera_names
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.geometry.contradictions import contradictions
+from SOPIRegistrationLib.geometry.contradictions import contradictions, contradictions_of_set
 from SOPIRegistrationLib.geometry.files import load_geometry, write_geometry
 from SOPIRegistrationLib.images.dicom import modality_of
 from SOPIRegistrationLib.images.dicom_files import is_dicom
-from SOPIRegistrationLib.images.files import read_radiograph, read_volume
+from SOPIRegistrationLib.images.files import is_picture, read_radiograph, read_volume
 from SOPIRegistrationLib.images.hounsfield import in_hounsfield
 from SOPIRegistrationLib.images.itk_reading import image_reader, require_file
 from SOPIRegistrationLib.images.radiograph import Radiograph
@@ -166,7 +166,7 @@ def _describe(path: Path, geometry, view, frame) -> FileInfo:
         return _of_volume(path, read_volume(path))
     if not of_dicom:
         size = image_reader(path, "file", "a CT, an X-ray, a geometry or a result file").GetSize()
-        if len(size) > 2 and min(size[:3]) > 1 and frame is None:
+        if len(size) > 2 and min(size[:3]) > 1 and frame is None and not is_picture(path):
             return _of_volume(path, read_volume(path))
     return _of_radiograph(path, geometry, view, frame)
 
@@ -225,9 +225,10 @@ def _of_radiograph(path: Path, geometry, view, frame) -> FileInfo:
     if len(known.cameras) > 1 and name is None:
         raise InputError(
             f"{geometry} has the cameras {', '.join(one.name for one in known.cameras)}, and the name of "
-            f"{path} holds none of them"
+            f"{path} holds none of them: let it hold its camera's"
         )
     info.geometry = known.for_camera(name) if name else known
+    info.warnings += contradictions_of_set(known)
     info.warnings += contradictions(info.geometry, radiograph.pixels.shape, radiograph.metadata)
     _add_picture(
         info, as_seen_from_the_source(radiograph, known.mirrored, info.geometry.camera), info.geometry.camera
@@ -261,6 +262,7 @@ def _of_text(path: Path, view) -> FileInfo:
 
 def _of_geometry(path: Path, geometry: CArmGeometry) -> FileInfo:
     info = FileInfo(str(path), "geometry", geometry=geometry)
+    info.warnings += contradictions_of_set(geometry)
     for camera in geometry.cameras:
         label = f"camera {camera.name}: " if len(geometry.cameras) > 1 else ""
         info.warnings += [label + one for one in contradictions(geometry, camera=camera)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, read_body
+from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, add_hold_arguments, read_body
 from SOPIRegistrationLib.cli.common import (
     add_ct_arguments,
     add_setting_arguments,
@@ -21,6 +22,7 @@ from SOPIRegistrationLib.compare import targets_of
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.contradictions import contradictions, contradictions_of_set
 from SOPIRegistrationLib.geometry.files import load_geometry
 from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict
 from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph
@@ -91,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     add_ct_arguments(parser, "BODY", BODY_HELP)
     add_body_arguments(parser)
+    add_hold_arguments(parser)
     parser.add_argument(
         "xray",
         type=Path,
@@ -203,13 +206,14 @@ def register_files(request: Request, folder: Path) -> Registered:
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
     if request.xray_mask:
-        views = _within_masks(views, request.xray_mask, geometry)
+        views = within_masks(views, request.xray_mask, geometry)
     if request.start_file is not None:
         geometry = with_depth_of_start(geometry, subject.ct, request.start_file, all_cameras)
     frame = pose_frame(geometry, subject.ct, request.geometry)
     start = None
     if request.start_file is not None:
         start = read_start(request.start_file, frame, all_cameras, geometry.camera)
+    say_contradictions(radiographs, geometry)
     warm_up(subject, settings)
     seconds_preparation = time.perf_counter() - began
     case = PreparedCase(Bodies.one(subject), views[0], tuple(views[1:]), frame, seconds_preparation)
@@ -227,7 +231,7 @@ def register_files(request: Request, folder: Path) -> Registered:
     return Registered(result, subject, geometry.cameras, seconds_preparation, files)
 
 
-def _within_masks(
+def within_masks(
     views: Sequence[PreparedRadiograph], paths: Sequence[Path], geometry: CArmGeometry
 ) -> list[PreparedRadiograph]:
     """The X-rays, compared where their masks are not 0.
@@ -318,6 +322,16 @@ def open_views(request: Request) -> tuple[list[Radiograph], CArmGeometry, tuple[
     return [radiograph], one_camera(known, name, request.geometry or path), known.cameras
 
 
+def say_contradictions(radiographs: Sequence[Radiograph], geometry: CArmGeometry) -> None:
+    """Print what X-rays and their geometry say against each other to stderr, a line each."""
+    found = contradictions_of_set(geometry)
+    for radiograph, camera in zip(radiographs, geometry.cameras, strict=True):
+        against = contradictions(geometry, metadata=radiograph.metadata, camera=camera)
+        found += [f"{radiograph.name}: {one}" for one in against]
+    for one in found:
+        print(f"note: {one}", file=sys.stderr)
+
+
 def _open_several(request: Request):
     if request.geometry is None:
         raise InputError(
@@ -367,6 +381,7 @@ def summary(registered: Registered, out: Path) -> str:
         *(("geometry", line) for line in result.geometry_found),
         ("verdict", verdict.status.upper()),
         *(("", reason) for reason in verdict.reasons),
+        *(("or", one.summary) for one in result.alternatives),
         (
             "",
             "predicted error {:.2f}, {:.2f}, {:.2f} mm along x, y, depth;".format(

@@ -13,7 +13,14 @@ import numpy as np
 
 from SOPIRegistrationLib.cli.bodies import body_names, materials_of, read_body
 from SOPIRegistrationLib.cli.common import progress_bar, staged
-from SOPIRegistrationLib.cli.register import Request, open_views, pose_frame, request_of, with_depth_of_start
+from SOPIRegistrationLib.cli.register import (
+    open_views,
+    pose_frame,
+    request_of,
+    say_contradictions,
+    with_depth_of_start,
+    within_masks,
+)
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.itk_reading import require_file
@@ -55,15 +62,16 @@ def run_several(args: argparse.Namespace) -> int:
     if starts:
         args.init = str(starts.get("", "auto"))
     request = request_of(args)
-    if args.xray_mask:
-        raise InputError("--xray-mask is for one body: leave it out")
     radiographs, geometry, all_cameras = open_views(request)
-    bodies = read_bodies(paths, args, request)
+    bodies = read_bodies(paths, args.labels, args.material, request.mask, request.bone_threshold)
+    bodies = bodies.held([_hold(word) for word in args.held], args.fixed)
     settings = request.settings
     views = [
         prepare_radiograph(radiograph, camera, settings.polarity, of_metal=bodies.are_metal)
         for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
     ]
+    if request.xray_mask:
+        views = within_masks(views, request.xray_mask, geometry)
     of_whom = (bodies.whole or bodies.bodies[0].subject).ct
     first = starts.get("") or next(iter(starts.values()), None)
     if first is not None:
@@ -74,6 +82,7 @@ def run_several(args: argparse.Namespace) -> int:
         if (file := starts.get(name, starts.get(""))) is not None:
             poses[name] = read_start(file, frame, all_cameras, geometry.camera)
     bodies.require(filter(None, starts))
+    say_contradictions(radiographs, geometry)
     for subject in [bodies.whole] if bodies.whole else [body.subject for body in bodies.bodies]:
         warm_up(subject, settings)
     seconds_preparation = time.perf_counter() - began
@@ -106,28 +115,41 @@ def start_files(words: str | Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def read_bodies(paths: Sequence[Path], args: argparse.Namespace, request: Request) -> Bodies:
+def read_bodies(
+    paths: Sequence[Path],
+    labels_of_ct: str | None,
+    materials: Sequence[str],
+    mask: Path | None,
+    bone_threshold_hu: float | None,
+) -> Bodies:
     """The bodies of a command line, read and prepared.
+
+    Args:
+        paths: CTs and surfaces.
+        labels_of_ct: word of ``--labels``, which cuts up the one CT; None for CTs as they are.
+        materials: words of ``--material``.
+        mask: label map of the CTs' bones.
+        bone_threshold_hu: threshold of the CTs' bones.
 
     Raises:
         InputError: one is unusable, or an option does not go with them.
     """
     names = body_names(paths)
     cts = [path for path in paths if not is_surface(path)]
-    if args.labels is not None and len(cts) != 1:
-        raise InputError(f"--labels {args.labels} cuts up one CT, and {len(cts)} are given: give one CT")
+    if labels_of_ct is not None and len(cts) != 1:
+        raise InputError(f"--labels {labels_of_ct} cuts up one CT, and {len(cts)} are given: give one CT")
     made: list[RigidBody] = []
     labelled: Bodies | None = None
     for path, name in zip(paths, names, strict=True):
         surface = is_surface(path)
-        material = materials_of(args.material, path, name, names)
+        material = materials_of(materials, path, name, names)
         # One body's mask and threshold are not another's.
-        mask, threshold = (None, None) if surface else (request.mask, request.bone_threshold)
-        prepared = read_body(path, mask, threshold, material)
-        if surface or args.labels is None:
+        of_ct = (None, None) if surface and len(paths) > 1 else (mask, bone_threshold_hu)
+        prepared = read_body(path, *of_ct, material)
+        if surface or labels_of_ct is None:
             made.append(RigidBody(name, Subject(prepared)))
             continue
-        file, words = labels_word(args.labels)
+        file, words = labels_word(labels_of_ct)
         labels = replace(read_volume(file, "label map"), name=str(file))
         for note in labels.notes:
             print(f"note: {note}", file=sys.stderr)
@@ -136,7 +158,7 @@ def read_bodies(paths: Sequence[Path], args: argparse.Namespace, request: Reques
     bodies = Bodies(tuple(made))
     if labelled is not None:
         bodies = replace(labelled, bodies=tuple(made))
-    return bodies.held([_hold(word) for word in args.held], args.fixed)
+    return bodies
 
 
 def labels_word(word: str) -> tuple[Path, list[str]]:
@@ -166,6 +188,7 @@ def summary(result: BodiesResult, seconds_preparation: float, files: Sequence[st
             x, y, z = verdict.predicted_error_mm
             shift = f"; predicted error {x:.2f}, {y:.2f}, {z:.2f} mm along x, y, depth"
         lines.append(f"{body.name:<{width}}  {verdict.status.upper()}: {'; '.join(verdict.reasons)}{shift}")
+        lines += [f"{body.name:<{width}}  or: {one.summary}" for one in body.alternatives]
     for pair in result.pairs:
         error = np.linalg.norm(pair.predicted_error_mm), np.linalg.norm(pair.predicted_error_deg)
         told = f"predicted error {error[0]:.2f} mm, {error[1]:.2f} deg"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from SOPIRegistrationLib import __version__
-from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, body_names, materials_of, read_body
+from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, body_names
 from SOPIRegistrationLib.cli.common import (
     add_setting_arguments,
     add_view_argument,
@@ -20,6 +21,7 @@ from SOPIRegistrationLib.cli.common import (
     staged,
 )
 from SOPIRegistrationLib.cli.register import pose_frame, with_depth_of_start
+from SOPIRegistrationLib.cli.several import labels_word, read_bodies
 from SOPIRegistrationLib.compare import targets_of
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
@@ -30,6 +32,7 @@ from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.settings import NETWORKS, RegistrationSettings, options
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody
 from SOPIRegistrationLib.subject.surface import is_surface
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.journal import Journal
@@ -81,7 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="[BODY=]POSE@FRAME",
-        help="where a body is in a frame (from 1): result.json, transform file, row of a JointTrack or "
+        help="where a body is in a frame (from 1; without BODY the CT that "
+        "--labels cuts up): result.json, transform file, row of a JointTrack or "
         "Autoscoper track (.jts, .jtk, .jtak, .tra), or auto; without it auto in the first frames",
     )
     parser.add_argument(
@@ -113,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the tracks for other programs, too: BODY_CAMERA.jts, BODY.tra (of CTs)",
     )
     parser.add_argument("--film", action="store_true", help="write overlay.gif")
-    parser.add_argument("--mask", type=Path, metavar="FILE", help="label map of the bones of a single body")
+    parser.add_argument("--mask", type=Path, metavar="FILE", help="label map of the bones of a single CT")
     parser.add_argument(
         "--bone-threshold", type=float, metavar="HU", help="threshold of the bones without a mask, HU (200)"
     )
@@ -131,24 +135,18 @@ def run(args: argparse.Namespace) -> int:
         InputError: an input is unusable.
     """
     settings = _settings(args)
-    names = body_names(args.body)
     _require_options(args)
-    starts = _starts(args.start, names)
-    joint = None if args.joint is None else read_joint(require_file(args.joint, "joint"), names)
+    words = [_Start.of(word) for word in args.start]
     frames, known_cameras = _frames(args, settings.polarity)
     try:
         journal = Journal(args.out, _inputs(args))
-        subjects = [
-            Subject(
-                read_body(
-                    path, args.mask, args.bone_threshold, materials_of(args.material, path, name, names)
-                )
-            )
-            for path, name in zip(args.body, names, strict=True)
-        ]
+        given = read_bodies(args.body, args.labels, args.material, args.mask, args.bone_threshold)
+        starts = _starts(words, given)
+        joint = None if args.joint is None else read_joint(require_file(args.joint, "joint"), given.names)
+        files = _files(args.body, given)
         bodies = [
-            _body(name, path, subject, starts[name], frames.geometry, known_cameras, args)
-            for name, path, subject in zip(names, args.body, subjects, strict=True)
+            _body(one, files[one.name], starts[one.name], frames.geometry, known_cameras, args)
+            for one in given.bodies
         ]
         began, known = time.perf_counter(), len(journal)
         try:
@@ -167,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
             )
             return _INTERRUPTED
         seconds = time.perf_counter() - began
-        files = _write(args, bodies, tracks, frames, joint)
+        written = _write(args, files, bodies, tracks, frames, joint)
         journal.finish()
     finally:
         frames.close()
@@ -176,14 +174,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"{one.body}  " + ", ".join(f"{count} {status}" for status, count in counts.items() if count))
     again = f", {known} steps of an earlier run taken over" if known else ""
     print(f"time     {seconds:.1f} s, {frames.count / seconds:.2f} frames a second{again}")
-    print(f"written  {args.out}: {', '.join(files)}")
+    print(f"written  {args.out}: {', '.join(written)}")
     return 0
 
 
 def _require_options(args: argparse.Namespace) -> None:
     """Refuse options that do not go with what else is given."""
-    if args.mask is not None and len(args.body) > 1:
-        raise InputError("--mask is for a single body: leave it out with several")
+    if args.mask is not None and sum(not is_surface(path) for path in args.body) > 1:
+        raise InputError("--mask is for a single CT: leave it out with several")
     if args.fps is not None and not args.fps > 0:
         raise InputError(f"--fps is {args.fps:g}: give more than 0")
     surface = next(filter(is_surface, args.body), None)
@@ -191,7 +189,14 @@ def _require_options(args: argparse.Namespace) -> None:
         raise InputError(f"--write-as {AUTOSCOPER} is of CTs, and {surface} is a surface: leave it out")
 
 
-def _write(args: argparse.Namespace, bodies, tracks, frames: Frames, joint) -> list[str]:
+def _files(paths: Sequence[Path], bodies: Bodies) -> dict[str, Path]:
+    """The file that each body comes from."""
+    known = dict(zip(body_names(paths), paths, strict=True))
+    cut_up = next((path for path in paths if not is_surface(path)), None)
+    return {name: cut_up if name in bodies.parts else known[name] for name in bodies.names}
+
+
+def _write(args: argparse.Namespace, stored, bodies, tracks, frames: Frames, joint) -> list[str]:
     """Write all that is asked for; returns the files' names."""
     motion = Motion(bodies, tracks, frames.geometry, args.fps or frames.frames_per_second)
     if args.smooth is not None:
@@ -201,7 +206,7 @@ def _write(args: argparse.Namespace, bodies, tracks, frames: Frames, joint) -> l
         motion = replace(motion, joints=joint_values(joint, tracks))
     try:
         with staged(args.out) as folder:
-            return _write_into(folder, args, motion, frames)
+            return _write_into(folder, args, stored, motion, frames)
     except OSError as error:
         raise InputError(
             f"cannot write the results to {args.out} ({error.strerror or error}): what is done is kept; make "
@@ -209,11 +214,13 @@ def _write(args: argparse.Namespace, bodies, tracks, frames: Frames, joint) -> l
         ) from None
 
 
-def _write_into(folder: Path, args: argparse.Namespace, motion: Motion, frames: Frames) -> list[str]:
+def _write_into(
+    folder: Path, args: argparse.Namespace, stored: dict[str, Path], motion: Motion, frames: Frames
+) -> list[str]:
     files = write_motion(folder, motion, args.transforms)
     for kind in args.write_as:
-        stored = [_stored(path) for path in args.body]
-        files += write_as(kind, folder, motion.tracks, frames.geometry, stored)
+        volumes = [_stored(stored[body.name]) for body in motion.bodies]
+        files += write_as(kind, folder, motion.tracks, frames.geometry, volumes)
     if args.film:
         moving = [targets_of(body.subject, "auto")[-1].moving for body in motion.bodies]
         write_film(folder / "overlay.gif", motion, frames, moving)
@@ -230,26 +237,51 @@ def _settings(args: argparse.Namespace) -> RegistrationSettings:
     return RegistrationSettings(**chosen, weights=weights)
 
 
-def _starts(words: list[str], names: list[str]) -> dict[str, dict[int, Path | None]]:
-    """Files of start poses by body and frame; None for auto.
+class _Start(NamedTuple):
+    """A word of ``--start``: whose pose, of which file (None for auto), in which frame; the word itself."""
 
-    Raises:
-        InputError: not of the form [BODY=]POSE@FRAME, another body, or twice the same frame.
-    """
-    found: dict[str, dict[int, Path | None]] = {name: {} for name in names}
-    for word in words:
-        name, _, rest = word.rpartition("=")
+    body: str
+    pose: Path | None
+    frame: int
+    word: str
+
+    @classmethod
+    def of(cls, word: str) -> _Start:
+        """From ``[BODY=]POSE@FRAME``.
+
+        Raises:
+            InputError: it is not of that form, or names a file that is not there.
+        """
+        body, _, rest = word.rpartition("=")
         pose, _, frame = rest.rpartition("@")
         if not pose or not frame.isdigit():
             raise InputError(f"--start {word} is not [BODY=]POSE@FRAME: such as result.json@1")
-        if name and name not in found:
-            raise InputError(f"--start {word} is for no body: name one of {', '.join(names)}")
-        if not name and len(names) > 1:
-            raise InputError(f"--start {word} does not say of which body: write {names[0]}={rest}")
-        of_body = found[name or names[0]]
-        if int(frame) in of_body:
-            raise InputError(f"--start {word} is a second one for frame {frame}: give one")
-        of_body[int(frame)] = None if pose == "auto" else require_file(pose, "start pose")
+        return cls(body, None if pose == "auto" else require_file(pose, "start pose"), int(frame), word)
+
+
+def _starts(words: Sequence[_Start], bodies: Bodies) -> dict[str, dict[int, Path | None]]:
+    """Files of start poses by body and frame; None for auto.
+
+    What names no body is of the only one, or of all parts of a CT that was cut up.
+
+    Raises:
+        InputError: of another body, or a second one for the same frame.
+    """
+    names = bodies.names
+    found: dict[str, dict[int, Path | None]] = {name: {} for name in names}
+    # A part's own pose counts for more than that of the whole CT.
+    for group in ([one for one in words if not one.body], [one for one in words if one.body]):
+        taken: set[tuple[str, int]] = set()
+        for body, pose, frame, word in group:
+            if body and body not in found:
+                raise InputError(f"--start {word} is for no body: name one of {', '.join(names)}")
+            if not body and len(names) > 1 and not bodies.parts:
+                raise InputError(f"--start {word} does not say of which body: write {names[0]}={word}")
+            for name in [body] if body else bodies.parts or names:
+                if (name, frame) in taken:
+                    raise InputError(f"--start {word} is a second one for frame {frame}: give one")
+                taken.add((name, frame))
+                found[name][frame] = pose
     return found
 
 
@@ -288,9 +320,8 @@ def _stored(path: Path) -> Callable[[], Volume] | None:
     return None if is_surface(path) else partial(read_volume, path)
 
 
-def _body(
-    name: str, path: Path, subject: Subject, starts, geometry: CArmGeometry, known: CArmGeometry, args
-) -> Body:
+def _body(body: RigidBody, path: Path, starts, geometry: CArmGeometry, known: CArmGeometry, args) -> Body:
+    subject = body.subject
     # A start may be of a camera of the set whose pictures are not tracked.
     moved = {
         number: pose_in_frame(file, number, known, geometry.camera, _stored(path), args.jointtrack_angles)
@@ -310,7 +341,7 @@ def _body(
         for number, file in starts.items()
     }
     subject.warm_up()
-    return Body(name, subject, frame, poses)
+    return Body(body.name, subject, frame, poses)
 
 
 def _with_depth_of(geometry: CArmGeometry, subject: Subject, T_lps_to_world, file: Path) -> CArmGeometry:
@@ -327,6 +358,7 @@ def _with_depth_of(geometry: CArmGeometry, subject: Subject, T_lps_to_world, fil
 def _inputs(args: argparse.Namespace) -> dict:
     """What a track depends on: an unfinished one goes on only with the same."""
     files = [*args.body, *args.xrays, *([] if args.mask is None else [args.mask])]
+    files += [] if args.labels is None else [labels_word(args.labels)[0]]
     options = {key: str(value) for key, value in sorted(vars(args).items()) if key not in _PASSING}
     stamps = [
         [str(path.absolute()), path.stat().st_mtime_ns, path.stat().st_size]

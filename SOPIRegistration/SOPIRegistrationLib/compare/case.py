@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -34,6 +35,8 @@ _LEAST_SHARE, _LEAST_SHARE_OF_ANY_VIEW = 0.25, 0.5
 # Seen from very near any body is as smooth as another. A depth of any view counts for less beyond this factor
 # (logarithm) of the stated one: so much for each further such factor.
 _USUAL_DEPTH, _DEPTH_COST = 0.2, 0.1
+# Objectives that are kept, of so many poses at most.
+_KEPT_OBJECTIVES, _FEW_POSES = 3, 4
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,11 @@ class Case:
         return len(self.reading.radiographs) == 1
 
     @property
+    def is_of_a_part(self) -> bool:
+        """Whether it is one bone or implant in X-rays that show more."""
+        return any(target.outline_lps_mm is not None for target in self.targets)
+
+    @property
     def targets(self) -> tuple[Target, ...]:
         """What of the CT is compared, in the order in which it is tried."""
         return targets_of(self.subject, self.content)
@@ -168,6 +176,9 @@ class Comparison:
     case: Case
     reading: Reading
     target: Target
+    _kept: OrderedDict[tuple[Level, bytes], LevelObjective] = field(
+        default_factory=OrderedDict, init=False, repr=False, compare=False
+    )
 
     @property
     def radiographs(self) -> tuple[PreparedRadiograph, ...]:
@@ -176,7 +187,16 @@ class Comparison:
 
     def objective(self, level: Level, T_start: np.ndarray) -> LevelObjective:
         """What least squares minimises at a level from poses (S, 4, 4)."""
-        return LevelObjective(self.radiographs, self.target, level, T_start, self.case.centre_lps_mm)
+        key = level, T_start.tobytes()
+        objective = self._kept.pop(key, None)
+        if objective is None:
+            objective = LevelObjective(self.radiographs, self.target, level, T_start, self.case.centre_lps_mm)
+        # A verdict looks at the same pose from several sides; many poses would be large.
+        if len(T_start) <= _FEW_POSES:
+            self._kept[key] = objective
+            while len(self._kept) > _KEPT_OBJECTIVES:
+                self._kept.popitem(last=False)
+        return objective
 
     def cost(self, level: Level, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(n,) 2 (1 - correlation) at a level, of poses (n, 4, 4)."""

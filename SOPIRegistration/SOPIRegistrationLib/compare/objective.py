@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import maximum_filter
+from scipy import ndimage
 
 from SOPIRegistrationLib.compare.target import Level, Target
 from SOPIRegistrationLib.geometry import se3
@@ -15,7 +15,13 @@ from SOPIRegistrationLib.geometry.intrinsics import DEVIATIONS, deviated, turns_
 from SOPIRegistrationLib.images.pyramid import resampled_radiograph
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations
-from SOPIRegistrationLib.projector import project, project_with_jacobian, remove_shift_along_rays
+from SOPIRegistrationLib.projector import (
+    ProjectorVolume,
+    SeenVolume,
+    project,
+    project_with_jacobian,
+    remove_shift_along_rays,
+)
 from SOPIRegistrationLib.similarity.residuals import LocalResidual, WholeImageResidual
 from SOPIRegistrationLib.subject import MovingVolume
 
@@ -33,6 +39,29 @@ def at_level(radiograph: PreparedRadiograph, pixels: int) -> PreparedRadiograph:
     rows, columns = radiograph.camera.shape
     scale = min(1.0, pixels / max(rows, columns))
     return resampled_radiograph(radiograph, round(columns * scale), round(rows * scale))
+
+
+@dataclass(eq=False)
+class _View:
+    """One view at one level.
+
+    Attributes:
+        camera: of its pixels.
+        volume: the moving volume's level for them.
+        residual: what is compared with its X-ray.
+        rays: (3, rows, columns) unit vectors, camera axes.
+        at_starts: image and Jacobian at the starts, where they are known and not used yet.
+    """
+
+    camera: Camera
+    volume: ProjectorVolume | SeenVolume
+    residual: WholeImageResidual | LocalResidual
+    rays: np.ndarray
+    at_starts: tuple[np.ndarray, np.ndarray] | None = None
+
+    def projected(self, T_lps_to_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Image and Jacobian at poses (P, 4, 4)."""
+        return project_with_jacobian(self.volume, self.camera, T_lps_to_world)
 
 
 class LevelObjective:
@@ -56,7 +85,10 @@ class LevelObjective:
         centre_lps_mm: np.ndarray,
     ):
         self._centre = np.asarray(centre_lps_mm, dtype=np.float64)
-        self._views = []
+        self._T_start = np.array(T_start, dtype=np.float64)
+        # Whoever asks at the starts mostly asks again.
+        self._at_starts: NormalEquations | None = None
+        self._views: list[_View] = []
         self._depth_prior_mm = level.depth_prior_mm if len(radiographs) == 1 else None
         self._depth_start = (radiographs[0].camera.T_world_to_camera @ self._pivot(T_start))[:, 2, 3]
         moving = target.moving
@@ -64,24 +96,44 @@ class LevelObjective:
             view = compared_view(radiograph, target, T_start, level.pixels)
             volume = moving.for_camera(view.camera, T_start[0])
             valid = comparable_pixels(view, moving, T_start)
+            at_starts = None
             if level.window_px is not None and target.outline_lps_mm is not None:
-                valid = valid & near_object(volume, view.camera, T_start, level.window_px)
+                # The first to be asked for are the poses at the starts: they are projected once for both.
+                at_starts = project_with_jacobian(volume, view.camera, T_start)
+                valid = valid & near_shadow(at_starts[0] > 0, level.window_px)
+                view, valid, at_starts = _trimmed(view, valid, at_starts)
             if level.window_px is None:
                 residual = WholeImageResidual(view.image, valid)
             else:
                 residual = LocalResidual(view.image, valid, level.window_px)
-            self._views.append((view.camera, volume, residual, _rays(view.camera)))
+            self._views.append(_View(view.camera, volume, residual, _rays(view.camera), at_starts))
 
     def __call__(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> NormalEquations:
         """Cost (mean over the views) and its quadratic model at (P, 4, 4) poses of the given starts."""
+        if not self._is_at_starts(T_lps_to_world):
+            return self._equations(
+                T_lps_to_world, starts, [view.projected(T_lps_to_world) for view in self._views]
+            )
+        if self._at_starts is None:
+            projected = [view.at_starts or view.projected(T_lps_to_world) for view in self._views]
+            self._at_starts = self._equations(T_lps_to_world, starts, projected)
+            for view in self._views:
+                view.at_starts = None
+        return NormalEquations(*(part.copy() for part in self._at_starts))
+
+    def _is_at_starts(self, T_lps_to_world: np.ndarray) -> bool:
+        return np.array_equal(T_lps_to_world, self._T_start)
+
+    def _equations(self, T_lps_to_world, starts, projected) -> NormalEquations:
+        """The same from images and Jacobians (P, rows, columns, 6) of each view."""
         poses = len(T_lps_to_world)
         cost, gradient, hessian = np.zeros(poses), np.zeros((poses, 6)), np.zeros((poses, 6, 6))
         pivot = self._pivot(T_lps_to_world)
-        for camera, volume, residual, rays in self._views:
-            image, jacobian = project_with_jacobian(volume, camera, T_lps_to_world)
+        for view, (image, jacobian) in zip(self._views, projected, strict=True):
+            camera = view.camera
             jacobian = np.moveaxis(jacobian, -1, 1)
-            remove_shift_along_rays(jacobian, rays)
-            r, J = residual(image, jacobian, starts)
+            remove_shift_along_rays(jacobian, view.rays)
+            r, J = view.residual(image, jacobian, starts)
             r = r.reshape(poses, -1, 1)
             J = J.reshape(poses, 6, -1)
             # Twist about the pivot in world axes -> twist about the source in camera axes.
@@ -104,14 +156,14 @@ class LevelObjective:
         """
         T, count = T_lps_to_world[None], 6 + DEVIATIONS * len(self._views)
         cost, gradient, hessian = np.zeros(1), np.zeros((1, count)), np.zeros((1, count, count))
-        for number, (given, volume, residual, _) in enumerate(self._views):
-            camera = deviated(given, deviations[number])
+        for number, view in enumerate(self._views):
+            camera = deviated(view.camera, deviations[number])
             rays = _rays(camera)
-            image, jacobian = project_with_jacobian(volume, camera, T)
+            image, jacobian = project_with_jacobian(view.volume, camera, T)
             jacobian = np.moveaxis(jacobian, -1, 1)
             remove_shift_along_rays(jacobian, rays)
             by_k = -np.einsum("pwvu,kwvu->pkvu", jacobian[:, :3], turns_of_rays(rays))
-            r, J = residual(image, np.concatenate([jacobian, by_k], axis=1), np.zeros(1, dtype=int))
+            r, J = view.residual(image, np.concatenate([jacobian, by_k], axis=1), np.zeros(1, dtype=int))
             # Pose and intrinsics change the image nearly alike: single precision would not tell them apart.
             r, J = r.reshape(-1).astype(np.float64), J.reshape(6 + DEVIATIONS, -1).astype(np.float64)
             columns = np.zeros((6 + DEVIATIONS, count))
@@ -130,14 +182,15 @@ class LevelObjective:
         """Of each view the camera, and what a level in windows compares at a pose (4, 4) near its start: DRR
         and X-ray (rows, columns), locally normalised, each of unit norm."""
         T = T_lps_to_world[None]
-        for camera, volume, residual, _ in self._views:
-            moving, fixed = residual.images(project(volume, camera, T), np.zeros(1, dtype=int))
-            yield camera, moving[0], fixed[0]
+        for view in self._views:
+            drr = project(view.volume, view.camera, T)
+            moving, fixed = view.residual.images(drr, np.zeros(1, dtype=int))
+            yield view.camera, moving[0], fixed[0]
 
     @property
     def pixel_count(self) -> int:
         """Pixels compared, mean over the views."""
-        return max(1, round(float(np.mean([residual.pixel_count for _, _, residual, _ in self._views]))))
+        return max(1, round(float(np.mean([view.residual.pixel_count for view in self._views]))))
 
     def _add_depth_prior(self, camera: Camera, pivot, starts, equations: NormalEquations) -> None:
         """Add, in place, what a single view's depth costs that has left its start."""
@@ -156,6 +209,23 @@ class LevelObjective:
         pivot = np.tile(np.eye(4), (len(T_lps_to_world), 1, 1))
         pivot[:, :3, 3] = se3.transform_points(T_lps_to_world, self._centre)
         return pivot
+
+
+def _trimmed(view: PreparedRadiograph, valid: np.ndarray, projected: tuple[np.ndarray, np.ndarray]):
+    """(X-ray, valid pixels (S, rows, columns), images and Jacobians) without what is valid at no start."""
+    boxes = ndimage.find_objects(valid.any(axis=0).astype(np.uint8))
+    if not boxes:
+        return view, valid, projected
+    rows, columns = boxes[0]
+    camera = view.camera.cropped(
+        columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+    )
+    cut = PreparedRadiograph(view.image[rows, columns], view.valid[rows, columns], camera, view.name)
+    return (
+        cut,
+        valid[:, rows, columns],
+        tuple(np.ascontiguousarray(one[:, rows, columns]) for one in projected),
+    )
 
 
 def _rays(camera: Camera) -> np.ndarray:
@@ -210,8 +280,12 @@ def around_object(
 
 def near_object(volume, camera, T_lps_to_world: np.ndarray, window_px: int) -> np.ndarray:
     """(S, rows, columns) bool: pixels whose window meets the projected object."""
-    shadow = project(volume, camera, T_lps_to_world) > 0
-    return maximum_filter(shadow, size=(1, window_px, window_px))
+    return near_shadow(project(volume, camera, T_lps_to_world) > 0, window_px)
+
+
+def near_shadow(shadow: np.ndarray, window_px: int) -> np.ndarray:
+    """(S, rows, columns) bool: pixels whose window meets a shadow (S, rows, columns)."""
+    return ndimage.maximum_filter(shadow, size=(1, window_px, window_px))
 
 
 def comparable_pixels(

@@ -28,14 +28,14 @@ def reliability(radiograph: PreparedRadiograph, level: Level) -> float:
     """
     view = at_level(radiograph, level.pixels)
     rows, columns = view.image.shape
-    white = np.indices(radiograph.image.shape).sum(axis=0) % 2 == 0
+    down, across = (np.arange(size) for size in radiograph.image.shape)
+    white = (down[:, None] + across) % 2 == 0
     halves = []
     for squares in (white, ~white):
         used = radiograph.valid & squares
         total = area_average(np.where(used, radiograph.image, 0), columns, rows)
         halves.append(total / np.maximum(area_average(used, columns, rows), 1e-6))
-    no_motion = np.zeros((1, 6, rows, columns), np.float32)
     residual = LocalResidual(halves[0], view.valid[None], level.window_px)
-    difference, _ = residual(halves[1][None], no_motion, np.zeros(1, dtype=int))
-    half = max(0.0, 1 - float(np.sum(difference**2, dtype=np.float64)) / 2)
+    one, other = residual.images(halves[1][None], np.zeros(1, dtype=int))
+    half = max(0.0, float(np.sum(one * other, dtype=np.float64)))
     return 2 * half / (1 + half)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.evaluation.cases import CaseSource, digest
+from SOPIRegistrationLib.evaluation.bent import BentCases
+from SOPIRegistrationLib.evaluation.cases import CaseSource, TruthDeviation, digest
 from SOPIRegistrationLib.evaluation.figures import COLUMNS
 from SOPIRegistrationLib.evaluation.listed import (
     COLUMNS as LISTED_COLUMNS,
@@ -28,16 +29,14 @@ from SOPIRegistrationLib.evaluation.listed import (
     read_cases_file,
 )
 from SOPIRegistrationLib.evaluation.methods import (
-    BASELINE_PIXELS,
     METHODS,
     NETWORKS,
-    Estimate,
     EvaluatedMethod,
-    Problem,
-    by_pipeline,
+    Pipeline,
     require_methods,
     runnable_methods,
 )
+from SOPIRegistrationLib.evaluation.problem import BASELINE_PIXELS, Estimate, Problem
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, START_PROTOCOLS
 from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, default_workers
 from SOPIRegistrationLib.evaluation.simulated import (
@@ -118,8 +117,10 @@ _VARIANT = {
     "refine": _TEXT,
     "weights": _TABLE,
     "mirrored": _one_of(("auto", "yes", "no")),
+    "expected": _one_of(("nominal view", "start")),
     "summary": _TEXT,
 }
+_PIPELINE = ("method", "init", "refine", "mirrored", "expected")
 _XRAY = dict.fromkeys(LISTED_COLUMNS, _TEXT)
 _SIMULATED = {
     "protocol": _one_of(PROTOCOLS),
@@ -137,13 +138,31 @@ _SIMULATED = {
     "stranger": _one_of(STRANGERS),
     "region": _one_of((LUMBAR, *REGIONS)),
     "bone": _whole(1),
+    "bone_mm": _LENGTH,
     "views": _whole(1),
     "told_view": _one_of(NOMINAL_VIEWS),
     "ct_scale_percent": _LENGTH,
     "geometry_error": _table_of(_OF_GEOMETRY),
     "geometry_tolerance": _table_of(_OF_GEOMETRY),
 }
-_LISTED = {"cases_file": _TEXT, "xrays": _TABLES, "starts": _table_of(_STARTS)}
+_BENT = {
+    "chain": _Kind(
+        "a list of two labels or more",
+        lambda value: isinstance(value, list) and len(value) > 1 and all(map(_is_whole, value)),
+    ),
+    "label_maps": _NAMES,
+    "turn_deg": _SPREAD,
+    "shift_mm": _SPREAD,
+}
+# Of simulated cases only these go with bent ones.
+_OF_BENT = ("ct", "labels", "views", "pixels", "detector")
+_OF_TRUTH = dict.fromkeys((one.name for one in fields(TruthDeviation)), _SPREAD)
+_LISTED = {
+    "cases_file": _TEXT,
+    "xrays": _TABLES,
+    "starts": _table_of(_STARTS),
+    "truth_deviation": _table_of(_OF_TRUTH),
+}
 _GROUP = {
     "name": _TEXT,
     "methods": _NAMES,
@@ -151,6 +170,7 @@ _GROUP = {
     "first": _whole(0),
     "seed": _whole(0),
     "within": _TABLE,
+    "bent": _table_of(_BENT),
     **_SIMULATED,
     **_LISTED,
 }
@@ -277,12 +297,12 @@ class _Reader:
         for network, file in weights.items():
             if not file.is_file():
                 raise InputError(f"{self._where}{of}: weights of {network}, {file}, do not exist: train them")
-        settings = {key: table[key] for key in ("method", "init", "refine", "mirrored") if key in table}
+        settings = {key: table[key] for key in _PIPELINE if key in table}
         settings |= {f"weights of {network}": digest(file) for network, file in weights.items()}
         if "method" in table:
-            if {"init", "refine", "mirrored"} & table.keys():
+            if set(_PIPELINE[1:]) & table.keys():
                 raise InputError(
-                    f"{self._where}{of} has a method, and init, refine or mirrored: give one of both"
+                    f"{self._where}{of} has a method, and {', '.join(_PIPELINE[1:])}: give one of both"
                 )
             base = METHODS[table["method"]]
             summary = table.get("summary", base.summary)
@@ -296,7 +316,8 @@ class _Reader:
         except InputError as error:
             raise InputError(f"{self._where}{of}: {error}") from None
         start = None if init == GIVEN else init
-        solve = partial(by_pipeline, init=start, refine=refine, mirrored=mirrored)
+        expected = table.get("expected", "nominal view")
+        solve = Pipeline(start, refine, mirrored=mirrored, expected=expected)
         summary = table.get("summary", f"--init {init} --refine {refine}")
         return EvaluatedMethod(name, summary, partial(_with_weights, solve=solve, weights=weights)), settings
 
@@ -331,6 +352,8 @@ class _Reader:
     def _source(self, table: dict, of: str) -> CaseSource:
         listed = [key for key in _LISTED if key in table]
         simulated = [key for key in _SIMULATED if key in table]
+        if "bent" in table:
+            return self._bent(table, of)
         if not listed:
             return self._simulated(table, of)
         if simulated:
@@ -340,17 +363,30 @@ class _Reader:
         starts = None
         if "starts" in table:
             starts = self._starts(table["starts"], table.get("seed", 1), of)
+        deviation = self._truth_deviation(table, of)
         if "cases_file" in table:
             if "xrays" in table:
                 raise InputError(f"{self._where}{of}: give cases_file or xrays, not both")
-            return read_cases_file(self._file(table["cases_file"]), starts)
+            source = read_cases_file(self._file(table["cases_file"]), starts)
+            return replace(source, truth_deviation=deviation)
         if "xrays" not in table:
             raise InputError(f"{self._where}{of}: starts are for cases of your own: give cases_file or xrays")
         rows = []
         for number, row in enumerate(table["xrays"], 1):
             self._check(row, _XRAY, f"{of}, X-ray {number}")
             rows.append((f"X-ray {number}", row))
-        return listed_cases(self._path or Path("options"), rows, starts)
+        source = listed_cases(self._path or Path("options"), rows, starts)
+        return replace(source, truth_deviation=deviation)
+
+    def _truth_deviation(self, table: dict, of: str) -> TruthDeviation | None:
+        given = table.get("truth_deviation")
+        if given is None:
+            return None
+        self._check(given, _OF_TRUTH, f"{of}, truth_deviation")
+        missing = [key for key in _OF_TRUTH if key not in given]
+        if missing:
+            raise InputError(f"{self._where}{of}: truth_deviation has no {missing[0]}: give it")
+        return TruthDeviation(**given)
 
     def _starts(self, table: dict, seed: int, of: str) -> Starts:
         self._check(table, _STARTS, f"{of}, starts")
@@ -362,6 +398,26 @@ class _Reader:
         if bounds:
             return BoundedStarts(table["number"], table["angle_deg"], table["shift_mm"], seed)
         return DrawnStarts(table["number"], table.get("protocol", "paper"), seed)
+
+    def _bent(self, table: dict, of: str) -> BentCases:
+        self._check(table["bent"], _BENT, f"{of}, bent")
+        for key in (*_SIMULATED, *_LISTED):
+            if key in table and key not in _OF_BENT:
+                raise InputError(f"{self._where}{of}: {key} does not go with bent: leave it out")
+        given = {key: table[key] for key in ("views", "pixels", "seed") if key in table} | table["bent"]
+        cts = tuple(self._existing(file, "CT") for file in table.get("ct", ()))
+        maps = tuple(self._existing(file, "label map") for file in given.pop("label_maps", ()))
+        if len(maps) != (0 if table.get("labels") else len(cts)):
+            raise InputError(
+                f"{self._where}{of}: bent has {len(maps)} label maps for {len(cts)} CTs: give one for each, "
+                "or labels = true where ct names label maps of bones"
+            )
+        if "detector" in table:
+            self._check(table["detector"], _DETECTOR, f"{of}, detector")
+            given["detector"] = Detector(**table["detector"])
+        if "chain" in given:
+            given["chain"] = tuple(given["chain"])
+        return BentCases(cts=cts, label_maps=maps, **given)
 
     def _simulated(self, table: dict, of: str) -> SimulatedCases:
         given = {key: table[key] for key in _SIMULATED if key in table}

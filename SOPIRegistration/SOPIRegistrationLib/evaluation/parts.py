@@ -1,6 +1,6 @@
 """Parts of a registration by themselves, unverified: what a study asks of one stage alone.
 
-Each takes what :class:`~SOPIRegistrationLib.evaluation.methods.Problem` holds and returns a pose (4, 4)
+Each takes what :class:`~SOPIRegistrationLib.evaluation.problem.Problem` holds and returns a pose (4, 4)
 T_lps_to_world, mm.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, Run, compared_target
+from SOPIRegistrationLib.evaluation.problem import Problem
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.projector.physics import Beam
 from SOPIRegistrationLib.refine.beam import with_beam
@@ -22,7 +23,7 @@ from SOPIRegistrationLib.refine.coarse_to_fine import fine
 BELIEVED_BEAM = Beam(70)
 
 
-def first_answer(problem, report: Report, *, weights: Path | None) -> np.ndarray:
+def first_answer(problem: Problem, report: Report, *, weights: Path | None) -> np.ndarray:
     """The pose of which a pose network is surest when it has compared the X-ray with all its views.
 
     Args:
@@ -63,7 +64,7 @@ def learned_alone(
         return refined(network, objective, start, centre, report=report).T[0]
 
 
-def fine_levels(problem, report: Report, *, physics: bool, plain: bool) -> np.ndarray:
+def fine_levels(problem: Problem, report: Report, *, physics: bool, plain: bool) -> np.ndarray:
     """The fine levels of a refinement, from the start pose alone.
 
     Args:

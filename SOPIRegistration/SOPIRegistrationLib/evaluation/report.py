@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +11,7 @@ from SOPIRegistrationLib.compare import compared_target
 from SOPIRegistrationLib.compare.objective import compared_view
 from SOPIRegistrationLib.evaluation.cases import CaseSource, EvaluationCase
 from SOPIRegistrationLib.evaluation.figures import pose_of_row
+from SOPIRegistrationLib.evaluation.page import Shown, page_of
 from SOPIRegistrationLib.evaluation.plots import plots
 from SOPIRegistrationLib.evaluation.results import Results
 from SOPIRegistrationLib.evaluation.runner import Evaluation
@@ -53,18 +51,11 @@ def write_report(evaluation: Evaluation, results: Results) -> list[str]:
     shown = []
     for group in evaluation.groups:
         shown += _galleries(group.source, groups[group.name])
-    write_whole(folder / PAGE, _page(text, pictures, shown))
+    write_whole(folder / PAGE, page_of(text, pictures, shown))
     return [TABLE, *pictures, PAGE]
 
 
-@dataclass(frozen=True)
-class _Shown:
-    method: str
-    caption: str
-    picture: bytes
-
-
-def _galleries(source: CaseSource, series: Sequence[Series]) -> list[_Shown]:
+def _galleries(source: CaseSource, series: Sequence[Series]) -> list[Shown]:
     """Best, median and worst case of each method: X-ray, start and end."""
     chosen = []
     for one in series:
@@ -87,7 +78,7 @@ def _galleries(source: CaseSource, series: Sequence[Series]) -> list[_Shown]:
         if case is None or case.number != numbers[index]:
             case = source.make(numbers[index])
         as_found = case.turned_over() if row["found_mirrored"] == "1" else case
-        shown[index] = _Shown(label, _caption(word, row), _strip(as_found, row))
+        shown[index] = Shown(label, _caption(word, row), _strip(as_found, row))
     return [shown[index] for index in range(len(chosen))]
 
 
@@ -146,76 +137,3 @@ def _png_of_pixels(pixels: np.ndarray) -> bytes:
     stream = io.BytesIO()
     imsave(stream, np.ascontiguousarray(pixels), format="png")
     return stream.getvalue()
-
-
-_STYLE = (
-    "body{font:15px/1.5 sans-serif;max-width:1300px;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;font-size:13px}td,th{border:1px solid #ccc;padding:3px "
-    "8px;text-align:left}th{background:#f2f2f2}img{max-width:100%}figure{margin:.5em 0 "
-    "1.2em}figcaption{font-size:13px;color:#555}.wide{overflow-x:auto}"
-)
-
-
-def _page(text: str, plots: dict[str, bytes], shown: Sequence[_Shown]) -> str:
-    """One HTML page that needs no other file."""
-    parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>',
-        f"<style>{_STYLE}</style></head>",
-        "<body>",
-        *_html_of_markdown(text),
-    ]
-    if plots:
-        parts.append("<h2>Plots</h2>")
-        parts += [_figure(picture, name) for name, picture in plots.items()]
-    if shown:
-        parts.append("<h2>Best, median and worst cases</h2>")
-        parts.append(
-            "<p>X-ray; X-ray (blue) and DRR (orange) at the start and at the end, gray where they agree; "
-            "edges of the DRR at the end on the X-ray.</p>"
-        )
-    for method in dict.fromkeys(one.method for one in shown):
-        parts.append(f"<h3>{html.escape(method)}</h3>")
-        parts += [_figure(one.picture, one.caption) for one in shown if one.method == method]
-    return "\n".join([*parts, "</body></html>"]) + "\n"
-
-
-def _figure(picture: bytes, caption: str) -> str:
-    data = base64.b64encode(picture).decode("ascii")
-    text = html.escape(caption)
-    image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
-
-
-def _html_of_markdown(text: str) -> list[str]:
-    """Headings, lists, tables and paragraphs: what :func:`table` writes."""
-    parts: list[str] = []
-    kind = ""
-    for line in text.splitlines():
-        now = "table" if line.startswith("|") else "ul" if line.startswith("- ") else ""
-        if kind and now != kind:
-            parts.append("</table></div>" if kind == "table" else "</ul>")
-        if now and now != kind:
-            parts.append('<div class="wide"><table>' if now == "table" else "<ul>")
-        if now == "table":
-            cells = [html.escape(cell.strip()) for cell in line.strip("|").split("|")]
-            if not all(cell == "---" for cell in cells):
-                tag = "td" if kind == "table" else "th"
-                parts.append("<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>")
-        elif now == "ul":
-            parts.append(f"<li>{_inline(line[2:])}</li>")
-        elif line.startswith("#"):
-            level = len(line) - len(line.lstrip("#"))
-            parts.append(f"<h{level}>{_inline(line[level:].strip())}</h{level}>")
-        elif line:
-            parts.append(f"<p>{_inline(line)}</p>")
-        kind = now
-    if kind:
-        parts.append("</table></div>" if kind == "table" else "</ul>")
-    return parts
-
-
-def _inline(text: str) -> str:
-    """Escaped, with `code` between backquotes."""
-    pieces = html.escape(text).split("`")
-    return "".join(f"<code>{piece}</code>" if i % 2 else piece for i, piece in enumerate(pieces))

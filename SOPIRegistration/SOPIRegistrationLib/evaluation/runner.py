@@ -18,16 +18,8 @@ from SOPIRegistrationLib.errors import Cancelled, InputError, line_of
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.evaluation.cases import CaseSource, EvaluationCase, digest
 from SOPIRegistrationLib.evaluation.figures import end_figures, judgement_figures, start_figures
-from SOPIRegistrationLib.evaluation.methods import (
-    BASELINE_PIXELS,
-    INITIAL,
-    METHODS,
-    NETWORKS,
-    Estimate,
-    EvaluatedMethod,
-    Problem,
-    weights_file,
-)
+from SOPIRegistrationLib.evaluation.methods import INITIAL, METHODS, NETWORKS, EvaluatedMethod, weights_file
+from SOPIRegistrationLib.evaluation.problem import BASELINE_PIXELS, Estimate, Problem
 from SOPIRegistrationLib.evaluation.results import Results, Row, weights_setting
 from SOPIRegistrationLib.progress import Progress
 from SOPIRegistrationLib.subject import Subject
@@ -253,6 +245,8 @@ def solved(
             evaluation.seed + case.number,
             evaluation.weights,
             evaluation.baseline_pixels,
+            case.body,
+            case.several,
         )
         if not cold and task.method != INITIAL:
             _warm_up(task.method, method, problem)
@@ -261,7 +255,7 @@ def solved(
         if cold:
             figures["seconds_first"] = seconds
             estimate, seconds = _timed(method, problem, evaluation.timeout_s)
-        figures["seconds"] = seconds
+        figures["seconds"] = seconds if estimate.seconds is None else estimate.seconds
         tell(PREPARING)
         figures |= judgement_figures(case, estimate)
         if estimate.result is not None and estimate.result.mirrored:

@@ -48,7 +48,10 @@ class Camera:
             raise ValueError("K must be [[fx, skew, cu], [0, fy, cv], [0, 0, 1]] in pixels")
         K = K / K[2, 2]
         if not (K[0, 0] > 0 and K[1, 1] > 0):
-            raise ValueError("K must have positive focal lengths fx and fy: a camera looks along +z")
+            raise ValueError(
+                "K must have positive focal lengths fx and fy: columns are counted to the right, rows down, "
+                "and a camera looks along +z (give R and t of such axes, too)"
+            )
         if T.shape != (4, 4) or not np.isfinite(T).all():
             raise ValueError("T_world_to_camera must be a finite 4x4 matrix in mm")
         rotation = T[:3, :3]

@@ -8,6 +8,9 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.dicom_values import values_from_dicom
+from SOPIRegistrationLib.geometry.rays import meeting_point
+from SOPIRegistrationLib.geometry.se3 import transform_points
+from SOPIRegistrationLib.geometry.tags_not_followed import tags_not_followed
 from SOPIRegistrationLib.geometry.views import LEAST_FACING, NOMINAL_VIEWS, direction_lps, nominal_view
 
 # The largest flat detectors and films are 43 cm wide, stitched long-leg images longer; the smallest show a
@@ -16,7 +19,11 @@ _LARGEST_FIELD_MM, _SMALLEST_FIELD_MM = 450.0, 20.0
 _DETECTOR_DISTANCES_MM = 250.0, 3000.0
 # Cone angle of the widest X-ray systems, between opposite sides of the image.
 _WIDEST_CONE_DEG = 45.0
-_SQUARE, _SAME_SIZE = 1.05, 1.1
+_SQUARE, _SAME_SIZE, _EXCHANGED = 1.05, 1.1, 0.02
+_MOST_SKEW = 0.01
+# Where cameras that look at one object meet, before their sources; how far their middle rays may be from
+# there, of half the field.
+_MEETING_MM, _PASSING = (150.0, 5000.0), 0.15
 _NEARLY_SAME_VIEW_DEG = 30.0
 
 
@@ -39,8 +46,45 @@ def contradictions(
     camera = camera or geometry.camera
     found = _of_size(camera, image_shape) + _of_field(camera) + _of_distances(geometry, camera)
     if metadata:
-        found += _of_tags(geometry, camera, metadata)
+        found += _of_tags(geometry, camera, metadata) + tags_not_followed(geometry, camera, metadata)
     return found
+
+
+def contradictions_of_set(geometry: CArmGeometry) -> list[str]:
+    """As :func:`contradictions`, of where the cameras of a calibration stand; none of a single C-arm."""
+    cameras = geometry.cameras
+    meeting = meeting_point(cameras, [((one.width - 1) / 2, (one.height - 1) / 2) for one in cameras])
+    if meeting is None:
+        return _of_origin(geometry.camera) if len(cameras) == 1 else []
+    depths = [float(transform_points(one.T_world_to_camera, meeting.point)[2]) for one in cameras]
+    remedy = "is R transposed, or t the place of the source? x_camera = R x_world + t"
+    if min(depths) <= 0:
+        behind = cameras[int(np.argmin(depths))].name
+        return [f"the rays of the images' middles meet behind the source of camera {behind}: {remedy}"]
+    found = []
+    fields = [depth * one.width / 2 / one.K[0, 0] for depth, one in zip(depths, cameras, strict=True)]
+    if meeting.apart_mm > _PASSING * min(fields):
+        found.append(
+            f"the cameras look past each other, their images' middle rays {meeting.apart_mm:.0f} mm from one "
+            f"point: {remedy}"
+        )
+    if not _MEETING_MM[0] < min(depths) or max(depths) > _MEETING_MM[1]:
+        near = ", ".join(f"{depth:.3g}" for depth in depths)
+        found.append(
+            f"the cameras look at a place {near} mm before their sources, X-ray systems at one of "
+            f"{_MEETING_MM[0]:g} to {_MEETING_MM[1]:g}: lengths in another unit than mm?"
+        )
+    return found
+
+
+def _of_origin(camera: Camera) -> list[str]:
+    """Of a camera calibrated alone, for the calibration object stood where the patient will."""
+    distance = float(np.linalg.norm(camera.T_world_to_camera[:3, 3]))
+    if distance == 0 or _MEETING_MM[0] < distance < _MEETING_MM[1]:
+        return []
+    return [
+        f"the calibration's origin is {distance:.3g} mm from the source: lengths in another unit than mm?"
+    ]
 
 
 def _of_size(camera: Camera, image_shape) -> list[str]:
@@ -62,7 +106,26 @@ def _of_size(camera: Camera, image_shape) -> list[str]:
             f"the principal point ({u:.1f}, {v:.1f}) lies outside the image: right for a crop of a larger "
             "detector only"
         )
+    elif camera.width != camera.height and _is_exchanged(camera):
+        found.append(
+            f"the principal point ({u:.1f}, {v:.1f}) would be the middle if rows and columns were exchanged"
+        )
+    elif camera.is_off_centre:
+        found.append(
+            f"the principal point ({u:.1f}, {v:.1f}) lies far from the image's middle: right for a crop of a "
+            "larger detector only; K in mm, or of an image of another size?"
+        )
+    if abs(camera.K[0, 1]) > _MOST_SKEW * camera.K[0, 0]:
+        found.append(
+            f"the pixels are skewed ({camera.K[0, 1]:.3g} of {camera.K[0, 0]:.4g} px), those of detectors "
+            "are not: a matrix written by columns?"
+        )
     return found
+
+
+def _is_exchanged(camera: Camera) -> bool:
+    middle = np.array([camera.height - 1, camera.width - 1]) / 2
+    return bool((np.abs(camera.K[:2, 2] - middle) < _EXCHANGED * middle).all())
 
 
 def _of_field(camera: Camera) -> list[str]:
@@ -111,6 +174,7 @@ def _of_tags(geometry: CArmGeometry, camera: Camera, metadata: dict) -> list[str
             "FieldOfViewDimensions",
             "IntensifierSize",
             "FieldOfViewRotation",
+            "PixelAspectRatio",
         )
         if key in metadata
     }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.rt_image import PATIENT_POSITIONS, principal_point, view_of_gantry
 from SOPIRegistrationLib.geometry.tolerances import DICOM_TOLERANCES, SourceTolerances
 from SOPIRegistrationLib.geometry.values import Values
 from SOPIRegistrationLib.geometry.views import is_direction, nominal_view_from_angles, view_of_orientation
@@ -36,10 +37,35 @@ _NAMES = {
     "PositionerPrimaryAngle": "Positioner Primary Angle (0018,1510)",
     "PositionerSecondaryAngle": "Positioner Secondary Angle (0018,1511)",
     "ViewPosition": "View Position (0018,5101)",
+    "ViewCodeSequence": "View Code Sequence (0054,0220)",
     "PatientOrientation": "Patient Orientation (0020,0020)",
+    "PatientPosition": "Patient Position (0018,5100)",
+    "RTImageSID": "RT Image SID (3002,0026)",
+    "RadiationMachineSAD": "Radiation Machine SAD (3002,0022)",
+    "ImagePlanePixelSpacing": "Image Plane Pixel Spacing (3002,0011)",
+    "RTImagePlane": "RT Image Plane (3002,000C)",
+    "RTImagePosition": "RT Image Position (3002,0012)",
+    "RTImageOrientation": "RT Image Orientation (3002,0010)",
+    "XRayImageReceptorTranslation": "X-Ray Image Receptor Translation (3002,000D)",
+    "XRayImageReceptorAngle": "X-Ray Image Receptor Angle (3002,000E)",
+    "GantryAngle": "Gantry Angle (300A,011E)",
+    "PatientSupportAngle": "Patient Support Angle (300A,0122)",
+    "PositionerIsocenterPrimaryAngle": "Positioner Isocenter Primary Angle (0018,9463)",
+    "PixelAspectRatio": "Pixel Aspect Ratio (0028,0034)",
 }
 # View Position: the side towards the detector for the laterals, the beam's way for the others.
 _VIEWS = {"AP": "AP", "PA": "PA", "LL": "LLAT", "RL": "RLAT", "LLAT": "LLAT", "RLAT": "RLAT"}
+# SNOMED CT's and SNOMED-RT's codes of the same (PS3.16 CID 4010).
+_VIEW_CODES = {
+    "399348003": "AP",
+    "R-10206": "AP",
+    "272479007": "PA",
+    "R-10214": "PA",
+    "399173006": "LLAT",
+    "R-10236": "LLAT",
+    "399198007": "RLAT",
+    "R-10232": "RLAT",
+}
 # Spacings that come from the size of a field or film, not from the detector's pitch, in percent.
 _FIELD_PERCENT, _INTENSIFIER_PERCENT = 2.0, 5.0
 # Detectors have square pixels; a field is known to the millimetre.
@@ -62,6 +88,8 @@ def values_from_dicom(
         image_name: the image's name, for messages.
     """
     tags = _Tags(metadata, image_name)
+    if "RTImageSID" in metadata or "ImagePlanePixelSpacing" in metadata:
+        return _values_of_rt_image(tags), DICOM_TOLERANCES
     values: Values = {}
     sod = tags.first("sod_mm", "DistanceSourceToPatient", "DistanceSourceToIsocenter")
     sdd = tags.first("sdd_mm", "DistanceSourceToDetector")
@@ -115,6 +143,13 @@ class _Tags:
         if found is None or (not isinstance(found, str) and len(found) == 1):
             return found and found[0]
         return self.unusable(keyword, "one angle in degrees", "view")
+
+    def signed(self, keyword: str, count: int, gives: str) -> np.ndarray | InputError | None:
+        """So many finite numbers, or more of which the first count."""
+        found = self._numbers(keyword, signed=True)
+        if isinstance(found, str) or (found is not None and len(found) < count):
+            return self.unusable(keyword, f"{count} numbers", gives)
+        return None if found is None else np.array(found[:count])
 
     def pair(self, keyword: str, gives: str) -> np.ndarray | InputError | None:
         """Two numbers (row, column)."""
@@ -232,14 +267,24 @@ def _spacing_of_field(tags: _Tags, shape: tuple[int, int]):
                 spacing = exchanged
             return (spacing, f"{source} over rows and columns"), _FIELD_PERCENT
         # One value is a diameter, or the edge of a square, along the longer side of the image.
-        return (np.full(2, size[0] / max(rows, columns)), f"{source} over the columns"), _FIELD_PERCENT
+        return (_across(tags, size[0], shape), f"{source} over the columns"), _FIELD_PERCENT
     diameter = tags.number("IntensifierSize", "pixel_spacing_mm")
     if diameter is None:
         return None
     source = f"DICOM {_NAMES['IntensifierSize']} over the columns"
     if isinstance(diameter, InputError):
         return (diameter, source), _INTENSIFIER_PERCENT
-    return (np.full(2, diameter / max(rows, columns)), source), _INTENSIFIER_PERCENT
+    return (_across(tags, diameter, shape), source), _INTENSIFIER_PERCENT
+
+
+def _across(tags: _Tags, size_mm: float, shape: tuple[int, int]) -> np.ndarray | InputError:
+    """(row, column) spacing, mm, where a length is the longer side's; pixels as high as their aspect says."""
+    aspect = tags.pair("PixelAspectRatio", "pixel_spacing_mm")
+    if isinstance(aspect, InputError):
+        return aspect
+    high = 1.0 if aspect is None else aspect[0] / aspect[1]
+    rows, columns = shape
+    return np.array([high, 1.0]) * size_mm / max(rows * high, columns)
 
 
 def _are_square(spacing: np.ndarray) -> bool:
@@ -267,11 +312,9 @@ def _view(tags: _Tags) -> Values:
         said = f"{secondary:g}" if secondary is not None else "none, taken as 0"
         rotation = nominal_view_from_angles(primary, secondary or 0.0)
         return {**values, "view": (rotation, f"DICOM positioner angles {primary:g} and {said} deg")}
-    position = tags.text("ViewPosition")
-    if position in _VIEWS:
-        return {**values, "view": (_VIEWS[position], "DICOM View Position")}
-    if position:
-        return {**values, "view": (tags.unusable("ViewPosition", "AP, PA, LL or RL", "view"), "DICOM")}
+    stated = _stated_view(tags)
+    if stated is not None:
+        return {**values, "view": stated}
     if orientation:
         view = view_of_orientation(orientation) if usable else None
         if view is None:
@@ -281,4 +324,77 @@ def _view(tags: _Tags) -> Values:
             )
             return {**values, "view": (error, "DICOM")}
         return {**values, "view": (view, "default for DICOM Patient Orientation")}
+    if tags.text("PositionerIsocenterPrimaryAngle"):
+        error = InputError(
+            f"{tags.image_name} tells the C-arm's angles against the room alone "
+            f"({_NAMES['PositionerIsocenterPrimaryAngle']}), not against the patient: {_ASK_VIEW}"
+        )
+        return {**values, "view": (error, "DICOM")}
     return values
+
+
+def _stated_view(tags: _Tags) -> tuple[str | InputError, str] | None:
+    """The view that a radiographer's tags name, an error where they name another; None without them."""
+    position, code = tags.text("ViewPosition"), tags.text("ViewCodeSequence")
+    if position in _VIEWS:
+        return _VIEWS[position], "DICOM View Position"
+    if code.partition("\\")[0] in _VIEW_CODES:
+        return _VIEW_CODES[code.partition("\\")[0]], "DICOM View Code"
+    for keyword, written in (("ViewPosition", position), ("ViewCodeSequence", code)):
+        if written:
+            return tags.unusable(keyword, "AP, PA, left or right lateral", "view"), "DICOM"
+    return None
+
+
+def _values_of_rt_image(tags: _Tags) -> Values:
+    """Values of an RT image, which has tags of its own for all."""
+    values: Values = {}
+    for name, keyword in (("sdd_mm", "RTImageSID"), ("sod_mm", "RadiationMachineSAD")):
+        if (value := tags.number(keyword, name)) is not None:
+            values[name] = value, f"DICOM {_NAMES[keyword]}"
+    spacing = tags.pair("ImagePlanePixelSpacing", "pixel_spacing_mm")
+    if spacing is not None:
+        values["pixel_spacing_mm"] = spacing, f"DICOM {_NAMES['ImagePlanePixelSpacing']}"
+    key = "principal_point_px"
+    position = tags.signed("RTImagePosition", 2, key)
+    receptor = tags.signed("XRayImageReceptorTranslation", 2, key)
+    if position is not None and isinstance(spacing, np.ndarray):
+        errors = [one for one in (position, receptor, _odd_plane(tags)) if isinstance(one, InputError)]
+        shift = np.zeros(2) if receptor is None else receptor
+        point = errors[0] if errors else principal_point(position, spacing, shift)
+        values[key] = point, f"DICOM {_NAMES['RTImagePosition']}"
+    values["view"] = _view_of_rt_image(tags)
+    return values
+
+
+def _odd_plane(tags: _Tags) -> InputError | None:
+    """What is wrong with an image plane that is not perpendicular to the beam, or not stored as usual."""
+    if tags.text("RTImagePlane") == "NON_NORMAL":
+        return tags.unusable("RTImagePlane", "NORMAL", "K")
+    orientation = tags.signed("RTImageOrientation", 6, "K")
+    usual = [1, 0, 0, 0, -1, 0]
+    if orientation is None or (
+        isinstance(orientation, np.ndarray) and np.allclose(orientation, usual, atol=1e-3)
+    ):
+        return None
+    return tags.unusable("RTImageOrientation", "1\\0\\0\\0\\-1\\0", "K")
+
+
+def _view_of_rt_image(tags: _Tags) -> tuple[np.ndarray | InputError, str]:
+    gantry, support, receptor = (
+        tags.angle(keyword) for keyword in ("GantryAngle", "PatientSupportAngle", "XRayImageReceptorAngle")
+    )
+    position = tags.text("PatientPosition")
+    for angle in (gantry, support, receptor):
+        if isinstance(angle, InputError):
+            return angle, UNREADABLE_ANGLES
+    if gantry is None:
+        return InputError(f"{tags.image_name} lacks {_NAMES['GantryAngle']}: {_ASK_VIEW}"), "DICOM"
+    if position not in PATIENT_POSITIONS:
+        return tags.unusable("PatientPosition", ", ".join(PATIENT_POSITIONS), "view"), "DICOM"
+    if receptor:
+        return tags.unusable("XRayImageReceptorAngle", "0", "view"), "DICOM"
+    source = (
+        f"DICOM gantry angle {gantry:g} and patient support angle {support or 0:g} deg, patient {position}"
+    )
+    return view_of_gantry(gantry, support or 0.0, position), source

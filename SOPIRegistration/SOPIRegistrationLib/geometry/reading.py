@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import json
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.geometry.calibrations import FORMATS, camera_names, read_calibration
+from SOPIRegistrationLib.geometry.calibrations import FORMATS, camera_names, opencv, read_calibration
 from SOPIRegistrationLib.geometry.presets import PRESETS
 from SOPIRegistrationLib.geometry.values import (
     CALIBRATION_KEYS,
@@ -21,6 +25,7 @@ from SOPIRegistrationLib.geometry.values import (
 
 # Pictures and volumes that lie beside calibrations are not read as text.
 _LARGEST_CALIBRATION = 1_000_000
+_UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 _FORMS = (
     '{"sdd_mm", "pixel_spacing_mm": [row, column], "principal_point_px", "sod_mm", "view"}, {"K": 3x3} or '
     '{"cameras": [{"name", "K", "R", "t", "width", "height"}]}'
@@ -41,7 +46,7 @@ def read_entry(path: Path, image_shape: tuple[int, int] | None, tags: Values) ->
     if path.is_dir():
         return _read_folder(path, image_shape, tags)
     text = _read_text(path)
-    if not text.lstrip("\ufeff \r\n\t").startswith(("{", "[")):
+    if not text.lstrip("\ufeff \r\n\t").startswith(("{", "[")) or opencv.recognises(text):
         given = _given(image_shape, tags)
         found = read_calibration(text, path, given)
         if found is not None:
@@ -124,26 +129,44 @@ def _filled(entry: dict, given: dict) -> dict:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(
             f"geometry file {path} does not exist, nor is it a preset ({preset_names()})"
         ) from None
     except OSError as error:
         raise InputError(f"geometry file {path} cannot be read: {error.strerror or error}") from None
-    except ValueError:
-        raise InputError(f"geometry file {path} is not text: use {_FORMS} or {_format_names()}") from None
+    encodings = ("utf-16",) if content.startswith(_UTF_16) else ("utf-8-sig", "cp1252")
+    for encoding in encodings if b"\0" not in content or encodings == ("utf-16",) else ():
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    raise InputError(f"geometry file {path} is not text: use {_FORMS} or {_format_names()}")
 
 
 def _json_object(text: str, path: Path) -> dict:
     try:
-        entry = json.loads(text.lstrip("\ufeff"))
-    except (ValueError, RecursionError):
+        entry = json.loads(text, object_pairs_hook=partial(_without_doubles, path))
+    except RecursionError:
+        raise InputError(f"geometry file {path} is nested too deeply: use {_FORMS}") from None
+    except json.JSONDecodeError as error:
+        if text.lstrip().startswith(("{", "[", "//", "#")):
+            raise InputError(
+                f"geometry file {path} is not JSON, line {error.lineno}: {error.msg} (comments, and commas "
+                "after the last value, are no part of JSON)"
+            ) from None
         raise InputError(
             f"geometry file {path} is not JSON, nor of another known format ({_format_names()}): use {_FORMS}"
         ) from None
     if not isinstance(entry, dict):
         raise InputError(f"geometry file {path} is not a JSON object: use {_FORMS}")
+    return entry
+
+
+def _without_doubles(path: Path, pairs: list[tuple[str, Any]]) -> dict:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise InputError(f"geometry file {path} has '{name}' twice: leave one")
     return entry
 
 

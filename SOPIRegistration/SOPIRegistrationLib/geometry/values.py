@@ -53,7 +53,7 @@ def array_of(values: Values, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if isinstance(value, InputError):
         raise value
     try:
-        array = np.asarray(value, dtype=np.float64)
+        array = _as_numbers(value)
     except (TypeError, ValueError, OverflowError):
         array = np.empty(0)
     if array.shape != shape or not np.isfinite(array).all():
@@ -70,7 +70,7 @@ def positive(values: Values, name: str, shape: tuple[int, ...] = ()) -> Any:
     if isinstance(value, InputError):
         raise value
     try:
-        array = np.asarray(value, dtype=np.float64)
+        array = _as_numbers(value)
         usable = array.shape == shape and np.isfinite(array).all() and (array > 0).all()
     except (TypeError, ValueError, OverflowError):
         usable = False
@@ -78,3 +78,16 @@ def positive(values: Values, name: str, shape: tuple[int, ...] = ()) -> Any:
         count = "two positive numbers [row, column]" if shape else "a positive number"
         raise InputError(f"{source}: {name} must be {count}, not {value}")
     return array if shape else float(array)
+
+
+def _as_numbers(value) -> np.ndarray:
+    """Numbers, or texts that are; true and false, which numpy counts as 1 and 0, raise TypeError."""
+    if _has_truth(value):
+        raise TypeError("neither true nor false is a number")
+    return np.asarray(value, dtype=np.float64)
+
+
+def _has_truth(value) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_has_truth(one) for one in value)
+    return isinstance(value, bool | np.bool_)

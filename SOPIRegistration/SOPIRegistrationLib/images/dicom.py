@@ -13,10 +13,13 @@ import pydicom
 import SimpleITK as sitk
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.images.dicom_tags import frame_value, plain_value, quiet_pydicom
+from SOPIRegistrationLib.geometry.rt_image import RT_IMAGE_KEYWORDS
+from SOPIRegistrationLib.images.dicom_tags import frame_value, plain_value, quiet_pydicom, sequence_items
 from SOPIRegistrationLib.images.grayscale import polarity_of
 from SOPIRegistrationLib.images.itk_reading import image_reader, read_pixels
 from SOPIRegistrationLib.images.radiograph import Radiograph, chosen_frame
+from SOPIRegistrationLib.images.shutters import shown_by_tags
+from SOPIRegistrationLib.images.stored_pixels import decoded_pixels, is_padding
 
 _GEOMETRY_KEYWORDS = (
     "DistanceSourceToDetector",
@@ -35,10 +38,22 @@ _GEOMETRY_KEYWORDS = (
     "PixelSpacingCalibrationType",
     "PositionerPrimaryAngle",
     "PositionerSecondaryAngle",
+    "PositionerIsocenterPrimaryAngle",
     "ViewPosition",
     "PatientOrientation",
+    "PatientPosition",
     "PixelIntensityRelationship",
+    "PixelAspectRatio",
+    "DetectorPrimaryAngle",
+    "DetectorSecondaryAngle",
+    "ColumnAngulation",
+    "FieldOfViewOrigin",
+    "FieldOfViewHorizontalFlip",
+    "DetectorActiveDimensions",
+    *RT_IMAGE_KEYWORDS,
 )
+# Code Value, or the meaning of codes that are no known view.
+_VIEW_CODE = ("CodeValue", "CodeMeaning")
 # What may hold a projection: X-ray modalities, and those of pictures of unknown origin.
 _PROJECTIONS = ("XA", "RF", "DX", "CR", "DR", "RG", "DF", "MG", "IO", "PX", "RTIMAGE", "OT", "SC", "")
 
@@ -84,14 +99,23 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
     if not is_gray:
         pixels = _gray_of_colours(pixels, path, photometric)
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    polarity = polarity_of(dataset, pixels)
+    polarity = polarity_of(dataset, pixels, index)
     return Radiograph(
         pixels,
         path.name,
         polarity.bone_dark,
         _geometry_tags(dataset, index, frames),
         polarity.expected,
+        _seen(dataset, index, pixels),
     )
+
+
+def _seen(dataset, index: int, pixels: np.ndarray) -> np.ndarray | None:
+    """Bool (rows, columns), where something was measured and is shown; None for everywhere."""
+    shown, padding = shown_by_tags(dataset, index, pixels.shape), is_padding(dataset, pixels)
+    if padding is None or padding.mean() in (0.0, 1.0):
+        return shown
+    return ~padding if shown is None else shown & ~padding
 
 
 def frames_of(path: Path) -> tuple[int, float | None]:
@@ -125,9 +149,7 @@ def _gray_of_colours(pixels: np.ndarray, path: Path, photometric: str) -> np.nda
 
 def _stored_pixels(dataset, path: Path, index: int, frames: int) -> np.ndarray:
     try:
-        if frames == 1:
-            return np.asarray(dataset.pixel_array)
-        return np.asarray(pydicom.pixels.pixel_array(path, index=index))
+        return decoded_pixels(dataset, dataset) if frames == 1 else decoded_pixels(path, dataset, index)
     except Exception:
         # Compressed, and pydicom has no plug-in for it: GDCM, inside SimpleITK, mostly can. Of what is not
         # compressed it fills up what is missing.
@@ -178,6 +200,8 @@ def _geometry_tags(dataset, index: int, frames: int) -> dict:
         value = frame_value(dataset, keyword, index)
         if value is not None:
             tags[keyword] = value
+    for code in sequence_items(dataset, "ViewCodeSequence")[:1]:
+        tags["ViewCodeSequence"] = [plain_value(code, keyword) or "" for keyword in _VIEW_CODE]
     for angle in ("PositionerPrimaryAngle", "PositionerSecondaryAngle"):
         tags |= _angle_of_frame(tags.get(angle), angle, dataset, index, frames)
     return tags

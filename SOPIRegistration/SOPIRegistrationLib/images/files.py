@@ -22,14 +22,20 @@ from SOPIRegistrationLib.images.itk_reading import (
     require_file,
 )
 from SOPIRegistrationLib.images.nifti_header import guessed_axes, read_nifti_header
+from SOPIRegistrationLib.images.pictures import PICTURE_READERS, require_upright
 from SOPIRegistrationLib.images.radiograph import Radiograph, chosen_frame
 from SOPIRegistrationLib.images.shear import perpendicular, require_sound_axes
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
+from SOPIRegistrationLib.images.text_headers import (
+    has_directions,
+    has_segments,
+    read_text_header,
+    require_voxel_size,
+    unit_mm,
+)
 from SOPIRegistrationLib.images.volume import Volume
 
 _CT_FORMATS = f"a DICOM series folder or a 3D {FORMATS} file"
-# Formats without a voxel size along the third axis.
-_PICTURE_READERS = ("TIFFImageIO", "PNGImageIO", "JPEGImageIO", "JPEG2000ImageIO", "BMPImageIO", "LSMImageIO")
 _READERS_WITH_DIRECTIONS = ("HDF5ImageIO", "MINCImageIO")
 _XRAY_FORMATS = "DICOM, PNG, TIFF, NIfTI, NRRD or MHA"
 
@@ -131,7 +137,7 @@ def open_radiograph(
 
 
 def _read_plain(path: Path, frame: int | None) -> np.ndarray:
-    reader = image_reader(path, "X-ray", _XRAY_FORMATS)
+    reader = _picture_reader(path)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if len(size) > 3 and max(size[3:]) > 1:
         raise InputError(f"X-ray {path} has {len(size)} dimensions: give a 2D image or a stack of frames")
@@ -142,6 +148,19 @@ def _read_plain(path: Path, frame: int | None) -> np.ndarray:
     return _in_gray(sitk.GetArrayFromImage(read_pixels(reader, path, "X-ray")), components, path)
 
 
+def _picture_reader(path: Path) -> sitk.ImageFileReader:
+    """A reader of X-rays that are no DICOM, which has read the header."""
+    reader = image_reader(path, "X-ray", _XRAY_FORMATS)
+    if is_picture(path):
+        require_upright(path)
+    return reader
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file that can be read is a picture, which has no voxel size along a third axis."""
+    return sitk.ImageFileReader.GetImageIOFromFileName(str(path)) in PICTURE_READERS
+
+
 def read_frames(path: str | os.PathLike) -> np.ndarray:
     """(frames, rows, columns): all frames of an image stack as stored: NRRD, MHA, NIfTI, or one picture.
 
@@ -150,7 +169,7 @@ def read_frames(path: str | os.PathLike) -> np.ndarray:
     """
     path = Path(path)
     require_file(path, "X-ray")
-    reader = image_reader(path, "X-ray", _XRAY_FORMATS)
+    reader = _picture_reader(path)
     if len(reader.GetSize()) > 3 and max(reader.GetSize()[3:]) > 1:
         raise InputError(f"X-ray {path} has {len(reader.GetSize())} dimensions: give a stack of frames")
     stored = sitk.GetArrayFromImage(read_pixels(reader, path, "X-ray"))
@@ -174,46 +193,51 @@ def _read_plain_volume(path: Path, what: str) -> Volume:
     size = reader.GetSize()
     _check_layout(size, reader.GetNumberOfComponents(), path, what)
     kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
-    if kind in _PICTURE_READERS:
+    if kind in PICTURE_READERS:
         raise InputError(
             f"{what} {path} is a picture, which does not say how large its voxels are nor how they lie: use "
             f"{_CT_FORMATS}"
         )
-    affine, notes = None, ()
-    header = read_nifti_header(path)
+    affine, notes = _place(path, what, kind, reader)
+    require_sound_axes(affine[:3, :3], path, what)
+    array = sitk.GetArrayFromImage(read_pixels(reader, path, what))
+    # Further dimensions are of one.
+    return Volume(array.reshape(array.shape[-3:]), affine, path.name, notes)
+
+
+def _place(
+    path: Path, what: str, kind: str, reader: sitk.ImageFileReader
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(4, 4) index-to-LPS matrix, mm, and notes; ``kind`` is ITK's name of the reader.
+
+    Raises:
+        InputError: the file does not tell it, contradicts itself, or says that these are labels.
+    """
+    header, fields = read_nifti_header(path), read_text_header(path, kind)
+    is_labels = header.is_labels if header is not None else fields is not None and has_segments(fields)
+    if what == "CT" and is_labels:
+        raise InputError(f"{what} {path} is a label map by its header: give the CT in Hounsfield units")
     if header is not None:
         affine, notes = header.index_to_lps(path, what)
-    elif not _has_directions(path, kind, reader):
-        notes = (guessed_axes(path, what, "no directions in its header"),)
-    affine = _affine(reader, path, what) if affine is None else affine
-    require_sound_axes(affine[:3, :3], path, what)
-    image = read_pixels(reader, path, what)
-    if image.GetDimension() == 4:
-        image = image[:, :, :, 0]
-    return Volume(sitk.GetArrayFromImage(image), affine, path.name, notes)
+        return _affine(reader, path, what) if affine is None else affine, notes
+    unit, is_placed = 1.0, kind in _READERS_WITH_DIRECTIONS
+    if fields is not None:
+        require_voxel_size(fields, path, what)
+        unit, is_placed = unit_mm(fields, path, what), has_directions(fields)
+    affine = _affine(reader, path, what)
+    affine[:3] *= unit
+    return affine, () if is_placed else (guessed_axes(path, what, "no directions in its header"),)
 
 
 def _check_layout(size, components: int, path, what: str) -> None:
     if components > 1:
         raise InputError(f"{what} {path} has {components} values a voxel (RGB or vectors): one is needed")
-    if len(size) > 3 and size[3] > 1:
-        raise InputError(f"{what} {path} is 4D ({size[3]} volumes): save one of them as a 3D file")
+    volumes = int(np.prod(size[3:]))
+    if volumes > 1:
+        raise InputError(f"{what} {path} is {len(size)}D ({volumes} volumes): save one of them as a 3D file")
     if len(size) < 3 or min(size[:3]) < 2:
         extent = " x ".join(str(n) for n in size)
         raise InputError(f"{what} {path} is a single slice ({extent}): a 3D volume is needed ({_CT_FORMATS})")
-
-
-def _has_directions(path: Path, kind: str, reader: sitk.ImageFileReader) -> bool:
-    """Whether a file says how its axes lie in the patient; ITK makes up what is missing."""
-    if kind == "NrrdImageIO":
-        # "scanner-xyz" and "3D-right-handed" do not say where the patient's left is.
-        space = reader.GetMetaData("NRRD_space") if reader.HasMetaDataKey("NRRD_space") else ""
-        return space.lower().startswith(("left", "right", "lps", "las", "ras"))
-    if kind == "MetaImageIO":
-        with path.open("rb") as stream:
-            header = stream.read(4096)
-        return any(word in header for word in (b"TransformMatrix", b"Rotation", b"Orientation ="))
-    return kind in _READERS_WITH_DIRECTIONS
 
 
 def _affine(image: sitk.ImageFileReader, path, what: str) -> np.ndarray:

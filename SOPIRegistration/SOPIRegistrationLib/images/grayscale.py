@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from SOPIRegistrationLib.images.dicom_tags import plain_value, sequence_items
+from SOPIRegistrationLib.images.dicom_tags import frame_value, plain_value, sequence_items
 
 # Modalities whose pictures are read with white bones.
 _WHITE_BONES = ("DX", "CR", "MG", "IO", "PX")
@@ -36,12 +36,14 @@ class Polarity:
     reason: str = ""
 
 
-def polarity_of(dataset, pixels: np.ndarray) -> Polarity:
+def polarity_of(dataset, pixels: np.ndarray, index: int = 0) -> Polarity:
     """Which stored values of an X-ray are bone.
 
     Args:
-        dataset: the pydicom data set; functional groups of enhanced objects are not looked into.
+        dataset: the pydicom data set. What enhanced objects say of the X-ray intensity is looked for in their
+            functional groups, how they are displayed is not.
         pixels: (rows, columns) stored values of the frame.
+        index: of the frame, from 0.
     """
     modality, intent = _text(dataset, "Modality"), _text(dataset, "PresentationIntentType")
     shown = None
@@ -49,14 +51,14 @@ def polarity_of(dataset, pixels: np.ndarray) -> Polarity:
     if modality in _WHITE_BONES and not is_raw:
         rising = display_rises(dataset, pixels)
         shown = None if rising is None else not rising
-    sign = plain_value(dataset, "PixelIntensityRelationshipSign")
+    sign = frame_value(dataset, "PixelIntensityRelationshipSign", index)
     if sign in (1, -1):
         said, reason = sign == 1, f"Pixel Intensity Relationship Sign {sign:g}"
         is_displayed = bool(intent or _text(dataset, "PresentationLUTShape"))
         if shown is not None and is_displayed and shown != said:
             return Polarity(None, said, f"{reason}, against what the display pipeline shows")
         return Polarity(said, None, reason)
-    relationship = _text(dataset, "PixelIntensityRelationship")
+    relationship = str(frame_value(dataset, "PixelIntensityRelationship", index) or "").upper()
     if modality in _FLUOROSCOPY and relationship in ("LIN", "LOG"):
         return Polarity(True, None, f"Pixel Intensity Relationship {relationship}")
     if shown is not None:

@@ -23,6 +23,8 @@ _AIR_BELOW_HU = -800.0
 _LOWEST_HU = -4096.0
 # Metal on an extended scale is lower.
 _HIGHEST_HU = 32768.0
+# What all corners of a scan have, and is above this, is padding.
+_HIGHEST_BACKGROUND = 2500.0
 # A tenth of what follows is noise: these shares of all voxels count.
 _ANY, _SOME = 0.001, 0.005
 # Attenuation of water between 40 and 120 keV, with room for other mixtures, 1/mm.
@@ -52,11 +54,15 @@ def in_hounsfield(volume: Volume) -> Volume:
     _refuse_picture(volume, sample)
     corners = array[_CORNERS].ravel()
     background = float(np.median(corners)) if (corners == np.median(corners)).sum() >= 7 else None
+    if background is not None and background == sample.max() > _HIGHEST_BACKGROUND:
+        return in_hounsfield(_with_air_around(volume, background))
     content = sample if background is None else sample[sample != background]
     if len(content) < 100:
         content = sample
-    if (sample <= _AIR_BELOW_HU).mean() >= _SOME:
-        scale = _check_of_hu(sample)
+    if _has_air(sample):
+        # Lower than air is padding, which is not to be taken for it where there is air as well.
+        is_padded = background is not None and background < _AIR_HU - 100
+        scale = _check_of_hu(content if is_padded and _has_air(content) else sample)
     else:
         scale = _other_scale(sample, content, background)
     if scale is None:
@@ -69,7 +75,7 @@ def in_hounsfield(volume: Volume) -> Volume:
         note = f"CT {volume.name} is not in Hounsfield units: {scale.note}"
         return replace(volume, array=scale.applied(array), notes=(*volume.notes, note))
     if background == 0 and (sample == 0).mean() >= _SOME:
-        return _with_air_around(volume)
+        return _with_air_around(volume, background)
     return volume
 
 
@@ -106,6 +112,10 @@ def _refuse_picture(volume: Volume, sample: np.ndarray) -> None:
             f"CT {volume.name} is a picture or a label map (whole values {sample.min():g} to "
             f"{sample.max():g}), no longer a CT: give the CT in Hounsfield units that it was made from"
         )
+
+
+def _has_air(values: np.ndarray) -> bool:
+    return bool((values <= _AIR_BELOW_HU).mean() >= _SOME)
 
 
 def _check_of_hu(sample: np.ndarray) -> _Scale | None:
@@ -211,7 +221,7 @@ def _scale_by_peaks(sample: np.ndarray) -> _Scale | None:
     low, high = peaks
     note = (
         f"air is at {low:.4g} and soft tissue at {high:.4g}, rescaled to {_AIR_HU:g} and "
-        f"{_SOFT_TISSUE_HU:g} HU"
+        f"{_SOFT_TISSUE_HU:g} HU, which means nothing if it is an MR image"
     )
     return _Scale.between(low, high, note)
 
@@ -281,15 +291,26 @@ def _mode(values: np.ndarray) -> float:
     return float(np.median(near)) if len(near) else float(edges[at])
 
 
-def _with_air_around(volume: Volume) -> Volume:
-    """The background of 0, all that reaches the border, replaced by air."""
-    labels, count = ndimage.label(volume.array == 0)
+def _with_air_around(volume: Volume, background: float) -> Volume:
+    """A background that is no air, all of it that reaches the border, replaced by air.
+
+    Of a background higher than anything else the scale may be any: the lowest value is air there.
+    """
+    is_background = volume.array == background
+    labels, count = ndimage.label(is_background)
     reaching = np.zeros(count + 1, dtype=bool)
     for axis in range(3):
         for end in (0, -1):
             reaching[np.take(labels, end, axis=axis)] = True
     reaching[0] = False
     array = volume.array if volume.array.dtype.kind != "u" else volume.array.astype(np.int32)
-    array = np.where(reaching[labels], array.dtype.type(_AIR_HU), array)
-    note = f"CT {volume.name} has a background of 0 HU, which is water: taken for air, {_AIR_HU:g} HU"
+    if background == 0:
+        air, why = _AIR_HU, f"0 HU, which is water: taken for air, {_AIR_HU:g} HU"
+        if array.min() >= 0:
+            why += "; nothing in it is below water, as if it were an MR image, which means nothing here"
+    else:
+        air = array[~is_background].min()
+        why = f"{background:g}, higher than all that it shows: taken for air, which is {air:g} in it"
+    array = np.where(reaching[labels], array.dtype.type(air), array)
+    note = f"CT {volume.name} has a background of {why}"
     return replace(volume, array=array, notes=(*volume.notes, note))

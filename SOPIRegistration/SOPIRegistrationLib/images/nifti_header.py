@@ -24,6 +24,11 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
 # Units of length (xyzt_units), in mm; anything else is taken for mm, as everybody does.
 _UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# NIFTI_INTENT_LABEL, and the floating-point types by their codes.
+_LABELS = 1002
+_FLOATS = {16: "f4", 64: "f8"}
+# Multiples of the types' sizes are read at once.
+_BLOCK = 1 << 24
 # How far two descriptions of one place may be apart.
 _PLACE_MM, _TURN_DEG, _SIZE = 1e-3, 0.01, 1e-4
 
@@ -43,6 +48,8 @@ class NiftiHeader:
         data_path: the file with the voxels, the .img of a pair.
         data_bytes: from its start to the end of the voxels.
         void_intercept: scl_inter of a scl_slope of 0, which says that nothing is scaled; ITK adds it.
+        is_labels: whether the header's intent is that of a label map.
+        floats: type of the voxels as stored, where they are floating-point numbers.
     """
 
     shape: tuple[int, ...]
@@ -55,6 +62,22 @@ class NiftiHeader:
     data_path: Path
     data_bytes: int
     void_intercept: float = 0.0
+    is_labels: bool = False
+    floats: np.dtype | None = None
+
+    def not_finite(self) -> int:
+        """How many voxels are no number or infinite: ITK makes zeros of them, which in a CT are water."""
+        if self.floats is None:
+            return 0
+        size = self.floats.itemsize
+        left, count = int(np.prod(self.shape, dtype=object)) * size, 0
+        with _unpacked(self.data_path) as stream:
+            stream.seek(self.data_bytes - left)
+            while left and (block := stream.read(min(left, _BLOCK))):
+                values = np.frombuffer(block[: len(block) // size * size], self.floats)
+                count += int((~np.isfinite(values)).sum())
+                left -= len(block)
+        return count
 
     def require_sound_forms(self, path, what: str) -> None:
         """Refuse a place that is none; ITK never comes back from a form with an infinite number.
@@ -155,11 +178,7 @@ def read_nifti_header(path: Path) -> NiftiHeader | None:
         data_path = next(
             (file for suffix in (".img", ".img.gz") if (file := path.with_name(stem + suffix)).exists()), path
         )
-    with (
-        gzip.open(header_path)
-        if header_path.name.lower().endswith(".gz")
-        else header_path.open("rb") as stream
-    ):
+    with _unpacked(header_path) as stream:
         content = stream.read(540)
     for order in "<>":
         if len(content) >= 348 and struct.unpack_from(order + "i", content)[0] == 348:
@@ -167,6 +186,10 @@ def read_nifti_header(path: Path) -> NiftiHeader | None:
         if len(content) == 540 and struct.unpack_from(order + "i", content)[0] == 540:
             return _parse(content, order, _NIFTI_2, data_path)
     return None
+
+
+def _unpacked(path: Path):
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 @contextlib.contextmanager
@@ -187,6 +210,8 @@ def any_axes_allowed() -> Iterator[None]:
 # Where the fields are: (format, offset) each.
 _NIFTI_1 = {
     "dim": ("8h", 40),
+    "intent": ("h", 68),
+    "type": ("h", 70),
     "bits": ("h", 72),
     "pixdim": ("8f", 76),
     "offset": ("f", 108),
@@ -201,6 +226,7 @@ _NIFTI_1 = {
 }
 _NIFTI_2 = {
     "magic": ("4s", 4),
+    "type": ("h", 12),
     "bits": ("h", 14),
     "dim": ("8q", 16),
     "pixdim": ("8d", 104),
@@ -212,6 +238,7 @@ _NIFTI_2 = {
     "offsets": ("3d", 376),
     "sform": ("12d", 400),
     "units": ("i", 500),
+    "intent": ("i", 504),
 }
 
 
@@ -245,6 +272,8 @@ def _parse(content: bytes, order: str, fields: dict, data_path: Path) -> NiftiHe
             data_path,
             data_bytes,
             float(intercept) if is_nifti and slope == 0 and np.isfinite(intercept) else 0.0,
+            is_nifti and found["intent"][0] == _LABELS,
+            np.dtype(order + _FLOATS[found["type"][0]]) if found["type"][0] in _FLOATS else None,
         )
 
 

@@ -72,7 +72,7 @@ def prepare_radiograph(
     if pixels.min() == pixels.max():
         raise InputError(f"X-ray {radiograph.name} is constant: every pixel is {pixels.flat[0]:g}, no image")
 
-    frame = _inside_constant_bars(pixels)
+    frame = _inside_constant_bars(pixels, radiograph.seen)
     corner = frame[1].start, frame[0].start
     fields = {}
     for surround in ("dark", "bright"):
@@ -101,11 +101,12 @@ def prepare_radiograph(
     return PreparedRadiograph(_filled(image, valid), valid, camera, radiograph.name, other, bone_dark)
 
 
-def _inside_constant_bars(pixels: np.ndarray) -> tuple[slice, slice]:
-    """What is left when the constant rows and columns that frame an image are cut off."""
+def _inside_constant_bars(pixels: np.ndarray, seen: np.ndarray | None) -> tuple[slice, slice]:
+    """What is left when the constant rows and columns that frame an image, or show nothing, are cut off."""
     frame = []
     for axis in (1, 0):
-        varied = np.flatnonzero(pixels.min(axis=axis) != pixels.max(axis=axis))
+        varies = pixels.min(axis=axis) != pixels.max(axis=axis)
+        varied = np.flatnonzero(varies if seen is None else varies & seen.any(axis=axis))
         # Stripes along the image vary in none of their own lines.
         first, last = (varied[0], varied[-1]) if varied.size else (0, pixels.shape[1 - axis] - 1)
         frame.append(slice(int(first), int(last) + 1))

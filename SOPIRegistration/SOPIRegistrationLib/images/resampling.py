@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from scipy import sparse
 
@@ -24,7 +26,8 @@ def linear_weights(centres: np.ndarray, low: int, high: int) -> sparse.csr_array
     return sparse.csr_array(weights.astype(np.float32))
 
 
+@lru_cache(maxsize=512)
 def area_weights(new: int, old: int) -> sparse.csr_array:
-    """(new, old) weights that turn ``old`` samples into ``new`` ones over the same extent."""
+    """(new, old) weights that turn ``old`` samples into ``new`` ones of the same extent; read only."""
     step = old / new
     return overlap_weights((np.arange(new) + 0.5) * step - 0.5, step, 0, old)

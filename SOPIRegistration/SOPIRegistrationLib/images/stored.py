@@ -20,13 +20,19 @@ def as_seen_from_the_source(radiograph: Radiograph, mirrored: bool, camera: Came
         camera: of this X-ray; None where it is not known yet.
     """
     if mirrored:
-        radiograph = replace(radiograph, pixels=radiograph.pixels[:, ::-1])
+        radiograph = radiograph.mirrored()
     if camera is None or camera.distortion is None or radiograph.pixels.shape != camera.shape:
         return radiograph
     u, v = distorted_pixels(camera)
     rows, columns = camera.shape
     pixels = ndimage.map_coordinates(radiograph.pixels.astype(np.float32), [v, u], order=1, mode="nearest")
     seen = (u >= 0) & (u <= columns - 1) & (v >= 0) & (v <= rows - 1)
+    if radiograph.seen is not None:
+        nearest = (
+            np.clip(np.rint(v), 0, rows - 1).astype(int),
+            np.clip(np.rint(u), 0, columns - 1).astype(int),
+        )
+        seen &= radiograph.seen[nearest]
     return replace(radiograph, pixels=pixels, seen=seen)
 
 

@@ -34,7 +34,8 @@ CARD_HEADINGS = {
 _METADATA = ("format", "kind", "config", "card", "sha256")
 _REMEDY = "install or copy it again, or give another file with --weights"
 
-_KINDS: dict[str, tuple[type, type[nn.Module]]] = {}
+# Class of its configuration and class of a network, by the kind that its file tells.
+KINDS: dict[str, tuple[type, type[nn.Module]]] = {}
 
 
 class Weights(NamedTuple):
@@ -52,7 +53,7 @@ def registered(kind: str, config_class: type) -> Callable[[type[nn.Module]], typ
     """
 
     def register(network_class: type[nn.Module]) -> type[nn.Module]:
-        _KINDS[kind] = config_class, network_class
+        KINDS[kind] = config_class, network_class
         return network_class
 
     return register
@@ -107,12 +108,12 @@ def load_weights(path: str | Path) -> Weights:
         )
     if metadata["sha256"] != _checksum(tensors, metadata):
         raise InputError(f"weights {path} are damaged, their checksum does not agree: {_REMEDY}")
-    if metadata["kind"] not in _KINDS:
+    if metadata["kind"] not in KINDS:
         raise InputError(
-            f"weights {path} are of kind '{metadata['kind']}', known are {', '.join(sorted(_KINDS))}: "
+            f"weights {path} are of kind '{metadata['kind']}', known are {', '.join(sorted(KINDS))}: "
             "update SOPIRegistration, or give another file with --weights"
         )
-    config_class, network_class = _KINDS[metadata["kind"]]
+    config_class, network_class = KINDS[metadata["kind"]]
     values = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in json.loads(metadata["config"]).items()
@@ -184,7 +185,7 @@ def _check_card(card: Mapping[str, Any]) -> None:
 
 
 def _kind_of(network: nn.Module) -> str:
-    for kind, (_, network_class) in _KINDS.items():
+    for kind, (_, network_class) in KINDS.items():
         if type(network) is network_class:
             return kind
     raise ValueError(f"{type(network).__name__} is not registered as a kind of weights")

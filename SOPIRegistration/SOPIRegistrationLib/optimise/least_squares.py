@@ -2,7 +2,9 @@
 
 Knows normal equations and nothing of images. Nocedal and Wright, *Numerical Optimization*, ch. 10.3, with
 Marquardt's scaling of the damping and Nielsen's update of it (Madsen, Nielsen, Tingleff, *Methods for
-Non-Linear Least Squares Problems*, 2004, sec. 3.2).
+Non-Linear Least Squares Problems*, 2004, sec. 3.2). Where residuals stay large, on request with the curvature
+that J^T J leaves out, learned from the steps (Dennis, Gay and Welsch, *An adaptive nonlinear least-squares
+algorithm*, 1981).
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ _DAMPING_END = 1e10
 _OBJECT_RADIUS_MM = 60.0
 # No step moves the object further: the quadratic model says nothing of such distances.
 _LONGEST_STEP_MM = 60.0
+# Of the curvature of J^T J, in any direction, what learned curvature leaves at least: steps grow by no more.
+_LEAST_CURVATURE = 0.1
+# A step along which the slope hardly changes, as a share of what J^T J foretells, teaches nothing.
+_LEAST_CHANGE = 1e-3
 
 
 class NormalEquations(NamedTuple):
@@ -77,6 +83,7 @@ def levenberg_marquardt(
     gain_tolerance: float = 1e-4,
     report: Report | None = None,
     stage: str = "",
+    secant: bool = False,
 ) -> LeastSquaresResult:
     """Minimise a sum of squares over rigid poses, from every start at once.
 
@@ -90,6 +97,8 @@ def levenberg_marquardt(
         gain_tolerance: or once an accepted step lowers its cost by a smaller fraction.
         report: told the best pose and its cost, negative, after every iteration.
         stage: label in the reports.
+        secant: whether curvature that J^T J leaves out is learned. Steps of sharp outlines, whose residuals
+            stay large, are else four times too short, and all alike.
 
     Returns:
         LeastSquaresResult: the pose each start reached; a start never gets worse.
@@ -105,14 +114,18 @@ def levenberg_marquardt(
     active = np.isfinite(equations.cost)
     evaluations = len(T)
     iteration = 0
+    learned = _LearnedCurvature(equations) if secant else None
 
     while active.any() and iteration < max_iterations:
         iteration += 1
         rows = np.flatnonzero(active)
-        step, size, predicted = _damped_step(equations, damping, rows)
+        hessian = equations.hessian[rows] if learned is None else learned.hessian(equations, rows)
+        step, size, predicted = _damped_step(equations.gradient[rows], hessian, damping[rows])
         T_new = se3.move_about(T[rows], step.reshape(len(step), *bodies, 6), centre)
         new = evaluate(T_new, rows)
         evaluations += len(rows)
+        if learned is not None:
+            learned.learn(rows, step, new.gradient - equations.gradient[rows], new.hessian)
 
         gain = equations.cost[rows] - new.cost
         accepted = np.isfinite(new.cost) & (gain > 0)
@@ -137,20 +150,71 @@ def levenberg_marquardt(
     return LeastSquaresResult(T, equations, iteration, evaluations)
 
 
-def _damped_step(equations, damping, rows):
-    """Marquardt steps of the given starts, their sizes in mm and the decrease of cost predicted for them."""
-    H = equations.hessian[rows]
-    g = equations.gradient[rows]
-    diagonal = np.einsum("pii->pi", H)
+class _LearnedCurvature:
+    """What each start's steps tell of the curvature beyond J^T J: the sum of r times its second derivative.
+
+    Args:
+        equations: of the starts.
+    """
+
+    def __init__(self, equations: NormalEquations):
+        self._beyond = np.zeros_like(equations.hessian)
+
+    def hessian(self, equations: NormalEquations, rows: np.ndarray) -> np.ndarray:
+        """(R, n, n) curvature of some starts, positive definite."""
+        gauss_newton = equations.hessian[rows]
+        diagonal = np.einsum("pii->pi", gauss_newton)
+        floor = 1e-9 * diagonal.max(axis=1) + 1e-30
+        L = np.linalg.cholesky(gauss_newton + floor[:, None, None] * np.eye(diagonal.shape[1]))
+        relative = np.linalg.solve(L, np.linalg.solve(L, self._beyond[rows]).swapaxes(1, 2))
+        share, directions = np.linalg.eigh(
+            np.eye(diagonal.shape[1]) + (relative + relative.swapaxes(1, 2)) / 2
+        )
+        half = L @ directions * np.sqrt(np.maximum(share, _LEAST_CURVATURE))[:, None]
+        return half @ half.swapaxes(1, 2)
+
+    def learn(self, rows: np.ndarray, step: np.ndarray, change: np.ndarray, hessian: np.ndarray) -> None:
+        """Take in steps (R, n), refused ones, too.
+
+        Args:
+            rows: (R,) whose steps.
+            step: (R, n) parameters.
+            change: (R, n) of the gradient.
+            hessian: (R, n, n) J^T J where the steps lead.
+        """
+        foretold = np.einsum("pij,pj->pi", hessian, step)
+        along = np.einsum("pi,pi->p", change, step)
+        told = along > _LEAST_CHANGE * np.einsum("pi,pi->p", foretold, step)
+        rows, step, change, along = rows[told], step[told], change[told], along[told, None, None]
+        beyond, wanted = self._beyond[rows], change - foretold[told]
+        known = np.einsum("pij,pj->pi", beyond, step)
+        # What was learned further away may be too much here (their sizing, eq. 3.8).
+        sizing = np.abs(np.einsum("pi,pi->p", step, wanted))
+        sizing = np.minimum(1.0, sizing / np.maximum(np.abs(np.einsum("pi,pi->p", step, known)), 1e-300))
+        beyond, known = sizing[:, None, None] * beyond, sizing[:, None] * known
+        missed = wanted - known
+        cross = missed[:, :, None] * change[:, None]
+        square = change[:, :, None] * change[:, None]
+        missed_along = np.einsum("pi,pi->p", step, missed)[:, None, None]
+        self._beyond[rows] = (
+            beyond + (cross + cross.swapaxes(1, 2)) / along - missed_along * square / along**2
+        )
+
+
+def _damped_step(gradient, hessian, damping):
+    """Marquardt steps (P, n), their sizes in mm and the decrease of cost predicted for them."""
+    diagonal = np.einsum("pii->pi", hessian)
     # A parameter nothing depends on must not make the system singular.
     floor = 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-30
-    D = damping[rows, None] * np.maximum(diagonal, floor) + floor
-    step = -np.linalg.solve(H + np.einsum("pi,ij->pij", D, np.eye(D.shape[1])), g[..., None])[..., 0]
+    D = damping[:, None] * np.maximum(diagonal, floor) + floor
+    step = -np.linalg.solve(hessian + np.einsum("pi,ij->pij", D, np.eye(D.shape[1])), gradient[..., None])[
+        ..., 0
+    ]
     # The largest of all bodies.
     twists = step.reshape(len(step), -1, 6)
     turns, shifts = np.linalg.norm(twists[..., :3], axis=2), np.linalg.norm(twists[..., 3:], axis=2)
     size = (turns * _OBJECT_RADIUS_MM + shifts).max(axis=1)
     shrink = np.minimum(1.0, _LONGEST_STEP_MM / np.maximum(size, 1e-12))
     step *= shrink[:, None]
-    predicted = -2 * np.einsum("pi,pi->p", step, g) - np.einsum("pi,pij,pj->p", step, H, step)
+    predicted = -2 * np.einsum("pi,pi->p", step, gradient) - np.einsum("pi,pij,pj->p", step, hessian, step)
     return step, size * shrink, predicted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
-from SOPIRegistrationLib.geometry.contradictions import contradictions
+from SOPIRegistrationLib.geometry.contradictions import contradictions, contradictions_of_set
 from SOPIRegistrationLib.panel.xray_facts import XrayFacts
 
 _NAMES = {
@@ -32,7 +32,8 @@ def contradiction_lines(geometry: CArmGeometry | None, xray: XrayFacts | None) -
     if geometry is None:
         return []
     shape, metadata = (None, None) if xray is None else (xray.shape, xray.metadata)
-    return [_sentence(one) for one in contradictions(geometry, shape, metadata)]
+    found = contradictions(geometry, shape, metadata) + contradictions_of_set(geometry)
+    return [_sentence(one) for one in found]
 
 
 def _tolerance(geometry: CArmGeometry, name: str) -> str:

@@ -32,35 +32,47 @@ class BodyBlock(NamedTuple):
     jacobian: np.ndarray
 
 
+def line_integrals(
+    volumes: Sequence[ProjectorVolume | SeenVolume], camera: Camera, T_lps_to_world: np.ndarray
+) -> np.ndarray:
+    """(rows, columns) float32 sum of several bodies' line integrals, whatever a detector makes of it.
+
+    Args:
+        volumes: one for each body.
+        camera: of the picture.
+        T_lps_to_world: (N, 4, 4) a pose for each, mm.
+    """
+    plain, _ = _plain(volumes)
+    integrals = np.zeros(camera.shape, np.float32)
+    for volume, T in zip(plain, T_lps_to_world, strict=True):
+        window = window_of(volume, camera, T)
+        if is_seen(window):
+            integrals[window] += project(volume, _within(camera, window), T)
+    return integrals
+
+
 def project_bodies(
     volumes: Sequence[ProjectorVolume | SeenVolume], camera: Camera, T_lps_to_world: np.ndarray
 ) -> np.ndarray:
     """One picture of several bodies: the sum of their line integrals.
 
     Where one of them is seen as a detector sees it (metal), the picture is what the detector makes of the
-    sum.
-
-    Args:
-        volumes: one for each body.
-        camera: of the picture.
-        T_lps_to_world: (N, 4, 4) a pose for each, mm.
-
-    Returns:
-        (rows, columns) float32.
+    sum. Arguments and result as for :func:`line_integrals`.
     """
-    plain, response = _plain(volumes)
-    image = np.zeros(camera.shape, np.float32)
-    for volume, T in zip(plain, T_lps_to_world, strict=True):
-        window = window_of(volume, camera, T)
-        if is_seen(window):
-            image[window] += project(volume, _within(camera, window), T)
-    return image if response is None else response.projection([image], [], False)[0]
+    return as_seen(volumes, line_integrals(volumes, camera, T_lps_to_world))
+
+
+def as_seen(volumes: Sequence[ProjectorVolume | SeenVolume], integrals: np.ndarray) -> np.ndarray:
+    """(rows, columns) what a detector makes of line integrals of bodies; these themselves without metal."""
+    _, response = _plain(volumes)
+    return integrals if response is None else response.projection([integrals], [], False)[0]
 
 
 def project_bodies_with_jacobian(
     volumes: Sequence[ProjectorVolume | SeenVolume],
     camera: Camera,
     T_lps_to_world: np.ndarray,
+    standing: np.ndarray | None = None,
     free: Sequence[bool] | None = None,
 ) -> tuple[np.ndarray, list[BodyBlock]]:
     """The same with its derivatives.
@@ -69,21 +81,20 @@ def project_bodies_with_jacobian(
         volumes: one for each body.
         camera: of the picture.
         T_lps_to_world: (N, 4, 4) a pose for each, mm.
+        standing: (rows, columns) line integrals of those that do not move.
         free: (N,) which bodies move; all unless given.
 
     Returns:
         Picture (rows, columns) float32, and a block for each body that moves, in their order.
     """
     plain, response = _plain(volumes)
-    image = np.zeros(camera.shape, np.float32)
+    image = np.zeros(camera.shape, np.float32) if standing is None else standing.copy()
     blocks = []
     moves = [True] * len(plain) if free is None else free
     for volume, T, moving in zip(plain, T_lps_to_world, moves, strict=True):
-        window = window_of(volume, camera, T)
         if not moving:
-            if is_seen(window):
-                image[window] += project(volume, _within(camera, window), T)
             continue
+        window = window_of(volume, camera, T)
         jacobian = np.zeros((*image[window].shape, 6), np.float32)
         if is_seen(window):
             part, jacobian = project_with_jacobian(volume, _within(camera, window), T)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import ndimage
 
@@ -19,7 +21,7 @@ class ProjectorVolume:
     without a test per sample.
 
     Attributes:
-        volume: the volume as given (any unit per mm).
+        volume: the volume as given (any unit per mm), its array a view of ``voxels``.
         voxels: (k + 3, j + 3, i + 3) float32, padded.
         lps_to_padded: (4, 4) LPS mm to padded index (i, j, k).
         brick_reach: int8 (k, j, i), per brick of ``BRICK`` voxels: n > 0 where the bricks nearer than n
@@ -30,10 +32,12 @@ class ProjectorVolume:
     """
 
     def __init__(self, volume: Volume, backend: str = "auto"):
-        self.volume = volume
         self.backend = backend
         # Two layers behind: a sample on the support's far face still reads the voxel after it.
-        self.voxels = np.ascontiguousarray(np.pad(np.asarray(volume.array, dtype=np.float32), (1, 2)))
+        self.voxels = np.zeros([size + 3 for size in volume.array.shape], np.float32)
+        inside = self.voxels[1:-2, 1:-2, 1:-2]
+        inside[:] = volume.array
+        self.volume = replace(volume, array=inside)
         shift = np.eye(4)
         shift[:3, 3] = 1.0
         self.lps_to_padded = shift @ volume.lps_to_index
@@ -50,15 +54,13 @@ class ProjectorVolume:
 
 
 def _empty_space(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    occupied = voxels != 0
     bricks = tuple(-(-size // BRICK) for size in voxels.shape)
     full = np.zeros([n * BRICK for n in bricks], dtype=bool)
-    full[tuple(slice(0, size) for size in voxels.shape)] = occupied
+    np.not_equal(voxels, 0, out=full[tuple(slice(0, size) for size in voxels.shape)])
     # A sample in cell x touches voxels x and x + 1: an occupied voxel also fills the cell before it.
     for axis in range(3):
-        before = np.roll(full, -1, axis=axis)
-        before[tuple(-1 if a == axis else slice(None) for a in range(3))] = False
-        full |= before
+        along = np.moveaxis(full, axis, 0)
+        along[:-1] |= along[1:]
     blocks = full.reshape(bricks[0], BRICK, bricks[1], BRICK, bricks[2], BRICK)
     brick_occupied = blocks.any(axis=(1, 3, 5))
     reach = np.where(brick_occupied, _chessboard(brick_occupied), -_chessboard(~brick_occupied))

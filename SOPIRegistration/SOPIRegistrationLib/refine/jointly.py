@@ -10,12 +10,17 @@ import numpy as np
 
 from SOPIRegistrationLib.compare.objective import comparable_pixels, compared_view, near_object
 from SOPIRegistrationLib.compare.target import Level, Target, TargetKind, compared_target
+from SOPIRegistrationLib.errors import Cancelled
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
 from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.projector import remove_shift_along_rays
-from SOPIRegistrationLib.projector.bodies import project_bodies, project_bodies_with_jacobian
+from SOPIRegistrationLib.projector.bodies import (
+    line_integrals,
+    project_bodies,
+    project_bodies_with_jacobian,
+)
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody
 
@@ -68,26 +73,36 @@ class Scene:
         parent = self.bodies.names.index(self.bodies.rest.hold.parent)
         return np.concatenate([T_lps_to_world, T_lps_to_world[parent][None]])
 
-    def view(self, radiograph: PreparedRadiograph, level: Level, T_lps_to_world: np.ndarray) -> View:
-        """What of an X-ray is compared with the bodies at poses (M, 4, 4), at a level."""
+    def view(self, radiograph: PreparedRadiograph, level: Level, *poses: np.ndarray) -> View:
+        """What of an X-ray is compared at a level with the bodies at poses (M, 4, 4), one or several sets.
+
+        The volumes are those that suit the first set.
+        """
         outline = None
         if self.keeps_to_outlines:
-            points = zip(self.bodies.bodies, T_lps_to_world, strict=False)
             outline = np.concatenate(
-                [se3.transform_points(T, body.subject.ct.surface_points_lps_mm) for body, T in points]
+                [
+                    se3.transform_points(T, body.subject.ct.surface_points_lps_mm)
+                    for T_lps_to_world in poses
+                    for body, T in zip(self.bodies.bodies, T_lps_to_world, strict=False)
+                ]
             )
         in_world = Target("bodies", self.kind, self._projected[0], outline)
         view = compared_view(radiograph, in_world, np.eye(4)[None], level.pixels)
         volumes = [
-            moving.for_camera(view.camera, T)
-            for moving, T in zip(self._projected, T_lps_to_world, strict=True)
+            moving.for_camera(view.camera, T) for moving, T in zip(self._projected, poses[0], strict=True)
         ]
         valid = view.valid
-        for moving, T in self._scanned_in_part(T_lps_to_world):
-            valid = valid & comparable_pixels(view, moving, T[None])[0]
+        for number in self._scanned_in_part:
+            for T in _distinct(poses, number):
+                valid = valid & comparable_pixels(view, self._projected[number], T[None])[0]
         if outline is not None:
-            pairs = zip(volumes, T_lps_to_world, strict=True)
-            valid = valid & np.any([near(volume, view, T, level.window_px) for volume, T in pairs], axis=0)
+            about = [
+                near(volume, view, T, level.window_px)
+                for number, volume in enumerate(volumes)
+                for T in _distinct(poses, number)
+            ]
+            valid = valid & np.any(about, axis=0)
         return View(view, volumes, valid)
 
     def objective(self, level: Level, T_lps_to_world: np.ndarray) -> JointObjective:
@@ -103,25 +118,39 @@ class Scene:
             level: resolution and window.
             T_lps_to_world: (M, 4, 4) poses.
         """
-        seen: list[list[float]] = [[] for _ in self.bodies.bodies]
+        return self.agreements(level, T_lps_to_world[None], range(len(self.bodies)))[0]
+
+    def agreements(self, level: Level, poses: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+        """(K, n) the same of K sets of poses, about n of the bodies; over the same pixels, so that they
+        compare: those about the body in any of the sets.
+
+        Args:
+            level: resolution and window.
+            poses: (K, M, 4, 4) poses.
+            numbers: (n,) of the bodies.
+        """
+        seen: list[list[np.ndarray]] = [[] for _ in numbers]
         for radiograph in self.radiographs:
-            view = self.view(radiograph, level, T_lps_to_world)
-            image = project_bodies(view.volumes, view.radiograph.camera, T_lps_to_world)
-            for number, found in enumerate(seen):
-                about = view.valid & near(
-                    view.volumes[number], view.radiograph, T_lps_to_world[number], level.window_px
-                )
+            view = self.view(radiograph, level, *poses)
+            camera = view.radiograph.camera
+            images = [project_bodies(view.volumes, camera, T) for T in poses]
+            for number, found in zip(numbers, seen, strict=True):
+                about = view.valid & view.about(number, level, *poses)
                 if about.any():
                     residual = LocalResidual(view.radiograph.image, about[None], level.window_px)
-                    found.append(1 - residual.equations(image, [])[0] / 2)
-        return np.array([np.mean(found) if found else 0.0 for found in seen])
+                    found.append(np.array([1 - residual.equations(image, [])[0] / 2 for image in images]))
+        return np.stack([np.mean(found, axis=0) if found else np.zeros(len(poses)) for found in seen], axis=1)
 
-    def _scanned_in_part(self, T_lps_to_world):
-        """What may leave its scan, and its pose: the CT as a whole where it was cut up."""
-        rest = self.bodies.rest
-        if rest is not None:
-            return [(self._projected[-1], T_lps_to_world[-1])]
-        return list(zip(self._projected, T_lps_to_world, strict=True))
+    @property
+    def _scanned_in_part(self) -> Sequence[int]:
+        """Numbers of what may leave its scan: the CT as a whole where it was cut up."""
+        everything = range(len(self.moving))
+        return everything if self.bodies.rest is None else everything[-1:]
+
+
+def _distinct(poses: Sequence[np.ndarray], number: int) -> list[np.ndarray]:
+    """(4, 4) poses of one body in several sets, each once."""
+    return list(np.unique([T_lps_to_world[number] for T_lps_to_world in poses], axis=0))
 
 
 class View(NamedTuple):
@@ -130,6 +159,12 @@ class View(NamedTuple):
     radiograph: PreparedRadiograph
     volumes: list
     valid: np.ndarray
+
+    def about(self, number: int, level: Level, *poses: np.ndarray) -> np.ndarray:
+        """(rows, columns) bool: pixels whose window meets a body in any of sets of poses (M, 4, 4)."""
+        volume = self.volumes[number]
+        shown = [near(volume, self.radiograph, T, level.window_px) for T in _distinct(poses, number)]
+        return np.any(shown, axis=0)
 
 
 def near(volume, view: PreparedRadiograph, T_lps_to_world: np.ndarray, window_px: int) -> np.ndarray:
@@ -145,25 +180,43 @@ class JointObjective:
         level: resolution and normalisation, with a window.
         T_start: (M, 4, 4) T_lps_to_world: what is compared, and where holds expect the bodies.
         T_rest: (M, 4, 4) poses about which holds expect the bodies' motion, if not ``T_start``.
+        only: number of the one body that moves; all that are not fixed unless given.
+        starts: (K, M, 4, 4) sets of poses from which that one body moves besides; it is compared about where
+            it stands in any of them and in ``T_start``.
     """
 
-    def __init__(self, scene: Scene, level: Level, T_start: np.ndarray, T_rest: np.ndarray | None = None):
+    def __init__(
+        self,
+        scene: Scene,
+        level: Level,
+        T_start: np.ndarray,
+        T_rest: np.ndarray | None = None,
+        only: int | None = None,
+        starts: Sequence[np.ndarray] = (),
+    ):
         self._scene, self._start = scene, T_start
         self._at_rest = T_start if T_rest is None else T_rest
         self.free = np.array([not body.fixed for body in scene.moving])
+        if only is not None:
+            self.free = np.arange(len(scene.moving)) == only
         self._columns = np.repeat(self.free, 6)
         self._views = []
         for radiograph in scene.radiographs:
-            view = scene.view(radiograph, level, T_start)
-            rays = np.moveaxis(view.radiograph.camera.unit_rays(), -1, 0).astype(np.float32)
-            residual = LocalResidual(view.radiograph.image, view.valid[None], level.window_px)
-            self._views.append((view.radiograph.camera, view.volumes, residual, rays))
+            view = scene.view(radiograph, level, T_start, *starts)
+            camera, valid = view.radiograph.camera, view.valid
+            if only is not None:
+                valid = valid & view.about(only, level, T_start, *starts)
+            rays = np.moveaxis(camera.unit_rays(), -1, 0).astype(np.float32)
+            residual = LocalResidual(view.radiograph.image, valid[None], level.window_px)
+            stand = [volume for volume, free in zip(view.volumes, self.free, strict=True) if not free]
+            standing = line_integrals(stand, camera, T_start[~self.free])
+            self._views.append((camera, view.volumes, standing, residual, rays))
         self._depth_mm = level.depth_prior_mm if len(scene.radiographs) == 1 else None
         names = [body.name for body in scene.moving]
         self._holds = [
             (child, names.index(body.hold.parent), body.hold)
             for child, body in enumerate(scene.moving)
-            if body.hold is not None
+            if body.hold is not None and (self.free[child] or self.free[names.index(body.hold.parent)])
         ]
         # What a deviation of one counts in the cost: that of the residuals as they are at the start.
         self.unit = self._images(T_start).cost[0] / self.pixel_count * scene.kind.correlated_residuals**2
@@ -171,7 +224,7 @@ class JointObjective:
     @property
     def pixel_count(self) -> float:
         """Pixels compared, mean over the views."""
-        return max(1.0, float(np.mean([residual.pixel_count for _, _, residual, _ in self._views])))
+        return max(1.0, float(np.mean([residual.pixel_count for _, _, _, residual, _ in self._views])))
 
     def __call__(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> NormalEquations:
         """Cost and its model at (P, M, 4, 4) poses, by twists in world axes about the bodies' centres."""
@@ -197,8 +250,8 @@ class JointObjective:
         pivots[:, :3, 3] = se3.transform_points(T_lps_to_world, self._scene.centres_lps_mm)
         cost, gradient, hessian = 0.0, np.zeros(6 * moving), np.zeros((6 * moving, 6 * moving))
         where = np.flatnonzero(self._columns)
-        for camera, volumes, residual, rays in self._views:
-            image, blocks = project_bodies_with_jacobian(volumes, camera, T_lps_to_world, self.free)
+        for camera, volumes, standing, residual, rays in self._views:
+            image, blocks = project_bodies_with_jacobian(volumes, camera, T_lps_to_world, standing, self.free)
             for (rows, columns), jacobian in blocks:
                 remove_shift_along_rays(jacobian[None], rays[:, rows, columns])
             view_cost, view_gradient, view_hessian = residual.equations(image, blocks)
@@ -227,7 +280,8 @@ class JointObjective:
         if self._depth_mm is not None:
             axis = self._views[0][0].T_world_to_camera[2, :3]
             scale = np.sqrt(_DEPTH_PRIOR_COST / max(self.unit, 1e-12)) / self._depth_mm
-            for number, centre in enumerate(self._scene.centres_lps_mm):
+            for number in np.flatnonzero(self.free):
+                centre = self._scene.centres_lps_mm[number]
                 places = (se3.transform_points(T[number], centre) for T in (T_lps_to_world, self._start))
                 jacobian = np.zeros((1, 6 * moving))
                 jacobian[0, 6 * number + 3 : 6 * number + 6] = scale * axis
@@ -257,10 +311,12 @@ class Refined(NamedTuple):
     Attributes:
         T: (M, 4, 4) T_lps_to_world of the bodies and the rest.
         objective: at the last level.
+        stopped: whether the report raised ``Cancelled``: the best poses until then.
     """
 
     T: np.ndarray
     objective: JointObjective
+    stopped: bool = False
 
 
 def refine_jointly(
@@ -283,19 +339,24 @@ def refine_jointly(
     T_rest = T if T_rest is None else scene.with_rest(T_rest)
     levels = levels or released_levels(scene.kind)
     for number, level in enumerate(levels):
-        objective = JointObjective(scene, level, T, T_rest)
+        objective, reached = JointObjective(scene, level, T, T_rest), T
 
         def tell(state: Progress, number=number, level=level) -> None:
+            nonlocal reached
+            reached = state.T
             fraction = (number + state.fraction) / len(levels)
             report(replace(state, stage=f"all bodies, {level.name}", fraction=fraction, T=state.T[0]))
 
-        solution = levenberg_marquardt(
-            objective,
-            T[None],
-            scene.centres_lps_mm,
-            level.max_iterations,
-            level.step_tolerance_mm,
-            report=None if report is None else tell,
-        )
+        try:
+            solution = levenberg_marquardt(
+                objective,
+                T[None],
+                scene.centres_lps_mm,
+                level.max_iterations,
+                level.step_tolerance_mm,
+                report=None if report is None else tell,
+            )
+        except Cancelled:
+            return Refined(reached, objective, stopped=True)
         T = solution.T[0]
     return Refined(T, objective)

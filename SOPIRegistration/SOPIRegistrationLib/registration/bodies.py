@@ -5,30 +5,35 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from SOPIRegistrationLib.compare import StageRecord
 from SOPIRegistrationLib.compare.target import Level
-from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.projector.bodies import is_seen, window_of
+from SOPIRegistrationLib.refine.alternatives import Alternative, alternatives
 from SOPIRegistrationLib.refine.jointly import Refined, Scene, refine_jointly
-from SOPIRegistrationLib.registration.loop import register
+from SOPIRegistrationLib.registration.loop import find, is_settled, register
 from SOPIRegistrationLib.registration.predicted_error import Deviation
 from SOPIRegistrationLib.registration.result import SEVERITY, RegistrationResult, Verdict
-from SOPIRegistrationLib.registration.verdict import Finding, on_thresholds
+from SOPIRegistrationLib.registration.verdict import Finding, beside, on_thresholds
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody, require_apart
 
-# Errors of bent spines were this many times the deviations that the curvature of the images predicts
-# (Docs/bodies.md): what fills the holes, and overlaps, are not as in the patient.
-_LARGER_ERRORS = 2.5
+# Errors of bent spines were this many times the deviations that the curvature of the images predicts, in one
+# view (14 phantoms) and in several (6): what fills the holes, and overlaps, are not as in the patient. Checked on
+# others in Docs/results/bodies.md.
+_LARGER_ERRORS, _LARGER_ERRORS_OF_VIEWS = 1.9, 1.4
 # Predicted errors that matter: across the central ray, along it, turned.
 _LARGE_MM, _LARGE_DEPTH_MM, _LARGE_DEG = 1.0, 5.0, 1.5
+# So many times bodies may take alternatives that agree better.
+_ROUNDS = 3
 # A body whose deviation is this share of what holds it alone would leave is held, not seen.
 _MOSTLY_HELD = 0.5
 
@@ -42,12 +47,15 @@ class BodyPose:
         T_lps_to_world: (4, 4) pose, mm.
         initial_T: (4, 4) the pose from which it was released: that of the piece it belongs to.
         verdict: trust in this body.
+        alternatives: other poses of it alone that the picture hardly tells from this one, or that are worth a
+            look, the best first.
     """
 
     name: str
     T_lps_to_world: np.ndarray
     initial_T: np.ndarray
     verdict: Verdict
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,8 +105,14 @@ class BodiesResult:
             T_lps_to_world=body.T_lps_to_world,
             initial_T=body.initial_T,
             verdict=body.verdict,
+            alternatives=body.alternatives,
             seconds=self.seconds,
         )
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was cancelled."""
+        return any(piece.stopped for piece in self.pieces)
 
     @property
     def intrinsics(self):
@@ -118,8 +132,9 @@ class BodiesResult:
     ) -> dict:
         """The content of result.json; arguments as for ``RegistrationResult.to_dict``."""
         entry = self.first.to_dict(geometry, seconds_preparation, given_mirrored)
+        kept = ("pose", "initial_pose", "verdict", "alternatives")
         entry["bodies"] = [
-            {"name": body.name, **{key: told[key] for key in ("pose", "initial_pose", "verdict")}}
+            {"name": body.name, **{key: told[key] for key in kept}}
             for body in self.bodies
             for told in [self.of(body).to_dict()]
         ]
@@ -155,57 +170,197 @@ def register_bodies(
         frame: nominal view and source-object distance, in the first camera; of its centre theta is told.
         settings: how what moves as one piece is registered.
         starts: (4, 4) T_lps_to_world by name of a body; of the parts of a CT the first one's counts for all.
-        report: told several times a second; raises ``Cancelled`` to stop.
+        report: told several times a second; raises ``Cancelled`` to stop at once, and the result holds the
+            best poses reached so far.
 
     Raises:
         InputError: as of ``register``; a body in no view, two bodies in one place, or a start of none.
-        Cancelled: the report raised it while the bodies moved jointly.
     """
     began, starts = time.perf_counter(), dict(starts or {})
     settings = settings or RegistrationSettings()
     bodies.require(starts)
-    pieces = _as_pieces(bodies, radiographs, frame, settings, starts, report)
-    found = {name: piece for names, piece in pieces for name in names}
-    results = tuple(piece for _, piece in pieces)
+    if bodies.whole is None and len(bodies) > 1 and set(starts) == set(bodies.names):
+        # What can be told at once is not told after a minute.
+        _require_in_view(Scene(bodies, radiographs), np.array([starts[name] for name in bodies.names]))
+    case = _BodiesCase(bodies, tuple(radiographs), frame, settings, starts, report)
     if len(bodies) == 1 and bodies.rest is None:
-        [name] = bodies.names
-        piece = found[name]
-        body = BodyPose(name, piece.T_lps_to_world, piece.initial_T, piece.verdict)
-        return BodiesResult((body,), (), results, piece.seconds)
-    T_start = np.array([found[name].T_lps_to_world for name in bodies.names])
-    if any(piece.stopped for piece in results):
-        stopped = Verdict("review", ["stopped early: not verified"], None, None)
-        poses = [BodyPose(n, T, T, stopped) for n, T in zip(bodies.names, T_start, strict=True)]
+        return case.of_one()
+    # What bends agrees in part only as one piece, and a body has its own alternatives: all that a search can
+    # try is tried where these lead nowhere.
+    result = case.of_several(False, began)
+    return case.of_several(True, began) if result is None else result
+
+
+def _is_a_start(verdict: Verdict) -> bool:
+    """Whether a labelled CT stands where its parts may be released."""
+    return verdict.status != "reject"
+
+
+def _is_anything(verdict: Verdict) -> bool:
+    """Of a body by itself the first pose is enough: others are sought of it beside all others."""
+    return True
+
+
+@dataclass(frozen=True)
+class _BodiesCase:
+    """The arguments of :func:`register_bodies`."""
+
+    bodies: Bodies
+    radiographs: tuple[PreparedRadiograph, ...]
+    frame: PoseFrame
+    settings: RegistrationSettings
+    starts: Mapping[str, np.ndarray]
+    report: Report | None
+
+    def of_one(self) -> BodiesResult:
+        """One body alone."""
+        [body] = self.bodies.bodies
+        settings, start = self._settings([body.name])
+        found = register(body.subject, self.radiographs, self.frame, settings, start, self.report)
+        pose = BodyPose(body.name, found.T_lps_to_world, found.initial_T, found.verdict, found.alternatives)
+        return BodiesResult((pose,), (), (found,), found.seconds)
+
+    def of_several(self, thorough: bool, began: float) -> BodiesResult | None:
+        """As pieces first, then released; None where that was not thorough, and it was not enough."""
+        pieces = self._pieces(thorough)
+        results = tuple(piece for _, piece in pieces)
+        found = {name: piece for names, piece in pieces for name in names}
+        T_start = np.array([found[name].T_lps_to_world for name in self.bodies.names])
+        if any(piece.stopped for piece in results):
+            return self._stopped(T_start, T_start, results, began)
+        scene = Scene(self.bodies, results[0].radiographs)
+        try:
+            if self.bodies.whole is None:
+                require_apart(self.bodies.bodies, T_start)
+            _require_in_view(scene, T_start)
+        except InputError:
+            if thorough:
+                raise
+            return None
+        joint_began = time.perf_counter()
+        released = _released(scene, T_start, self.report)
+        T = released.refined.T
+        stage = StageRecord("all bodies jointly", time.perf_counter() - joint_began, None, T[0])
+        results = (replace(results[0], stages=[*results[0].stages, stage]), *results[1:])
+        if released.refined.stopped:
+            return self._stopped(T, T_start, results, began)
+        verdicts, pairs = judge_bodies(scene, released.refined, released.others)
+        for number, name in enumerate(self.bodies.names):
+            if number not in released.taken or name in self.bodies.parts:
+                verdicts[number] = _not_better(verdicts[number], found[name].verdict)
+        wrong = released.with_better_others or any(verdict.status == "reject" for verdict in verdicts)
+        if wrong and not thorough and not all(piece.verdict.settled for piece in results):
+            return None
+        poses = zip(self.bodies.names, T, T_start, verdicts, released.others, strict=False)
+        seconds = time.perf_counter() - began
+        return BodiesResult(tuple(BodyPose(*one) for one in poses), tuple(pairs), results, seconds)
+
+    def _pieces(self, thorough: bool) -> list[tuple[tuple[str, ...], RegistrationResult]]:
+        """Names and result of the labelled CT as a whole and of every other body by itself."""
+        pieces = []
+        bodies, seen = self.bodies, self.radiographs
+        if bodies.whole is not None:
+            settings, start = self._settings(bodies.parts)
+            enough = is_settled if thorough else _is_a_start
+            found = find(bodies.whole, seen, self.frame, settings, start, self.report, enough)
+            pieces.append((bodies.parts, found))
+        for body in bodies.bodies:
+            if body.name in bodies.parts:
+                continue
+            settings, start = self._settings([body.name])
+            if pieces:
+                # The X-rays are what the first piece found them to be.
+                seen, settings = pieces[0][1].radiographs, replace(settings, mirrored="no")
+            own = replace(self.frame, centre_lps_mm=body.centre_lps_mm)
+            enough = is_settled if thorough else _is_anything
+            found = find(body.subject, seen, own, settings, start, self.report, enough)
+            pieces.append(((body.name,), replace(found, frame=self.frame)))
+        return pieces
+
+    def _settings(self, names: Sequence[str]) -> tuple[RegistrationSettings, np.ndarray | None]:
+        """How a piece of bodies of these names is registered, and its start (4, 4) where one is given."""
+        start = next((self.starts[name] for name in names if name in self.starts), None)
+        return (self.settings if start is None else replace(self.settings, init=GIVEN)), start
+
+    def _stopped(self, T_reached: np.ndarray, T_start: np.ndarray, results, began: float) -> BodiesResult:
+        """Where the bodies were when the registration was stopped."""
+        verdict = Verdict("review", ["stopped early: not verified"], None, None)
+        poses = [
+            BodyPose(name, T, T_initial, verdict)
+            for name, T, T_initial in zip(self.bodies.names, T_reached, T_start, strict=False)
+        ]
+        results = (replace(results[0], stopped=True), *results[1:])
         return BodiesResult(tuple(poses), (), results, time.perf_counter() - began)
-    if bodies.whole is None:
-        require_apart(bodies.bodies, T_start)
-    scene = Scene(bodies, results[0].radiographs)
-    _require_in_view(scene, T_start)
-    joint_began = time.perf_counter()
+
+
+class _Released(NamedTuple):
+    """Where released bodies ended.
+
+    Attributes:
+        refined: their poses.
+        others: of each what else it may be.
+        taken: numbers of those that stand where an alternative led: what was found as one piece no longer
+            counts for them.
+    """
+
+    refined: Refined
+    others: list[tuple[Alternative, ...]]
+    taken: frozenset[int] = frozenset()
+
+    @property
+    def with_better_others(self) -> list[int]:
+        """Numbers of bodies of which another pose agrees better."""
+        return [number for number, one in enumerate(self.others) if one and one[0].margin < 0]
+
+
+def _released(scene: Scene, T_start: np.ndarray, report: Report | None) -> _Released:
+    """All bodies refined jointly, and what else each may be; one whose alternative agrees better takes it."""
+
+    def sought(refined: Refined, number: int) -> tuple[Alternative, ...]:
+        if scene.bodies.bodies[number].fixed:
+            return ()
+        return alternatives(scene, refined.T, number, report, T_start)
+
     refined = refine_jointly(scene, T_start, report=report)
-    verdicts, pairs = judge_bodies(scene, refined)
-    verdicts = [
-        _not_better(verdict, found[name].verdict)
-        for name, verdict in zip(bodies.names, verdicts, strict=True)
-    ]
-    stage = StageRecord("all bodies jointly", time.perf_counter() - joint_began, None, refined.T[0])
-    results = (replace(results[0], stages=[*results[0].stages, stage]), *results[1:])
-    poses = zip(bodies.names, refined.T, T_start, verdicts, strict=False)
-    return BodiesResult(
-        tuple(BodyPose(*one) for one in poses), tuple(pairs), results, time.perf_counter() - began
-    )
+    found = _Released(refined, [() for _ in scene.bodies.bodies])
+    if refined.stopped:
+        return found
+    try:
+        found = _Released(refined, [sought(refined, number) for number in range(len(scene.bodies))])
+        for _ in range(_ROUNDS):
+            better = found.with_better_others
+            if not better:
+                break
+            T = found.refined.T.copy()
+            T[better] = [found.others[number][0].T_lps_to_world for number in better]
+            again = refine_jointly(scene, T, report=report, T_rest=T_start)
+            gains = scene.agreements(scene.kind.check, np.stack([found.refined.T, again.T]), better)
+            if again.stopped:
+                raise Cancelled
+            if np.diff(gains, axis=0).mean() <= 0:
+                break
+            others = [
+                sought(again, number) if number in better else one for number, one in enumerate(found.others)
+            ]
+            found = _Released(again, others, found.taken.union(better))
+    except Cancelled:
+        return found._replace(refined=found.refined._replace(stopped=True))
+    return found
 
 
-def judge_bodies(scene: Scene, refined: Refined) -> tuple[list[Verdict], list[NeighbourPose]]:
+def judge_bodies(
+    scene: Scene, refined: Refined, others: Sequence[Sequence[Alternative]] = ()
+) -> tuple[list[Verdict], list[NeighbourPose]]:
     """A verdict for each body, and how each held one stands to its parent.
 
     Args:
         scene: bodies and X-rays.
         refined: where the bodies ended.
+        others: of each body where else it may stand (``refine.alternatives``); of none if empty.
     """
     T, objective = refined.T, refined.objective
     equations = objective.at(T)
-    covariance = _LARGER_ERRORS**2 * objective.unit * _inverse(equations.hessian[0])
+    covariance = _larger_errors(scene) ** 2 * objective.unit * _inverse(equations.hessian[0])
     to_camera = np.kron(np.eye(2), scene.radiographs[0].camera.T_world_to_camera[:3, :3])
     agreement = scene.agreement(scene.kind.check, T)
     verdicts, pairs = [], []
@@ -213,56 +368,40 @@ def judge_bodies(scene: Scene, refined: Refined) -> tuple[list[Verdict], list[Ne
         own = slice(6 * number, 6 * number + 6)
         deviation = Deviation.of(to_camera @ covariance[own, own] @ to_camera.T)
         figure = f"structural correlation about it {agreement[number]:.3f}"
+        ambiguous = beside(others[number]) if others else ("accept", "")
         findings = [
             on_thresholds(agreement[number], scene.kind.thresholds, figure),
-            ("accept", "") if body.fixed else _determined(body, deviation),
+            ("accept", "") if body.fixed else _determined(body, deviation, _larger_errors(scene)),
+            ambiguous,
         ]
         status = max((status for status, _ in findings), key=SEVERITY.index)
         reasons = [reason for _, reason in findings if reason]
         if body.fixed:
             reasons.append("fixed: it stays where it was as one piece")
         verdicts.append(
-            Verdict(status, reasons, deviation.translation_mm, np.rad2deg(deviation.rotation_rad))
+            Verdict(
+                status,
+                reasons,
+                deviation.translation_mm,
+                np.rad2deg(deviation.rotation_rad),
+                ambiguous=ambiguous[1],
+            )
         )
         if body.hold is not None:
-            parent = scene.bodies.names.index(body.hold.parent)
-            relative = objective.relative_jacobian(T, number, parent)
-            deviation = Deviation.of(to_camera @ relative @ covariance @ relative.T @ to_camera.T)
-            T_relative = se3.invert_rigid(T[parent]) @ T[number]
-            pairs.append(
-                NeighbourPose(
-                    body.name,
-                    body.hold.parent,
-                    T_relative,
-                    deviation.translation_mm,
-                    np.rad2deg(deviation.rotation_rad),
-                )
-            )
+            pairs.append(_pair(scene, refined, number, to_camera, covariance))
     return verdicts, pairs
 
 
-def _as_pieces(bodies, radiographs, frame, settings, starts, report):
-    """[(names, result)] of the labelled CT as a whole and of every other body by itself."""
-    pieces = []
-    if bodies.whole is not None:
-        start = next((starts[name] for name in bodies.parts if name in starts), None)
-        chosen = settings if start is None else replace(settings, init=GIVEN)
-        result = register(bodies.whole, radiographs, frame, chosen, start, report)
-        pieces.append((bodies.parts, result))
-    for body in bodies.bodies:
-        if body.name in bodies.parts:
-            continue
-        start = starts.get(body.name)
-        chosen = settings if start is None else replace(settings, init=GIVEN)
-        own = frame if len(bodies) == 1 else replace(frame, centre_lps_mm=body.centre_lps_mm)
-        seen = radiographs
-        if pieces:
-            # The X-rays are what the first piece found them to be.
-            seen = pieces[0][1].radiographs
-            chosen = replace(chosen, mirrored="no")
-        result = register(body.subject, seen, own, chosen, start, report)
-        pieces.append(((body.name,), result if len(bodies) == 1 else replace(result, frame=frame)))
-    return pieces
+def _pair(scene: Scene, refined: Refined, number: int, to_camera, covariance) -> NeighbourPose:
+    """How a held body stands to its parent."""
+    body = scene.bodies.bodies[number]
+    parent = scene.bodies.names.index(body.hold.parent)
+    relative = refined.objective.relative_jacobian(refined.T, number, parent)
+    deviation = Deviation.of(to_camera @ relative @ covariance @ relative.T @ to_camera.T)
+    T_relative = se3.invert_rigid(refined.T[parent]) @ refined.T[number]
+    return NeighbourPose(
+        body.name, body.hold.parent, T_relative, deviation.translation_mm, np.rad2deg(deviation.rotation_rad)
+    )
 
 
 def _require_in_view(scene: Scene, T_lps_to_world: np.ndarray) -> None:
@@ -290,15 +429,20 @@ def _inverse(hessian: np.ndarray) -> np.ndarray:
     return inverse
 
 
-def _determined(body: RigidBody, deviation: Deviation) -> Finding:
+def _larger_errors(scene: Scene) -> float:
+    """By what deviations from the curvature of the images are to be multiplied."""
+    return _LARGER_ERRORS if len(scene.radiographs) == 1 else _LARGER_ERRORS_OF_VIEWS
+
+
+def _determined(body: RigidBody, deviation: Deviation, larger: float) -> Finding:
     """Whether the picture, not what holds it, fixes a body."""
     x, y, z = deviation.translation_mm
     turn = float(np.rad2deg(deviation.rotation_rad.max()))
     if not (deviation.translation_mm.any() or turn):
         return "review", "the picture does not show it"
     if body.hold is not None:
-        across = max(x, y) / (_LARGER_ERRORS * body.hold.translation_mm)
-        if max(across, turn / (_LARGER_ERRORS * body.hold.rotation_deg)) > _MOSTLY_HELD:
+        across = max(x, y) / (larger * body.hold.translation_mm)
+        if max(across, turn / (larger * body.hold.rotation_deg)) > _MOSTLY_HELD:
             return "review", f"the picture hardly determines it: it stays where {body.hold.parent} holds it"
     if max(x, y) > _LARGE_MM or z > _LARGE_DEPTH_MM or turn > _LARGE_DEG:
         return "review", (
@@ -308,7 +452,9 @@ def _determined(body: RigidBody, deviation: Deviation) -> Finding:
 
 
 def _not_better(verdict: Verdict, piece: Verdict) -> Verdict:
-    """No body of a piece that was rejected is accepted: released bodies find something alike anywhere."""
-    if piece.status != "reject" or verdict.status != "accept":
+    """No body of a piece that was rejected, or that may stand elsewhere, is accepted: released bodies find
+    something alike anywhere."""
+    reason = piece.ambiguous or (piece.reasons[0] if piece.status == "reject" else "")
+    if not reason or verdict.status != "accept":
         return verdict
-    return replace(verdict, status="review", reasons=[*verdict.reasons, f"as one piece: {piece.reasons[0]}"])
+    return replace(verdict, status="review", reasons=[*verdict.reasons, f"as one piece: {reason}"])

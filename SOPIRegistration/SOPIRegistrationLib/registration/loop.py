@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from SOPIRegistrationLib import methods
-from SOPIRegistrationLib.compare import Case, Hypotheses, Reading, Run
+from SOPIRegistrationLib.compare import Case, Hypotheses, Reading, Run, StageRecord, compared_target
 from SOPIRegistrationLib.errors import Cancelled
 from SOPIRegistrationLib.geometry.views import PoseFrame, frame_of
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.initialise.initialiser import Initialiser
 from SOPIRegistrationLib.progress import Report
+from SOPIRegistrationLib.refine.alternatives import alternatives
+from SOPIRegistrationLib.refine.jointly import Scene
 from SOPIRegistrationLib.refine.refiner import Refiner
 from SOPIRegistrationLib.registration.result import SEVERITY, RegistrationResult
-from SOPIRegistrationLib.registration.verdict import Verdict, judge
+from SOPIRegistrationLib.registration.verdict import Verdict, beside, judge
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.bodies import Bodies
 
 
 def warm_up(subject: Subject, settings: RegistrationSettings) -> None:
@@ -35,6 +38,11 @@ def warm_up(subject: Subject, settings: RegistrationSettings) -> None:
     subject.warm_up()
     methods.initialiser(settings).warm_up(subject)
     methods.refiner(settings).warm_up(subject)
+
+
+def is_settled(verdict: Verdict) -> bool:
+    """Whether the images agree as at a right pose."""
+    return verdict.settled
 
 
 def register(
@@ -59,16 +67,71 @@ def register(
     Raises:
         InputError: the object lies outside the X-ray at the start pose, or weights cannot be used.
     """
+    return with_alternatives(find(subject, radiographs, frame, settings, start, report), subject, report)
+
+
+def find(
+    subject: Subject,
+    radiographs: Sequence[PreparedRadiograph],
+    frame: PoseFrame,
+    settings: RegistrationSettings | None = None,
+    start: np.ndarray | None = None,
+    report: Report | None = None,
+    enough: Callable[[Verdict], bool] = is_settled,
+) -> RegistrationResult:
+    """The same, but that the found pose's look-alikes are not sought.
+
+    The arguments are those of :func:`register`, and ``enough``: whether the verdict on a proposal ends the
+    search; else the next one is tried.
+    """
     began = time.perf_counter()
     settings = settings or RegistrationSettings()
     initialiser, refiner = methods.initialiser(settings, start), methods.refiner(settings)
     case = _case(subject, radiographs, frame, settings, initialiser)
     run = Run(case, report, settings.time_limit)
     try:
-        best = min(_outcomes(initialiser, refiner, run, case), key=_Outcome.rank)
+        best = min(_outcomes(initialiser, refiner, run, case, enough), key=_Outcome.rank)
     except Cancelled:
         best = _Outcome.stopped(settings.init, run)
     return best.result(run, settings, time.perf_counter() - began)
+
+
+def with_alternatives(
+    result: RegistrationResult, subject: Subject, report: Report | None = None
+) -> RegistrationResult:
+    """A result with the poses that look alike, of an implant or a segmented bone.
+
+    Of a whole CT the verdict's probability tells.
+
+    Args:
+        result: without them.
+        subject: what was registered.
+        report: told as they are sought; raises ``Cancelled`` to stop.
+    """
+    is_seen_by_outline = compared_target(subject).outline_lps_mm is not None
+    if not is_seen_by_outline or result.stopped or result.verdict.status == "reject":
+        return result
+    scene = Scene(Bodies.one(subject), result.radiographs)
+    began = time.perf_counter()
+    try:
+        found = alternatives(scene, result.T_lps_to_world[None], 0, report)
+    except Cancelled:
+        reasons = [*result.verdict.reasons, "stopped early: no other poses were tried"]
+        verdict = replace(result.verdict, status="review", reasons=reasons)
+        return replace(result, verdict=verdict, stopped=True)
+    status, reason = beside(found)
+    verdict = result.verdict
+    if status != "accept":
+        verdict = replace(verdict, status=status, reasons=[*verdict.reasons, reason], ambiguous=reason)
+    seconds = time.perf_counter() - began
+    stage = StageRecord("other poses", seconds, None, result.T_lps_to_world)
+    return replace(
+        result,
+        verdict=verdict,
+        alternatives=found,
+        stages=[*result.stages, stage],
+        seconds=result.seconds + seconds,
+    )
 
 
 def _case(
@@ -86,8 +149,10 @@ def _case(
     return replace(case, T_expected=initialiser.expected(case))
 
 
-def _outcomes(initialiser: Initialiser, refiner: Refiner, run: Run, case: Case) -> Iterator[_Outcome]:
-    """Of each proposal, thinned, refined and judged, until the images agree."""
+def _outcomes(
+    initialiser: Initialiser, refiner: Refiner, run: Run, case: Case, enough: Callable[[Verdict], bool]
+) -> Iterator[_Outcome]:
+    """Of each proposal, thinned, refined and judged, until that is enough."""
     statuses: list[str] = []
     for proposal in initialiser.propose(case, run):
         if not refiner.takes(proposal, statuses):
@@ -100,7 +165,7 @@ def _outcomes(initialiser: Initialiser, refiner: Refiner, run: Run, case: Case) 
         outcome = _Outcome(refined.source or proposal.source, refined, judge(refined, run.timed_out))
         yield outcome
         statuses.append(outcome.verdict.status)
-        if outcome.verdict.settled:
+        if enough(outcome.verdict):
             return
 
 

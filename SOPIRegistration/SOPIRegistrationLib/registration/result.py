@@ -11,6 +11,7 @@ from SOPIRegistrationLib.compare import StageRecord
 from SOPIRegistrationLib.geometry.intrinsics import EstimatedIntrinsics
 from SOPIRegistrationLib.geometry.views import PoseFrame, theta_as_dict, view_seen
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.refine.alternatives import Alternative
 from SOPIRegistrationLib.registration.evidence import Evidence
 
 # A picture turned by less is upright.
@@ -40,6 +41,7 @@ class Verdict:
         evidence: what the images say for and against it.
         settled: whether the images agree as at a right pose, so that no other one need be sought; the view
             may not fix it all the same.
+        ambiguous: why another pose may be the right one, where one agrees as well; else empty.
 
     What is not the status or its reasons is None for a stopped run.
     """
@@ -54,6 +56,7 @@ class Verdict:
     probability: float | None = None
     evidence: Evidence | None = None
     settled: bool = False
+    ambiguous: str = ""
 
     def to_dict(self) -> dict:
         """The entry "verdict" of result.json."""
@@ -92,6 +95,8 @@ class RegistrationResult:
             pictures turned over.
         intrinsics: of each X-ray, where the geometry has tolerances; ``radiographs`` have them.
         stated_view: name of the nominal view that was given; ``frame`` has the one that was found.
+        alternatives: other poses that the picture hardly tells from this one, or that are worth a look, the
+            best first; sought of implants and segmented bones, and of each of several bodies.
     """
 
     T_lps_to_world: np.ndarray
@@ -111,6 +116,7 @@ class RegistrationResult:
     intrinsics: tuple[EstimatedIntrinsics, ...] = ()
     stated_view: str = ""
     device: str = field(default="cpu")
+    alternatives: tuple[Alternative, ...] = ()
 
     def image(self, given_mirrored: bool = False) -> dict:
         """What the first X-ray was found to be, as in result.json.
@@ -179,6 +185,9 @@ class RegistrationResult:
             "similarity": self.similarity,
             "initial_similarity": self.initial_similarity,
             "verdict": self.verdict.to_dict(),
+            "alternatives": [
+                {**one.to_dict(), "pose": self._pose_entry(one.T_lps_to_world)} for one in self.alternatives
+            ],
             "stopped": self.stopped,
             "seconds": round(self.seconds, 4),
             "seconds_preparation": seconds_preparation,

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Hypotheses
 from SOPIRegistrationLib.compare.target import Thresholds
-from SOPIRegistrationLib.registration.evidence import SAME_POSE_MM, Evidence, apart_mm, evidence_of
+from SOPIRegistrationLib.refine.alternatives import AMBIGUOUS, Alternative
+from SOPIRegistrationLib.registration.evidence import (
+    RIGHT_MM,
+    RIGHT_RAD,
+    Evidence,
+    apart_mm,
+    are_others,
+    evidence_level,
+    evidence_of,
+)
 from SOPIRegistrationLib.registration.predicted_error import (
     Deviation,
     intrinsics_covariance,
     local_model,
     model_covariance,
 )
-from SOPIRegistrationLib.registration.probability import RIGHT_MM, RIGHT_RAD, TRUSTED, probability_right
+from SOPIRegistrationLib.registration.probability import TRUSTED, probability_right
 from SOPIRegistrationLib.registration.result import SEVERITY, Verdict
 
 # Two different poses this close in agreement: the image does not decide between them.
@@ -52,12 +63,12 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
     probability = probability_right(evidence, comparison.target.kind.judged_as)
     if probability is not None:
         probability *= fixed
+    rivals = [_rivals(hypotheses), _elsewhere(evidence.agreement - hypotheses.rival, probability)]
     on_agreement = [
         _trust(evidence, probability, comparison.target.kind.thresholds, timed_out),
         _plausibility(comparison.case, T),
         _share(evidence.share, comparison.case.least_share),
-        _rivals(hypotheses),
-        _elsewhere(evidence.agreement - hypotheses.rival, probability),
+        *rivals,
         _refined(model.to_best_mm),
     ]
     findings = [
@@ -80,6 +91,7 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         probability,
         evidence,
         all(status == "accept" for status, _ in on_agreement),
+        "; ".join(reason for _, reason in rivals if reason),
     )
 
 
@@ -140,12 +152,15 @@ def _share(share: float, least: float) -> Finding:
 
 def _rivals(hypotheses: Hypotheses) -> Finding:
     """Whether a pose elsewhere agrees as well."""
-    apart = apart_mm(hypotheses.comparison.case, hypotheses.T)
-    agreements = hypotheses.comparison.agreement(hypotheses.T)
-    rival = (apart > SAME_POSE_MM) & (agreements[1:] > agreements[0] - _AMBIGUOUS_MARGIN)
+    comparison, T = hypotheses.comparison, hypotheses.T
+    if comparison.target.kind.look_alikes is None:
+        agreements = comparison.agreement(T)
+    else:
+        agreements = 1 - comparison.cost(evidence_level(comparison), T) / 2
+    rival = are_others(comparison, T) & (agreements[1:] > agreements[0] - _AMBIGUOUS_MARGIN)
     if not rival.any():
         return "accept", ""
-    distance = apart[np.flatnonzero(rival)[0]]
+    distance = apart_mm(comparison.case, T)[np.flatnonzero(rival)[0]]
     return "review", f"another start ended {distance:.0f} mm away with the same agreement"
 
 
@@ -154,6 +169,13 @@ def _elsewhere(margin: float, probability: float | None) -> Finding:
     if margin < (_RIVAL_MARGIN_UNTOLD if probability is None else _RIVAL_MARGIN):
         return "review", f"read or seen another way the images agree nearly as well: {margin:.3f} less"
     return "accept", ""
+
+
+def beside(others: Sequence[Alternative]) -> Finding:
+    """Whether another pose of one body, the best first, agrees nearly as well."""
+    if not others or others[0].margin >= AMBIGUOUS:
+        return "accept", ""
+    return "review", f"another pose agrees nearly as well: {others[0].summary}"
 
 
 def _refined(to_best_mm: np.ndarray) -> Finding:

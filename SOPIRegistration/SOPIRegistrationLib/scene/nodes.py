@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.ct_planes import dicom_header
+from SOPIRegistrationLib.images.ct_series import require_ct
 from SOPIRegistrationLib.images.dicom import read_dicom_radiograph
 from SOPIRegistrationLib.images.dicom_files import is_dicom
 from SOPIRegistrationLib.images.hounsfield import in_hounsfield
 from SOPIRegistrationLib.images.itk_reading import check_finite
+from SOPIRegistrationLib.images.pictures import require_upright
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.shear import perpendicular, require_sound_axes
 from SOPIRegistrationLib.images.volume import Volume
@@ -35,9 +39,10 @@ def volume_from_node(volumeNode) -> Volume:
 
     Raises:
         InputError: no voxels, a single slice, colours, NaN, a non-linear transform, singular axes, a scale
-            that is not known.
+            that is not known, a label map, another modality in the DICOM file behind it.
     """
     name = f"'{volumeNode.GetName()}'"
+    _require_ct_node(volumeNode, name)
     array = _voxels(volumeNode, "CT")
     if array.ndim > 3:
         raise InputError(f"CT {name} has {array.shape[3]} values a voxel (colours or vectors): one is needed")
@@ -82,8 +87,8 @@ def radiograph_from_node(volumeNode, frame: int | None = None, mirrored: bool = 
     check_finite(pixels, name, "X-ray")
     if pixels.min() == pixels.max():
         raise InputError(f"X-ray {name} is constant: every pixel is {pixels.flat[0]:g}, no image")
-    bone_dark, metadata, expected = _dicom_facts(volumeNode, pixels, frame)
-    return Radiograph(pixels[:, ::-1] if mirrored else pixels, name, bone_dark, metadata, expected)
+    radiograph = _with_dicom_facts(Radiograph(pixels, name, metadata={}), volumeNode, frame)
+    return radiograph.mirrored() if mirrored else radiograph
 
 
 def mask_from_node(maskNode, referenceVolumeNode) -> Volume:
@@ -204,6 +209,15 @@ def _voxels(volumeNode, what: str) -> np.ndarray:
     return slicer.util.arrayFromVolume(volumeNode)
 
 
+def _require_ct_node(volumeNode, name: str) -> None:
+    if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise InputError(f"CT {name} is a label map: give the CT, and labels as its bones")
+    path = _file_behind(volumeNode)
+    header = None if path is None else dicom_header(path)
+    if header is not None:
+        require_ct(header, name)
+
+
 def _ijk_to_lps(volumeNode) -> np.ndarray:
     ijk_to_own = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(ijk_to_own)
@@ -228,24 +242,34 @@ def _filled_in(segmentationNode, referenceVolumeNode):
     return node
 
 
-def _dicom_facts(volumeNode, pixels: np.ndarray, frame: int | None) -> tuple[bool | None, dict, bool | None]:
-    """From the DICOM file behind a node: whether bones are dark in it, tags, whether they should be."""
-    path = _dicom_file(volumeNode)
+def _with_dicom_facts(radiograph: Radiograph, volumeNode, frame: int | None) -> Radiograph:
+    """With what the DICOM file behind a node says: polarity, tags, what is shown.
+
+    Raises:
+        InputError: the node comes from a picture whose header turns it, which Slicer may not follow.
+    """
+    path = _file_behind(volumeNode)
     if path is None:
-        return None, {}, None
+        return radiograph
+    if not is_dicom(path):
+        require_upright(path)
+        return radiograph
     stored = read_dicom_radiograph(path, frame or 1)
-    if stored.pixels.shape != pixels.shape:
-        return None, stored.metadata, None
+    if stored.pixels.shape != radiograph.pixels.shape:
+        return replace(radiograph, metadata=stored.metadata)
     # A reader may have turned the gray scale over (MONOCHROME1, a negative slope): the file speaks of the
     # stored values.
-    turned = bool(np.corrcoef(stored.pixels.ravel(), pixels.ravel())[0, 1] < 0)
+    turned = bool(np.corrcoef(stored.pixels.ravel(), radiograph.pixels.ravel())[0, 1] < 0)
     dark, expected = (
         None if known is None else known != turned for known in (stored.bone_dark, stored.bone_dark_expected)
     )
-    return dark, stored.metadata, expected
+    return replace(
+        radiograph, bone_dark=dark, bone_dark_expected=expected, metadata=stored.metadata, seen=stored.seen
+    )
 
 
-def _dicom_file(volumeNode) -> Path | None:
+def _file_behind(volumeNode) -> Path | None:
+    """The file that a node was loaded from, DICOM first."""
     files = []
     database = getattr(slicer, "dicomDatabase", None)
     instances = (volumeNode.GetAttribute("DICOM.instanceUIDs") or "").split()
@@ -254,7 +278,5 @@ def _dicom_file(volumeNode) -> Path | None:
     storage = volumeNode.GetStorageNode()
     if storage is not None:
         files.append(storage.GetFileName())
-    for file in files:
-        if file and Path(file).is_file() and is_dicom(Path(file)):
-            return Path(file)
-    return None
+    found = [Path(file) for file in files if file and Path(file).is_file()]
+    return next(filter(is_dicom, found), found[0] if found else None)

@@ -1,9 +1,7 @@
 """Normalised residuals between a DRR and an X-ray, with the exact Jacobian that least squares needs.
 
 Both are the residuals behind a correlation coefficient, so that gain and offset of either image do
-not matter: over the whole image (one mean and deviation), or over a window about every pixel (the
-local normalised cross-correlation of LaRose, *Iterative X-ray/CT registration using accelerated
-volume rendering*, 2001), which also cancels slow differences such as scatter or a wrong intensity curve.
+not matter: over the whole image (one mean and deviation), or over a window about every pixel (``local``).
 """
 
 from __future__ import annotations
@@ -11,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
 
-# Share of the image's own deviation added to a window's, or noise in flat windows would count as structure.
-_FLAT_WINDOW = 0.1
+from SOPIRegistrationLib.similarity.local import (
+    LocallyNormalised,
+    locally_normalised,
+    valid_share,
+    window_mean,
+)
 
 
 class _Residual:
@@ -71,7 +72,7 @@ class LocalResidual(_Residual):
     def __init__(self, fixed: np.ndarray, valid: np.ndarray, window_px: int):
         self._window = window_px
         self._valid = valid.astype(np.float32)
-        self._share = np.maximum(_box(self._valid, window_px), 1e-6)
+        self._share = valid_share(self._valid, window_px)
         normalised = self._normalised(fixed, self._valid, self._share)[0]
         self._fixed = normalised / _norm(normalised)
 
@@ -83,8 +84,8 @@ class LocalResidual(_Residual):
         valid, share = _of(self._valid, starts), _of(self._share, starts)
         normalised, deviation, mean = self._normalised(image, valid, share)
         window = self._window
-        mean_jacobian = _box(jacobian * valid[:, None], window) / share[:, None]
-        product = _box((image * valid)[:, None] * jacobian, window) / share[:, None]
+        mean_jacobian = window_mean(jacobian * valid[:, None], window) / share[:, None]
+        product = window_mean((image * valid)[:, None] * jacobian, window) / share[:, None]
         covariance = product - mean[:, None] * mean_jacobian
         derivative = jacobian - mean_jacobian - (normalised / deviation)[:, None] * covariance
         derivative *= (valid / deviation)[:, None]
@@ -138,8 +139,8 @@ class LocalResidual(_Residual):
         where = tuple(where)
         valid, share = self._valid[0][where], self._share[0][where]
         jacobian = np.pad(jacobian, [(0, 0), *margins])
-        mean_jacobian = _box(jacobian * valid, self._window) / share
-        product = _box((image[where] * valid) * jacobian, self._window) / share
+        mean_jacobian = window_mean(jacobian * valid, self._window) / share
+        product = window_mean((image[where] * valid) * jacobian, self._window) / share
         covariance = product - mean[where] * mean_jacobian
         derivative = jacobian - mean_jacobian - per_deviation[where] * covariance
         derivative *= valid / deviation[where]
@@ -150,16 +151,8 @@ class LocalResidual(_Residual):
         normalised = self._normalised(image, _of(self._valid, starts), _of(self._share, starts))[0]
         return normalised / _norm(normalised), np.broadcast_to(_of(self._fixed, starts), image.shape)
 
-    def _normalised(self, image, valid, share):
-        # Centred first: squares of large values would cost float32 its digits.
-        total = np.maximum(_total(valid), 1.0)
-        offset = _total(image * valid) / total
-        centred = (image - offset) * valid
-        floor = _FLAT_WINDOW**2 * _total(centred * centred) / total
-        mean = _box(centred, self._window) / share
-        variance = _box(centred * centred, self._window) / share - mean * mean
-        deviation = np.sqrt(np.maximum(variance, 0) + np.maximum(floor, 1e-12))
-        return (image - offset - mean) / deviation * valid, deviation, mean + offset
+    def _normalised(self, image, valid, share) -> LocallyNormalised:
+        return locally_normalised(image, valid, self._window, share)
 
 
 def _unit_residual(image, derivative, fixed):
@@ -213,9 +206,3 @@ def _centred(array, valid):
 
 def _norm(array):
     return np.maximum(np.sqrt(_total(array * array)), 1e-6)
-
-
-def _box(array, window):
-    """Mean over the window, zeros outside the image."""
-    rows_done = uniform_filter1d(array, window, axis=-2, mode="constant")
-    return uniform_filter1d(rows_done, window, axis=-1, mode="constant")

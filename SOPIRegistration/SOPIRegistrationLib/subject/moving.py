@@ -37,8 +37,7 @@ class MovingVolume:
         self._levels = [ProjectorVolume(attenuation)]
         if truncated is not None and truncated.array.any():
             border = Volume(truncated.array.astype(np.float32), truncated.index_to_lps)
-            masks = border, beyond_border(border)
-            self.unscanned = tuple(ProjectorVolume(mask) for mask in masks if mask is not None)
+            self.unscanned = tuple(ProjectorVolume(mask) for mask in (border, *beyond_border(border)))
 
     def without_truncation(self) -> MovingVolume:
         """The same volume, its rays through the end of the scan compared like any other."""
@@ -62,39 +61,33 @@ class MovingVolume:
         return self.level(max(0, int(np.floor(np.log2(max(ratio, 1.0))))))
 
 
-def beyond_border(border: Volume) -> Volume | None:
+def beyond_border(border: Volume) -> list[Volume]:
     """Where an object goes on that leaves its scan: the ends of the scan continued straight outwards.
 
     Args:
         border: float32 mask, 1 in the outermost voxels through which the object leaves.
 
     Returns:
-        A coarser float32 mask on a larger grid, 0 within the scan; None if the object leaves through none of
-        the grid's faces.
+        Coarser float32 masks, one for each face of the grid through which the object leaves.
     """
+    faces = ((axis, end, np.take(border.array, end, axis)) for axis in range(3) for end in (0, -1))
     # A face that is marked along its edges alone is a side of the box about the object.
-    faces = {
-        (axis, end): face
-        for axis in range(3)
-        for end in (0, -1)
-        if (face := np.take(border.array, end, axis))[1:-1, 1:-1].any()
-    }
-    if not faces:
-        return None
+    return [_continued(border, axis, end, face) for axis, end, face in faces if face[1:-1, 1:-1].any()]
+
+
+def _continued(border: Volume, axis: int, end: int, face: np.ndarray) -> Volume:
+    """A face of a grid, its first (``end`` 0) or last (-1) along an axis (k, j, i), continued outwards."""
     spacing_mm = border.spacing_mm[::-1]
     factors = np.maximum(1, np.rint(_BEYOND_VOXEL_MM / spacing_mm)).astype(int)
-    shape = -(-np.array(border.array.shape) // factors)
-    margins = np.ceil(_BEYOND_MM / (factors * spacing_mm)).astype(int)
-    margins[[axis not in {axis for axis, _ in faces} for axis in range(3)]] = 0
-    continued = np.zeros(shape + 2 * margins, np.float32)
-    for (axis, end), face in faces.items():
-        where = [slice(margin, margin + n) for margin, n in zip(margins, shape, strict=True)]
-        where[axis] = slice(None, margins[axis]) if end == 0 else slice(-margins[axis], None)
-        continued[tuple(where)] = np.expand_dims(_block_maxima(face, np.delete(factors, axis)), axis)
-    steps, first = factors[::-1], (factors - 1) / 2 - margins * factors
+    rows = _block_maxima(face, np.delete(factors, axis))
+    count = int(np.ceil(_BEYOND_MM / (factors * spacing_mm)[axis]))
+    continued = np.repeat(np.expand_dims(rows, axis), count, axis).astype(np.float32)
+    first = (factors - 1) / 2
+    # Blocks are counted from the grid's first voxel, and its last block may be incomplete.
+    first[axis] += factors[axis] * (-count if end == 0 else -(-border.array.shape[axis] // factors[axis]))
     index_to_lps = border.index_to_lps.copy()
     index_to_lps[:3, 3] = border.points_lps(first[::-1])
-    index_to_lps[:3, :3] *= steps
+    index_to_lps[:3, :3] *= factors[::-1]
     return Volume(continued, index_to_lps)
 
 

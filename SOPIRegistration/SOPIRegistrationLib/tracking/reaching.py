@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Comparison, Hypotheses, Run, Step
+from SOPIRegistrationLib.compare import Comparison, Hypotheses, Level, Run, Step
 from SOPIRegistrationLib.compare.starts import multi_start
 from SOPIRegistrationLib.compare.target import Steps, TargetKind
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.distinct import distinct_poses
 from SOPIRegistrationLib.refine.levels import through_levels
 from SOPIRegistrationLib.tracking.placing import shifted_to_the_pictures
 
@@ -22,8 +23,10 @@ _STARTS = 2
 _FINE_MM = 0.03
 # Costs after the first level from which a start is not worth going on with beside the best.
 _WORSE = 0.1
+# Poses nearer to each other than this (rad, mm) after it end in the same minimum.
+_SAME_WAY = np.deg2rad(5.0), 15.0, 15.0
 # From a coarse minimum the fine one is a few steps away.
-_LAST_ITERATIONS = 10
+_COARSE_ITERATIONS, _LAST_ITERATIONS = (8, 7), 10
 # Costs that differ by less do not decide between two poses: the motion does.
 _AS_GOOD = 0.02
 
@@ -31,14 +34,20 @@ _AS_GOOD = 0.02
 def coarse_steps(kind: TargetKind) -> Steps:
     """Two coarse levels for the best two guesses."""
     first, last = kind.coarse[-1][0], kind.coarse[-1][-1]
-    return replace(first, keep=_STARTS, ranking=None), replace(last, keep=_STARTS, ranking=None)
+    return tuple(
+        replace(step, keep=_STARTS, ranking=None, level=_stepping(step.level, iterations))
+        for step, iterations in zip((first, last), _COARSE_ITERATIONS, strict=True)
+    )
 
 
 def last_steps(kind: TargetKind) -> Steps:
     """One fine level, the middle one where there are several."""
-    level = kind.fine[len(kind.fine) // 2].level
-    iterations = min(level.max_iterations, _LAST_ITERATIONS)
-    return (Step(replace(level, max_iterations=iterations, step_tolerance_mm=_FINE_MM)),)
+    level = _stepping(kind.fine[len(kind.fine) // 2].level, _LAST_ITERATIONS)
+    return (Step(replace(level, step_tolerance_mm=_FINE_MM)),)
+
+
+def _stepping(level: Level, iterations: int) -> Level:
+    return replace(level, max_iterations=min(level.max_iterations, iterations), secant=True)
 
 
 def ends_at_the_finest(kind: TargetKind) -> bool:
@@ -86,7 +95,9 @@ def _refined(comparison: Comparison, T: np.ndarray, T_expected: np.ndarray, run:
     kind = comparison.target.kind
     first_step, second_step = coarse_steps(kind)
     found = through_levels(Hypotheses.unscored(comparison, T), (first_step,), run)
-    worth = found.cost < found.cost.min() + _WORSE
+    worth = np.flatnonzero(found.cost < found.cost.min() + _WORSE)
+    centre = comparison.case.centre_lps_mm
+    worth = worth[distinct_poses(found.T[worth], centre, *_SAME_WAY, len(worth))]
     found = through_levels(replace(found, T=found.T[worth], cost=found.cost[worth]), (second_step,), run)
     alike = np.flatnonzero(found.cost < found.cost.min() + _AS_GOOD)
     apart = se3.rotation_distance(

@@ -73,6 +73,8 @@ class FramePose:
             "reasons": verdict.reasons,
             "predicted_error_mm": _listed(verdict.predicted_error_mm),
             "predicted_error_deg": _listed(verdict.predicted_error_deg),
+            "statistical_error_mm": _listed(verdict.statistical_error_mm),
+            "statistical_error_deg": _listed(verdict.statistical_error_deg),
             "probability": verdict.probability,
             "share": verdict.share,
             "margin": None if np.isinf(self.margin) else self.margin,
@@ -83,15 +85,20 @@ class FramePose:
     @classmethod
     def from_dict(cls, entry: Mapping) -> FramePose:
         """Inverse of :meth:`to_dict`."""
-        mm, deg = (_array(entry[f"predicted_error_{unit}"]) for unit in ("mm", "deg"))
+        # Scenes saved by earlier versions have no statistical errors.
+        errors = {
+            name: _array(entry.get(name))
+            for name in (
+                f"{of}_error_{unit}" for of in ("predicted", "statistical") for unit in ("mm", "deg")
+            )
+        }
         margin = -np.inf if entry["margin"] is None else entry["margin"]
         verdict = Verdict(
             entry["status"],
             list(entry["reasons"]),
-            mm,
-            deg,
-            entry["share"],
+            share=entry["share"],
             probability=entry["probability"],
+            **errors,
         )
         T = _array(entry["T_lps_to_world"])
         return cls(entry["frame"], T, verdict, margin, entry["source"], entry["is_anchor"])

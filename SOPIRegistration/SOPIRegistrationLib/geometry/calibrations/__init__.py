@@ -45,7 +45,7 @@ class Format:
 FORMATS = {
     "xmalab": Format("XMALab", xmalab.recognises, xmalab.read, xmalab.write, False, ".txt"),
     "jointtrack": Format(
-        "JointTrack", jointtrack.recognises, jointtrack.read, jointtrack.write, False, ".txt"
+        "JointTrack", jointtrack.recognises, jointtrack.read, jointtrack.write, True, ".txt"
     ),
     "opencv": Format("OpenCV", opencv.recognises, opencv.read, opencv.write, False, ".yml"),
     "rtk": Format("RTK", rtk.recognises, rtk.read, rtk.write, True, ".xml"),

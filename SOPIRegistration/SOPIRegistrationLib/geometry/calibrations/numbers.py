@@ -28,8 +28,18 @@ def required_numbers(text: str, count: int, what: str) -> np.ndarray:
     """
     values = numbers_of(text)
     if values is None or len(values) != count:
-        raise InputError(f"{what} must be {count} finite numbers: export the calibration again")
+        remedy = (
+            "write them with decimal points" if has_decimal_commas(text) else "export the calibration again"
+        )
+        raise InputError(f"{what} must be {count} finite numbers: {remedy}")
     return values
+
+
+def has_decimal_commas(text: str) -> bool:
+    """Whether a text is numbers of which some have a comma for a point, as some languages write them."""
+    words = [word for word in re.split(r"[\s;\[\]()]+", text.strip()) if word]
+    is_number = all(re.fullmatch(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?", word) for word in words)
+    return is_number and len(words) > 1 and any("," in word for word in words)
 
 
 def decomposed(P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""OpenCV's calibrations, YAML of cv::FileStorage; ROS writes nearly the same.
+"""OpenCV's calibrations, YAML, XML or JSON of cv::FileStorage; ROS writes nearly the same YAML.
 
 Camera matrix, distortion k1, k2, p1, p2, k3 and, where given, R (or a rotation vector) and t, world to
 camera: our convention, rows downwards, first pixel's centre at (0, 0). OpenCV has no unit: lengths are taken
@@ -7,8 +7,10 @@ as mm.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -32,26 +34,30 @@ _TRANSLATION = ("t", "translation", "translationvector", "tvec")
 
 
 def recognises(text: str) -> bool:
-    """Whether a text is YAML with a matrix of OpenCV's in it."""
-    head = text.lstrip("\ufeff \r\n")[:5]
-    return (head == "%YAML" or "opencv-matrix" in text or "data:" in text) and bool(_MATRIX.search(text))
+    """Whether a text is a storage of OpenCV's with a matrix in it, or YAML like it."""
+    text = text.lstrip("\ufeff \r\n")
+    if text.startswith(("<", "{")):
+        return "<opencv_storage" in text or '"opencv-matrix"' in text
+    return (text.startswith("%YAML") or "opencv-matrix" in text or "data:" in text) and bool(
+        _MATRIX.search(text)
+    )
 
 
 def read(text: str, name: str, given: dict) -> tuple[dict, str]:
     """The camera's entry; see :class:`~SOPIRegistrationLib.geometry.calibrations.Format`."""
+    matrices, scalars = _stored(text)
     found = {}
-    for match in _MATRIX.finditer(text):
-        values = numbers_of(match["data"])
-        rows, columns = int(match["rows"]), int(match["columns"])
+    for title, (rows, columns, data) in matrices.items():
+        values = numbers_of(data)
         if values is None or values.size != rows * columns:
-            raise InputError(f"{match['name']} is not {rows} x {columns} finite numbers: export it again")
-        found[_plain(match["name"])] = values.reshape(rows, columns)
+            raise InputError(f"{title} is not {rows} x {columns} finite numbers: export it again")
+        found[_plain(title)] = values.reshape(rows, columns)
     if "m2" in found:
         raise InputError("it holds two cameras (M1, M2): give each its own file, or a JSON with cameras")
     K = _first(found, _INTRINSICS)
     if K is None or K.shape != (3, 3):
         raise InputError("it has no 3 x 3 camera_matrix: export the calibration again")
-    entry: dict = {"name": name, "K": K} | _size(text)
+    entry: dict = {"name": name, "K": K} | _size(scalars)
     distortion = _first(found, _DISTORTION)
     if distortion is not None:
         coefficients = distortion.ravel()
@@ -97,16 +103,48 @@ def _first(found: dict, names: Sequence[str]):
     return next((found[name] for name in names if name in found), None)
 
 
-def _size(text: str) -> dict:
-    scalars = {_plain(match["name"]): match["value"] for match in _SCALAR.finditer(text)}
-    for match in _LIST.finditer(text):
-        pair = numbers_of(match["value"])
-        if _plain(match["name"]) in ("imagesize", "size") and pair is not None and pair.size == 2:
-            return {"width": pair[0], "height": pair[1]}
+def _stored(text: str) -> tuple[dict[str, tuple[int, int, str]], dict[str, str]]:
+    """Matrices (rows, columns, their numbers) and other values of a storage, as they are written.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    text = text.lstrip("\ufeff \r\n")
+    try:
+        if text.startswith("<"):
+            root = ElementTree.fromstring(text)
+            nodes = {node.tag: {one.tag: one.text or "" for one in node} or node.text for node in root}
+        elif text.startswith("{"):
+            nodes = json.loads(text)
+        else:
+            nodes = None
+    except (ElementTree.ParseError, ValueError):
+        raise InputError("it is damaged: export it again") from None
+    if nodes is None:
+        matrices = {
+            match["name"]: (int(match["rows"]), int(match["columns"]), match["data"])
+            for match in _MATRIX.finditer(text)
+        }
+        scalars = {match["name"]: match["value"] for match in _SCALAR.finditer(text)}
+        return matrices, scalars | {match["name"]: match["value"] for match in _LIST.finditer(text)}
+    matrices, scalars = {}, {}
+    for title, node in nodes.items():
+        if isinstance(node, dict) and {"rows", "cols", "data"} <= node.keys():
+            data = node["data"] if isinstance(node["data"], str) else " ".join(map(str, node["data"]))
+            matrices[title] = int(node["rows"]), int(node["cols"]), data
+        else:
+            scalars[title] = str(node or "")
+    return matrices, scalars
+
+
+def _size(stored: dict[str, str]) -> dict:
+    scalars = {_plain(title): numbers_of(value) for title, value in stored.items()}
+    pair = _first(scalars, ("imagesize", "size"))
+    if pair is not None and pair.size == 2:
+        return {"width": pair[0], "height": pair[1]}
     size = {}
     for key, names in (("width", ("imagewidth", "width")), ("height", ("imageheight", "height"))):
-        value = _first(scalars, names)
-        values = None if value is None else numbers_of(value)
+        values = _first(scalars, names)
         if values is not None:
             size[key] = values[0]
     return size

@@ -23,8 +23,11 @@ from SOPIRegistrationLib.geometry.calibrations.numbers import numbers_of, requir
 from SOPIRegistrationLib.geometry.camera import Camera
 
 _SECTIONS = {"image size": 2, "camera matrix": 9, "rotation": 9, "translation": 3}
-# X-ray sources stand farther than this from the calibration object: a smaller number is of centimetres.
+# X-ray sources stand farther than this from the calibration object: a smaller number is of centimetres, and
+# one that would be nearer than this in centimetres, of metres.
 _NEAREST_SOURCE_MM = 200.0
+# A line of words alone begins a section; of those that are not known none is needed.
+_TITLE = re.compile(r"^[ \t]*([A-Za-z][A-Za-z \t]*?)[ \t]*:?[ \t]*\r?$", re.M)
 _DEFAULT_SIZE = 1024
 
 
@@ -42,7 +45,10 @@ def read(text: str, name: str, given: dict) -> tuple[dict, str]:
         # Some programs write rows first: the image tells.
         width, height = height, width
     unit = "mm"
-    if np.linalg.norm(t) < _NEAREST_SOURCE_MM:
+    distance = np.linalg.norm(t)
+    if distance < _NEAREST_SOURCE_MM / 10:
+        t, unit = 1000 * t, "m"
+    elif distance < _NEAREST_SOURCE_MM:
         t, unit = 10 * t, "cm"
     camera = {"name": name, "K": K, "R": R, "t": t, "width": width, "height": height}
     return {"cameras": [camera]}, f"lengths taken as {unit}"
@@ -62,9 +68,7 @@ def write(cameras: Sequence[Camera], mirrored: bool) -> str:
 
 
 def _read_two(text: str):
-    parts = re.split(
-        r"^\s*(image size|camera matrix|rotation|translation)\s*$", text.lstrip("\ufeff"), flags=re.M | re.I
-    )
+    parts = _TITLE.split(text.lstrip("\ufeff"))
     found = {title.lower(): body for title, body in zip(parts[1::2], parts[2::2], strict=True)}
     missing = [title for title in _SECTIONS if title not in found]
     if missing:

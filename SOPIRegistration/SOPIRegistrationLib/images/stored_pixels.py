@@ -1,0 +1,91 @@
+"""Stored values of DICOM pixels: which bits of a cell they are, and which say that nothing is there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+
+from SOPIRegistrationLib.images.dicom_tags import plain_value
+
+# Transfer syntaxes of codecs, which hold the values alone; in all others cells are as the data set says.
+_CODECS = "1.2.840.10008.1.2.4."
+
+
+def decoded_pixels(source, dataset, index: int | None = None) -> np.ndarray:
+    """Stored values, without what lies in the other bits of their cells (PS3.5 8.1.1): overlays and dirt.
+
+    Args:
+        source: what to decode: the data set, or its file, of which one frame only is then read.
+        dataset: the pydicom data set.
+        index: of the frame, from 0; all unless given.
+
+    Raises:
+        Exception: whatever pydicom's decoders trip over.
+    """
+    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    below = _bits_below(dataset)
+    # The decoder takes the lowest bits for the value: it is given all up to the highest.
+    options = {"bits_stored": stored + below} if below else {}
+    pixels = np.asarray(pydicom.pixels.pixel_array(source, index=index, **options))
+    if pixels.dtype.kind not in "iu" or not 0 < stored < allocated:
+        return pixels
+    above = pixels.dtype.itemsize * 8 - stored - below
+    return (pixels << above) >> (above + below)
+
+
+def _bits_below(dataset) -> int:
+    """How many bits of a cell lie below the value; none where High Bit (0028,0102) says nothing else."""
+    syntax = str(getattr(dataset.file_meta, "TransferSyntaxUID", ""))
+    high = plain_value(dataset, "HighBit")
+    if not isinstance(high, float) or syntax.startswith(_CODECS):
+        return 0
+    below = int(high) + 1 - int(dataset.BitsStored)
+    return below if 0 < below <= int(dataset.BitsAllocated) - int(dataset.BitsStored) else 0
+
+
+def is_padding(dataset, pixels: np.ndarray) -> np.ndarray | None:
+    """Where Pixel Padding Value (0028,0120) and its Range Limit say that nothing was measured.
+
+    Args:
+        dataset: the pydicom data set.
+        pixels: stored values, of any shape.
+
+    Returns:
+        bool of the same shape; None where the file says nothing.
+    """
+    value, limit = (plain_value(dataset, f"PixelPadding{what}") for what in ("Value", "RangeLimit"))
+    if not isinstance(value, float):
+        return None
+    ends = [_as_stored(end, dataset) for end in (value, limit) if isinstance(end, float)]
+    return (pixels >= min(ends)) & (pixels <= max(ends))
+
+
+def _as_stored(value: float, dataset) -> float:
+    """A value with the sign that the pixels have: writers mix up 63536 and -2000."""
+    cells = 2.0 ** (plain_value(dataset, "BitsAllocated") or 16)
+    if plain_value(dataset, "PixelRepresentation") == 1:
+        return value - cells if value >= cells / 2 else value
+    return value + cells if value < 0 else value
+
+
+# HU that are measured, and so may be anything.
+_TISSUE_HU = -950.0, 2500.0
+_AIR_HU, _AIR_BELOW_HU = -1000.0, -500.0
+
+
+def with_air_for_padding(values: np.ndarray, padding: np.ndarray | None, intercept: float) -> np.ndarray:
+    """A CT's plane, its padding air; itself where padding is what tissue measures, as exports may name 0.
+
+    Args:
+        values: rescaled.
+        padding: where it is, or None.
+        intercept: of the rescale: one of -1024 tells that these are Hounsfield units. Of other scales the
+            lowest value that was measured is air.
+    """
+    if padding is None or not padding.any() or padding.all():
+        return values
+    padded, lowest = float(values[padding].flat[0]), float(values[~padding].min())
+    if _TISSUE_HU[0] < padded < _TISSUE_HU[1]:
+        return values
+    is_hu = min(padded, lowest, intercept) <= _AIR_BELOW_HU
+    return np.where(padding, values.dtype.type(_AIR_HU if is_hu else lowest), values)

@@ -1,0 +1,214 @@
+"""CT series whose pixels, names or numbers are not what they seem: padding, bits, UIDs, acquisitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.files import read_volume
+from SOPIRegistrationLib.images.hounsfield import in_hounsfield
+from SOPIRegistrationLib.images.volume import Volume
+from support.ct_files import Scan, largest_error_voxels, stacked
+
+
+def stored(scan: Scan, number: int, intercept: float = -1024) -> np.ndarray:
+    """(rows, columns) stored values of a plane."""
+    return np.rint(scan.plane(number) - intercept).astype(np.int64)
+
+
+def write_padded(folder, scan: Scan, value: int, is_signed: bool, intercept: float, **tags):
+    """A series with a value of padding outside the scanner's circle."""
+    folder.mkdir()
+    rows, columns = np.indices(scan.shape)
+    outside = np.hypot((rows - 41.5) * 1.1, (columns - 55.5) * 0.8) > 46
+    for number in range(len(scan.positions)):
+        pixels = np.where(outside, value, stored(scan, number, intercept)).astype(
+            "<i2" if is_signed else "<u2"
+        )
+        scan.write_slice(
+            folder / f"{number}.dcm",
+            number,
+            PixelRepresentation=int(is_signed),
+            RescaleIntercept=intercept,
+            PixelData=pixels.tobytes(),
+            **tags,
+        )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("value", "is_signed", "intercept", "named"),
+    [
+        (-2000, True, -1024, -2000),
+        (-32768, True, 0, -32768),
+        (63536, False, -1024, 63536),
+        # The same bits, named with the other sign.
+        (-2000, True, 0, 63536),
+        (63536, False, -1024, -2000),
+        (4095, False, -1024, 4095),
+    ],
+)
+def test_padding_is_air(tmp_path, value, is_signed, intercept, named):
+    # Written as a signed or unsigned value, whatever the pixels are.
+    scan = Scan()
+    path = write_padded(tmp_path / "ct", scan, value, is_signed, intercept)
+    for file in path.iterdir():
+        name_padding(file, named)
+    volume = read_volume(path)
+    assert volume.notes == ()
+    assert (volume.array.min(), volume.array[0, 0, 0]) == (-1000, -1000)
+    assert volume.array.max() < 1000
+    assert largest_error_voxels(volume) < 0.01
+
+
+def name_padding(path, value: int) -> None:
+    dataset = pydicom.dcmread(path)
+    dataset.add_new(0x00280120, "SS" if value < 0 else "US", value)
+    dataset.save_as(path)
+
+
+def test_padding_by_a_range(tmp_path):
+    scan = Scan()
+    path = write_padded(
+        tmp_path / "ct", scan, -2047, True, 0, PixelPaddingValue=-2048, PixelPaddingRangeLimit=-2040
+    )
+    volume = read_volume(path)
+    assert volume.array.min() == -1000
+    assert largest_error_voxels(volume) < 0.01
+
+
+def test_padding_that_tissue_may_be_is_not_believed(tmp_path):
+    # 0 HU, named as padding by an export: what reaches the border is air all the same, by its place.
+    path = write_padded(tmp_path / "ct", Scan(), 0, True, 0, PixelPaddingValue=0)
+    volume = read_volume(path)
+    assert "background of 0 HU" in volume.notes[0]
+    assert largest_error_voxels(volume) < 0.01
+
+
+def test_padding_without_a_tag(tmp_path):
+    low = read_volume(write_padded(tmp_path / "low", Scan(), -2000, True, 0))
+    assert low.notes == ()
+    assert low.array.max() < 1000
+    high = read_volume(write_padded(tmp_path / "high", Scan(), 63536, False, -1024))
+    [note] = high.notes
+    assert (
+        "has a background of 62512, higher than all that it shows: taken for air, which is -1000 in it"
+        in note
+    )
+    assert high.array.max() < 1000
+    assert largest_error_voxels(high) < 0.01
+
+
+def test_padding_around_gray_values_is_their_lowest(rng):
+    # A cone-beam CT on a scale of its own: air 300, soft tissue 1200, bone 2500, padding 65535.
+    _, j, i = np.indices((40, 60, 60))
+    radius = np.hypot(j - 29.5, i - 29.5)
+    values = np.where(radius < 18, 1200, 300) + rng.normal(0, 12, radius.shape)
+    values = np.where(radius < 5, 2500, values)
+    values = np.where(radius > 28, 65535, values).astype(np.uint16)
+    volume = in_hounsfield(Volume(values, np.diag([2.0, 2.0, 2.0, 1.0]), "cbct"))
+    assert len(volume.notes) == 2
+    assert -1100 < volume.array[0, 0, 0] < -950
+    np.testing.assert_allclose(np.median(volume.array[:, 29, 40]), 40, atol=15)
+    assert volume.array.max() < 2000
+
+
+def test_twelve_bits_at_the_upper_end_of_sixteen(tmp_path):
+    scan = Scan()
+    folder = tmp_path / "ct"
+    folder.mkdir()
+    for number in range(len(scan.positions)):
+        pixels = (stored(scan, number) << 4).astype("<u2")
+        # Dirt below the values.
+        pixels |= 0b1010
+        scan.write_slice(
+            folder / f"{number}.dcm", number, BitsStored=12, HighBit=15, PixelData=pixels.tobytes()
+        )
+    volume = read_volume(folder)
+    assert volume.array.min() == -1000
+    assert largest_error_voxels(volume) < 0.01
+
+
+@pytest.mark.parametrize("distinct", [1, 20])
+def test_uids_shared_by_different_images(tmp_path, distinct):
+    tags = {number: {"SOPInstanceUID": f"1.2.3.{number % distinct + 1}"} for number in range(40)}
+    volume = read_volume(Scan().write_series(tmp_path / "ct", tags=tags, InstanceNumber=1))
+    assert volume.notes == ()
+    assert volume.array.shape[0] == 40
+    assert largest_error_voxels(volume) < 0.01
+
+
+def test_a_copy_under_another_name_is_read_once(tmp_path):
+    scan = Scan()
+    folder = scan.write_series(tmp_path / "ct")
+    scan.write_slice(folder / "again.dcm", 7, InstanceNumber=99)
+    volume = read_volume(folder)
+    assert "has images that are there twice (1)" in volume.notes[0]
+    assert largest_error_voxels(volume) < 0.01
+    scan.write_slice(folder / "other.dcm", 8, pixels=scan.plane(8) + 1)
+    with pytest.raises(InputError, match=r"several slices at one place \(up to 2\)"):
+        read_volume(folder)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_two_scans_in_one_series_are_not_mixed(tmp_path, shift):
+    scan = Scan()
+    normal = np.cross(scan.axes[:, 0], scan.axes[:, 1])
+    later = Scan(positions=stacked(np.arange(40) * 2.0) + shift * normal)
+    folder = scan.write_series(tmp_path / "ct", AcquisitionNumber=1)
+    for number in range(30):
+        later.write_slice(folder / f"later{number}.dcm", number, AcquisitionNumber=2)
+    with pytest.raises(InputError, match=r"Acquisition Number .*40 of number 1, 30 of number 2.*of one$"):
+        read_volume(folder)
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+def test_acquisitions_one_after_the_other_are_one_scan(tmp_path, slices):
+    tags = {number: {"AcquisitionNumber": number // slices + 1} for number in range(40)}
+    volume = read_volume(Scan().write_series(tmp_path / "ct", tags=tags))
+    assert largest_error_voxels(volume) < 0.01
+
+
+@pytest.mark.parametrize("quantity", ["Z_EFF", "MGML", "ED"])
+def test_maps_of_something_else_are_refused(tmp_path, quantity):
+    path = Scan().write_series(tmp_path / "ct", RescaleType=quantity)
+    with pytest.raises(InputError, match=rf"Rescale Type \(0028,1054\) is {quantity}: give the CT"):
+        read_volume(path)
+
+
+def test_hounsfield_units_that_are_named(tmp_path):
+    assert read_volume(Scan().write_series(tmp_path / "ct", RescaleType="HU")).notes == ()
+
+
+def test_images_that_have_lost_their_rescale_are_refused(tmp_path):
+    tags = {number: {"RescaleSlope": None, "RescaleIntercept": None} for number in range(0, 40, 2)}
+    path = Scan().write_series(tmp_path / "ct", tags=tags)
+    with pytest.raises(InputError, match="has 20 of 40 images without Rescale Slope and Intercept"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("named", ["JPEG2000", "JPEG"])
+def test_compressed_pixels_that_only_gdcm_decodes(tmp_path, signed, named):
+    scan = Scan()
+    folder = scan.write_series(tmp_path / "ct")
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor(named)
+    writer.SetFileName(str(tmp_path / "packed.dcm"))
+    for file in folder.iterdir():
+        dataset = pydicom.dcmread(file)
+        pixels = dataset.pixel_array
+        if signed:
+            pixels = (pixels.astype(np.int32) - 1024).astype(np.int16)
+            dataset.PixelRepresentation, dataset.RescaleIntercept = 1, 0
+        writer.Execute(sitk.GetImageFromArray(pixels))
+        packed = pydicom.dcmread(tmp_path / "packed.dcm")
+        dataset.PixelData = packed.PixelData
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+        dataset.save_as(file)
+    assert largest_error_voxels(read_volume(folder)) < 0.01
