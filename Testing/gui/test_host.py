@@ -269,7 +269,7 @@ def test_reloading_the_module_in_mid_run(host, user, demo_case, module):
         assert host.process(120, until=lambda: not reloaded.panel.is_running)
         assert reloaded.ui.registerButton.enabled
         assert reloaded.ui.exportPictureButton.enabled
-        reloaded.cleanup()
+        host.close_module(reloaded)
     finally:
         sys.modules.update(before)
 

@@ -26,13 +26,22 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.optimize import minimize
-from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Proposal, Reading, Run
+from SOPIRegistrationLib.compare import (
+    Case,
+    Comparison,
+    Hypotheses,
+    Proposal,
+    Reading,
+    Run,
+    compared_target,
+)
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase
 from SOPIRegistrationLib.evaluation.metrics import pose_error, wilson_interval
-from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
+from SOPIRegistrationLib.evaluation.simulated import Detector, SimulatedCases
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.refine.coarse_to_fine import CoarseToFine
+from SOPIRegistrationLib.refine.levels import long_axis
 from SOPIRegistrationLib.registration.evidence import Evidence
 from SOPIRegistrationLib.registration.probability import RESOURCE, TRUSTED, features
 from SOPIRegistrationLib.registration.verdict import judge
@@ -55,9 +64,16 @@ EVIDENCE = tuple(one.name for one in fields(Evidence))
 # Turned by up to so much about each axis, shifted by up to so much across and along the central ray.
 _FAR = np.array([45.0, 45.0, 30.0, 40.0, 40.0, 120.0])
 _AROUND_DEG = 8.0
+# A bone is sought less far around; and looks alike turned about, and slid along, its long axis so far.
+_BONE_FAR = np.array([30.0, 30.0, 30.0, 20.0, 20.0, 40.0])
+_TURNED_DEG, _SLID_MM = (4.0, 16.0), 6.0
 # Features and kinds of target of each regression.
 REGRESSIONS = {
     "body": (("parts", "together", "share", "margin"), ("whole body", "bones")),
+    "segmented bone": (
+        ("fine", "parts", "together", "margin", "detail margin", "turn"),
+        ("segmented bone",),
+    ),
 }
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 BINS = (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0)
@@ -116,7 +132,40 @@ def groups(data: Path) -> list[Group]:
     return made
 
 
-def interleaved(of: list[Group], at_once: int = 3) -> Iterator[tuple[Group, int]]:
+def bone_groups(data: Path) -> list[Group]:
+    """Segmented bones in X-rays of the whole: vertebrae, and long bones and ends of them."""
+    labels = {"cts": (data / "spine_labels_verse004.nii.gz",), "labels": True}
+    large = Detector(1200.0, 900.0, 300.0)
+    phantoms = {"cases_a_patient": 2, "phantoms": 50}
+    # Region, label, how much of it, C-arm.
+    bones = {
+        "L3": {"bone": 22},
+        "radius": {"region": "wrist", "bone": 1, "bone_mm": 80.0, "phantom_mm": (1.4, 1.4)},
+        "femur": {"region": "knee", "bone": 1, "bone_mm": 110.0, "detector": large},
+        "long bone": {"region": "long-bones", "bone": 1, "bone_mm": 100.0},
+        "L1": {"bone": 20},
+    }
+    made = []
+    for name, bone in bones.items():
+        for target, stranger in (("rtk", ""), ("rtk-degraded", ""), ("rtk-degraded", "other")):
+            for use, seed in (("fit", FIT_SEED), ("check", CHECK_SEED)):
+                source = SimulatedCases(
+                    protocol="near",
+                    seed=seed,
+                    target=target,
+                    pixels=512,
+                    stranger=stranger,
+                    **phantoms,
+                    **bone,
+                )
+                said = f"{stranger} {name}".strip()
+                made.append(Group(f"{said}, {target}", source, 24, use))
+    of_labels = SimulatedCases("near", "rtk-degraded", seed=CHECK_SEED, pixels=512, bone=22, **labels)
+    made.append(Group("L3 of a patient's labels", of_labels, 12, "check"))
+    return made
+
+
+def interleaved(of: list[Group], at_once: int) -> Iterator[tuple[Group, int]]:
     """Groups and numbers of cases: some of each group, then some more."""
     for first in itertools.count(0, at_once):
         if all(first >= group.cases for group in of):
@@ -131,25 +180,50 @@ def starts_of(case: EvaluationCase, rng: np.random.Generator) -> Iterator[tuple[
     reading = Reading(case.radiographs)
     yield "near", reading, case.T_start
     T = np.linalg.inv(case.T_world_to_camera) @ case.frame.T_nominal
-    twist = _FAR * rng.uniform(-1, 1, 6)
+    is_bone = case.subject.is_segmented_bone
+    twist = (_BONE_FAR if is_bone else _FAR) * rng.uniform(-1, 1, 6)
     twist[:3] = np.deg2rad(twist[:3])
     twist = (twist.reshape(2, 3) @ case.T_world_to_camera[:3, :3]).ravel()
     yield "far", reading, se3.move_about(T, twist, case.frame.centre_lps_mm)
-    if case.number % 2 == 0:
+    if is_bone:
+        yield "turned", reading, turned(case, rng)
+    elif case.number % 2 == 0:
         behind = PoseFrame(case.frame.centre_lps_mm, case.frame.sod_mm, "PA")
         yield "mirrored", reading.turned_over(), behind.T_nominal
 
 
-def registered(case: EvaluationCase, reading: Reading, T_start: np.ndarray) -> Hypotheses:
-    """Where the refinement leads from a start and four poses about it, and what it met on the way."""
+def turned(case: EvaluationCase, rng: np.random.Generator) -> np.ndarray:
+    """(4, 4) the truth, or of a stranger the start, turned about and slid along the bone's long axis."""
+    T = case.T_start if case.T_true is None else case.T_true
+    axis = T[:3, :3] @ long_axis(case.ct.surface_points_lps_mm)
+    turn = np.deg2rad(rng.uniform(*_TURNED_DEG)) * rng.choice([-1, 1])
+    twist = np.concatenate([turn * axis, _SLID_MM * rng.uniform(-1, 1) * axis])
+    return se3.move_about(T, twist, case.frame.centre_lps_mm)
+
+
+def registered(
+    case: EvaluationCase, reading: Reading, T_start: np.ndarray, look_alikes: bool = True
+) -> Hypotheses:
+    """Where the refinement leads from a start and four poses about it, and what it met on the way.
+
+    Args:
+        case: what is registered.
+        reading: of its X-rays.
+        T_start: (4, 4).
+        look_alikes: whether a bone is turned about its long axis on the way; without, more ends are wrong.
+    """
     seen = Case(case.subject, reading, case.frame, T_expected=T_start)
     turns = np.deg2rad(_AROUND_DEG) * np.array([[0, 0, 0], [1, 1, 0], [-1, -1, 0], [1, -1, 0], [-1, 1, 0]])
     twists = np.hstack([turns, np.zeros_like(turns)])
     T = se3.move_about(np.repeat(T_start[None], len(twists), axis=0), twists, case.frame.centre_lps_mm)
-    target = seen.targets[0]
+    target = compared_target(case.subject)
+    as_is = target
+    if not look_alikes:
+        target = replace(target, kind=replace(target.kind, look_alikes=None))
     lots = (Hypotheses.unscored(Comparison(seen, one, target), T, T_start) for one in seen.readings)
     refiner, run = CoarseToFine(RegistrationSettings("given")), Run(seen)
-    return refiner.refine(refiner.thin(Proposal("given", lots), run), run)
+    found = refiner.refine(refiner.thin(Proposal("given", lots), run), run)
+    return replace(found, comparison=replace(found.comparison, target=as_is))
 
 
 def rows_of(group: Group, number: int) -> list[dict]:
@@ -157,9 +231,10 @@ def rows_of(group: Group, number: int) -> list[dict]:
     case, rows = group.source.make(number), []
     rng = np.random.default_rng([group.source.seed, number, 7])
     for start, reading, T_start in starts_of(case, rng):
-        found = registered(case, reading, T_start)
+        found = registered(case, reading, T_start, start != "turned")
         # Any view may have been meant, from any distance: what is implausible only from here counts, too.
-        seen = replace(found.comparison.case, any_view=True, T_expected=None)
+        any_view = not case.subject.is_segmented_bone
+        seen = replace(found.comparison.case, any_view=any_view, T_expected=None)
         found = replace(found, comparison=replace(found.comparison, case=seen))
         verdict = judge(found)
         row = {"use": group.use, "group": group.name, "case": number, "start": start}
@@ -174,7 +249,11 @@ def rows_of(group: Group, number: int) -> list[dict]:
     return rows
 
 
-def collect(data: Path, out: Path, minutes: float) -> None:
+# What is registered of each kind, and how many cases of a group follow each other.
+OF_KINDS = {"body": (groups, 3), "bone": (bone_groups, 2)}
+
+
+def collect(kind: str, data: Path, out: Path, minutes: float) -> None:
     """Register for so many minutes, or until all is done; rows are written as they come."""
     done = set()
     if out.exists():
@@ -185,7 +264,8 @@ def collect(data: Path, out: Path, minutes: float) -> None:
         if not done:
             writer.writeheader()
         until = time.monotonic() + 60 * minutes
-        for group, number in interleaved(groups(data)):
+        make, at_once = OF_KINDS[kind]
+        for group, number in interleaved(make(data), at_once):
             if time.monotonic() > until:
                 return
             if (group.use, group.name, str(number)) not in done:
@@ -198,7 +278,7 @@ def read_rows(path: Path, kinds: tuple[str, ...]) -> list[dict]:
     with path.open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["kind"] in kinds]
     for row in rows:
-        row["evidence"] = Evidence(**{name: float(row[name]) for name in EVIDENCE})
+        row["evidence"] = Evidence(**{name: float(row.get(name) or "nan") for name in EVIDENCE})
     return rows
 
 
@@ -380,6 +460,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("collect")
+    one.add_argument("--of", choices=OF_KINDS, default="body")
     one.add_argument("--data", type=Path, default=Path("../shared/data"))
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--minutes", type=float, default=60.0)
@@ -388,7 +469,7 @@ def main() -> None:
     one.add_argument("--out", type=Path, default=Path("Resources/Evaluation"))
     given = parser.parse_args()
     if given.command == "collect":
-        collect(given.data, given.out, given.minutes)
+        collect(given.of, given.data, given.out, given.minutes)
     else:
         fit(given.rows, given.out)
 

@@ -225,6 +225,16 @@ def test_segmented_bone_is_marked_at_its_cut_end_only():
     assert ct.bone.array.sum() * 0.5**3 == pytest.approx(truth / attenuation_of_hu(1200), rel=0.02)
 
 
+def test_a_segmented_bone_of_thin_marrow_is_one():
+    def bone(points):
+        r = np.linalg.norm(points, axis=-1)
+        return np.where(r < 15, 40, np.where(r < 17, 600, -1000))
+
+    ct = prepare_ct(sampled(bone, (40, 40, 40), (1.0, 1.0, 1.0), np.eye(3)))
+    # All of it is bone, though most is as dense as muscle.
+    assert ct.bone.array.sum() == pytest.approx(4 / 3 * np.pi * 17**3, rel=0.03)
+
+
 @pytest.mark.parametrize("padding", [-1024, -2000, -3024])
 def test_body_beyond_the_reconstruction_circle_is_marked(padding, rng):
     def scan(points):

@@ -143,6 +143,10 @@ def test_options_are_the_configuration_that_says_the_same(folder, tmp_path):
         ('[[xrays]]\nct = "ct.nrrd"', ("X-ray 1 has no xray",)),
         ('[[xrays]]\nct = "ct.nrrd"\nfile = "a"', ("unknown key 'file'", "truth_key")),
         ('[[xrays]]\nxray = "a"\n[starts]\nnumber = 2\nangle_deg = 3', ("angle_deg and shift_mm",)),
+        (
+            '[[xrays]]\nxray = "a"\n[truth_deviation]\nturn_deg = 0.2',
+            ("truth_deviation has no long_axis_deg",),
+        ),
         ("[variants.a]\ninit = 'magic'", ("variant a", "magic", "search")),
         ("[variants.a]\nmethod = 'opt'\nrefine = 'none'", ("variant a", "give one of both")),
         ("[variants.a]\nweights = { ifr = 'absent' }", ("variant a", "absent", "do not exist")),

@@ -222,3 +222,19 @@ def test_a_bone_in_two_views_of_a_larger_patient():
     assert len(case.true_cameras) == 2
     told = replace(source, bone=None, told_view="LLAT").make(0)
     assert (told.frame.view, case.frame.view) == ("LLAT", "AP")
+
+
+def test_targets_around_the_nominal_view_lie_within_30_degrees_and_20_mm(any_view):
+    case = any_view.make(0)
+    protocol, camera = PROTOCOLS["around"], case.radiographs[0].camera
+    generators = (np.random.default_rng([6, number]) for number in range(DRAWS))
+    drawn = [protocol.draw_poses(rng, case.frame, case.ct, camera) for rng in generators]
+    T = np.array([one.T_true for one in drawn])
+    nominal = np.repeat(case.frame.T_nominal[None], DRAWS, axis=0)
+    turned = np.rad2deg(se3.rotation_distance(nominal[:, :3, :3], T[:, :3, :3]))
+    centre = case.frame.centre_lps_mm
+    away = np.linalg.norm(se3.transform_points(T, centre) - se3.transform_points(nominal, centre), axis=1)
+    assert 28 < turned.max() <= 30 + 1e-6
+    assert 18 < away.max() <= 20 + 1e-6
+    assert turned.mean() == pytest.approx(15, abs=1)
+    assert all((one.T_start == case.frame.T_nominal).all() for one in drawn)

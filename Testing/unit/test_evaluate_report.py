@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation import published
+from SOPIRegistrationLib.evaluation.cases import TruthDeviation
 from SOPIRegistrationLib.evaluation.figures import COLUMNS, axis_errors
 from SOPIRegistrationLib.evaluation.methods import METHODS, NETWORKS
 from SOPIRegistrationLib.evaluation.plots import plots
@@ -257,6 +258,22 @@ def test_predicted_errors_cover_as_often_as_normal_ones_do():
     assert held / count == pytest.approx(0.95, abs=0.012)
     assert list(one.predicted()) == ["x_mm"]
     assert one.predicted("statistical") == {}
+
+
+def test_a_measured_truth_is_no_exacter_than_it_is():
+    rows = [row("opt", case, right=1, error_x_mm=0.5, predicted_x_mm=0.1) for case in range(4)]
+    [exact] = series_of(rows)
+    assert exact.predicted()["x_mm"][1:] == (0, 4)
+    [measured] = series_of([one | {"truth_x_mm": "0.3"} for one in rows])
+    assert measured.predicted()["x_mm"] == (pytest.approx(0.5 / np.hypot(0.1, 0.3)), 4, 4)
+
+
+def test_a_truth_is_least_exact_about_the_long_axis():
+    turn, shift = TruthDeviation(0.2, 0.6, 0.3).about_axes(np.array([0.0, 0.6, 0.8]))
+    assert turn == pytest.approx(
+        [0.2, np.sqrt(0.04 * 0.64 + 0.36 * 0.36), np.sqrt(0.04 * 0.36 + 0.36 * 0.64)]
+    )
+    assert shift == pytest.approx(0.3)
 
 
 def test_first_seconds_stand_beside_later_ones():

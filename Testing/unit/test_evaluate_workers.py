@@ -74,6 +74,7 @@ def wait_for_rows(out: Path, count: int, process: subprocess.Popen) -> None:
 
 
 # Eight processes are started for it, each of which imports a second's worth on an idle core.
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals of POSIX")
 def test_two_workers_killed_and_then_the_run_give_the_table_of_an_undisturbed_one(ct, tmp_path):
@@ -126,6 +127,7 @@ def good(problem, report):
     return Estimate(problem.T_start)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_deadly_case_and_a_hanging_method_are_rows_with_errors(ct, tmp_path):
     """The cases beside them have their rows, though all workers die at once meanwhile."""

@@ -34,8 +34,8 @@ NEAR = (4.0, 4.0, 4.0, 6.0, 6.0, 20.0)
 def pairs_of(phantoms, task, count: int = 6, deviation=NEAR):
     pool = PatientPool(1, 1, mix=PatientMix(bones=1.0), folder=phantoms)
     pool.fill()
-    options = PairOptions(task.pixels, ("AP",), 0.0, 0.0, start_deviation=deviation)
-    return draw_pairs(pool.patients, count, options, np.random.default_rng(0))
+    options = PairOptions(("AP",), 0.0, 0.0, start_deviation=deviation)
+    return draw_pairs(pool.patients, count, task.pixels, options, np.random.default_rng(0))
 
 
 def poses(count: int, seed: int) -> torch.Tensor:

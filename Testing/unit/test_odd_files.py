@@ -126,6 +126,28 @@ def test_archives_are_to_be_unpacked(tmp_path):
             read(tmp_path / "ct.zip")
 
 
+@pytest.mark.parametrize(
+    ("name", "start", "said"),
+    [
+        ("x.png", b"\xff\xd8\xff\xe0\0\x10JFIF", "is a JPEG by its content: name it x.jpg"),
+        ("x.jpg", b"\x89PNG\r\n\x1a\n", "is a PNG by its content: name it x.png"),
+        ("x.raw", b"II*\0\x08\0\0\0", "is a TIFF by its content: name it x.tif"),
+        ("x.nii", b"\x1f\x8b\x08\0", "is a gzip-packed file by its content: name it x.nii.gz"),
+        ("x.gif", b"GIF89a", "is a GIF: save it"),
+        ("x.webp", b"RIFF\x10\0\0\0WEBPVP8 ", "is a WebP: save it"),
+        ("x.mp4", b"\0\0\0\x18ftypmp42", "is a video: save it, or one frame of it, as PNG"),
+        ("x.pdf", b"%PDF-1.7", "is a PDF: save it"),
+        ("x.png", b"\x89PNG\r\n\x1a\n", "is not an image that can be read"),
+    ],
+)
+def test_files_that_are_something_else_than_their_names(tmp_path, name, start, said):
+    path = tmp_path / name
+    path.write_bytes(start + bytes(400))
+    for read in (read_radiograph, read_volume):
+        with pytest.raises(InputError, match=said):
+            read(path)
+
+
 # CTs
 
 

@@ -12,7 +12,7 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
-from SOPIRegistrationLib.registration.evidence import Evidence, evidence_of, parts_of
+from SOPIRegistrationLib.registration.evidence import RIGHT_MM, RIGHT_RAD, Evidence, evidence_of, parts_of
 from SOPIRegistrationLib.registration.predicted_error import (
     Deviation,
     intrinsics_covariance,
@@ -22,8 +22,6 @@ from SOPIRegistrationLib.registration.predicted_error import (
 from SOPIRegistrationLib.registration.probability import (
     FEATURES,
     RESOURCE,
-    RIGHT_MM,
-    RIGHT_RAD,
     TRUSTED,
     probability_right,
 )
@@ -31,7 +29,7 @@ from SOPIRegistrationLib.registration.verdict import judge
 from SOPIRegistrationLib.subject import Subject
 
 SOD_MM = 700.0
-GOOD = Evidence(0.95, 0.96, 0.95, 0.02, 0.95, 0.9, 0.12, 0.25, 1.0, 0.4, 0.02, 0.03, 0.003, 1)
+GOOD = Evidence(0.95, 0.96, 0.95, 0.02, 0.95, 0.9, 0.12, 0.25, 1.0, 0.4, 0.4, 0.02, 0.03, 0.003, 1)
 # What a pose of a stranger looks like, and by which figures it is told.
 BAD = replace(GOOD, agreement=0.7, fine=0.6, parts_median=0.6, parts_low=0.4, apart_mm=1.2, error_mm=0.06)
 

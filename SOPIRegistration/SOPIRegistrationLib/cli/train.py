@@ -392,7 +392,8 @@ def _train(args: argparse.Namespace, task, name: str, card: dict[str, str], prec
     )
     fabric.launch()
     names = {field.name for field in fields(PairSettings)}
-    settings = PairSettings(**{name: value for name, value in vars(args).items() if name in names})
+    asked = vars(args) | {"views": tuple(args.views)}
+    settings = PairSettings(**{name: value for name, value in asked.items() if name in names})
     network = task.network()
     if args.start is not None:
         start = load_weights(require_file(args.start, "weights")).network

@@ -120,6 +120,11 @@ class Case:
         return len(self.reading.radiographs) == 1
 
     @property
+    def is_of_a_part(self) -> bool:
+        """Whether it is one bone or implant in X-rays that show more."""
+        return any(target.outline_lps_mm is not None for target in self.targets)
+
+    @property
     def targets(self) -> tuple[Target, ...]:
         """What of the CT is compared, in the order in which it is tried."""
         return targets_of(self.subject, self.content)

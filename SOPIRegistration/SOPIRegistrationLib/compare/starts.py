@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from SOPIRegistrationLib.compare.case import Case, Hypotheses
-from SOPIRegistrationLib.compare.target import MultiStart, RandomStarts
+from SOPIRegistrationLib.compare.target import MultiStart
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.distinct import distinct_poses
 
@@ -25,16 +25,6 @@ def multi_start(case: Case, T_lps_to_world: np.ndarray, plan: MultiStart) -> np.
             twists.append(np.hstack([angle * few, shifts]))
     twists = np.concatenate(twists)
     return se3.move_about(np.repeat(T_lps_to_world[None], len(twists), axis=0), twists, case.centre_lps_mm)
-
-
-def random_starts(case: Case, plan: RandomStarts) -> np.ndarray:
-    """(n, 4, 4) poses all around the expected one."""
-    turn = np.deg2rad(plan.turn_deg)
-    furthest = np.array([turn, turn, turn, plan.shift_mm, plan.shift_mm, plan.depth_mm])
-    in_camera = furthest * np.random.default_rng(0).uniform(-1, 1, size=(plan.count, 6))
-    twists = (in_camera.reshape(-1, 2, 3) @ case.T_world_to_camera[:3, :3]).reshape(-1, 6)
-    T = np.repeat(case.T_expected[None], plan.count, axis=0)
-    return se3.move_about(T, twists, case.centre_lps_mm)
 
 
 def with_starts_around(

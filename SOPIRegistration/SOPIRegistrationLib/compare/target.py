@@ -67,20 +67,22 @@ class MultiStart:
 
 
 @dataclass(frozen=True)
-class RandomStarts:
-    """Many starts all around a pose, random but always the same.
+class AboutLongAxis:
+    """Starts turned about a pose's own long axis, slid along it, and moved along the valley of its cost.
+
+    There a long bone looks alike.
 
     Attributes:
-        turn_deg: they are turned up to so far about each axis,
-        shift_mm: shifted up to so far across the first view,
-        depth_mm: and along its central ray.
-        count: how many.
+        turn_deg: how far turned, either way.
+        slide_mm: how far slid, either way.
+        keep: so many of those and of the poses they start about are refined to the end.
+        valley_costs: how much worse the coarse images agree at those in the valley, to either side.
     """
 
-    turn_deg: float = 30.0
-    shift_mm: float = 18.0
-    depth_mm: float = 25.0
-    count: int = 400
+    turn_deg: tuple[float, ...] = (6.0, 12.0, 20.0)
+    slide_mm: tuple[float, ...] = (5.0, 10.0)
+    keep: int = 6
+    valley_costs: tuple[float, ...] = (0.01, 0.04)
 
 
 @dataclass(frozen=True)
@@ -101,17 +103,16 @@ class TargetKind:
         check: level of the structural correlation. Noise hides structure at fine resolution; here it is
             averaged out and wrong poses still differ.
         coarse: coarse refinements, the next one tried where the one before ends in no agreement.
-        coarse_from_afar: the same from random starts.
+        coarse_of_many: the same of many starts, from all around it.
         fine: fine refinement.
         beam: fine refinement with the DRRs of a beam.
         alignment: what brings a pose network's answers onto the X-ray, and the share of them that goes on.
         starts: about an expected pose, first near, then further around.
-        starts_from_afar: where nothing else agreed; None for never.
         neighbour_gain: by how much less the cost of a neighbouring vertebra must be to count; None where no
             such neighbours can be.
         searches_unscanned: whether a search also tries with the rays that leave the scan.
-        detail: level at which a right pose agrees as well as at ``check``, noise apart; None where the X-ray
-            shows more than the target anyway.
+        detail: level of fine structure, which tells poses apart that agree alike at ``check``; None for that.
+        look_alikes: starts about the best coarse pose where others may look as well; None for none.
         judged_as: name of what the probability of a right pose was fitted to (``registration.probability``);
             empty where there is none.
         is_silhouette: whether opacity is compared, not line integrals.
@@ -123,15 +124,15 @@ class TargetKind:
     thresholds: Thresholds
     check: Level
     coarse: tuple[Steps, ...]
-    coarse_from_afar: tuple[Steps, ...]
+    coarse_of_many: tuple[Steps, ...]
     fine: Steps
     beam: Steps
     alignment: tuple[tuple[Level, float], ...]
     starts: tuple[MultiStart, MultiStart]
-    starts_from_afar: RandomStarts | None
     neighbour_gain: float | None
     searches_unscanned: bool
     detail: Level | None = None
+    look_alikes: AboutLongAxis | None = None
     judged_as: str = ""
     is_silhouette: bool = False
     # Resources/Evaluation/configs/core_paper.toml prints the calibration.
@@ -162,7 +163,7 @@ WHOLE_BODY = TargetKind(
     thresholds=Thresholds(accept=0.85, review=0.7),
     check=Level(64, 15),
     coarse=(_WHOLE_IMAGES_FIRST, _WIDE_WINDOWS),
-    coarse_from_afar=(_WHOLE_IMAGES_FIRST, _WIDE_WINDOWS),
+    coarse_of_many=(_WHOLE_IMAGES_FIRST, _WIDE_WINDOWS),
     fine=(Step(Level(128, 31, 10, 0.05)), Step(Level(128, 13, 10, 0.02)), Step(Level(256, 21, 10))),
     # Whole images first, where the beam's physics shows most.
     beam=(
@@ -176,7 +177,6 @@ WHOLE_BODY = TargetKind(
         (Level(32, 15, 10, 0.5, depth_prior_mm=60.0), 1 / 2),
     ),
     starts=(MultiStart(8.0), MultiStart(16.0)),
-    starts_from_afar=None,
     neighbour_gain=0.0,
     searches_unscanned=True,
     detail=Level(128, 13),
@@ -197,8 +197,16 @@ SEGMENTED_BONE = TargetKind(
     check=Level(128, 11),
     coarse=(_SEGMENTED_COARSE,),
     # Of starts from all around only a few lead home, and at first these need not look best.
-    coarse_from_afar=((replace(_SEGMENTED_COARSE[0], keep=48), replace(_SEGMENTED_COARSE[1], keep=8)),),
-    fine=(Step(Level(256, 9, 15, 0.01, depth_prior_mm=30.0)),),
+    coarse_of_many=(
+        (
+            Step(Level(64, 15, 12, 0.2, depth_prior_mm=30.0), 48),
+            Step(Level(128, 11, 4, 0.05, depth_prior_mm=30.0), 16),
+            Step(Level(128, 11, 8, 0.05, depth_prior_mm=30.0), 6),
+        ),
+    ),
+    # Bones turned about their long axis differ in fine structure alone: several go as far as that. Depth,
+    # that turn and a shift form a valley, through which the last ones need many steps.
+    fine=(Step(Level(256, 9, 4, 0.01), 3), Step(Level(256, 9, 40, 0.003), 3)),
     beam=(
         Step(Level(128, 11, 12, 0.05, depth_prior_mm=30.0)),
         Step(Level(256, 9, 15, 0.01, depth_prior_mm=30.0)),
@@ -206,12 +214,13 @@ SEGMENTED_BONE = TargetKind(
     alignment=((Level(32, 15, 10, 0.5, depth_prior_mm=30.0), 1 / 2),),
     # A long bone may also have slid along itself.
     starts=(MultiStart(5.0), MultiStart(8.0, 6.0)),
-    # The search, which compares whole images, does not find one bone among others.
-    starts_from_afar=RandomStarts(),
     # A bone slid along itself ends in minima of its own. Correlations rose by 0.33 to 0.42 to the true place
     # of real vertebrae, by up to 0.21 to wrong places of a real radius.
     neighbour_gain=0.5,
     searches_unscanned=False,
+    detail=Level(256, 9),
+    look_alikes=AboutLongAxis(),
+    judged_as="segmented bone",
 )
 
 # An implant: the silhouette of metal in an X-ray of more. Its outline is sharp and there is nothing else:
@@ -228,12 +237,11 @@ IMPLANT = TargetKind(
     thresholds=Thresholds(accept=0.65, review=0.5),
     check=Level(128, 11),
     coarse=(_IMPLANT_COARSE,),
-    coarse_from_afar=((replace(_IMPLANT_COARSE[0], keep=48), replace(_IMPLANT_COARSE[1], keep=8)),),
+    coarse_of_many=((replace(_IMPLANT_COARSE[0], keep=48), replace(_IMPLANT_COARSE[1], keep=8)),),
     fine=(Step(Level(256, 11, 15, 0.01)),),
     beam=(Step(Level(256, 11, 15, 0.01)),),
     alignment=((Level(32, 15, 10, 0.5, depth_prior_mm=30.0), 1 / 2),),
     starts=(MultiStart(5.0), MultiStart(8.0, 6.0)),
-    starts_from_afar=RandomStarts(),
     neighbour_gain=None,
     searches_unscanned=False,
     is_silhouette=True,

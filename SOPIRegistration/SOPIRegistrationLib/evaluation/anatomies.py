@@ -44,6 +44,17 @@ def bone_alone(ct: Volume, labels: Volume, label: int) -> Volume:
     return Volume(hu, index_to_lps, f"{ct.name}, bone {label}")
 
 
+def thicker_end(bone: Volume, length_mm: float) -> Volume:
+    """So much of a bone in air (HU) along the scan, from the end that has more bone."""
+    slices = min(len(bone.array), round(length_mm / bone.spacing_mm[2]) + _ABOUT_BONE)
+    ends = bone.array[:slices], bone.array[-slices:]
+    first, last = (int((end > BONE_THRESHOLD_HU).sum()) for end in ends)
+    start = 0 if first >= last else len(bone.array) - slices
+    index_to_lps = bone.index_to_lps.copy()
+    index_to_lps[:3, 3] = bone.points_lps([0, 0, start])
+    return Volume(np.ascontiguousarray(bone.array[start : start + slices]), index_to_lps, bone.name)
+
+
 def ct_of_labels(labels: Volume) -> Volume:
     """A CT (HU) of labelled bones: one density with a denser shell, in air."""
     bone = labels.array > 0

@@ -25,6 +25,27 @@ from SOPIRegistrationLib.subject import Subject
 
 
 @dataclass(frozen=True)
+class TruthDeviation:
+    """How exact a true pose that was measured is, standard deviations.
+
+    Attributes:
+        turn_deg: of a turn about any axis across the bone's long one.
+        long_axis_deg: of a turn about that.
+        shift_mm: of the rotation centre along any axis.
+    """
+
+    turn_deg: float
+    long_axis_deg: float
+    shift_mm: float
+
+    def about_axes(self, long_axis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(3,) deg about and (3,) mm along the axes in which a unit vector (3,) is the bone's long one."""
+        share = np.asarray(long_axis) ** 2
+        turn = np.sqrt(self.turn_deg**2 * (1 - share) + self.long_axis_deg**2 * share)
+        return turn, np.full(3, self.shift_mm)
+
+
+@dataclass(frozen=True)
 class EvaluationCase:
     """One case, ready to be registered.
 
@@ -42,6 +63,7 @@ class EvaluationCase:
         true_cameras: that took the X-rays; those of the radiographs unless given.
         body: name of the one of ``several`` that the case is about.
         several: bodies that are in the X-rays; None where there is one only.
+        truth_deviation: how exact the true pose is; None for exact.
     """
 
     number: int
@@ -56,6 +78,7 @@ class EvaluationCase:
     true_cameras: tuple[Camera, ...] = ()
     body: str = ""
     several: SeveralBodies | None = None
+    truth_deviation: TruthDeviation | None = None
 
     def __post_init__(self):
         if not self.true_cameras:

@@ -15,7 +15,7 @@ from typing import Any
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.bent import BentCases
-from SOPIRegistrationLib.evaluation.cases import CaseSource, digest
+from SOPIRegistrationLib.evaluation.cases import CaseSource, TruthDeviation, digest
 from SOPIRegistrationLib.evaluation.figures import COLUMNS
 from SOPIRegistrationLib.evaluation.listed import (
     COLUMNS as LISTED_COLUMNS,
@@ -117,8 +117,10 @@ _VARIANT = {
     "refine": _TEXT,
     "weights": _TABLE,
     "mirrored": _one_of(("auto", "yes", "no")),
+    "expected": _one_of(("nominal view", "start")),
     "summary": _TEXT,
 }
+_PIPELINE = ("method", "init", "refine", "mirrored", "expected")
 _XRAY = dict.fromkeys(LISTED_COLUMNS, _TEXT)
 _SIMULATED = {
     "protocol": _one_of(PROTOCOLS),
@@ -136,6 +138,7 @@ _SIMULATED = {
     "stranger": _one_of(STRANGERS),
     "region": _one_of((LUMBAR, *REGIONS)),
     "bone": _whole(1),
+    "bone_mm": _LENGTH,
     "views": _whole(1),
     "told_view": _one_of(NOMINAL_VIEWS),
     "ct_scale_percent": _LENGTH,
@@ -153,7 +156,13 @@ _BENT = {
 }
 # Of simulated cases only these go with bent ones.
 _OF_BENT = ("ct", "labels", "views", "pixels", "detector")
-_LISTED = {"cases_file": _TEXT, "xrays": _TABLES, "starts": _table_of(_STARTS)}
+_OF_TRUTH = dict.fromkeys((one.name for one in fields(TruthDeviation)), _SPREAD)
+_LISTED = {
+    "cases_file": _TEXT,
+    "xrays": _TABLES,
+    "starts": _table_of(_STARTS),
+    "truth_deviation": _table_of(_OF_TRUTH),
+}
 _GROUP = {
     "name": _TEXT,
     "methods": _NAMES,
@@ -288,12 +297,12 @@ class _Reader:
         for network, file in weights.items():
             if not file.is_file():
                 raise InputError(f"{self._where}{of}: weights of {network}, {file}, do not exist: train them")
-        settings = {key: table[key] for key in ("method", "init", "refine", "mirrored") if key in table}
+        settings = {key: table[key] for key in _PIPELINE if key in table}
         settings |= {f"weights of {network}": digest(file) for network, file in weights.items()}
         if "method" in table:
-            if {"init", "refine", "mirrored"} & table.keys():
+            if set(_PIPELINE[1:]) & table.keys():
                 raise InputError(
-                    f"{self._where}{of} has a method, and init, refine or mirrored: give one of both"
+                    f"{self._where}{of} has a method, and {', '.join(_PIPELINE[1:])}: give one of both"
                 )
             base = METHODS[table["method"]]
             summary = table.get("summary", base.summary)
@@ -307,7 +316,8 @@ class _Reader:
         except InputError as error:
             raise InputError(f"{self._where}{of}: {error}") from None
         start = None if init == GIVEN else init
-        solve = Pipeline(start, refine, mirrored=mirrored)
+        expected = table.get("expected", "nominal view")
+        solve = Pipeline(start, refine, mirrored=mirrored, expected=expected)
         summary = table.get("summary", f"--init {init} --refine {refine}")
         return EvaluatedMethod(name, summary, partial(_with_weights, solve=solve, weights=weights)), settings
 
@@ -353,17 +363,30 @@ class _Reader:
         starts = None
         if "starts" in table:
             starts = self._starts(table["starts"], table.get("seed", 1), of)
+        deviation = self._truth_deviation(table, of)
         if "cases_file" in table:
             if "xrays" in table:
                 raise InputError(f"{self._where}{of}: give cases_file or xrays, not both")
-            return read_cases_file(self._file(table["cases_file"]), starts)
+            source = read_cases_file(self._file(table["cases_file"]), starts)
+            return replace(source, truth_deviation=deviation)
         if "xrays" not in table:
             raise InputError(f"{self._where}{of}: starts are for cases of your own: give cases_file or xrays")
         rows = []
         for number, row in enumerate(table["xrays"], 1):
             self._check(row, _XRAY, f"{of}, X-ray {number}")
             rows.append((f"X-ray {number}", row))
-        return listed_cases(self._path or Path("options"), rows, starts)
+        source = listed_cases(self._path or Path("options"), rows, starts)
+        return replace(source, truth_deviation=deviation)
+
+    def _truth_deviation(self, table: dict, of: str) -> TruthDeviation | None:
+        given = table.get("truth_deviation")
+        if given is None:
+            return None
+        self._check(given, _OF_TRUTH, f"{of}, truth_deviation")
+        missing = [key for key in _OF_TRUTH if key not in given]
+        if missing:
+            raise InputError(f"{self._where}{of}: truth_deviation has no {missing[0]}: give it")
+        return TruthDeviation(**given)
 
     def _starts(self, table: dict, seed: int, of: str) -> Starts:
         self._check(table, _STARTS, f"{of}, starts")

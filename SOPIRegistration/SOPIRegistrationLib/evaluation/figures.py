@@ -15,6 +15,7 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import THETA_NAMES, theta_as_dict, theta_from_dict
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.refine.levels import long_axis
 from SOPIRegistrationLib.registration.evidence import Evidence
 from SOPIRegistrationLib.similarity import gradient_correlation, ncc
 
@@ -41,6 +42,7 @@ COLUMNS = (
     *(f"error_{axis}" for axis in AXES),
     *(f"predicted_{axis}" for axis in AXES),
     *(f"statistical_{axis}" for axis in AXES),
+    *(f"truth_{axis}" for axis in AXES),
     *_IMAGE_FIGURES,
     *(f"evidence_{one.name}" for one in fields(Evidence)),
 )
@@ -85,6 +87,7 @@ def end_figures(case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict:
         "sum_abs_rotation_deg": float(apart[:3].sum()),
         "sum_abs_translation_mm": float(apart[3:].sum()),
         **_axis_entries("error", *_signed_errors(case, T_lps_to_world)),
+        **_truth_entries(case),
     }
 
 
@@ -188,6 +191,14 @@ def _signed_errors(case: EvaluationCase, T_lps_to_world: np.ndarray) -> tuple[np
     T, T_true = (case.T_world_to_camera @ pose for pose in (T_lps_to_world, case.T_true))
     turn = se3.log_so3(T[:3, :3] @ T_true[:3, :3].T)
     return np.rad2deg(turn), ((T - T_true) @ np.append(case.frame.centre_lps_mm, 1.0))[:3]
+
+
+def _truth_entries(case: EvaluationCase) -> dict[str, float]:
+    """How exact the true pose is, about and along the first camera's axes; nothing of an exact one."""
+    if case.truth_deviation is None:
+        return {}
+    along = (case.T_world_to_camera @ case.T_true)[:3, :3] @ long_axis(case.ct.surface_points_lps_mm)
+    return _axis_entries("truth", *case.truth_deviation.about_axes(along))
 
 
 def _axis_entries(prefix: str, degrees: np.ndarray, millimetres: np.ndarray) -> dict[str, float]:

@@ -7,14 +7,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.evaluation.cases import EvaluationCase, digest
+from SOPIRegistrationLib.evaluation.cases import EvaluationCase, TruthDeviation, digest
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
@@ -151,11 +151,13 @@ class ListedCases:
         path: the file that lists them.
         listed: its cases.
         starts: drawn in place of the listed ones: then every listed case is as many cases as it has starts.
+        truth_deviation: how exact the true poses are; None for exact.
     """
 
     path: Path
     listed: tuple[ListedCase, ...]
     starts: Starts | None = None
+    truth_deviation: TruthDeviation | None = None
 
     @property
     def count(self) -> int:
@@ -201,6 +203,8 @@ class ListedCases:
         settings = {"cases": self.path.name, "files": hashlib.sha256(content.encode()).hexdigest()[:16]}
         if self.starts is not None:
             settings["starts"] = str(self.starts)
+        if self.truth_deviation is not None:
+            settings["truth_deviation"] = list(astuple(self.truth_deviation))
         return settings
 
     def make(self, number: int) -> EvaluationCase:
@@ -243,7 +247,16 @@ class ListedCases:
             T_true = _pose_named(listed.truth, listed.truth_key)
         elif listed.truth is not None:
             T_true = read_start(listed.truth, frame, known.cameras, first)
-        return EvaluationCase(index, listed.name, subject, xrays, frame, T_start, T_true)
+        return EvaluationCase(
+            index,
+            listed.name,
+            subject,
+            xrays,
+            frame,
+            T_start,
+            T_true,
+            truth_deviation=self.truth_deviation,
+        )
 
     def _open(self, view: ListedView) -> tuple[Radiograph, CArmGeometry, CArmGeometry]:
         """X-ray, geometry of its camera, and of all cameras that were calibrated with it."""

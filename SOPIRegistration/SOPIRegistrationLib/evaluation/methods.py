@@ -108,12 +108,14 @@ class Pipeline:
         refine: its refinement.
         similarity: the network that takes the place of IFR's in the learned refinements.
         mirrored: whether it is told that the X-ray is stored mirrored.
+        expected: "start" for the problem's start pose in place of the nominal view.
     """
 
     init: str | None = None
     refine: str = "opt"
     similarity: str = IFR
     mirrored: str = "auto"
+    expected: str = "nominal view"
 
     def settings(self, given: Mapping[str, Path]) -> RegistrationSettings:
         """How it registers.
@@ -131,7 +133,7 @@ class Pipeline:
 
     def __call__(self, problem: Problem, report: Report) -> Estimate:
         """Register; ``report`` is told every iteration and raises ``Cancelled`` to end."""
-        start = problem.T_start if self.init is None else None
+        start = problem.T_start if self.init is None or self.expected == "start" else None
         settings = self.settings(problem.weights)
         result = register(problem.subject, problem.radiographs, problem.frame, settings, start, report)
         return Estimate(result.T_lps_to_world, result.verdict.status, result.device, result)

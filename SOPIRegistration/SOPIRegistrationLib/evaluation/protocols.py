@@ -107,6 +107,26 @@ class NearProtocol(Protocol):
 
 
 @dataclass(frozen=True)
+class AroundProtocol(Protocol):
+    """Targets about the nominal view, which is the start: in any direction, uniform in how far.
+
+    Attributes:
+        angle_deg: largest turn.
+        shift_mm: largest shift of the rotation centre.
+    """
+
+    angle_deg: float = 30.0
+    shift_mm: float = 20.0
+
+    def draw_poses(self, rng, frame, ct, camera) -> DrawnPoses:
+        directions = rng.normal(size=(2, 3))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        sizes = rng.uniform(size=(2, 1)) * [[np.deg2rad(self.angle_deg)], [self.shift_mm]]
+        twist = (directions * sizes).ravel()
+        return DrawnPoses(se3.move_about(frame.T_nominal, twist, frame.centre_lps_mm), frame.T_nominal)
+
+
+@dataclass(frozen=True)
 class AnyViewProtocol(Protocol):
     """Poses about a reading of the picture that nobody states: any roll, mirrored or not, from the front or
     from behind, anywhere along the CT."""
@@ -163,6 +183,13 @@ PROTOCOLS: dict[str, Protocol] = {
             "deg about each axis, 5 mm in depth, 1.5 mm in plane",
             _PAPER,
             True,
+        ),
+        AroundProtocol(
+            "around",
+            "target turned by up to 30 deg and shifted by up to 20 mm in any direction from the nominal "
+            "view, which is the start",
+            np.array([10.0, 10.0, 10.0, 6.7, 6.7, 6.7]),
+            False,
         ),
         AnyViewProtocol(
             "any-view",

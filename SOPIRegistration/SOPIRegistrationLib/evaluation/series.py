@@ -96,7 +96,8 @@ class Series:
     def predicted(self, prefix: str = "predicted") -> dict[str, tuple[float, int, int]]:
         """How well predicted errors are, axis by axis, of poses at which the picture is right.
 
-        That is within 2 mm at the object: where the geometry is wrong, the pose may be further off.
+        That is within 2 mm at the object: where the geometry is wrong, the pose may be further off. How exact
+        a measured truth is counts as well.
 
         Args:
             prefix: "predicted" (the total) or "statistical".
@@ -117,6 +118,7 @@ class Series:
             if not rows:
                 continue
             error, deviation = (np.array([float(row[name]) for row in rows]) for name in names)
+            deviation = np.hypot(deviation, [float(row.get(f"truth_{axis}") or 0) for row in rows])
             ratio = np.abs(error) / np.maximum(deviation, 1e-12)
             found[axis] = float(np.median(ratio)), int((ratio <= _COVERING).sum()), len(rows)
         return found

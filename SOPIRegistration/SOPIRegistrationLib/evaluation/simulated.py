@@ -16,6 +16,7 @@ from SOPIRegistrationLib.evaluation.anatomies import (
     ct_of_labels,
     slices_about,
     stranger_of,
+    thicker_end,
 )
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase, digest
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, DrawnPoses
@@ -103,7 +104,10 @@ class SimulatedCases:
         streams: name in ``STREAMS``: how generators of random numbers are shared.
         stranger: name in ``STRANGERS``: the X-ray is not of the CT; no pose is right.
         region: of the phantoms: "lumbar", or name in ``simulation.regions.REGIONS``.
-        bone: label of a phantom's bone that alone is registered, in the X-ray of the whole; all if None.
+        bone: label of a bone, of a phantom or of a label map, that alone is registered, in the X-ray of the
+            whole; all if None.
+        phantom_mm: voxels of the phantoms as they are registered, and as they are X-rayed.
+        bone_mm: only so much of that bone along the scan, from its thicker end; all of it if None.
         views: X-rays of a case, of one world, each a quarter turn about the patient further than the last.
         ct_scale_percent: by how much the CT's scale is off, one standard deviation: the X-rayed patient is so
             much larger or smaller about the rotation centre.
@@ -128,6 +132,8 @@ class SimulatedCases:
     stranger: str = ""
     region: str = LUMBAR
     bone: int | None = None
+    bone_mm: float | None = None
+    phantom_mm: tuple[float, float] = (COARSE_MM, FINE_MM)
     views: int = 1
     told_view: str = ""
     ct_scale_percent: float = 0.0
@@ -175,6 +181,8 @@ class SimulatedCases:
             "stranger": self.stranger,
             "region": self.region,
             "bone": self.bone,
+            "bone_mm": self.bone_mm,
+            "phantom_mm": list(self.phantom_mm),
             "views": self.views,
             "told_view": self.told_view,
             "ct_scale_percent": self.ct_scale_percent,
@@ -349,8 +357,13 @@ def _short_scan(source: SimulatedCases, index: int) -> Subject:
 
 @lru_cache(maxsize=1)
 def _one_bone(source: SimulatedCases, index: int) -> Subject:
-    made = source.phantom(index, COARSE_MM)
-    return Subject(prepare_ct(bone_alone(made.ct, made.labels, source.bone)))
+    if source.labels:
+        labels = read_volume(source.cts[index], "mask")
+        bone = bone_alone(ct_of_labels(labels), labels, source.bone)
+    else:
+        made = source.phantom(index, source.phantom_mm[0])
+        bone = bone_alone(made.ct, made.labels, source.bone)
+    return Subject(prepare_ct(bone if source.bone_mm is None else thicker_end(bone, source.bone_mm)))
 
 
 def _volumes(source: SimulatedCases, index: int) -> tuple[Volume, Volume]:
@@ -360,8 +373,9 @@ def _volumes(source: SimulatedCases, index: int) -> tuple[Volume, Volume]:
         ct = ct_of_labels(read_volume(path, "mask")) if source.labels else read_volume(path)
         patient = ct
     else:
-        ct = source.phantom(index, COARSE_MM).ct
-        patient = ct if source.target == "ours" else source.phantom(index, FINE_MM).ct
+        coarse, fine = source.phantom_mm
+        ct = source.phantom(index, coarse).ct
+        patient = ct if source.target == "ours" or fine == coarse else source.phantom(index, fine).ct
     if source.content == "bone":
         ct, patient = bones_of(ct), bones_of(patient)
     return ct, patient

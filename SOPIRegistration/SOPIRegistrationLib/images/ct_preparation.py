@@ -30,8 +30,9 @@ METAL_CLAMP_HU = 3000.0
 TISSUE_HU = -300.0
 # Air outside a body averages below this on the coarse grid, healthy lung does not.
 OPEN_AIR_HU = -950.0
-# A volume whose tissue is mostly denser than this holds segmented bones, without a body around them.
-SEGMENTED_BONE_HU = 150.0
+# What borders on air is skin, fat or lung in a body, below 20 HU, and in bones that somebody cut out their
+# shells, above 350 HU also where the marrow is thin.
+SEGMENTED_BONE_HU = 100.0
 # Above muscle, most contrast in organs and veins; cortical bone, also thin or osteoporotic, is above it.
 BONE_THRESHOLD_HU = 200.0
 
@@ -162,7 +163,9 @@ class _Body:
             raise InputError(
                 f"CT {volume.name} has no tissue above {TISSUE_HU:g} HU: give a CT in Hounsfield units"
             )
-        self.is_segmented_bone = bool(np.median(sampled[sampled > TISSUE_HU]) > SEGMENTED_BONE_HU)
+        present = sampled > TISSUE_HU
+        border = present & ~ndimage.binary_erosion(present, border_value=1)
+        self.is_segmented_bone = bool(border.any() and np.median(sampled[border]) > SEGMENTED_BONE_HU)
         # Segmented bones can be as thin as a table, and come without one.
         solid = tissue if self.is_segmented_bone else self._without_table(tissue)
         self.kept = ndimage.binary_dilation(self._with_lungs(solid, tissue, coarse))

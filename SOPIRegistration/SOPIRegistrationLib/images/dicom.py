@@ -48,6 +48,7 @@ _GEOMETRY_KEYWORDS = (
     "DetectorSecondaryAngle",
     "ColumnAngulation",
     "FieldOfViewOrigin",
+    "FieldOfViewHorizontalFlip",
     "DetectorActiveDimensions",
     *RT_IMAGE_KEYWORDS,
 )

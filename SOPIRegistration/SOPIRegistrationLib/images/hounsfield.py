@@ -306,6 +306,8 @@ def _with_air_around(volume: Volume, background: float) -> Volume:
     array = volume.array if volume.array.dtype.kind != "u" else volume.array.astype(np.int32)
     if background == 0:
         air, why = _AIR_HU, f"0 HU, which is water: taken for air, {_AIR_HU:g} HU"
+        if array.min() >= 0:
+            why += "; nothing in it is below water, as if it were an MR image, which means nothing here"
     else:
         air = array[~is_background].min()
         why = f"{background:g}, higher than all that it shows: taken for air, which is {air:g} in it"

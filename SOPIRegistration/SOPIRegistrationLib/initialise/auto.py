@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Proposal, Run
 from SOPIRegistrationLib.initialise.any_view import AnyView
+from SOPIRegistrationLib.initialise.bone_pool import BonePool
 from SOPIRegistrationLib.initialise.initialiser import InTurn, Source
 from SOPIRegistrationLib.initialise.networks import Patient, PoseNetwork, Rtpi
-from SOPIRegistrationLib.initialise.starts import AboutExpected, AllAround, Nominal
+from SOPIRegistrationLib.initialise.starts import AboutExpected, Nominal
 from SOPIRegistrationLib.initialise.templates import SEARCH, THOROUGH_SEARCH
 from SOPIRegistrationLib.installed import PATIENT, RTPI, has_weights
 from SOPIRegistrationLib.subject import Subject
@@ -34,21 +35,22 @@ class Auto(InTurn):
 
     The network is the patient's own if its weights are given, else that for everybody; without torch or
     weights it is the nominal view alone. Of several calibrated X-rays it is known how they were taken:
-    there the search goes about the stated view only. The search compares whole images, and does not find
-    one bone among others: a segmented bone is sought around where it is expected.
+    there the search goes about the stated view only. A start that is given besides stands for the expected
+    view. One bone in an X-ray of more is sought around where it is expected, by itself.
     """
 
     def sources(self, case: Case) -> tuple[Source, ...]:
         """In turn, of a segmented bone or several X-rays; of one X-ray of a body the first only."""
         weights = self.settings.weights
+        if case.is_of_a_part:
+            patient = (PoseNetwork(PATIENT, weights[PATIENT]),) if PATIENT in weights else ()
+            return (*patient, BonePool())
         if PATIENT in weights:
             first = PoseNetwork(PATIENT, weights[PATIENT], with_expected=True)
         elif self._has_rtpi:
             first = PoseNetwork(RTPI, weights.get(RTPI), with_expected=True)
         else:
             first = AboutExpected("nominal")
-        if any(target.kind.starts_from_afar for target in case.targets):
-            return first, AllAround(first.name)
         return first, SEARCH, THOROUGH_SEARCH
 
     def propose(self, case: Case, run: Run) -> Iterator[Proposal]:
@@ -56,17 +58,31 @@ class Auto(InTurn):
 
         What is stated of the X-ray comes first, but is not believed against the images.
         """
-        first, *others = self.sources(case)
-        if case.is_single_view and not any(source.from_afar for source in others):
-            either_way = self.settings.mirrored == "auto"
-            case = replace(case, any_view=True, may_be_mirrored=either_way)
-            proposals = self._of_all_views(case, run, first)
+        sources = self.sources(case)
+        either_way = case.is_single_view and self.settings.mirrored == "auto"
+        case = replace(case, may_be_mirrored=either_way)
+        if case.is_of_a_part:
+            proposals = self._of_a_bone(case, run, sources)
+        elif case.is_single_view:
+            proposals = self._of_all_views(replace(case, any_view=True), run, sources[0])
         else:
             proposals = super().propose(case, run)
         # Something is proposed however little time there is.
         yield next(proposals)
         while run.has_time() and (proposal := next(proposals, None)) is not None:
             yield proposal
+
+    @staticmethod
+    def _of_a_bone(case: Case, run: Run, sources: Sequence[Source]) -> Iterator[Proposal]:
+        """What each source says; where nothing agrees, the last one of the X-ray turned over.
+
+        Both polarities are the sources' own.
+        """
+        for source in sources:
+            lots = source.lots(case, case.reading, run)
+            yield Proposal(source.name, lots)
+        for reading in case.stored_either_way(case.reading)[1:]:
+            yield Proposal(sources[-1].name, sources[-1].lots(case, reading, run), from_afar=True)
 
     @staticmethod
     def _of_all_views(case: Case, run: Run, first: Source) -> Iterator[Proposal]:
@@ -80,7 +96,9 @@ class Auto(InTurn):
                     yield Proposal(search.name, lots, again=True, clear=_CLEAR)
 
     def expected(self, case: Case) -> np.ndarray:
-        """(4, 4) where the patient's network expects it, else the nominal view."""
+        """(4, 4) the given start, else where the patient's network expects it, else the nominal view."""
+        if self.start is not None:
+            return np.asarray(self.start, dtype=np.float64)
         return self._asked_first().expected(case)
 
     def warm_up(self, subject: Subject) -> None:

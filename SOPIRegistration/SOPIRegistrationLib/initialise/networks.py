@@ -13,8 +13,8 @@ from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.compare.starts import with_starts_around
 from SOPIRegistrationLib.compare.target import WHOLE_BODY
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.initialise.bone_pool import BonePool
 from SOPIRegistrationLib.initialise.initialiser import InTurn, Source
-from SOPIRegistrationLib.initialise.starts import AllAround
 from SOPIRegistrationLib.installed import PATIENT, RTPI
 from SOPIRegistrationLib.refine.levels import through_levels
 from SOPIRegistrationLib.subject import Subject
@@ -139,9 +139,9 @@ class Patient(InTurn):
 
     def sources(self, case: Case) -> tuple[Source, ...]:
         """The network, then what is left to try."""
-        if any(target.kind.starts_from_afar for target in case.targets):
-            # They go further than the network's other poses do.
-            return self._network, AllAround(PATIENT)
+        if case.is_of_a_part:
+            # It goes further than the network's other poses do.
+            return self._network, BonePool(PATIENT, from_afar=True)
         return self._network, self._network.thorough()
 
     def expected(self, case: Case) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Starts about an expected pose: the nominal view, a given pose, or poses all around."""
+"""Starts about an expected pose: the nominal view, or a given pose."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Proposal, Reading, Run
-from SOPIRegistrationLib.compare.starts import multi_start, random_starts
+from SOPIRegistrationLib.compare.starts import multi_start
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.initialise.bone_pool import BonePool
 from SOPIRegistrationLib.initialise.initialiser import InTurn
 
 
@@ -34,34 +35,15 @@ class AboutExpected:
             yield Hypotheses.unscored(Comparison(case, reading, target), T, case.T_expected)
 
 
-@dataclass(frozen=True)
-class AllAround:
-    """Random starts all around the expected pose, of targets that are sought so.
-
-    Attributes:
-        name: of the source.
-    """
-
-    name: str
-    from_afar = True
-
-    def lots(self, case: Case, reading: Reading, run: Run) -> Iterator[Hypotheses]:
-        """Of each target that is sought so; see ``initialiser.Source``."""
-        for target in case.targets:
-            plan = target.kind.starts_from_afar
-            if plan is not None:
-                T = random_starts(case, plan)
-                yield Hypotheses.unscored(Comparison(case, reading, target), T, case.T_expected)
-
-
 class Nominal(InTurn):
     """The nominal view, and poses about it."""
 
     name = "nominal"
 
     def sources(self, case: Case):
-        """Nearby, from further around, from all around."""
-        return AboutExpected(self.name), AboutExpected(self.name, further=True), AllAround(self.name)
+        """Nearby, from further around; of one bone in an X-ray of more all around."""
+        around = (BonePool(self.name, from_afar=True),) if case.is_of_a_part else ()
+        return AboutExpected(self.name), AboutExpected(self.name, further=True), *around
 
     def propose(self, case: Case, run: Run) -> Iterator[Proposal]:
         """See ``initialiser.Initialiser``.

@@ -27,7 +27,8 @@ STAGE = "template search"
 _WINDOW_PX = 9
 # Where less than this of a template's rays end within the scan there is nothing else to go by: all count.
 _LEAST_SEEN = 0.2
-# A shift counts only if this share of the X-ray's structure meets a template.
+# A shift counts only if this share of the X-ray's structure meets a template; where the X-ray shows more, of
+# the template's structure the X-ray.
 _LEAST_OVERLAP = 0.5
 # Candidates are picked from so many times as many grid points, the best, without neighbours of a better one.
 _POOL = 20
@@ -48,6 +49,8 @@ class SearchRange:
         canvas: templates are so many times wider than the X-ray, so that a shift brings in what lies beyond
             its edge.
         both_signs: whether an X-ray with bright and dark exchanged is found as well.
+        surroundings_px: where the X-ray shows more than the object: only pixels that are so near its shadow
+            are compared; None for all.
     """
 
     tilt_deg: float = 50.0
@@ -58,6 +61,7 @@ class SearchRange:
     shift_mm: float = 75.0
     canvas: float = 2.0
     both_signs: bool = False
+    surroundings_px: int | None = None
 
     @property
     def tilts(self) -> np.ndarray:
@@ -139,13 +143,14 @@ def template_search(
         for mask in unscanned:
             seen *= project(mask, canvas, T) == 0
         shown = templates > 0
+        if search_range.surroundings_px is not None:
+            edge = 2 * search_range.surroundings_px + 1
+            seen *= ndimage.maximum_filter(shown, size=(1, edge, edge))
         share = (seen * shown).sum(axis=(1, 2)) / np.maximum(shown.sum(axis=(1, 2)), 1)
         seen[share < _LEAST_SEEN] = 1
         normalised = locally_normalised(templates, seen, _WINDOW_PX).image
         for k, (template, weight) in enumerate(zip(normalised, seen, strict=True), start=first):
-            scores[k], offsets[k], negative[k] = variants.best_shifts(
-                template, weight, shifts, search_range.both_signs
-            )
+            scores[k], offsets[k], negative[k] = variants.best_shifts(template, weight, shifts, search_range)
         if report is not None:
             report(Progress(STAGE, chosen.stop / len(rotations)))
 
@@ -246,7 +251,7 @@ class _XrayVariants:
         self._energy_spectra = conjugate(self._images**2)
         self._energy = (self._images**2).sum(axis=(1, 2))
 
-    def best_shifts(self, template, weight, shifts, both_signs: bool):
+    def best_shifts(self, template, weight, shifts, search_range: SearchRange):
         """Best correlation of one template with every variant, its shift (columns, rows), and its sign."""
         size = (shifts.size, shifts.size)
 
@@ -257,11 +262,14 @@ class _XrayVariants:
         product = correlate(template, self._image_spectra)
         template_energy = correlate(template**2, self._valid_spectra)
         xray_energy = correlate(weight, self._energy_spectra)
-        total = self._energy[:, None, None]
-        enough = (xray_energy > _LEAST_OVERLAP * total) & (template_energy > 0.05 * total)
+        if search_range.surroundings_px is None:
+            total = self._energy[:, None, None]
+            enough = (xray_energy > _LEAST_OVERLAP * total) & (template_energy > 0.05 * total)
+        else:
+            enough = template_energy > _LEAST_OVERLAP * float((template**2).sum())
         norm = np.sqrt(np.maximum(template_energy, 1e-9) * np.maximum(xray_energy, 1e-9))
         correlation = (product / norm).reshape(len(self.parameters), -1)
-        score = np.abs(correlation) if both_signs else correlation
+        score = np.abs(correlation) if search_range.both_signs else correlation
         score = np.where(enough.reshape(score.shape), score, -1.0)
         best = score.argmax(axis=1)[:, None]
         negative = np.take_along_axis(correlation, best, axis=1)[:, 0] < 0

@@ -12,11 +12,13 @@ from SOPIRegistrationLib.compare.proposal import Proposal
 from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.geometry.distinct import distinct_poses
 from SOPIRegistrationLib.refine.intrinsics import with_intrinsics
-from SOPIRegistrationLib.refine.levels import through_levels, with_neighbouring_vertebrae
+from SOPIRegistrationLib.refine.levels import through_levels, with_look_alikes, with_neighbouring_vertebrae
 from SOPIRegistrationLib.refine.refiner import none_was_better_than_rejected
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
 
+# Of more starts than are tried about one pose only a few lead home.
+_MANY = 60
 # Poses further apart (rad; mm across the central ray, along it) are of different hypotheses.
 _ELSEWHERE = np.deg2rad(10), 12.0, 80.0
 # What brings the best of a few coarsely refined hypotheses to the end.
@@ -62,7 +64,8 @@ class CoarseToFine:
                 return None
             run.seen += seen
             best = _with_rival(max(seen, key=lambda one: one[0])[1], run.seen)
-            return with_neighbouring_vertebrae(best, best.comparison.target.kind.coarse[0], run)
+            steps = best.comparison.target.kind.coarse[0]
+            return with_look_alikes(with_neighbouring_vertebrae(best, steps, run), steps[-1], run)
 
     def refine(self, hypotheses: Hypotheses, run: Run) -> Hypotheses:
         """See ``refiner.Refiner``."""
@@ -70,8 +73,10 @@ class CoarseToFine:
         for number, finish in enumerate(self.finishes):
             with run.share(1 / (len(self.finishes) - number)):
                 final = finish(final, run)
-        T = np.concatenate([final.T[:1], hypotheses.T[1:]])
-        cost = np.concatenate([final.cost[:1], hypotheses.cost[1:]])
+        # Where several were refined to the end, those that were not have nothing to say.
+        others = final if final.comparison.target.kind.fine[-1].keep > 1 else hypotheses
+        T = np.concatenate([final.T[:1], others.T[1:]])
+        cost = np.concatenate([final.cost[:1], others.cost[1:]])
         return with_intrinsics(replace(hypotheses, T=T, cost=cost), run)
 
     def warm_up(self, subject: Subject) -> None:
@@ -82,7 +87,7 @@ class CoarseToFine:
         """Each lot of a proposal through each of its target's coarse refinements."""
         for lot in proposal.lots:
             kind = lot.comparison.target.kind
-            for steps in kind.coarse_from_afar if proposal.from_afar else kind.coarse:
+            for steps in kind.coarse_of_many if len(lot.T) > _MANY else kind.coarse:
                 with run.share(1 / 4):
                     found = through_levels(lot, steps, run)
                 yield found

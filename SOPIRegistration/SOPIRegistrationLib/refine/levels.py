@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Hypotheses, Step
+from SOPIRegistrationLib.compare import Comparison, Hypotheses, Level, Step
 from SOPIRegistrationLib.compare.run import Run, Stage
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
 from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt
 
-NEIGHBOURS_STAGE = "neighbouring vertebrae"
+NEIGHBOURS_STAGE, LOOK_ALIKES_STAGE = "neighbouring vertebrae", "turned about the long axis"
+# Turns into millimetres, and how far a valley is followed at most.
+_RADIUS_MM, _FURTHEST_MM = 30.0, 60.0
 # After the coarsest step a neighbouring vertebra is worth going on with if its cost is less than that of the
 # best pose, or this much more: true ones had 0.3 less or better, wrong ones mostly 0.5 more.
 _NEARLY_AS_GOOD = 0.1
@@ -111,3 +114,62 @@ def with_neighbouring_vertebrae(found: Hypotheses, steps: Sequence[Step], run: R
         T, cost = T[order][kept], cost[order][kept]
         stage.ended(T[0], float(1 - cost[0] / 2))
         return replace(found, T=T, cost=cost)
+
+
+def with_look_alikes(found: Hypotheses, step: Step, run: Run) -> Hypotheses:
+    """Hypotheses, and where starts lead that are turned about, and slid along, the best one's long axis.
+
+    A long bone that is turned about itself looks much like itself, and coarse images hardly tell which is
+    right: what goes on from here is decided at fine ones.
+
+    Args:
+        found: hypotheses refined coarsely.
+        step: the last coarse one; what ranks its poses decides who goes on.
+        run: told every iteration.
+    """
+    comparison, plan = found.comparison, found.comparison.target.kind.look_alikes
+    if plan is None:
+        return found
+    centre = comparison.case.centre_lps_mm
+    axis = found.T[0, :3, :3] @ long_axis(comparison.target.outline_lps_mm)
+    turns = [np.deg2rad(sign * turn) for turn in plan.turn_deg for sign in (-1, 1)]
+    slides = [sign * slide for slide in plan.slide_mm for sign in (-1, 1)]
+    twists = [np.concatenate([turn * axis, np.zeros(3)]) for turn in turns]
+    twists += [np.concatenate([np.zeros(3), slide * axis]) for slide in slides]
+    starts = se3.move_about(np.repeat(found.T[:1], len(twists), axis=0), np.array(twists), centre)
+    with run.stage(LOOK_ALIKES_STAGE, shows_poses=False) as stage:
+        ended = through_levels(
+            Hypotheses.unscored(comparison, starts), (replace(step, keep=plan.keep),), run, within=stage
+        )
+        T = np.concatenate([found.T, ended.T])
+        cost = comparison.cost(step.ranking or step.level, T)
+        order = np.lexsort((cost, ~comparison.case.is_plausible(T)))
+        kept = order[distinct_poses(T[order], centre, *SAME_MINIMUM, plan.keep)]
+        T, cost = T[kept], cost[kept]
+        stage.ended(T[0], float(1 - cost[0] / 2))
+    beside = _along_the_valley(comparison, step.level, T[0], plan.valley_costs)
+    T, cost = np.concatenate([T, beside]), np.concatenate([cost, np.full(len(beside), np.inf)])
+    return replace(found, T=T, cost=cost)
+
+
+def _along_the_valley(
+    comparison: Comparison, level: Level, T_lps_to_world: np.ndarray, costs: Sequence[float]
+) -> np.ndarray:
+    """(2 n, 4, 4) poses to either side of one (4, 4), where the model of a level's cost rises least: by so
+    much each."""
+    T = T_lps_to_world[None]
+    hessian = comparison.objective(replace(level, depth_prior_mm=None), T)(T, np.zeros(1, dtype=int)).hessian[
+        0
+    ]
+    scale = np.repeat([1 / _RADIUS_MM, 1.0], 3)
+    steepness, directions = np.linalg.eigh(scale[:, None] * hessian * scale)
+    lengths = np.sqrt(np.array(costs) / max(steepness[0], 1e-12))
+    lengths = np.minimum(lengths, _FURTHEST_MM * np.sqrt(np.array(costs) / max(costs)))
+    twists = np.outer(np.concatenate([lengths, -lengths]), scale * directions[:, 0])
+    return se3.move_about(np.repeat(T, len(twists), axis=0), twists, comparison.case.centre_lps_mm)
+
+
+def long_axis(points_mm: np.ndarray) -> np.ndarray:
+    """(3,) unit vector along which points (n, 3) spread furthest."""
+    spread = points_mm - points_mm.mean(axis=0)
+    return np.linalg.eigh(spread.T @ spread)[1][:, -1]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import uniform_filter
 
 from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Level
+from SOPIRegistrationLib.compare.objective import around_object
 from SOPIRegistrationLib.compare.reliability import reliability
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -17,8 +19,10 @@ from SOPIRegistrationLib.registration.predicted_error import Deviation, LocalMod
 _PART_PX = 17
 # Parts with less of the image's mean structure than this have nothing to show.
 _LEAST_TEXTURE = 0.1
-# Poses nearer to each other are the same; turns an angle into the distance it moves the object's points.
-SAME_POSE_MM, _OBJECT_RADIUS_MM = 5.0, 60.0
+# What is right: turned and, in the plane at the object, shifted by no more.
+RIGHT_RAD, RIGHT_MM = math.radians(3.0), 2.0
+# Poses of a body nearer to each other are the same; turns an angle into the distance it moves its points.
+_SAME_POSE_MM, _OBJECT_RADIUS_MM = 5.0, 60.0
 # An X-ray of less structure is all noise.
 _LEAST_SIGNAL = 0.1
 # Of a pose with no rival: further off than any that was seen to matter.
@@ -39,6 +43,8 @@ class Evidence:
             and upper fifth, mm.
         share: of the X-ray's valid rays, those that are compared.
         margin: by how much the best pose elsewhere, or in another reading, agrees less.
+        detail_margin: by how much fine structure agrees less at the best pose that was refined besides and is
+            another one.
         error_mm, error_deg: largest predicted error in the plane, and of the rotation, from the curvature.
         step_mm: how far the images agree better from here in the plane.
         views: how many X-rays.
@@ -54,6 +60,7 @@ class Evidence:
     apart_high_mm: float
     share: float
     margin: float
+    detail_margin: float
     error_mm: float
     error_deg: float
     step_mm: float
@@ -117,17 +124,15 @@ def noiseless_correlation(
     ``signal_there`` is what :func:`signal` tells of the level, where that is known already.
     """
     correlation = 1 - float(comparison.cost(level, T_lps_to_world[None])[0]) / 2
-    signal_there = signal(comparison, level) if signal_there is None else signal_there
+    signal_there = signal(comparison, level, T_lps_to_world) if signal_there is None else signal_there
     return max(correlation, 0.0) / float(np.sqrt(max(signal_there, _LEAST_SIGNAL)))
 
 
-def signal(comparison: Comparison, level: Level) -> float:
-    """Share of the X-rays' structure at a level that is not noise; 1 where they are too small to tell."""
-    told = [
-        reliability(radiograph, level)
-        for radiograph in comparison.radiographs
-        if min(radiograph.camera.shape) >= 2 * level.pixels
-    ]
+def signal(comparison: Comparison, level: Level, T_lps_to_world: np.ndarray) -> float:
+    """Share of the structure compared at a level at a pose (4, 4) that is not noise; 1 of X-rays too small to
+    tell."""
+    shown = [around_object(one, comparison.target, T_lps_to_world[None]) for one in comparison.radiographs]
+    told = [reliability(one, level) for one in shown if min(one.camera.shape) >= 2 * level.pixels]
     return float(np.mean(told)) if told else 1.0
 
 
@@ -140,13 +145,16 @@ def evidence_of(hypotheses: Hypotheses, model: LocalModel) -> Evidence:
     """
     comparison, T = hypotheses.comparison, hypotheses.T[0]
     agreements = comparison.agreement(hypotheses.T)
-    elsewhere = agreements[1:][apart_mm(comparison.case, hypotheses.T) > SAME_POSE_MM]
-    rival = max([hypotheses.rival, *elsewhere])
+    elsewhere = are_others(comparison, hypotheses.T)
+    rival = max([hypotheses.rival, *agreements[1:][elsewhere]])
+    level = evidence_level(comparison)
+    details = 1 - comparison.cost(level, hypotheses.T) / 2
+    detail_rival = max(details[1:][elsewhere], default=-np.inf)
     correlations, distances = parts_of(comparison, T)
     deviation = Deviation.of(model.covariance)
-    check, level = comparison.target.kind.check, evidence_level(comparison)
+    check = comparison.target.kind.check
     # Of an implant both are the same one.
-    signals = {one: signal(comparison, one) for one in {check, level}}
+    signals = {one: signal(comparison, one, T) for one in {check, level}}
     return Evidence(
         agreement=float(agreements[0]),
         coarse=noiseless_correlation(comparison, check, T, signals[check]),
@@ -158,11 +166,25 @@ def evidence_of(hypotheses: Hypotheses, model: LocalModel) -> Evidence:
         apart_high_mm=float(np.quantile(distances, 0.8)),
         share=float(comparison.share(T[None])[0]),
         margin=float(min(agreements[0] - rival, NO_RIVAL)),
+        detail_margin=float(min(details[0] - detail_rival, NO_RIVAL)),
         error_mm=float(deviation.translation_mm[:2].max()),
         error_deg=float(np.rad2deg(deviation.rotation_rad.max())),
         step_mm=float(np.abs(model.to_best_mm[:2]).max()),
         views=len(comparison.radiographs),
     )
+
+
+def are_others(comparison: Comparison, poses: np.ndarray) -> np.ndarray:
+    """(n - 1,) bool: whether poses (n, 4, 4) are others than the first of them.
+
+    A bone that turns about its long axis hardly moves: if the first one were right, they would not be.
+    """
+    if comparison.target.kind.look_alikes is None:
+        return apart_mm(comparison.case, poses) > _SAME_POSE_MM
+    T = comparison.case.T_world_to_camera @ poses
+    centres = se3.transform_points(T, comparison.case.centre_lps_mm)[:, :2]
+    angles = se3.rotation_distance(np.repeat(T[:1, :3, :3], len(T) - 1, axis=0), T[1:, :3, :3])
+    return (angles > RIGHT_RAD) | (np.linalg.norm(centres[1:] - centres[0], axis=1) > RIGHT_MM)
 
 
 def apart_mm(case: Case, poses: np.ndarray) -> np.ndarray:

@@ -19,8 +19,6 @@ from SOPIRegistrationLib.installed import SHIPPED
 from SOPIRegistrationLib.registration.evidence import Evidence
 
 RESOURCE = SHIPPED / "verdict.json"
-# What is right: turned and, in the plane at the object, shifted by no more.
-RIGHT_RAD, RIGHT_MM = math.radians(3.0), 2.0
 # Probabilities from which a pose is accepted, or worth a review.
 TRUSTED = Thresholds(accept=0.95, review=0.2)
 # Nothing that was not tried as often is said to be surer than this.
@@ -40,6 +38,8 @@ FEATURES: Mapping[str, Callable[[Evidence], float]] = {
     # One step of Lucas and Kanade sees of a shift the less, the less the parts correlate.
     "together": lambda e: -math.log(min(max(e.apart_mm / max(e.parts_median, 0.02), 0.05), 20.0)),
     "margin": lambda e: e.margin,
+    "detail margin": lambda e: e.detail_margin,
+    "turn": lambda e: -math.log(min(max(e.error_deg, 1e-3), 20.0)),
     "share": lambda e: e.share,
     "sharpness": lambda e: -math.log(min(max(e.error_mm, 1e-3), 20.0)),
 }

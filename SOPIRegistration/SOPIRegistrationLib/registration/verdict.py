@@ -9,14 +9,22 @@ import numpy as np
 from SOPIRegistrationLib.compare import Case, Hypotheses
 from SOPIRegistrationLib.compare.target import Thresholds
 from SOPIRegistrationLib.refine.alternatives import AMBIGUOUS, Alternative
-from SOPIRegistrationLib.registration.evidence import SAME_POSE_MM, Evidence, apart_mm, evidence_of
+from SOPIRegistrationLib.registration.evidence import (
+    RIGHT_MM,
+    RIGHT_RAD,
+    Evidence,
+    apart_mm,
+    are_others,
+    evidence_level,
+    evidence_of,
+)
 from SOPIRegistrationLib.registration.predicted_error import (
     Deviation,
     intrinsics_covariance,
     local_model,
     model_covariance,
 )
-from SOPIRegistrationLib.registration.probability import RIGHT_MM, RIGHT_RAD, TRUSTED, probability_right
+from SOPIRegistrationLib.registration.probability import TRUSTED, probability_right
 from SOPIRegistrationLib.registration.result import SEVERITY, Verdict
 
 # Two different poses this close in agreement: the image does not decide between them.
@@ -144,12 +152,15 @@ def _share(share: float, least: float) -> Finding:
 
 def _rivals(hypotheses: Hypotheses) -> Finding:
     """Whether a pose elsewhere agrees as well."""
-    apart = apart_mm(hypotheses.comparison.case, hypotheses.T)
-    agreements = hypotheses.comparison.agreement(hypotheses.T)
-    rival = (apart > SAME_POSE_MM) & (agreements[1:] > agreements[0] - _AMBIGUOUS_MARGIN)
+    comparison, T = hypotheses.comparison, hypotheses.T
+    if comparison.target.kind.look_alikes is None:
+        agreements = comparison.agreement(T)
+    else:
+        agreements = 1 - comparison.cost(evidence_level(comparison), T) / 2
+    rival = are_others(comparison, T) & (agreements[1:] > agreements[0] - _AMBIGUOUS_MARGIN)
     if not rival.any():
         return "accept", ""
-    distance = apart[np.flatnonzero(rival)[0]]
+    distance = apart_mm(comparison.case, T)[np.flatnonzero(rival)[0]]
     return "review", f"another start ended {distance:.0f} mm away with the same agreement"
 
 
