@@ -119,12 +119,7 @@ def test_a_registration_under_tolerances_shows_what_it_estimated(tolerated, tmp_
     assert "principal point" in user.ui.estimatedLabel.text
     assert "stated" in user.ui.geometryEstimatedLabel.text
     place, camera = place_of(user.parameters.xray), user.session.case.xray.camera
-    print(
-        user.ui.estimatedLabel.text,
-        camera.K,
-        user.stated.K,
-        user.parameters.xray.GetAttribute("SOPIRegistration.EstimatedCamera"),
-    )
+    print(user.ui.estimatedLabel.text, camera.K, user.stated.K, user.parameters.xray.GetAttribute("SOPIRegistration.EstimatedCamera"))
     assert not np.allclose(camera.K, user.stated.K)
     # The boxes have what is stated.
     assert user.ui.principalUSpinBox.value == pytest.approx(user.stated.K[0, 2], abs=0.01)
