@@ -195,17 +195,21 @@ def test_parameters_named_in_the_ui_exist(module):
 
 def test_layouts_are_known_from_the_start(host, module):
     """A saved scene that uses one is opened before anybody opens the module."""
-    from SOPIRegistrationLib.layouts import CT_PLANES, LANDMARK_LAYOUT_ID, LAYOUT_ID
+    from SOPIRegistrationLib.layouts import CT_PLANES, LANDMARK_LAYOUT_ID, LAYOUT_ID, layout_of
 
     node = host.app.layoutManager().layoutLogic().GetLayoutNode()
-    for layout in (LAYOUT_ID, LANDMARK_LAYOUT_ID):
+    expected = {
+        LAYOUT_ID: {"Fusion", "XRay", "1"},
+        LANDMARK_LAYOUT_ID: {"XRay", "1", *CT_PLANES},
+        layout_of(2): {"Fusion", "XRay", "DRR", "Fusion2", "XRay2", "DRR2", "1"},
+    }
+    for layout in expected:
         node.SetLayoutDescription(layout, "")
         assert not node.IsLayoutDescription(layout)
     module.on_startup()
-    for layout in (LAYOUT_ID, LANDMARK_LAYOUT_ID):
+    for layout, tags in expected.items():
         views = ElementTree.fromstring(node.GetLayoutDescription(layout)).iter("view")
-        tags = {view.get("singletontag") for view in views}
-        assert tags == ({"Fusion", "XRay", "1"} if layout == LAYOUT_ID else {"XRay", "1", *CT_PLANES})
+        assert {view.get("singletontag") for view in views} == tags
 
 
 def test_what_is_read_before_the_packages_are_installed_needs_python_alone():

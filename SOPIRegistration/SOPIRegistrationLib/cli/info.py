@@ -13,7 +13,7 @@ from SOPIRegistrationLib.cli.common import add_view_argument
 from SOPIRegistrationLib.cli.described import FileInfo, describe
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
-from SOPIRegistrationLib.geometry.calibrations import FORMATS, camera_names
+from SOPIRegistrationLib.geometry.calibrations import WRITABLE, camera_names
 from SOPIRegistrationLib.geometry.files import write_geometry
 
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--as",
         dest="form",
-        choices=["json", *FORMATS],
+        choices=["json", *WRITABLE],
         default="json",
         help="format of --write-geometry (json)",
     )
