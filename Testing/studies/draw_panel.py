@@ -3,7 +3,7 @@
     python Testing/studies/draw_panel.py [--out Resources/Screenshots] [--wrist ../shared/data/wrist]
 
 Writes small PNGs: empty, inputs chosen, running, accepted, rejected, landmarks, adjusting by hand and fusion
-modes; with the wrist data also two X-rays of a calibrated set.
+modes; with the wrist data also two X-rays of a calibrated set, and radius and ulna as bodies of their own.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def add_carried(user, case) -> list:
 
 
 def draw_wrist(user, album: Album, folder: Path) -> None:
-    """Two X-rays of a calibrated set, the CT at the gold standard."""
+    """Two X-rays of a calibrated set, the CT at the gold standard; then the ulna beside the radius."""
     import json
 
     import slicer
@@ -159,6 +159,17 @@ def draw_wrist(user, album: Album, folder: Path) -> None:
     user.wait()
     user.ui.inputsSection.collapsed = user.ui.xraysSection.collapsed = False
     album.window("two_xrays")
+    ulna = slicer.util.loadVolume(str(folder / "ulna.nii.gz"))
+    user.ui.bodySelector.setCurrentNode(ulna)
+    user.click("addBodyButton")
+    user.show_views()
+    user.ui.initialiserCombo.setCurrentText("Current pose")
+    user.click("registerButton")
+    user.wait(600)
+    user.ui.xraysSection.collapsed, user.ui.bodiesSection.collapsed = True, False
+    user.ui.movedBodyCombo.setCurrentText("ulna")
+    user.wait()
+    album.window("bodies")
 
 
 if __name__ == "__main__":
