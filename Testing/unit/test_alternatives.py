@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,12 +136,14 @@ def test_the_search_is_stopped_by_its_report(pose, tray):
 
 @pytest.mark.slow
 def test_a_registration_tells_what_looks_alike_and_writes_it(pose, tray, tmp_path):
+    dense = tray.ct.attenuation.same_grid(40 * tray.ct.attenuation.array)
+    metal = Subject(replace(tray.ct, attenuation=dense, is_metal=True))
     frame = PoseFrame(tray.ct.rotation_centre_lps_mm, 800.0, "LLAT")
     start = se3.move_about(pose, np.array([0.02, -0.02, 0.01, 1, 1, 2]), tray.ct.rotation_centre_lps_mm)
-    result = register(tray, [xray(tray, pose)], frame, RegistrationSettings("given"), start)
+    result = register(metal, [xray(metal, pose)], frame, RegistrationSettings("given"), start)
     assert result.verdict.status == "review"
     assert "mirror pose" in result.verdict.ambiguous
-    files = write_results(tmp_path, result, CArmGeometry((CAMERA,), 800.0), tray.body, 0.0, "tray")
+    files = write_results(tmp_path, result, CArmGeometry((CAMERA,), 800.0), metal.shown, 0.0, "tray")
     assert {"tray_alternative1_to_carm.tfm", "overlay_tray_alternative1.png"} <= set(files)
     assert all((tmp_path / file).is_file() for file in files)
     [first, *_] = json.loads((tmp_path / "result.json").read_text())["alternatives"]

@@ -178,6 +178,28 @@ def test_maps_of_something_else_are_refused(tmp_path, quantity):
         read_volume(path)
 
 
+def test_an_enhanced_map_of_something_else_is_refused(tmp_path):
+    path = Scan().write_enhanced(tmp_path / "ct.dcm")
+    dataset = pydicom.dcmread(path)
+    [shared] = dataset.SharedFunctionalGroupsSequence
+    shared.PixelValueTransformationSequence[0].RescaleType = "Z_EFF"
+    dataset.save_as(path)
+    with pytest.raises(InputError, match="is Z_EFF: give the CT"):
+        read_volume(path)
+
+
+def test_floating_point_pixels(tmp_path):
+    scan = Scan()
+    folder = scan.write_series(tmp_path / "ct")
+    for file in folder.iterdir():
+        dataset = pydicom.dcmread(file)
+        pixels = scan.plane(dataset.InstanceNumber - 1).astype("<f4")
+        del dataset.PixelData, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation
+        dataset.FloatPixelData, dataset.BitsAllocated, dataset.RescaleIntercept = pixels.tobytes(), 32, 0
+        dataset.save_as(file)
+    assert largest_error_voxels(read_volume(folder)) < 0.01
+
+
 def test_hounsfield_units_that_are_named(tmp_path):
     assert read_volume(Scan().write_series(tmp_path / "ct", RescaleType="HU")).notes == ()
 

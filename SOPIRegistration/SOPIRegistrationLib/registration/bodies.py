@@ -27,8 +27,8 @@ from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody, require_apart
 
 # Errors of bent spines were this many times the deviations that the curvature of the images predicts, in one
-# view (14 phantoms) and in several (6): what fills the holes, and overlaps, are not as in the patient. Checked on
-# others in Docs/results/bodies.md.
+# view (14 phantoms) and in several (6): what fills the holes, and overlaps, are not as in the patient. Checked
+# on others in Docs/results/bodies.md.
 _LARGER_ERRORS, _LARGER_ERRORS_OF_VIEWS = 1.9, 1.4
 # Predicted errors that matter: across the central ray, along it, turned.
 _LARGE_MM, _LARGE_DEPTH_MM, _LARGE_DEG = 1.0, 5.0, 1.5

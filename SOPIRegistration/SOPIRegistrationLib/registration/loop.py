@@ -99,17 +99,16 @@ def find(
 def with_alternatives(
     result: RegistrationResult, subject: Subject, report: Report | None = None
 ) -> RegistrationResult:
-    """A result with the poses that look alike, of an implant or a segmented bone.
+    """A result with the poses that look alike, of a kind of target without a probability: an implant.
 
-    Of a whole CT the verdict's probability tells.
+    Of others the refinement has tried them, and the probability counts them.
 
     Args:
         result: without them.
         subject: what was registered.
         report: told as they are sought; raises ``Cancelled`` to stop.
     """
-    is_seen_by_outline = compared_target(subject).outline_lps_mm is not None
-    if not is_seen_by_outline or result.stopped or result.verdict.status == "reject":
+    if compared_target(subject).kind.judged_as or result.stopped or result.verdict.status == "reject":
         return result
     scene = Scene(Bodies.one(subject), result.radiographs)
     began = time.perf_counter()
