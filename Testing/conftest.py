@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,15 @@ import torch
 torch.set_num_threads(1)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# Of processes that share the tests between them: each holds up to 3 GB.
+MOST_WORKERS = 4
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """A process a core for folders of tests; files that are named run in this process, which is there."""
+    named = all(Path(argument.partition("::")[0]).suffix == ".py" for argument in config.args)
+    return 0 if named else min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 def pytest_report_header() -> list[str]:

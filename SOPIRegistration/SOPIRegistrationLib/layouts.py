@@ -1,4 +1,4 @@
-"""Layouts: fusion large with X-ray and 3D beside it; X-ray, bones and three CT planes for picking landmarks.
+"""Layouts: fusion with X-ray and 3D; several X-rays side by side; X-ray, bones, CT planes for landmarks.
 
 Needs nothing beyond Python: the application must know the layouts from its start, or a saved scene that uses
 one would open with blank views as long as the module has not been opened.
@@ -11,6 +11,10 @@ LAYOUT_ID = 20250
 LANDMARK_LAYOUT_ID = 20251
 XRAY_VIEW = "XRay"
 FUSION_VIEW = "Fusion"
+DRR_VIEW = "DRR"
+# No more X-rays than these are shown side by side.
+MOST_XRAYS = 4
+_SIDE_BY_SIDE = 20260
 
 # Own view groups: slice views of the CT that jump to a point must not drag these off the detector.
 _VIEW_GROUP = 20250
@@ -29,6 +33,17 @@ def _slice_view(tag, label, colour, orientation="Axial", group=_VIEW_GROUP, shar
     return _SLICE_VIEW.format(
         tag=tag, label=label, colour=colour, orientation=orientation, group=group, share=share
     )
+
+
+def views_of(number: int) -> tuple[str, str, str]:
+    """Fusion, X-ray and DRR view of one of several X-rays; 0 is the one that is looked at."""
+    suffix = str(1 + number) if number else ""
+    return FUSION_VIEW + suffix, XRAY_VIEW + suffix, DRR_VIEW + suffix
+
+
+def layout_of(xrays: int) -> int:
+    """The layout that shows so many X-rays."""
+    return LAYOUT_ID if xrays < 2 else _SIDE_BY_SIDE + min(xrays, MOST_XRAYS)
 
 
 def _split(kind: str, items: str) -> str:
@@ -59,8 +74,31 @@ _DESCRIPTIONS = {
 }
 
 
+def _column(number: int) -> str:
+    """An X-ray of several: fusion over X-ray and DRR."""
+    fusion, xray, drr = views_of(number)
+    suffix = str(1 + number) if number else ""
+    top = _slice_view(fusion, "F" + suffix, "#E67E22", share=620)
+    below = (
+        _slice_view(xray, "X" + suffix, "#2E86C1"),
+        _slice_view(drr, "D" + suffix, "#7D3C98"),
+    )
+    bottom = f'\n<item splitSize="380">{_split("horizontal", "".join(below))}</item>'
+    return f'\n<item splitSize="400">{_split("vertical", top + bottom)}</item>'
+
+
+_DESCRIPTIONS |= {
+    layout_of(count): _split(
+        "horizontal",
+        "".join(_column(number) for number in range(count))
+        + f'\n<item splitSize="240">{_split("vertical", _3D)}</item>',
+    )
+    for count in range(2, MOST_XRAYS + 1)
+}
+
+
 def add_layouts(layoutNode) -> None:
-    """Add the descriptions of both layouts to the scene's layout node."""
+    """Add the descriptions of all layouts to the scene's layout node."""
     for layout_id, description in _DESCRIPTIONS.items():
         if not layoutNode.IsLayoutDescription(layout_id):
             layoutNode.AddLayoutDescription(layout_id, description)

@@ -63,7 +63,7 @@ def opened(host, module):
         record.clear()
     widget = host.open_module(module, str(MODULE_PATH))
     yield widget
-    widget.cleanup()
+    host.close_module(widget)
     host.scene.Clear()
     if host.exceptions:
         raise host.exceptions[0]

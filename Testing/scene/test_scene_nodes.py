@@ -366,3 +366,31 @@ def test_a_picture_that_its_header_turns_is_refused(scene, add_volume, pixels, t
     node.SetAndObserveStorageNodeID(storage.GetID())
     with pytest.raises(InputError, match=r"x.jpg is stored turned or mirrored \(Orientation 6"):
         radiograph_from_node(node)
+
+
+def test_a_label_map_is_no_ct(add_volume):
+    labels = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6) * 20
+    node = add_volume(labels, np.eye(4), "labels", "vtkMRMLLabelMapVolumeNode")
+    with pytest.raises(InputError, match="'labels' is a label map: give the CT, and labels as its bones"):
+        volume_from_node(node)
+
+
+def test_a_volume_of_another_modality_is_no_ct(dicom_xray, add_volume, monkeypatch):
+    import pydicom
+
+    database = type("Database", (), {"fileForInstance": lambda self, uid: str(dicom_xray)})()
+    monkeypatch.setattr(slicer, "dicomDatabase", database, raising=False)
+    hu = np.where(np.indices((6, 20, 24))[2] > 12, 40, -1000).astype(np.int16)
+    node = add_volume(hu, np.diag([2.0, 2.0, 2.0, 1.0]), "scan")
+    assert volume_from_node(node).array.shape == hu.shape
+    node.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    dataset = pydicom.dcmread(dicom_xray)
+    for modality, kind in (("MR", pydicom.uid.MRImageStorage), ("CT", pydicom.uid.CTImageStorage)):
+        dataset.Modality, dataset.SOPClassUID = modality, kind
+        dataset.file_meta.MediaStorageSOPClassUID = kind
+        dataset.save_as(dicom_xray)
+        if modality == "CT":
+            assert volume_from_node(node).array.shape == hu.shape
+            continue
+        with pytest.raises(InputError, match=r"'scan' is no CT: its Modality \(0008,0060\) is MR"):
+            volume_from_node(node)

@@ -183,11 +183,8 @@ def training(options) -> None:
     pool.fill()
     small = CONFIGURATIONS["light"]
     tasks = {
-        "RTPI": (ComparingTask(ComparingConfig()), PairOptions(48, starts=3)),
-        "IFR": (
-            EmbeddingTask(CompositeSimilarity, small),
-            PairOptions(small.pixels, start_deviation=START_DEVIATION),
-        ),
+        "RTPI": (ComparingTask(ComparingConfig()), PairOptions(starts=3)),
+        "IFR": (EmbeddingTask(CompositeSimilarity, small), PairOptions(start_deviation=START_DEVIATION)),
     }
     rows = []
     for name, (task, pair_options) in tasks.items():
@@ -204,7 +201,7 @@ def training(options) -> None:
             rendering=rendering,
         ):
             with rendering.running(), _finished(device):
-                pairs = draw_pairs(pool.patients, options.group, pair_options, rng, device)
+                pairs = draw_pairs(pool.patients, options.group, task.pixels, pair_options, rng, device)
             for loss in task.losses(network, pairs, rendering):
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()

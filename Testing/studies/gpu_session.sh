@@ -88,7 +88,8 @@ else
     ifr=(--steps 100000 --patients 16 --group 4 --pool 192 --phantoms 200 --validate-every 1000)
 fi
 
-step tests "$python" -m pytest -q -p no:cacheprovider Testing/unit/test_projector_cuda.py Testing/unit/test_simulation_xray_batch.py
+# Without the options for several processes: their package need not be there.
+step tests "$python" -m pytest -q -p no:cacheprovider -o "addopts=-m 'not slow'" Testing/unit/test_projector_cuda.py Testing/unit/test_simulation_xray_batch.py
 step projectors "$python" Testing/studies/benchmark_device.py projectors --device "$device" --out "$out" "${projectors[@]}"
 step training "$python" Testing/studies/benchmark_device.py training --device "$device" --out "$out" "${training[@]}"
 # Two thirds of what is left, less a minute for the registrations, for RTPI.

@@ -1,14 +1,12 @@
-"""Several bodies: a spine that bends, two bones of a wrist, both parts of a knee replacement.
+"""Several bodies in real X-rays: two bones of a wrist, both parts of a knee replacement.
 
-    python Testing/studies/measure_bodies.py spine OUT [--cases N] [--views 1|2]
     python Testing/studies/measure_bodies.py wrist OUT --data DATA [--cases N]
     python Testing/studies/measure_bodies.py knee OUT --data DATA
 
-*spine*: phantoms whose five lumbar vertebrae are each turned up to 6 deg and shifted up to 3 mm against the
-one below (12 deg at most in all), X-rayed by RTK on finer voxels with noise and an unknown curve, registered
-as one piece from a start up to 5 deg and 5 mm off an axis, then jointly. *wrist*: radius and ulna in both
-cameras from starts up to 8 deg and 8 mm off the gold standard. *knee*: femoral component and tibial tray in
-both cameras from their rough starts, jointly and each by itself. Writes a CSV row a body and prints a table.
+*wrist*: radius and ulna in both cameras from starts up to 8 deg and 8 mm off the gold standard of the radius,
+which the ulna starts from as well. *knee*: femoral component and tibial tray in both cameras from their rough
+starts, jointly and each by itself. Writes a CSV row a body as soon as it is known and prints a table. Spines
+that bend are configurations of ``sopi evaluate``: Resources/Evaluation/configs/bodies_*.toml.
 """
 
 from __future__ import annotations
@@ -16,67 +14,27 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from SOPIRegistrationLib.cli.register import with_depth_of_start
 from SOPIRegistrationLib.evaluation.metrics import pose_error
-from SOPIRegistrationLib.evaluation.peers import Rtk
-from SOPIRegistrationLib.evaluation.targets import PHOTONS, displayed, photographed
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.files import load_geometry
-from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_radiograph, read_volume
-from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.registration.bodies import register_bodies
 from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.settings import RegistrationSettings
-from SOPIRegistrationLib.simulation.bending import bent, bent_poses
-from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody
-from SOPIRegistrationLib.subject.labelled import cut_up
 from SOPIRegistrationLib.subject.surface import filled, material_named, read_surface
 
-# From the one that stays upwards.
-LUMBAR = {24: "L5", 23: "L4", 22: "L3", 21: "L2", 20: "L1"}
-COARSE_MM, FINE_MM, SOD_MM, PIXELS = 2.0, 1.5, 700.0, 256
 
-
-def spine(cases: int, views: int) -> list[dict]:
-    """Rows of bent spines."""
-    rows = []
-    for seed in range(cases):
-        rng = np.random.default_rng([seed, views])
-        fine, coarse = (lumbar_phantom(seed, spacing) for spacing in (FINE_MM, COARSE_MM))
-        patient = cut_up(prepare_ct(fine.ct), fine.labels, LUMBAR)
-        bodies = cut_up(prepare_ct(coarse.ct), coarse.labels, LUMBAR)
-        motions = bent_poses(np.array([body.centre_lps_mm for body in patient.bodies]), rng)
-        volume = bent(patient, dict(zip(patient.names, motions, strict=True)))
-        centre = bodies.whole.ct.rotation_centre_lps_mm
-        frame = PoseFrame(centre, SOD_MM)
-        theta = np.array([0.14, 0.14, 0.14, 8, 8, 20]) * rng.uniform(-1, 1, 6)
-        T = frame.T_from_theta(theta)
-        front = Camera.from_c_arm(1011.7, (204.8 / PIXELS,) * 2, PIXELS, PIXELS, name="front")
-        beside = se3.move_about(T, np.array([0, np.pi / 2, 0, 0, 0, 0]), centre) @ se3.invert_rigid(T)
-        cameras = (front, replace(front, T_world_to_camera=beside, name="side"))[:views]
-        xrays = []
-        for camera in cameras:
-            integrals = Rtk(volume, camera.as_world()).image(camera.T_world_to_camera @ T)
-            pixels = displayed(photographed(integrals, PHOTONS, rng), rng)
-            xrays.append(prepare_radiograph(Radiograph(pixels, camera.name, bone_dark=False), camera))
-        start = se3.move_about(T, np.array([0.09] * 3 + [5.0] * 3) * rng.uniform(-1, 1, 6), centre)
-        result = register_bodies(bodies, xrays, frame, RegistrationSettings("given"), {LUMBAR[24]: start})
-        for body, motion in zip(result.bodies, motions, strict=True):
-            rows.append(_row(seed, body, T @ motion, bodies[body.name], front, result.seconds))
-    return rows
-
-
-def wrist(data: Path, cases: int) -> list[dict]:
+def wrist(data: Path, cases: int) -> Iterator[dict]:
     """Rows of radius and ulna; of the ulna no truth is known: its pose against the radius is told."""
     geometry = load_geometry(str(data / "cameras.json"), (1760, 1760))
     gold = np.array(json.loads((data / "gold_0099.json").read_text())["T_radius_lps_to_world"])
@@ -88,7 +46,6 @@ def wrist(data: Path, cases: int) -> list[dict]:
     ]
     camera, centre = views[0].camera, bones[0].centre_lps_mm
     frame = geometry.with_sod_of(camera.T_world_to_camera @ gold, centre).pose_frame(centre)
-    rows = []
     for number in range(cases):
         rng = np.random.default_rng([number, 8])
         start = se3.move_about(
@@ -97,17 +54,16 @@ def wrist(data: Path, cases: int) -> list[dict]:
         starts = dict.fromkeys(bodies.names, start)
         result = register_bodies(bodies, views, frame, RegistrationSettings("given"), starts)
         radius, ulna = result.bodies
-        rows.append(_row(number, radius, gold, bones[0], camera, result.seconds))
+        yield _row(number, radius, gold, bones[0], camera, result.seconds)
         relative = se3.invert_rigid(radius.T_lps_to_world) @ ulna.T_lps_to_world
         turn, shift = se3.log_so3(relative[:3, :3]), se3.transform_points(relative, bones[1].centre_lps_mm)
         told = {"case": number, "body": "ulna", "status": ulna.verdict.status}
         told.update(zip(("rel_x", "rel_y", "rel_z"), shift - bones[1].centre_lps_mm, strict=True))
         told.update(zip(("rel_rx", "rel_ry", "rel_rz"), np.rad2deg(turn), strict=True))
-        rows.append(told)
-    return rows
+        yield told
 
 
-def knee(data: Path) -> list[dict]:
+def knee(data: Path) -> Iterator[dict]:
     """Rows of how far joint poses lie from those of each part by itself."""
     geometry = load_geometry(str(data / "cameras.json"), (512, 512))
     names = {"femur": "femur0.stl", "tibia": "tibia0.stl"}
@@ -128,10 +84,8 @@ def knee(data: Path) -> list[dict]:
         for name in names
     }
     result = register_bodies(Bodies(tuple(bones)), views, frame, RegistrationSettings("given"), starts)
-    return [
-        _row(0, body, piece.T_lps_to_world, bone, geometry.camera, result.seconds)
-        for body, piece, bone in zip(result.bodies, result.pieces, bones, strict=True)
-    ]
+    for body, piece, bone in zip(result.bodies, result.pieces, bones, strict=True):
+        yield _row(0, body, piece.T_lps_to_world, bone, geometry.camera, result.seconds)
 
 
 def _row(case: int, body, T_true: np.ndarray, of: RigidBody, camera: Camera, seconds: float) -> dict:
@@ -145,6 +99,9 @@ def _row(case: int, body, T_true: np.ndarray, of: RigidBody, camera: Camera, sec
     for axis, shift in zip("xyz", np.abs(np.subtract(*place)), strict=True):
         row[f"error_{axis}"] = shift
     row.update(zip(("sd_x", "sd_y", "sd_z"), body.verdict.predicted_error_mm, strict=True))
+    if body.alternatives:
+        row["other_way"], row["other_deg"] = body.alternatives[0].way, body.alternatives[0].turned_deg
+        row["other_margin"] = body.alternatives[0].margin
     row["sd_deg"] = float(np.linalg.norm(body.verdict.predicted_error_deg))
     return {**row, "status": body.verdict.status, "seconds": seconds}
 
@@ -180,27 +137,29 @@ def told(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, write, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("spine", "wrist", "knee"))
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--cases", type=int, default=10)
-    parser.add_argument("--views", type=int, choices=(1, 2), default=1)
-    args = parser.parse_args()
-    if args.what == "spine":
-        rows = spine(args.cases, args.views)
-    else:
-        rows = wrist(args.data, args.cases) if args.what == "wrist" else knee(args.data)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+def _write(path: Path, rows: list[dict]) -> None:
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    with args.out.open("w", newline="", encoding="utf-8") as stream:
+    with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, keys, lineterminator="\n")
         writer.writeheader()
         writer.writerows(
             {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
         )
+
+
+def main() -> None:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=("wrist", "knee"))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cases", type=int, default=10)
+    args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for row in wrist(args.data, args.cases) if args.what == "wrist" else knee(args.data):
+        rows.append(row)
+        _write(args.out, rows)
     print(told(rows))
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 from SOPIRegistrationLib.errors import Cancelled
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
@@ -15,7 +19,10 @@ from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.refine.alternatives import AMBIGUOUS, alike_poses, alternatives, axes_of, near_poses
 from SOPIRegistrationLib.refine.jointly import Scene
+from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.registration.outputs import write_results
 from SOPIRegistrationLib.registration.verdict import beside
+from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.subject.bodies import Bodies, Hold, RigidBody
 
@@ -125,3 +132,20 @@ def test_the_search_is_stopped_by_its_report(pose, tray):
 
     with pytest.raises(Cancelled):
         alternatives(Scene(Bodies.one(tray), [xray(tray, pose)]), pose[None], 0, stop)
+
+
+@pytest.mark.slow
+def test_a_registration_tells_what_looks_alike_and_writes_it(pose, tray, tmp_path):
+    dense = tray.ct.attenuation.same_grid(40 * tray.ct.attenuation.array)
+    metal = Subject(replace(tray.ct, attenuation=dense, is_metal=True))
+    frame = PoseFrame(tray.ct.rotation_centre_lps_mm, 800.0, "LLAT")
+    start = se3.move_about(pose, np.array([0.02, -0.02, 0.01, 1, 1, 2]), tray.ct.rotation_centre_lps_mm)
+    result = register(metal, [xray(metal, pose)], frame, RegistrationSettings("given"), start)
+    assert result.verdict.status == "review"
+    assert "mirror pose" in result.verdict.ambiguous
+    files = write_results(tmp_path, result, CArmGeometry((CAMERA,), 800.0), metal.shown, 0.0, "tray")
+    assert {"tray_alternative1_to_carm.tfm", "overlay_tray_alternative1.png"} <= set(files)
+    assert all((tmp_path / file).is_file() for file in files)
+    [first, *_] = json.loads((tmp_path / "result.json").read_text())["alternatives"]
+    assert first["way"] == "mirror pose"
+    np.testing.assert_allclose(first["pose"]["T_lps_to_camera"], result.alternatives[0].T_lps_to_world)

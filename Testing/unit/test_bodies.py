@@ -357,10 +357,15 @@ def test_command_line_of_a_labelled_ct(tmp_path, phantom, bent_case):
     out = tmp_path / "out"
     words = ["register", tmp_path / "ct.nrrd", "--xrays", tmp_path / "xray.png", "--out", out]
     words += ["--labels", f"{tmp_path / 'labels.nrrd'}:24,23", "--geometry", tmp_path / "geometry.json"]
+    mask = np.full(image.shape, 255, np.uint8)
+    mask[:, :10] = 0
+    write_picture(tmp_path / "mask.png", mask)
+    words += ["--xray-mask", tmp_path / "mask.png"]
     words += ["--init", "nominal", "--polarity", "bone-bright", "--held", "24=23"]
     assert main([str(word) for word in words]) == 0
     result = json.loads((out / "result.json").read_text())
     assert [body["name"] for body in result["bodies"]] == ["24", "23"]
+    assert all(isinstance(body["alternatives"], list) for body in result["bodies"])
     assert result["pose"] == result["bodies"][0]["pose"]
     assert [(pair["body"], pair["parent"]) for pair in result["pairs"]] == [("24", "23")]
     assert {"24_to_carm.tfm", "23_to_carm.tfm", "overlay.png", "drr.nrrd"} <= {

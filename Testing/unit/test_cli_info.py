@@ -12,10 +12,12 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, XRayAngiographicImageStorage, generate_uid
 from SOPIRegistrationLib.cli.main import main
+from SOPIRegistrationLib.cli.register import say_contradictions
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.contradictions import contradictions, contradictions_of_set
 from SOPIRegistrationLib.geometry.files import load_geometry, write_geometry
+from SOPIRegistrationLib.images.files import open_radiograph
 
 TAGS = {
     "DistanceSourceToDetector": "1100",
@@ -268,6 +270,7 @@ def test_a_usual_geometry_has_no_contradiction():
         ({"sdd": 300.0}, None, {}, "the image is 54 deg wide as seen from the source"),
         ({"sdd": 110.0}, None, {}, "the source-detector distance of 110 mm is none of an X-ray system"),
         ({"sod": 1010.0}, None, {}, "the patient stands behind the detector: 1010 of 1000 mm"),
+        ({"sod": 150.0}, None, {}, "150 mm before the source, 6.7 times magnified"),
         ({"point": (-40.0, 500.0)}, None, {}, "principal point (-40.0, 500.0) lies outside the image"),
         ({}, None, {"IntensifierSize": 230.0}, "1.34 times the field of view or intensifier size"),
         (
@@ -334,6 +337,28 @@ def test_a_field_off_the_detectors_middle_is_said(tmp_path, pixels, entry):
     [found] = entry(write_xray(tmp_path / "run.dcm", pixels, **tags))["warnings"]
     # 20 + 144 / 2 and 100 + 192 / 2, of 150.
     assert "the field's middle is 46 mm right of and -58 mm below the detector's" in found
+
+
+def test_a_picture_that_was_turned_over_is_said(tmp_path, pixels, entry):
+    tags = {key: value for key, value in TAGS.items() if not key.startswith("Positioner")}
+    tags |= {"FieldOfViewHorizontalFlip": "YES", "ViewPosition": "AP"}
+    [found] = entry(write_xray(tmp_path / "run.dcm", pixels, **tags))["warnings"]
+    assert "it may be mirrored" in found
+    assert (
+        entry(write_xray(tmp_path / "run.dcm", pixels, **tags, PatientOrientation=["L", "F"]))["warnings"]
+        == []
+    )
+
+
+def test_register_says_contradictions_too(tmp_path, pixels, capsys):
+    path = write_xray(tmp_path / "run.dcm", pixels, **TAGS | {"DistanceSourceToPatient": "1200"})
+    radiograph, known = open_radiograph(path)
+    say_contradictions([radiograph], known)
+    assert (
+        capsys.readouterr().err == "note: run.dcm: the patient stands behind the detector: 1200 of 1100 mm\n"
+    )
+    say_contradictions([radiograph, radiograph], placed(lambda R, t, source: (R.T, t)))
+    assert "is R transposed" in capsys.readouterr().err
 
 
 def looking(source, target) -> np.ndarray:

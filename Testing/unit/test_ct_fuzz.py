@@ -43,6 +43,10 @@ TAGS = [
     "PixelRepresentation",
     "RescaleSlope",
     "RescaleIntercept",
+    "RescaleType",
+    "AcquisitionNumber",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
@@ -89,7 +93,9 @@ def put_raw(dataset: Dataset, keyword: str, value: bytes) -> None:
     """A tag with any bytes in it, as no library would write."""
     tag = Tag(tag_for_keyword(keyword))
     value += b" " * (len(value) % 2)
-    dataset[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+    # Of "US or SS" the first.
+    vr = dictionary_VR(tag)[:2]
+    dataset[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
 
 
 @MANY

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.hounsfield import in_hounsfield
@@ -177,5 +178,59 @@ def test_maps_of_something_else_are_refused(tmp_path, quantity):
         read_volume(path)
 
 
+def test_an_enhanced_map_of_something_else_is_refused(tmp_path):
+    path = Scan().write_enhanced(tmp_path / "ct.dcm")
+    dataset = pydicom.dcmread(path)
+    [shared] = dataset.SharedFunctionalGroupsSequence
+    shared.PixelValueTransformationSequence[0].RescaleType = "Z_EFF"
+    dataset.save_as(path)
+    with pytest.raises(InputError, match="is Z_EFF: give the CT"):
+        read_volume(path)
+
+
+def test_floating_point_pixels(tmp_path):
+    scan = Scan()
+    folder = scan.write_series(tmp_path / "ct")
+    for file in folder.iterdir():
+        dataset = pydicom.dcmread(file)
+        pixels = scan.plane(dataset.InstanceNumber - 1).astype("<f4")
+        del dataset.PixelData, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation
+        dataset.FloatPixelData, dataset.BitsAllocated, dataset.RescaleIntercept = pixels.tobytes(), 32, 0
+        dataset.save_as(file)
+    assert largest_error_voxels(read_volume(folder)) < 0.01
+
+
 def test_hounsfield_units_that_are_named(tmp_path):
     assert read_volume(Scan().write_series(tmp_path / "ct", RescaleType="HU")).notes == ()
+
+
+def test_images_that_have_lost_their_rescale_are_refused(tmp_path):
+    tags = {number: {"RescaleSlope": None, "RescaleIntercept": None} for number in range(0, 40, 2)}
+    path = Scan().write_series(tmp_path / "ct", tags=tags)
+    with pytest.raises(InputError, match="has 20 of 40 images without Rescale Slope and Intercept"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("named", ["JPEG2000", "JPEG"])
+def test_compressed_pixels_that_only_gdcm_decodes(tmp_path, signed, named):
+    scan = Scan()
+    folder = scan.write_series(tmp_path / "ct")
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor(named)
+    writer.SetFileName(str(tmp_path / "packed.dcm"))
+    for file in folder.iterdir():
+        dataset = pydicom.dcmread(file)
+        pixels = dataset.pixel_array
+        if signed:
+            pixels = (pixels.astype(np.int32) - 1024).astype(np.int16)
+            dataset.PixelRepresentation, dataset.RescaleIntercept = 1, 0
+        writer.Execute(sitk.GetImageFromArray(pixels))
+        packed = pydicom.dcmread(tmp_path / "packed.dcm")
+        dataset.PixelData = packed.PixelData
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+        dataset.save_as(file)
+    assert largest_error_voxels(read_volume(folder)) < 0.01

@@ -151,6 +151,9 @@ def test_options_are_the_configuration_that_says_the_same(folder, tmp_path):
         ("[variants.a]\nmethod = 'opt'\nrefine = 'none'", ("variant a", "give one of both")),
         ("[variants.a]\nweights = { ifr = 'absent' }", ("variant a", "absent", "do not exist")),
         ("[variants.opt]\ninit = 'given'", ("variant opt is called as a method is",)),
+        ("bent = { chain = [3] }", ("chain is [3]", "two labels or more")),
+        ("views = 2\nregion = 'hips'\nbent = {}", ("region does not go with bent",)),
+        ('ct = ["ct.nrrd"]\nbent = {}', ("0 label maps for 1 CTs",)),
         ("methods = [", ("is no TOML",)),
     ],
 )
@@ -182,8 +185,13 @@ def test_methods_of_a_file_are_what_they_say(folder):
 
 @pytest.mark.parametrize("path", sorted(CONFIGURATIONS.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_configurations_of_the_studies_can_be_read(path, shared_data):
-    """But for those whose networks must be trained first."""
+    """But for those whose networks must be trained, or whose label maps be made, first."""
     content = read_configuration(path)
+    maps = [path.parent / file for file in content.get("bent", {}).get("label_maps", ())]
+    if not all(file.exists() for file in maps):
+        with pytest.raises(InputError, match=r"label map .* does not exist"):
+            evaluation_of(content, path)
+        return
     if path.stem.startswith("patient"):
         with pytest.raises(InputError, match="train them"):
             evaluation_of(content, path)

@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed import LocalCluster
-from SOPIRegistrationLib.evaluation import runner
 from SOPIRegistrationLib.evaluation.methods import EvaluatedMethod
 from SOPIRegistrationLib.evaluation.problem import Estimate
 from SOPIRegistrationLib.evaluation.results import Results
@@ -74,6 +73,7 @@ def wait_for_rows(out: Path, count: int, process: subprocess.Popen) -> None:
 
 
 # Eight processes are started for it, each of which imports a second's worth on an idle core.
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals of POSIX")
 def test_two_workers_killed_and_then_the_run_give_the_table_of_an_undisturbed_one(ct, tmp_path):
@@ -126,6 +126,7 @@ def good(problem, report):
     return Estimate(problem.T_start)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_deadly_case_and_a_hanging_method_are_rows_with_errors(ct, tmp_path):
     """The cases beside them have their rows, though all workers die at once meanwhile."""
@@ -176,7 +177,7 @@ def test_no_scheduler_is_one_line(ct, tmp_path, capsys):
 
 
 def test_several_processes_without_dask_are_one_line(ct, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runner, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "distributed", None)
     assert evaluate(tmp_path, ct, "--methods", "initial", "--cases", 2, "--workers", 2) == 2
     error = capsys.readouterr().err
     assert "'distributed': pip install it, or use --workers 1" in error

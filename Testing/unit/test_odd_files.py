@@ -74,6 +74,29 @@ def test_a_screenshot_with_colours_is_refused(tmp_path, interpretation):
         read_radiograph(path)
 
 
+def palette(red, green=None, blue=None) -> Dataset:
+    ds = dicom(GRAY, PhotometricInterpretation="PALETTE COLOR")
+    for name, table in (("Red", red), ("Green", green), ("Blue", blue)):
+        table = red if table is None else table
+        setattr(ds, f"{name}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        setattr(ds, f"{name}PaletteColorLookupTableData", table.astype("<u2").tobytes())
+    return ds
+
+
+def test_a_palette_of_grays_is_looked_up(tmp_path):
+    table = np.arange(256)[::-1] * 257
+    path = saved(palette(table), tmp_path / "palette.dcm")
+    np.testing.assert_array_equal(read_radiograph(path).pixels, table[GRAY])
+
+
+def test_a_palette_of_colours_is_refused(tmp_path):
+    ramp = np.arange(256) * 257
+    with pytest.raises(InputError, match=r"is a colour image \(PALETTE COLOR\): give the grayscale"):
+        read_radiograph(saved(palette(ramp, blue=ramp[::-1]), tmp_path / "colours.dcm"))
+    with pytest.raises(InputError, match="has a colour palette that cannot be read"):
+        read_radiograph(saved(dicom(GRAY, PhotometricInterpretation="PALETTE COLOR"), tmp_path / "none.dcm"))
+
+
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, MPEG4HP41, HTJ2K])
 def test_what_cannot_be_decoded(tmp_path, syntax):
     ds = dicom(GRAY)
@@ -124,6 +147,28 @@ def test_archives_are_to_be_unpacked(tmp_path):
     for read in (read_volume, read_radiograph):
         with pytest.raises(InputError, match=r"ct\.zip is an archive: unpack it"):
             read(tmp_path / "ct.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "said"),
+    [
+        ("x.png", b"\xff\xd8\xff\xe0\0\x10JFIF", "is a JPEG by its content: name it x.jpg"),
+        ("x.jpg", b"\x89PNG\r\n\x1a\n", "is a PNG by its content: name it x.png"),
+        ("x.raw", b"II*\0\x08\0\0\0", "is a TIFF by its content: name it x.tif"),
+        ("x.nii", b"\x1f\x8b\x08\0", "is a gzip-packed file by its content: name it x.nii.gz"),
+        ("x.gif", b"GIF89a", "is a GIF: save it"),
+        ("x.webp", b"RIFF\x10\0\0\0WEBPVP8 ", "is a WebP: save it"),
+        ("x.mp4", b"\0\0\0\x18ftypmp42", "is a video: save it, or one frame of it, as PNG"),
+        ("x.pdf", b"%PDF-1.7", "is a PDF: save it"),
+        ("x.png", b"\x89PNG\r\n\x1a\n", "is not an image that can be read"),
+    ],
+)
+def test_files_that_are_something_else_than_their_names(tmp_path, name, start, said):
+    path = tmp_path / name
+    path.write_bytes(start + bytes(400))
+    for read in (read_radiograph, read_volume):
+        with pytest.raises(InputError, match=said):
+            read(path)
 
 
 # CTs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import threading
 import time
 from dataclasses import replace
 
@@ -28,17 +29,10 @@ from SOPIRegistrationLib.patient_models import PatientModel, TrainingStatus
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.similarity import ncc
 from SOPIRegistrationLib.subject import Subject
-from SOPIRegistrationLib.training.patient import (
-    CONTENTS,
-    LOSSES,
-    PatientLoss,
-    PatientTrainingSettings,
-    PatientXrays,
-    Xrays,
-    configured,
-    default_deviation,
-    patient_trainer,
-)
+from SOPIRegistrationLib.training.patient import configured, patient_trainer
+from SOPIRegistrationLib.training.patient_loss import PatientLoss
+from SOPIRegistrationLib.training.patient_settings import CONTENTS, LOSSES, PatientTrainingSettings
+from SOPIRegistrationLib.training.patient_xrays import PatientXrays, Xrays, default_deviation
 from SOPIRegistrationLib.training.trainer import Trainer
 from support.patients import small_ct
 
@@ -127,24 +121,23 @@ def test_poses_have_the_range_asked_for_and_show_the_patient(ct, config):
     xrays = PatientXrays(ct, config, replace(QUICK, deviation=deviation), 1)
     xrays.add(400)
     frame = PoseFrame(ct.rotation_centre_lps_mm, 700.0)
-    theta = frame.theta_from_T(xrays._T)
+    theta = frame.theta_from_T(xrays.poses)
     spread = np.concatenate([np.rad2deg(theta[:, :3]), theta[:, 3:]], axis=1).std(axis=0)
     assert spread[[0, 1, 2, 3, 5]] == pytest.approx(np.array(deviation)[[0, 1, 2, 3, 5]], rel=0.2)
-    centres = xrays._T[:, :3, :3] @ ct.rotation_centre_lps_mm + xrays._T[:, :3, 3]
+    centres = xrays.poses[:, :3, :3] @ ct.rotation_centre_lps_mm + xrays.poses[:, :3, 3]
     pixel = config.camera.project(centres)
     assert (np.abs(pixel - 15.5) <= 0.6 * 32 + 1e-6).all()
 
 
 def test_the_set_grows_and_then_its_oldest_go(ct, config):
-    xrays = PatientXrays(ct, config, QUICK, 2)
-    xrays._capacity = 100
+    xrays = PatientXrays(ct, config, QUICK, 2, capacity=100)
     for _ in range(4):
         xrays.add(40)
     assert xrays.made == 160
-    assert len(xrays._T) == 120
+    assert len(xrays.poses) == 120
     with_same_seed = PatientXrays(ct, config, QUICK, 2)
     with_same_seed.add(40)
-    assert not np.allclose(xrays._T[:40], with_same_seed._T)
+    assert not np.allclose(xrays.poses[:40], with_same_seed.poses)
 
 
 def test_surroundings_are_added_to_segmented_bones(ct, config):
@@ -409,9 +402,21 @@ def test_command_says_what_it_reached_and_goes_on(trained, files, capsys):
     assert "progress 1.0000 step 3" in printed
 
 
-def test_command_stops_when_asked_to(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_patient, "is_asked_to_stop", lambda folder: True)
-    assert main(command(files, tmp_path)) == 0
+def test_command_stops_when_asked_to(files, tmp_path):
+    ended = threading.Event()
+
+    def ask():
+        """What an earlier training was asked is forgotten: asked until it is heard."""
+        while not ended.wait(0.05):
+            patient_models.ask_to_stop(tmp_path)
+
+    somebody = threading.Thread(target=ask)
+    somebody.start()
+    try:
+        assert main(command(files, tmp_path)) == 0
+    finally:
+        ended.set()
+        somebody.join()
     assert TrainingStatus.read(tmp_path).state == patient_models.STOPPED
     assert PatientModel.read(tmp_path) is not None
 

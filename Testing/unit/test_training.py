@@ -89,7 +89,7 @@ def test_a_shorter_ct_lies_where_it_was_cut_from(anatomy):
 def test_pairs_show_the_patient_at_the_true_pose(anatomy):
     rng = np.random.default_rng(2)
     patients = [varied(anatomy, rng) for _ in range(3)]
-    pairs = draw_pairs(patients, 4, PairOptions(48, strength=0.0, misjudged=0.0), rng)
+    pairs = draw_pairs(patients, 4, 48, PairOptions(strength=0.0, misjudged=0.0), rng)
     assert pairs.image.shape == (12, 48, 48)
     alike = []
     for number, where in enumerate(pairs.slices):
@@ -108,7 +108,7 @@ def test_pairs_show_the_patient_at_the_true_pose(anatomy):
 def test_pairs_are_drawn_anew_but_the_same_for_a_seed(anatomy):
     patient = varied(anatomy, np.random.default_rng(0))
     a, b, c = (
-        draw_pairs([patient], 2, PairOptions(PIXELS), np.random.default_rng(seed)) for seed in (3, 3, 4)
+        draw_pairs([patient], 2, PIXELS, PairOptions(), np.random.default_rng(seed)) for seed in (3, 3, 4)
     )
     torch.testing.assert_close(a.image, b.image)
     torch.testing.assert_close(a.T_true, b.T_true)
@@ -117,7 +117,7 @@ def test_pairs_are_drawn_anew_but_the_same_for_a_seed(anatomy):
 
 def test_an_x_ray_with_several_starts_comes_as_often(anatomy):
     patients = [varied(anatomy, np.random.default_rng(seed)) for seed in (0, 1)]
-    pairs = draw_pairs(patients, 3, PairOptions(PIXELS, starts=2), np.random.default_rng(0))
+    pairs = draw_pairs(patients, 3, PIXELS, PairOptions(starts=2), np.random.default_rng(0))
     assert pairs.group == 6
     assert pairs.image.shape[0] == len(pairs.T_start) == 12
     for same in (pairs.image, pairs.valid, pairs.T_true, pairs.K):
@@ -134,8 +134,8 @@ def test_an_x_ray_with_several_starts_comes_as_often(anatomy):
 
 def test_starts_are_nominal_or_turned_views(anatomy):
     patient = varied(anatomy, np.random.default_rng(0))
-    options = PairOptions(PIXELS, ("AP",), 0.0, 0.0, nominal_starts=0.4)
-    pairs = draw_pairs([patient], 600, options, np.random.default_rng(1))
+    options = PairOptions(("AP",), 0.0, 0.0, nominal_starts=0.4)
+    pairs = draw_pairs([patient], 600, PIXELS, options, np.random.default_rng(1))
     nominal = (pairs.T_start == pairs.T_nominal).all(dim=2).all(dim=1)
     assert 0.3 < nominal.double().mean() < 0.5
     from_nominal = pose_errors(pairs.T_start, pairs.T_nominal, pairs.centre_lps_mm)
@@ -203,8 +203,8 @@ def test_x_rays_are_centred_anywhere_along_the_bones(anatomy):
     rng = np.random.default_rng(1)
 
     def centres(elsewhere):
-        options = PairOptions(PIXELS, ("AP",), elsewhere=elsewhere)
-        pairs = [draw_pairs([patient], 1, options, rng) for _ in range(60)]
+        options = PairOptions(("AP",), elsewhere=elsewhere)
+        pairs = [draw_pairs([patient], 1, PIXELS, options, rng) for _ in range(60)]
         found = np.concatenate([p.centre_lps_mm.numpy() for p in pairs])
         for p in pairs:
             # The nominal view looks at the centre, and it is the centre that poses are about.
@@ -221,9 +221,9 @@ def test_x_rays_are_turned_by_any_angle(anatomy):
     patient = varied(anatomy, np.random.default_rng(0))
 
     def rolls(rolled):
-        options = PairOptions(PIXELS, ("AP",), rolled=rolled, nominal_starts=1.0)
+        options = PairOptions(("AP",), rolled=rolled, nominal_starts=1.0)
         rng = np.random.default_rng(2)
-        T = np.stack([draw_pairs([patient], 1, options, rng).T_nominal[0].numpy() for _ in range(40)])
+        T = np.stack([draw_pairs([patient], 1, PIXELS, options, rng).T_nominal[0].numpy() for _ in range(40)])
         # The central ray still runs from front to back.
         np.testing.assert_allclose(T[:, 2, :3], np.tile([0, 1, 0], (40, 1)), atol=1e-9)
         return np.rad2deg(np.arctan2(T[:, 1, 0], T[:, 0, 0]))
@@ -238,8 +238,8 @@ def test_centres_lie_anywhere_in_shifted_x_rays(anatomy):
 
     def shares(shifted):
         """Of the image's width, how far the centre's projection is from its middle."""
-        options = PairOptions(PIXELS, ("AP",), c_arms=0.0, shifted=shifted)
-        pairs = draw_pairs([patient], 300, options, np.random.default_rng(3))
+        options = PairOptions(("AP",), c_arms=0.0, shifted=shifted)
+        pairs = draw_pairs([patient], 300, PIXELS, options, np.random.default_rng(3))
         at = (pairs.T_true[:, :3, :3] @ pairs.centre_lps_mm[:, :, None])[:, :, 0] + pairs.T_true[:, :3, 3]
         sod = pairs.T_nominal[0, 2, :3] @ pairs.centre_lps_mm[0] + pairs.T_nominal[0, 2, 3]
         return (at[:, :2] * pairs.K[0, 0, 0] / sod / PIXELS).numpy()
@@ -305,7 +305,7 @@ def trainer(out, task, settings=SETTINGS, report=lambda progress: None, placemen
 def test_training_learns_from_its_pairs(out, phantoms, task):
     pool = PatientPool(1, 1, folder=phantoms)
     pool.fill()
-    pairs = draw_pairs(pool.patients, 8, PairOptions(task.pixels, strength=0.0), np.random.default_rng(0))
+    pairs = draw_pairs(pool.patients, 8, task.pixels, PairOptions(strength=0.0), np.random.default_rng(0))
     torch.manual_seed(0)
     network = task.network()
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)

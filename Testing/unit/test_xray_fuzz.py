@@ -53,7 +53,9 @@ TEXTS = st.one_of(
     st.lists(NUMBERS.map(str), max_size=4).map("\\".join),
     st.text(st.characters(codec="latin-1", exclude_categories=["C"]), max_size=12),
 )
+OF_THE_PIXELS = "NumberOfFrames", "Modality", "PhotometricInterpretation", "BitsStored", "HighBit"
 KEYWORDS = [
+    *OF_THE_PIXELS,
     "DistanceSourceToDetector",
     "DistanceSourceToPatient",
     "EstimatedRadiographicMagnificationFactor",
@@ -76,9 +78,30 @@ KEYWORDS = [
     "PresentationLUTShape",
     "RescaleSlope",
     "RescaleIntercept",
-    "NumberOfFrames",
-    "Modality",
-    "PhotometricInterpretation",
+    "PixelAspectRatio",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "DetectorPrimaryAngle",
+    "FieldOfViewOrigin",
+    "DetectorActiveDimensions",
+    "PatientPosition",
+    "PositionerIsocenterPrimaryAngle",
+    "RTImageSID",
+    "RadiationMachineSAD",
+    "ImagePlanePixelSpacing",
+    "RTImagePlane",
+    "RTImagePosition",
+    "RTImageOrientation",
+    "XRayImageReceptorTranslation",
+    "XRayImageReceptorAngle",
+    "GantryAngle",
+    "PatientSupportAngle",
+    "ShutterShape",
+    "ShutterLeftVerticalEdge",
+    "CollimatorShape",
+    "CenterOfCircularCollimator",
+    "RadiusOfCircularCollimator",
+    "VerticesOfThePolygonalCollimator",
 ]
 
 
@@ -159,7 +182,7 @@ def test_dicom_tags(tags):
         beside.write_text(
             json.dumps({"sdd_mm": 1000, "pixel_spacing_mm": [4, 4], "sod_mm": 700, "view": "AP"})
         )
-        unusable_image = {"NumberOfFrames", "Modality", "PhotometricInterpretation"} & tags.keys()
+        unusable_image = {*OF_THE_PIXELS} & tags.keys()
         if not unusable_image:
             _, geometry = open_radiograph(path, beside)
             assert (geometry.camera.sdd_mm, geometry.sod_mm) == (1000, 700)

@@ -17,7 +17,7 @@ import numpy as np
 from SOPIRegistrationLib.cli.common import add_view_argument
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
-from SOPIRegistrationLib.geometry.calibrations import FORMATS, camera_names
+from SOPIRegistrationLib.geometry.calibrations import WRITABLE, camera_names
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.contradictions import contradictions, contradictions_of_set
 from SOPIRegistrationLib.geometry.files import load_geometry, write_geometry
@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--as",
         dest="form",
-        choices=["json", *FORMATS],
+        choices=["json", *WRITABLE],
         default="json",
         help="format of --write-geometry (json)",
     )

@@ -213,6 +213,7 @@ def register_files(request: Request, folder: Path) -> Registered:
     start = None
     if request.start_file is not None:
         start = read_start(request.start_file, frame, all_cameras, geometry.camera)
+    say_contradictions(radiographs, geometry)
     warm_up(subject, settings)
     seconds_preparation = time.perf_counter() - began
     case = PreparedCase(Bodies.one(subject), views[0], tuple(views[1:]), frame, seconds_preparation)
@@ -305,23 +306,11 @@ def one_camera(geometry: CArmGeometry, name: str, origin) -> CArmGeometry:
 def open_views(request: Request) -> tuple[list[Radiograph], CArmGeometry, tuple[Camera, ...]]:
     """(X-rays, geometry with a camera for each, all cameras of the geometry).
 
-    What they say against each other is printed to stderr, a line each.
-
     Raises:
         InputError: a file is unusable, or X-rays and cameras do not match.
     """
-    opened = _open_several(request) if len(request.xray) > 1 else _open_one(request)
-    radiographs, geometry, _ = opened
-    found = contradictions_of_set(geometry)
-    for radiograph, camera in zip(radiographs, geometry.cameras, strict=True):
-        against = contradictions(geometry, metadata=radiograph.metadata, camera=camera)
-        found += [f"{radiograph.name}: {one}" for one in against]
-    for one in found:
-        print(f"note: {one}", file=sys.stderr)
-    return opened
-
-
-def _open_one(request: Request):
+    if len(request.xray) > 1:
+        return _open_several(request)
     [path] = request.xray
     radiograph, known = open_radiograph(path, request.geometry, request.view, request.frame, request.camera)
     names = [camera.name for camera in known.cameras]
@@ -331,6 +320,16 @@ def _open_one(request: Request):
             f"{request.geometry} has the cameras {', '.join(names)}: choose that of {path} with --camera"
         )
     return [radiograph], one_camera(known, name, request.geometry or path), known.cameras
+
+
+def say_contradictions(radiographs: Sequence[Radiograph], geometry: CArmGeometry) -> None:
+    """Print what X-rays and their geometry say against each other to stderr, a line each."""
+    found = contradictions_of_set(geometry)
+    for radiograph, camera in zip(radiographs, geometry.cameras, strict=True):
+        against = contradictions(geometry, metadata=radiograph.metadata, camera=camera)
+        found += [f"{radiograph.name}: {one}" for one in against]
+    for one in found:
+        print(f"note: {one}", file=sys.stderr)
 
 
 def _open_several(request: Request):
@@ -382,6 +381,7 @@ def summary(registered: Registered, out: Path) -> str:
         *(("geometry", line) for line in result.geometry_found),
         ("verdict", verdict.status.upper()),
         *(("", reason) for reason in verdict.reasons),
+        *(("or", one.summary) for one in result.alternatives),
         (
             "",
             "predicted error {:.2f}, {:.2f}, {:.2f} mm along x, y, depth;".format(

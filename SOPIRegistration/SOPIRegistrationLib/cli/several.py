@@ -17,6 +17,7 @@ from SOPIRegistrationLib.cli.register import (
     open_views,
     pose_frame,
     request_of,
+    say_contradictions,
     with_depth_of_start,
     within_masks,
 )
@@ -81,6 +82,7 @@ def run_several(args: argparse.Namespace) -> int:
         if (file := starts.get(name, starts.get(""))) is not None:
             poses[name] = read_start(file, frame, all_cameras, geometry.camera)
     bodies.require(filter(None, starts))
+    say_contradictions(radiographs, geometry)
     for subject in [bodies.whole] if bodies.whole else [body.subject for body in bodies.bodies]:
         warm_up(subject, settings)
     seconds_preparation = time.perf_counter() - began

@@ -29,7 +29,7 @@ from SOPIRegistrationLib.patient_models import (
 )
 from SOPIRegistrationLib.registration.pose_files import read_start
 
-# Names in networks.patient.CONFIGURATIONS, training.patient.CONTENTS and LOSSES, whose modules need torch.
+# Names in networks.patient.CONFIGURATIONS, training.patient_settings.CONTENTS and LOSSES, whose modules need torch.
 NETWORKS = tuple(name + parts for name in ("light", "A") for parts in ("", "+B", "+C", "+B+C"))
 CONTENTS = ("auto", "body", "bone", "part")
 LOSSES = ("correction", "geodesic", "pose-dependent")
@@ -197,11 +197,8 @@ def _train(args: argparse.Namespace, watched: _Watched, began: float) -> int:
 
     from SOPIRegistrationLib.networks.patient import CONFIGURATIONS
     from SOPIRegistrationLib.networks.weights import model_card, save_weights
-    from SOPIRegistrationLib.training.patient import (
-        PatientTrainingSettings,
-        configured,
-        patient_trainer,
-    )
+    from SOPIRegistrationLib.training.patient import configured, patient_trainer
+    from SOPIRegistrationLib.training.patient_settings import PatientTrainingSettings
 
     device = torch.device("cuda" if has_cuda(args.device) else "cpu")
     budget_minutes = _BUDGET_MINUTES[device.type] if args.budget is None else args.budget

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from SOPIRegistrationLib.evaluation.problem import SeveralBodies
 from SOPIRegistrationLib.evaluation.protocols import DrawnPoses
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
@@ -60,6 +61,8 @@ class EvaluationCase:
         drawn: how the X-ray was taken and stored, where it was drawn.
         is_stranger: whether the X-ray is of another patient than the CT.
         true_cameras: that took the X-rays; those of the radiographs unless given.
+        body: name of the one of ``several`` that the case is about.
+        several: bodies that are in the X-rays; None where there is one only.
         truth_deviation: how exact the true pose is; None for exact.
     """
 
@@ -73,6 +76,8 @@ class EvaluationCase:
     drawn: DrawnPoses | None = None
     is_stranger: bool = False
     true_cameras: tuple[Camera, ...] = ()
+    body: str = ""
+    several: SeveralBodies | None = None
     truth_deviation: TruthDeviation | None = None
 
     def __post_init__(self):

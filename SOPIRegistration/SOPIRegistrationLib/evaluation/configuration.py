@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.evaluation.bent import BentCases
 from SOPIRegistrationLib.evaluation.cases import CaseSource, TruthDeviation, digest
 from SOPIRegistrationLib.evaluation.figures import COLUMNS
 from SOPIRegistrationLib.evaluation.listed import (
@@ -144,6 +145,17 @@ _SIMULATED = {
     "geometry_error": _table_of(_OF_GEOMETRY),
     "geometry_tolerance": _table_of(_OF_GEOMETRY),
 }
+_BENT = {
+    "chain": _Kind(
+        "a list of two labels or more",
+        lambda value: isinstance(value, list) and len(value) > 1 and all(map(_is_whole, value)),
+    ),
+    "label_maps": _NAMES,
+    "turn_deg": _SPREAD,
+    "shift_mm": _SPREAD,
+}
+# Of simulated cases only these go with bent ones.
+_OF_BENT = ("ct", "labels", "views", "pixels", "detector")
 _OF_TRUTH = dict.fromkeys((one.name for one in fields(TruthDeviation)), _SPREAD)
 _LISTED = {
     "cases_file": _TEXT,
@@ -158,6 +170,7 @@ _GROUP = {
     "first": _whole(0),
     "seed": _whole(0),
     "within": _TABLE,
+    "bent": _table_of(_BENT),
     **_SIMULATED,
     **_LISTED,
 }
@@ -339,6 +352,8 @@ class _Reader:
     def _source(self, table: dict, of: str) -> CaseSource:
         listed = [key for key in _LISTED if key in table]
         simulated = [key for key in _SIMULATED if key in table]
+        if "bent" in table:
+            return self._bent(table, of)
         if not listed:
             return self._simulated(table, of)
         if simulated:
@@ -383,6 +398,26 @@ class _Reader:
         if bounds:
             return BoundedStarts(table["number"], table["angle_deg"], table["shift_mm"], seed)
         return DrawnStarts(table["number"], table.get("protocol", "paper"), seed)
+
+    def _bent(self, table: dict, of: str) -> BentCases:
+        self._check(table["bent"], _BENT, f"{of}, bent")
+        for key in (*_SIMULATED, *_LISTED):
+            if key in table and key not in _OF_BENT:
+                raise InputError(f"{self._where}{of}: {key} does not go with bent: leave it out")
+        given = {key: table[key] for key in ("views", "pixels", "seed") if key in table} | table["bent"]
+        cts = tuple(self._existing(file, "CT") for file in table.get("ct", ()))
+        maps = tuple(self._existing(file, "label map") for file in given.pop("label_maps", ()))
+        if len(maps) != (0 if table.get("labels") else len(cts)):
+            raise InputError(
+                f"{self._where}{of}: bent has {len(maps)} label maps for {len(cts)} CTs: give one for each, "
+                "or labels = true where ct names label maps of bones"
+            )
+        if "detector" in table:
+            self._check(table["detector"], _DETECTOR, f"{of}, detector")
+            given["detector"] = Detector(**table["detector"])
+        if "chain" in given:
+            given["chain"] = tuple(given["chain"])
+        return BentCases(cts=cts, label_maps=maps, **given)
 
     def _simulated(self, table: dict, of: str) -> SimulatedCases:
         given = {key: table[key] for key in _SIMULATED if key in table}

@@ -109,6 +109,9 @@ def judgement_figures(case: EvaluationCase, estimate: Estimate) -> dict:
         parts = [getattr(verdict, f"{prefix}_error_{unit}") for unit in ("deg", "mm")]
         if all(part is not None for part in parts):
             row |= _axis_entries(prefix, *parts)
+    if case.several is not None:
+        # One body by itself agrees with no picture of several.
+        return row
     reading = Reading(result.radiographs, result.mirrored)
     compared = Case(case.subject, reading, case.frame)
     target = next(target for target in compared.targets if target.content == result.content)

@@ -168,6 +168,28 @@ def in_turn(problem: Problem, report: Report, *, first: Callable, then: Callable
 _FROM_START = "Adam on theta at one resolution, from the start"
 _TORCH, _LEARNED = ("torch",), ("torch", "safetensors")
 _OWN_START = "knows no start"
+
+
+def by_bodies(problem: Problem, report: Report, *, as_one_piece: bool = False) -> Estimate:
+    """Of several bodies the one that is asked for: all are registered at once.
+
+    Args:
+        problem: of one of several bodies.
+        report: told as it goes; raises ``Cancelled`` to end.
+        as_one_piece: whether the pose is that of the piece, before it was released.
+
+    Raises:
+        InputError: the problem has one body only.
+    """
+    if problem.several is None:
+        raise InputError("the X-ray has one body only: this method is for cases with a key bent")
+    result = problem.several.registered(report)
+    body = next(one for one in result.bodies if one.name == problem.body)
+    if as_one_piece:
+        return Estimate(body.initial_T, seconds=result.seconds)
+    return Estimate(body.T_lps_to_world, body.verdict.status, result=result.of(body), seconds=result.seconds)
+
+
 _DEEP_REG_SOLVE = Pipeline(refine="sopi", similarity=DEEP_REG)
 _SOPI_SOLVE = Pipeline(init="rtpi", refine="sopi")
 
@@ -274,6 +296,14 @@ METHODS: dict[str, EvaluatedMethod] = {
         "physics (ours)",
         "as opt, with DRRs of an X-ray beam at the fine levels",
         Pipeline(refine="physics"),
+    ),
+    "piece": EvaluatedMethod(
+        "as one piece",
+        "of several bodies: opt of the CT that they were cut from, as if it were rigid",
+        partial(by_bodies, as_one_piece=True),
+    ),
+    "bodies": EvaluatedMethod(
+        "bodies (ours)", "of several bodies: as one piece, then released, all jointly", by_bodies
     ),
     "search": EvaluatedMethod(
         "search + opt (ours)",

@@ -10,11 +10,43 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.registration import RegistrationResult
+from SOPIRegistrationLib.registration.bodies import BodiesResult, register_bodies
+from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.bodies import Bodies
 
 # Images of the papers; the baselines have one resolution.
 BASELINE_PIXELS = 256
+
+
+@dataclass(eq=False)
+class SeveralBodies:
+    """Bodies that are registered at once, each of which is a problem of its own.
+
+    Attributes:
+        bodies: all of them.
+        radiographs: prepared X-rays of one world.
+        frame: about the centre of all.
+        starts: (4, 4) T_lps_to_world by name, as of ``register_bodies``.
+    """
+
+    bodies: Bodies
+    radiographs: tuple[PreparedRadiograph, ...]
+    frame: PoseFrame
+    starts: Mapping[str, np.ndarray]
+    _found: BodiesResult | None = None
+
+    def registered(self, report: Report) -> BodiesResult:
+        """The bodies' poses: computed once, unless it was stopped."""
+        if self._found is None:
+            settings = RegistrationSettings(GIVEN)
+            found = register_bodies(self.bodies, self.radiographs, self.frame, settings, self.starts, report)
+            if found.stopped:
+                return found
+            self._found = found
+        return self._found
 
 
 @dataclass(frozen=True)
@@ -29,6 +61,8 @@ class Problem:
         seed: of anything random.
         weights: files of weights by network, over the installed ones.
         baseline_pixels: longer edge of the images that the baselines compare.
+        body: name of the one of ``several`` whose pose is asked for; the subject is that.
+        several: bodies that are in the X-rays; None where there is one only.
     """
 
     subject: Subject
@@ -38,6 +72,8 @@ class Problem:
     seed: int = 0
     weights: Mapping[str, Path] = field(default_factory=dict)
     baseline_pixels: int = BASELINE_PIXELS
+    body: str = ""
+    several: SeveralBodies | None = None
 
 
 @dataclass(frozen=True)
@@ -49,9 +85,11 @@ class Estimate:
         verdict: "accept", "review" or "reject"; empty for methods that give none.
         device: where it computed.
         result: all that a registration says, where it was one.
+        seconds: that it took, where several problems are solved at once; else they are measured.
     """
 
     T_lps_to_world: np.ndarray
     verdict: str = ""
     device: str = "cpu"
     result: RegistrationResult | None = None
+    seconds: float | None = None

@@ -245,6 +245,8 @@ def solved(
             evaluation.seed + case.number,
             evaluation.weights,
             evaluation.baseline_pixels,
+            case.body,
+            case.several,
         )
         if not cold and task.method != INITIAL:
             _warm_up(task.method, method, problem)
@@ -253,7 +255,7 @@ def solved(
         if cold:
             figures["seconds_first"] = seconds
             estimate, seconds = _timed(method, problem, evaluation.timeout_s)
-        figures["seconds"] = seconds
+        figures["seconds"] = seconds if estimate.seconds is None else estimate.seconds
         tell(PREPARING)
         figures |= judgement_figures(case, estimate)
         if estimate.result is not None and estimate.result.mirrored:
@@ -323,7 +325,9 @@ def _stop_at_once(progress: Progress) -> None:
     raise Cancelled("only begun")
 
 
-def default_workers() -> int:
-    """One process for every four cores, at least one: a registration alone keeps a few cores busy, and
-    times of registrations that wait for each other mean nothing."""
-    return max(1, (os.cpu_count() or 1) // 4)
+def default_workers(cores: int | None = None) -> int:
+    """One process for every four cores, this machine's unless given, at least one.
+
+    A registration alone keeps a few cores busy, and times of those that wait for each other mean nothing.
+    """
+    return max(1, (cores or os.cpu_count() or 1) // 4)

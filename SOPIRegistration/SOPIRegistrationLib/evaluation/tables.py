@@ -28,7 +28,7 @@ from SOPIRegistrationLib.evaluation.paper_tables import (
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
 from SOPIRegistrationLib.evaluation.series import Series
 from SOPIRegistrationLib.evaluation.simulated import STRANGERS
-from SOPIRegistrationLib.evaluation.targets import TARGETS
+from SOPIRegistrationLib.evaluation.targets import PHOTONS, TARGETS
 from SOPIRegistrationLib.evaluation.verdict_tables import (
     Limits,
     predicted_table,
@@ -173,6 +173,19 @@ def _conditions(series: Sequence[Series], settings: dict, groups: Mapping[str, d
 
 def _cases_of(settings: dict) -> list[str]:
     """What the cases of a group are."""
+    if "bent" in settings:
+        of = (
+            settings["of"]
+            if isinstance(settings["of"], str)
+            else ", ".join(name.rsplit(" ", 1)[0] for name in settings["of"])
+        )
+        return [
+            f"bones of {of}, each turned by up to {settings['turn_deg']:g} deg (12 in all) and shifted by up "
+            f"to {settings['shift_mm']:g} mm against the one before, X-rayed by RTK with {PHOTONS:.0e} "
+            f"photons a pixel and a random intensity curve; {settings['views']} view(s) of "
+            f"{settings['pixels']} x {settings['pixels']} pixels; seconds are those of all bones of an X-ray "
+            "together"
+        ]
     if "target" not in settings:
         starts = f", starts of each about its truth: {settings['starts']}" if "starts" in settings else ""
         return [f"cases of {settings['cases']}{starts}"]

@@ -26,6 +26,7 @@ def tags_not_followed(geometry: CArmGeometry, camera: Camera, metadata: dict) ->
         *_aspect(camera, metadata),
         *_patient_position(geometry, metadata),
         *_field_off_centre(geometry, metadata),
+        *_flipped(geometry, metadata),
     ]
 
 
@@ -92,4 +93,15 @@ def _field_off_centre(geometry: CArmGeometry, metadata: dict) -> list[str]:
         f"the field's middle is {right:.0f} mm right of and {down:.0f} mm below the detector's (Field of "
         "View Origin (0018,7030)), and taken for the principal point: if the tube was centred on the "
         "detector, give principal_point_px"
+    ]
+
+
+def _flipped(geometry: CArmGeometry, metadata: dict) -> list[str]:
+    """Of a picture that was turned over, by which nobody tells what it was before."""
+    told = geometry.sources.get("patient_orientation", "does not tell")
+    if "does not tell" not in told or str(metadata.get("FieldOfViewHorizontalFlip") or "").upper() != "YES":
+        return []
+    return [
+        "the picture was turned over when it was stored (Field of View Horizontal Flip (0018,7034)), and no "
+        "Patient Orientation tells how it looks now: it may be mirrored"
     ]

@@ -21,6 +21,7 @@ from SOPIRegistrationLib.images.dicom_files import is_dicom
 from SOPIRegistrationLib.images.dicom_tags import quiet_pydicom
 
 _GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
+_TRANSFORMATION, _RESCALE = "PixelValueTransformationSequence", ("RescaleSlope", "RescaleIntercept")
 _TAGS = [
     "SpecificCharacterSet",
     "ImageType",
@@ -37,8 +38,7 @@ _TAGS = [
     "NumberOfFrames",
     "Rows",
     "Columns",
-    "RescaleSlope",
-    "RescaleIntercept",
+    *_RESCALE,
     "RescaleType",
     "AcquisitionNumber",
     *_GROUPS,
@@ -59,6 +59,7 @@ class Plane:
         rescale: slope and intercept.
         is_localizer: whether it is a scout view.
         acquisition: Acquisition Number (0020,0012), empty where there is none.
+        has_rescale: whether slope or intercept are given.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class Plane:
     rescale: tuple[float, float]
     is_localizer: bool
     acquisition: str = ""
+    has_rescale: bool = True
 
     @property
     def normal(self) -> np.ndarray:
@@ -155,8 +157,8 @@ def planes_of(path: Path, header: Dataset, what: str) -> Iterator[Plane]:
             raise found.unusable("ImageOrientationPatient", "two perpendicular unit vectors are needed")
         if spacing.min() <= 0:
             raise found.unusable("PixelSpacing", "every spacing must be above zero")
-        slope = found.number("RescaleSlope", 1.0, "PixelValueTransformationSequence")
-        intercept = found.number("RescaleIntercept", 0.0, "PixelValueTransformationSequence")
+        slope = found.number(_RESCALE[0], 1.0, _TRANSFORMATION)
+        intercept = found.number(_RESCALE[1], 0.0, _TRANSFORMATION)
         if slope == 0:
             raise found.unusable("RescaleSlope", "it must not be zero")
         kinds = [value_of(header, "ImageType"), found.find("FrameType", "CTImageFrameTypeSequence")]
@@ -175,6 +177,7 @@ def planes_of(path: Path, header: Dataset, what: str) -> Iterator[Plane]:
             (slope, intercept),
             any("LOCALIZER" in (kind or ()) for kind in kinds),
             str(value_of(header, "AcquisitionNumber") or ""),
+            any(found.find(keyword, _TRANSFORMATION) is not None for keyword in _RESCALE),
         )
 
 

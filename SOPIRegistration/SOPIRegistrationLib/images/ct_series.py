@@ -19,11 +19,12 @@ from SOPIRegistrationLib.images.ct_planes import Plane, dicom_header, frames_in,
 from SOPIRegistrationLib.images.ct_stack import (
     even_steps,
     of_one_volume,
+    require_one_scale,
     require_one_scan,
     sorted_along_normal,
     without_copies,
 )
-from SOPIRegistrationLib.images.dicom_tags import quiet_pydicom
+from SOPIRegistrationLib.images.dicom_tags import frame_value, quiet_pydicom
 from SOPIRegistrationLib.images.volume import Volume
 
 # So many files below a folder are looked at for slices that might be meant.
@@ -61,7 +62,7 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
     """
     series, notes = _series_of(path, what)
     if what == "CT":
-        _require_ct(series[0][1], path)
+        require_ct(series[0][1], path)
     planes: list[Plane] = []
     seen, doubled, refused = set(), 0, []
     for file, header in series:
@@ -92,6 +93,7 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
             f"another size, direction or kind than the rest ({_some(left_out)})"
         )
     require_one_scan(chosen, path, what)
+    require_one_scale(chosen, path, what)
     chosen = without_copies(chosen, path, what, notes)
     chosen, along, direction = sorted_along_normal(chosen, path, what)
     places, step = even_steps(along, path, what, notes)
@@ -169,8 +171,17 @@ def _is_ct(header: Dataset) -> bool:
     return modality in ("CT", "") and not is_of_another_kind
 
 
-def _require_ct(header: Dataset, path: Path) -> None:
-    quantity = str(value_of(header, "RescaleType") or "").upper()
+def require_ct(header: Dataset, path: Path | str) -> None:
+    """Refuse a file of another modality, or of a quantity computed from a CT.
+
+    Args:
+        header: what :func:`~SOPIRegistrationLib.images.ct_planes.dicom_header` gives.
+        path: of the file, or the name of a node, for the message.
+
+    Raises:
+        InputError: it is no CT.
+    """
+    quantity = str(frame_value(header, "RescaleType", 0) or "").upper()
     if quantity not in _HOUNSFIELD:
         raise InputError(
             f"CT {path} does not hold Hounsfield units: its Rescale Type (0028,1054) is {quantity}: give the "

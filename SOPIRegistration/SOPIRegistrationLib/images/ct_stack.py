@@ -83,6 +83,16 @@ def require_one_scan(planes: list[Plane], path: Path, what: str) -> None:
             )
 
 
+def require_one_scale(planes: list[Plane], path: Path, what: str) -> None:
+    """Raise InputError where some planes have lost the rescale that the others have."""
+    without = [plane for plane in planes if not plane.has_rescale]
+    if without and any(plane.rescale != (1.0, 0.0) for plane in planes):
+        raise InputError(
+            f"{what} {path} has {len(without)} of {len(planes)} images without Rescale Slope and Intercept "
+            f"(0028,1053, 1052), as {without[0].path.name}, which the others have: export the series again"
+        )
+
+
 def without_copies(planes: list[Plane], path: Path, what: str, notes: list[str]) -> list[Plane]:
     """The planes, each once: images that are there again under another name are left out, with a note."""
     at: dict[float, list[Plane]] = {}

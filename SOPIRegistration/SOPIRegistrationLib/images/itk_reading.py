@@ -17,6 +17,19 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.nifti_header import NIFTI_SUFFIXES, any_axes_allowed, read_nifti_header
 
 FORMATS = "DICOM, NIfTI, NRRD or MHA"
+# What files are by their first bytes (mark, where), and the suffixes by which readers are found; none where
+# no reader is.
+_KINDS = (
+    ("JPEG", ((b"\xff\xd8\xff", 0),), (".jpg", ".jpeg")),
+    ("PNG", ((b"\x89PNG", 0),), (".png",)),
+    ("TIFF", ((b"II*\0", 0), (b"MM\0*", 0)), (".tif", ".tiff")),
+    ("NRRD", ((b"NRRD", 0),), (".nrrd", ".nhdr")),
+    ("gzip-packed file", ((b"\x1f\x8b", 0),), (".nii.gz", ".gz")),
+    ("GIF", ((b"GIF8", 0),), ()),
+    ("WebP", ((b"WEBP", 8),), ()),
+    ("video", ((b"ftyp", 4), (b"AVI ", 8), (b"\x1aE\xdf\xa3", 0)), ()),
+    ("PDF", ((b"%PDF", 0),), ()),
+)
 
 
 @contextlib.contextmanager
@@ -81,6 +94,9 @@ def _unreadable(path: Path, error: str, accepted: str) -> str:
     """Why no reader takes a file, as far as that can be told, and the remedy."""
     if zipfile.is_zipfile(path):
         return "is an archive: unpack it and give what is inside"
+    content = _content(path)
+    if content is not None:
+        return content
     if "couldn't open the first datafile" in error:
         return "keeps its voxels in another file, which is not beside it: copy both"
     if "Unknown PixelType" in error:
@@ -88,6 +104,19 @@ def _unreadable(path: Path, error: str, accepted: str) -> str:
             "has pixels of a kind that cannot be read, such as gray with transparency: save it as grayscale"
         )
     return f"is not an image that can be read: use {accepted}"
+
+
+def _content(path: Path) -> str | None:
+    """What a file of another name is by its first bytes, and the remedy; None where its name is right."""
+    with path.open("rb") as stream:
+        start = stream.read(16)
+    for what, marks, suffixes in _KINDS:
+        if any(start[at : at + len(mark)] == mark for mark, at in marks):
+            if not suffixes:
+                return f"is a {what}: save it, or one frame of it, as PNG"
+            if not path.name.lower().endswith(suffixes):
+                return f"is a {what} by its content: name it {path.name.split('.')[0]}{suffixes[0]}"
+    return None
 
 
 def read_pixels(reader: sitk.ImageFileReader, path, what: str) -> sitk.Image:
@@ -119,7 +148,7 @@ def _check_nifti(path: Path, what: str, accepted: str) -> None:
         if not path.name.lower().endswith((".nii", ".nii.gz")):
             # Other formats have .hdr and .img files, too.
             return
-        raise InputError(f"{what} {path} is not a NIfTI file: use {accepted}")
+        raise InputError(f"{what} {path} {_content(path) or f'is not a NIfTI file: use {accepted}'}")
     check_spacing(header.spacing, path, what)
     header.require_sound_forms(path, what)
     if _unpacked_size(header.data_path, header.data_bytes) < header.data_bytes:

@@ -42,7 +42,7 @@ def estimated_cameras(result: dict) -> dict[str, Camera]:
 
 
 def estimated_lines(result: dict) -> list[str]:
-    """What was estimated of the C-arm, value by value, beside what is stated and whether the images fixed it."""
+    """What was estimated of the C-arm, what is stated, whether the images fixed it; a line a value."""
     lines = []
     for one in result.get("intrinsics") or ():
         camera = f"{one['camera']}: " if one["camera"] else ""

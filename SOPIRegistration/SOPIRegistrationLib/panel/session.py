@@ -114,7 +114,8 @@ class Session:
             self.carm.update(other.camera, case.frame, camera)
         self.show_carm()
         models = bridge.show_bodies(self.scene, p.transform, case.bodies, self.bodies)
-        self.views.show(bridge.Shown(camera, case.frame, p.xray, p.ct, tuple(models)))
+        beside = tuple(one.camera for one in case.others[: bridge.MOST_XRAYS - 1])
+        self.views.show(bridge.Shown(camera, case.frame, p.xray, p.ct, tuple(models), beside))
         self._put_drr(self._rendered(self.placement, REST_PIXELS))
         self._fuse()
 
@@ -248,12 +249,27 @@ class Session:
     def show(self, placement: Placement, pixels: int, live: bool = False) -> None:
         """Show the DRR with the bodies at a placement, its longer edge of at most ``pixels`` pixels."""
         self.show_drr(self._rendered(placement, pixels), live)
+        for number, overlay in enumerate(self.overlay.beside):
+            if live and overlay.is_complete:
+                overlay.draw(self._rendered_beside(number, placement, pixels))
+            else:
+                self._put_beside(number, placement, pixels)
+                overlay.refresh()
 
     def _rendered(self, placement: Placement, pixels: int) -> np.ndarray:
         """The DRR; the overlay is told what of it is of which body."""
+        return self._rendered_of(self.case, self.overlay, placement, pixels)
+
+    def _rendered_beside(self, number: int, placement: Placement, pixels: int) -> np.ndarray:
+        """The same of another X-ray."""
+        case = self.case.beside(number)
+        T = case.T_world_to_camera @ se3.invert_rigid(self.case.T_world_to_camera) @ placement.T_lps_to_camera
+        return self._rendered_of(case, self.overlay.beside[number], placement.with_pose(T), pixels)
+
+    def _rendered_of(self, case: PreparedCase, overlay, placement: Placement, pixels: int) -> np.ndarray:
         colours = {one.name: one.colour for one in self.bodies}
-        image, alone = self.case.render_bodies(placement, pixels)
-        self.overlay.bodies = tuple((drr, colours[name]) for name, drr in alone.items())
+        image, alone = case.render_bodies(placement, pixels)
+        overlay.bodies = tuple((drr, colours[name]) for name, drr in alone.items())
         return image
 
     def show_drr(self, image: np.ndarray, live: bool = False) -> None:
@@ -278,6 +294,27 @@ class Session:
     def _fuse(self) -> None:
         p, case = self.parameters, self.case
         self.overlay.show(p.xray, p.drr, bone_dark=case.bone_dark, valid=case.xray.valid)
+        self.overlay.show_beside(min(len(case.others), bridge.MOST_XRAYS - 1))
+        for number, overlay in enumerate(self.overlay.beside):
+            one, (node, _) = case.beside(number), self._xray_nodes(case)[1 + number]
+            drr = self._put_beside(number, self.placement, REST_PIXELS)
+            overlay.show(node, drr, bone_dark=one.bone_dark, valid=one.xray.valid)
+            overlay.take_over(self.overlay)
+            overlay.refresh()
+
+    def _put_beside(self, number: int, placement: Placement, pixels: int):
+        """The DRR of another X-ray in its node."""
+        image = self._rendered_beside(number, placement, pixels)
+        camera = self.case.others[number].camera.resampled(image.shape[1], image.shape[0])
+        node, _ = self._xray_nodes(self.case)[1 + number]
+        return bridge.update_drr(
+            self.overlay.beside[number].drr,
+            node,
+            image,
+            camera,
+            self.case.frame,
+            reference=self.case.xray.camera,
+        )
 
     def write_transform(self, path: Path) -> None:
         """Write the transform as Slicer reads it (ITK, LPS)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,6 +40,11 @@ def warm_up(subject: Subject, settings: RegistrationSettings) -> None:
     methods.refiner(settings).warm_up(subject)
 
 
+def is_settled(verdict: Verdict) -> bool:
+    """Whether the images agree as at a right pose."""
+    return verdict.settled
+
+
 def register(
     subject: Subject,
     radiographs: Sequence[PreparedRadiograph],
@@ -72,15 +77,20 @@ def find(
     settings: RegistrationSettings | None = None,
     start: np.ndarray | None = None,
     report: Report | None = None,
+    enough: Callable[[Verdict], bool] = is_settled,
 ) -> RegistrationResult:
-    """The same, but that the found pose's look-alikes are not sought; arguments as for :func:`register`."""
+    """The same, but that the found pose's look-alikes are not sought.
+
+    The arguments are those of :func:`register`, and ``enough``: whether the verdict on a proposal ends the
+    search; else the next one is tried.
+    """
     began = time.perf_counter()
     settings = settings or RegistrationSettings()
     initialiser, refiner = methods.initialiser(settings, start), methods.refiner(settings)
     case = _case(subject, radiographs, frame, settings, initialiser)
     run = Run(case, report, settings.time_limit)
     try:
-        best = min(_outcomes(initialiser, refiner, run, case), key=_Outcome.rank)
+        best = min(_outcomes(initialiser, refiner, run, case, enough), key=_Outcome.rank)
     except Cancelled:
         best = _Outcome.stopped(settings.init, run)
     return best.result(run, settings, time.perf_counter() - began)
@@ -89,17 +99,16 @@ def find(
 def with_alternatives(
     result: RegistrationResult, subject: Subject, report: Report | None = None
 ) -> RegistrationResult:
-    """A result with the poses that look alike, of an implant or a segmented bone.
+    """A result with the poses that look alike, of a kind of target without a probability: an implant.
 
-    Of a whole CT the verdict's probability tells.
+    Of others the refinement has tried them, and the probability counts them.
 
     Args:
         result: without them.
         subject: what was registered.
         report: told as they are sought; raises ``Cancelled`` to stop.
     """
-    is_seen_by_outline = compared_target(subject).outline_lps_mm is not None
-    if not is_seen_by_outline or result.stopped or result.verdict.status == "reject":
+    if compared_target(subject).kind.judged_as or result.stopped or result.verdict.status == "reject":
         return result
     scene = Scene(Bodies.one(subject), result.radiographs)
     began = time.perf_counter()
@@ -139,8 +148,10 @@ def _case(
     return replace(case, T_expected=initialiser.expected(case))
 
 
-def _outcomes(initialiser: Initialiser, refiner: Refiner, run: Run, case: Case) -> Iterator[_Outcome]:
-    """Of each proposal, thinned, refined and judged, until the images agree."""
+def _outcomes(
+    initialiser: Initialiser, refiner: Refiner, run: Run, case: Case, enough: Callable[[Verdict], bool]
+) -> Iterator[_Outcome]:
+    """Of each proposal, thinned, refined and judged, until that is enough."""
     statuses: list[str] = []
     for proposal in initialiser.propose(case, run):
         if not refiner.takes(proposal, statuses):
@@ -153,7 +164,7 @@ def _outcomes(initialiser: Initialiser, refiner: Refiner, run: Run, case: Case) 
         outcome = _Outcome(refined.source or proposal.source, refined, judge(refined, run.timed_out))
         yield outcome
         statuses.append(outcome.verdict.status)
-        if outcome.verdict.settled:
+        if enough(outcome.verdict):
             return
 
 

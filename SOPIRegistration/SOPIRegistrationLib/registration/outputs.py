@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from SOPIRegistrationLib.geometry.detector import detector_to_scene
 from SOPIRegistrationLib.geometry.files import geometry_as_dict, write_geometry
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.overlay import edges_of_bodies, fusion_image
+from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.projector.bodies import project_bodies
@@ -40,8 +42,9 @@ def write_results(
 ) -> list[str]:
     """Write result.json, the body's transform (ct_to_carm.tfm), and for every view a DRR and an overlay.
 
-    The first view's are drr.nrrd and overlay.png; those of further views carry the camera's name. Where
-    intrinsics were estimated, the geometry found is written besides.
+    Of each alternative pose a transform and overlays besides. The first view's are drr.nrrd and overlay.png;
+    those of further views carry the camera's name. Where intrinsics were estimated, the geometry found is
+    written besides.
 
     Args:
         folder: an existing folder.
@@ -68,6 +71,7 @@ def write_results(
         write_detector_image(path, drr, camera, frame, reference, stored_mirrored=mirrored)
         write_picture(folder / f"overlay{suffix}.png", np.ascontiguousarray(picture))
         names += [f"drr{suffix}.nrrd", f"overlay{suffix}.png"]
+    names += _write_alternatives(folder, result, body, [moving.level(0)], 0, mirrored)
     transform = f"{body}_to_carm.tfm"
     write_transform(folder / transform, reference.T_world_to_camera @ result.T_lps_to_world, frame)
     write_content(folder / "result.json", result_content(result, geometry, seconds_preparation))
@@ -81,6 +85,8 @@ def write_bodies_results(
     folder: Path, result: BodiesResult, bodies: Bodies, geometry: CArmGeometry, seconds_preparation: float
 ) -> list[str]:
     """Write result.json, a transform for each body, and for every view a DRR of all and the bodies' edges.
+
+    Of each alternative pose of a body a transform and overlays besides.
 
     Args:
         folder: an existing folder.
@@ -102,21 +108,65 @@ def write_bodies_results(
         suffix = "_" + re.sub(r"[^\w.-]", "_", camera.name) if number else ""
         drr = project_bodies(volumes, camera, poses)
         alone = [project(volume, camera, T) for volume, T in zip(volumes, poses, strict=True)]
-        picture = edges_of_bodies(radiograph.image, alone, radiograph.valid)
-        if mirrored:
-            picture = picture[:, ::-1]
         write_detector_image(
             folder / f"drr{suffix}.nrrd", drr, camera, frame, reference, stored_mirrored=mirrored
         )
-        write_picture(folder / f"overlay{suffix}.png", np.ascontiguousarray(picture))
+        _write_edges(folder / f"overlay{suffix}.png", radiograph, alone, mirrored)
         names += [f"drr{suffix}.nrrd", f"overlay{suffix}.png"]
     transforms = []
-    for body in result.bodies:
+    for place, body in enumerate(result.bodies):
         plain = re.sub(r"[^\w.-]", "_", body.name)
+        names += _write_alternatives(folder, result.of(body), plain, volumes, place, mirrored, poses)
         transforms.append(f"{plain}_to_carm.tfm")
         write_transform(folder / transforms[-1], reference.T_world_to_camera @ body.T_lps_to_world, frame)
     write_content(folder / "result.json", result_content(result, geometry, seconds_preparation))
     return ["result.json", *transforms, *names]
+
+
+def _write_alternatives(
+    folder: Path,
+    result: RegistrationResult,
+    body: str,
+    volumes: Sequence,
+    place: int,
+    mirrored: bool,
+    poses: np.ndarray | None = None,
+) -> list[str]:
+    """Of each alternative pose of a body its transform and, for every view, the edges of all bodies with it.
+
+    Args:
+        folder: an existing folder.
+        result: that of the body.
+        body: its name, fit for a file's.
+        volumes: of all bodies.
+        place: of the body among them.
+        mirrored: whether the X-rays are stored mirrored.
+        poses: (N, 4, 4) of all bodies; that of the result alone unless given.
+
+    Returns:
+        The files' names.
+    """
+    reference, names = result.radiographs[0].camera, []
+    for number, one in enumerate(result.alternatives, 1):
+        stem = f"{body}_alternative{number}"
+        names.append(f"{stem}_to_carm.tfm")
+        write_transform(folder / names[-1], reference.T_world_to_camera @ one.T_lps_to_world, result.frame)
+        there = np.array([result.T_lps_to_world] if poses is None else poses)
+        there[place] = one.T_lps_to_world
+        for view, radiograph in enumerate(result.radiographs):
+            suffix = "_" + re.sub(r"[^\w.-]", "_", radiograph.camera.name) if view else ""
+            alone = [project(volume, radiograph.camera, T) for volume, T in zip(volumes, there, strict=True)]
+            names.append(f"overlay_{stem}{suffix}.png")
+            _write_edges(folder / names[-1], radiograph, alone, mirrored)
+    return names
+
+
+def _write_edges(
+    path: Path, radiograph: PreparedRadiograph, drrs: Sequence[np.ndarray], mirrored: bool
+) -> None:
+    """An X-ray as it is stored with the edges of DRRs of single bodies."""
+    picture = edges_of_bodies(radiograph.image, drrs, radiograph.valid)
+    write_picture(path, np.ascontiguousarray(picture[:, ::-1] if mirrored else picture))
 
 
 def result_content(

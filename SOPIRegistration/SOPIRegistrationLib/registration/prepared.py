@@ -196,6 +196,20 @@ class PreparedCase:
         """The same without what was estimated of its cameras: what the next estimate starts from."""
         return self.in_cameras(self.geometry.cameras)
 
+    def beside(self, number: int) -> PreparedCase:
+        """The same as another of its X-rays shows it, by itself."""
+        xray, known = self.others[number], self.inputs.others[number]
+        geometry = replace(self.inputs.geometry, cameras=(xray.camera,))
+        inputs = replace(
+            self.inputs,
+            radiograph=known.radiograph,
+            region=None,
+            geometry=geometry,
+            others=(),
+            xray_key=known.key,
+        )
+        return replace(self, xray=xray, others=(), inputs=inputs)
+
     @property
     def T_world_to_camera(self) -> np.ndarray:
         """(4, 4) extrinsics of the X-ray's camera; the identity for a single C-arm."""

@@ -96,7 +96,7 @@ class RegistrationResult:
         intrinsics: of each X-ray, where the geometry has tolerances; ``radiographs`` have them.
         stated_view: name of the nominal view that was given; ``frame`` has the one that was found.
         alternatives: other poses that the picture hardly tells from this one, or that are worth a look, the
-            best first; sought of implants and segmented bones, and of each of several bodies.
+            best first; sought of an implant, and of each of several bodies.
     """
 
     T_lps_to_world: np.ndarray

@@ -7,8 +7,11 @@ from SOPIRegistrationLib.layouts import (
     FUSION_VIEW,
     LANDMARK_LAYOUT_ID,
     LAYOUT_ID,
+    MOST_XRAYS,
     XRAY_VIEW,
     add_layouts,
+    layout_of,
+    views_of,
 )
 
 __all__ = [
@@ -16,9 +19,12 @@ __all__ = [
     "FUSION_VIEW",
     "LANDMARK_LAYOUT_ID",
     "LAYOUT_ID",
+    "MOST_XRAYS",
     "XRAY_VIEW",
     "ensure_layout",
+    "layout_of",
     "slice_node",
+    "views_of",
 ]
 
 
@@ -27,7 +33,8 @@ def ensure_layout(layoutManager, layout_id: int = LAYOUT_ID) -> None:
 
     Args:
         layoutManager: ``slicer.app.layoutManager()``.
-        layout_id: ``LAYOUT_ID`` (fusion, X-ray, 3D) or ``LANDMARK_LAYOUT_ID`` (X-ray, 3D, CT planes).
+        layout_id: ``LAYOUT_ID`` (fusion, X-ray, 3D), ``layout_of`` several X-rays, or ``LANDMARK_LAYOUT_ID``
+            (X-ray, 3D, CT planes).
     """
     add_layouts(layoutManager.layoutLogic().GetLayoutNode())
     layoutManager.setLayout(layout_id)

@@ -11,6 +11,8 @@ import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.ct_planes import dicom_header
+from SOPIRegistrationLib.images.ct_series import require_ct
 from SOPIRegistrationLib.images.dicom import read_dicom_radiograph
 from SOPIRegistrationLib.images.dicom_files import is_dicom
 from SOPIRegistrationLib.images.hounsfield import in_hounsfield
@@ -37,9 +39,10 @@ def volume_from_node(volumeNode) -> Volume:
 
     Raises:
         InputError: no voxels, a single slice, colours, NaN, a non-linear transform, singular axes, a scale
-            that is not known.
+            that is not known, a label map, another modality in the DICOM file behind it.
     """
     name = f"'{volumeNode.GetName()}'"
+    _require_ct_node(volumeNode, name)
     array = _voxels(volumeNode, "CT")
     if array.ndim > 3:
         raise InputError(f"CT {name} has {array.shape[3]} values a voxel (colours or vectors): one is needed")
@@ -179,8 +182,10 @@ def marked_nodes(scene, class_name: str, attribute: str) -> list:
 def remove_node(node) -> None:
     """Take a displayable node out of its scene together with its display and storage nodes."""
     scene = node.GetScene()
-    while node.GetDisplayNode() is not None:
-        scene.RemoveNode(node.GetDisplayNode())
+    # A view that shows the node may give it another one at once.
+    displays = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
+    for display in filter(None, displays):
+        scene.RemoveNode(display)
     if node.GetStorageNode() is not None:
         scene.RemoveNode(node.GetStorageNode())
     scene.RemoveNode(node)
@@ -202,6 +207,15 @@ def _voxels(volumeNode, what: str) -> np.ndarray:
     if image is None or image.GetPointData().GetScalars() is None or min(image.GetDimensions()) < 1:
         raise InputError(f"{what} '{volumeNode.GetName()}' has no voxels: load an image")
     return slicer.util.arrayFromVolume(volumeNode)
+
+
+def _require_ct_node(volumeNode, name: str) -> None:
+    if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise InputError(f"CT {name} is a label map: give the CT, and labels as its bones")
+    path = _file_behind(volumeNode)
+    header = None if path is None else dicom_header(path)
+    if header is not None:
+        require_ct(header, name)
 
 
 def _ijk_to_lps(volumeNode) -> np.ndarray:

@@ -8,12 +8,14 @@ import vtk
 
 from SOPIRegistrationLib.images.overlay import fusion_image, matching_window, windowed
 from SOPIRegistrationLib.images.resampling import area_weights, linear_weights
-from SOPIRegistrationLib.scene.layout import FUSION_VIEW, XRAY_VIEW, slice_node
+from SOPIRegistrationLib.scene.layout import slice_node, views_of
 from SOPIRegistrationLib.scene.nodes import marked_nodes, put_pixels, remove_node
 from SOPIRegistrationLib.scene.pose import vtk_matrix
 
 OVERLAY_MODES = ("edges", "fusion", "curtain", "checkerboard", "blink", "lens")
 
+# Of pictures of several X-rays, which: those of former versions say nothing.
+_NUMBER = "SOPIRegistration.Xray"
 _MODE = "SOPIRegistration.OverlayMode"
 _SETTING = "SOPIRegistration.Overlay."
 # Settings of fusion_image that the picture's node keeps.
@@ -31,16 +33,21 @@ class Overlay:
 
     Args:
         scene: the MRML scene.
+        number: which of several X-rays it shows, 0 for the one that is looked at.
         pixels: (least, most) longer edge of the picture at rest, between which it has the X-ray's size;
             that of the DRR unless given.
 
     Attributes:
+        beside: those of other X-rays, which take over mode and settings.
         bodies: ((rows, columns) DRR of a body by itself, its colour) of each of several bodies, as of the DRR
             that is shown next; their edges are drawn in place of the DRR's.
     """
 
-    def __init__(self, scene, pixels: tuple[int, int] | None = None):
+    def __init__(self, scene, pixels: tuple[int, int] | None = None, number: int = 0):
         self._scene = scene
+        self._number = number
+        self._fusion_view, self._xray_view, self._drr_view = views_of(number)
+        self.beside: tuple[Overlay, ...] = ()
         self._pixels = pixels
         self._xray_alone = False
         self.bodies: tuple[tuple[np.ndarray, tuple[float, float, float]], ...] = ()
@@ -61,6 +68,7 @@ class Overlay:
         if picture is None:
             picture = self._scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "X-ray and DRR")
             picture.SetAttribute(_MODE, OVERLAY_MODES[0])
+            picture.SetAttribute(_NUMBER, str(self._number))
         images = {_XRAY: xrayNode.GetID(), _DRR: drrNode.GetID()}
         same = all(picture.GetNodeReferenceID(role) == node_id for role, node_id in images.items())
         for role, node_id in images.items():
@@ -73,7 +81,7 @@ class Overlay:
         else:
             self.match_drr_window()
             # On its detector in the 3D view, too.
-            if (xray_view := slice_node(self._scene, XRAY_VIEW)) is not None:
+            if (xray_view := slice_node(self._scene, self._xray_view)) is not None:
                 xray_view.SetSliceVisible(True)
         self.show_in_views()
 
@@ -82,10 +90,14 @@ class Overlay:
         picture = self.node
         if picture is None:
             return
-        for view, foreground in ((XRAY_VIEW, None), (FUSION_VIEW, picture.GetID())):
+        for view, role, foreground in (
+            (self._xray_view, _XRAY, None),
+            (self._drr_view, _DRR, None),
+            (self._fusion_view, _XRAY, picture.GetID()),
+        ):
             composite = self._composite(view)
             if composite is not None:
-                composite.SetBackgroundVolumeID(picture.GetNodeReferenceID(_XRAY))
+                composite.SetBackgroundVolumeID(picture.GetNodeReferenceID(role))
                 composite.SetForegroundVolumeID(foreground)
                 composite.SetLabelVolumeID(None)
                 composite.SetCompositing(slicer.vtkMRMLSliceCompositeNode.Alpha)
@@ -153,6 +165,8 @@ class Overlay:
         self._xray_alone = False
         self.refresh()
         self.show_in_views()
+        for other in self.beside:
+            other.mode = mode
 
     def setting(self, name: str) -> float:
         """A setting of :func:`~SOPIRegistrationLib.images.overlay.fusion_image` by its name."""
@@ -166,6 +180,8 @@ class Overlay:
             self.node.SetAttribute(_SETTING + name, f"{value:.6g}")
         if changed and refresh:
             self.refresh()
+        for other in self.beside:
+            other.set(refresh, **settings)
 
     @property
     def xray_alone(self) -> bool:
@@ -176,6 +192,8 @@ class Overlay:
     def xray_alone(self, alone: bool) -> None:
         self._xray_alone = alone
         self.show_in_views()
+        for other in self.beside:
+            other.xray_alone = alone
 
     @property
     def drr_window(self) -> tuple[float, float]:
@@ -198,21 +216,45 @@ class Overlay:
         self.drr_window = matching_window(drr[valid], brightness[valid])
 
     def remove(self) -> None:
-        """Take the picture out of the scene and the fusion view."""
+        """Take the picture out of the scene and the fusion view; the DRR of an X-ray beside goes along."""
         if self.node is None:
             return
         self._set_field(None)
-        composite = self._composite(FUSION_VIEW)
-        if composite is not None:
-            composite.SetForegroundVolumeID(None)
+        fusion, drr = self._composite(self._fusion_view), self._composite(self._drr_view)
+        if fusion is not None:
+            fusion.SetForegroundVolumeID(None)
+        if self._number and drr is not None:
+            drr.SetBackgroundVolumeID(None)
+        if self._number and self.drr is not None:
+            remove_node(self.drr)
         remove_node(self.node)
 
     @property
     def node(self):
         """The picture's node in the scene as it is now, which may have been closed or loaded meanwhile."""
         for node in marked_nodes(self._scene, "vtkMRMLVectorVolumeNode", _MODE):
-            return node
+            if (node.GetAttribute(_NUMBER) or "0") == str(self._number):
+                return node
         return None
+
+    @property
+    def drr(self):
+        """The DRR's node; None of a picture that has none."""
+        return self.node and self.node.GetNodeReference(_DRR)
+
+    def show_beside(self, count: int) -> None:
+        """Have pictures of so many other X-rays, in views of their own; they are still to be shown."""
+        for other in self.beside[count:]:
+            other.remove()
+        known = self.beside[:count]
+        made = [Overlay(self._scene, self._pixels, 1 + number) for number in range(len(known), count)]
+        self.beside = (*known, *made)
+
+    def take_over(self, other: Overlay) -> None:
+        """Have the mode and the settings of another one; what shows them follows."""
+        self.node.SetAttribute(_MODE, other.mode)
+        for name in _SETTINGS:
+            self.node.SetAttribute(_SETTING + name, f"{other.setting(name):.6g}")
 
     @property
     def _bone_dark(self) -> bool:

@@ -20,7 +20,9 @@ from SOPIRegistrationLib.scene.layout import (
     LAYOUT_ID,
     XRAY_VIEW,
     ensure_layout,
+    layout_of,
     slice_node,
+    views_of,
 )
 from SOPIRegistrationLib.scene.view_props import ViewProps
 
@@ -44,6 +46,7 @@ class Shown:
         xray: the X-ray's node.
         ct: the CT's node.
         bodies: the model nodes in the 3D view that it is fitted to.
+        beside: cameras of the X-rays that are shown beside it.
     """
 
     camera: Camera
@@ -51,6 +54,13 @@ class Shown:
     xray: Any
     ct: Any
     bodies: tuple = ()
+    beside: tuple[Camera, ...] = ()
+
+    @property
+    def cameras(self) -> dict[str, Camera]:
+        """The camera of each slice view that lies on a detector, by the view's name."""
+        every = enumerate((self.camera, *self.beside))
+        return {view: camera for number, camera in every for view in views_of(number)}
 
     @property
     def bounds(self) -> np.ndarray | None:
@@ -88,6 +98,7 @@ class Views(slicer.util.VTKObservationMixin):
         self._window_before: tuple | None = None
         self._fusion = ViewProps(layout_manager, FUSION_VIEW)
         self._label = _label()
+        self._beside: list[ViewProps] = []
         self._layout = LAYOUT_ID
 
     def show(self, shown: Shown) -> None:
@@ -103,8 +114,10 @@ class Views(slicer.util.VTKObservationMixin):
         self._layout = layout_id
         if self._layout_manager is None or self.shown is None:
             return
-        ensure_layout(self._layout_manager, layout_id)
+        several = layout_of(1 + len(self.shown.beside))
+        ensure_layout(self._layout_manager, several if layout_id == LAYOUT_ID else layout_id)
         self._follow_sizes()
+        self._name_beside()
         if layout_id == LANDMARK_LAYOUT_ID:
             self._show_planes()
         else:
@@ -115,7 +128,7 @@ class Views(slicer.util.VTKObservationMixin):
         """Fit all views to what they show."""
         if self.shown is None:
             return
-        for view in (XRAY_VIEW, FUSION_VIEW):
+        for view in self.shown.cameras:
             self._fit_slice(view)
         if self._layout_manager is None:
             return
@@ -161,7 +174,9 @@ class Views(slicer.util.VTKObservationMixin):
         """Take back what was put into views, and follow them no more."""
         self.removeObservers()
         self._give_back_window()
-        self._fusion.remove()
+        for props in (self._fusion, *self._beside):
+            props.remove()
+        self._beside = []
         self._label, self.shown = _label(), None
 
     @property
@@ -172,7 +187,7 @@ class Views(slicer.util.VTKObservationMixin):
 
     def _follow_sizes(self) -> None:
         """Views have their new size some events after the layout or the window changed."""
-        for view in (XRAY_VIEW, FUSION_VIEW, *CT_PLANES):
+        for view in (*self.shown.cameras, *CT_PLANES):
             node = slice_node(self._scene, view)
             if node is not None and not self.hasObserver(node, "ModifiedEvent", self._on_slice_view):
                 self._sizes[view] = tuple(node.GetDimensions())
@@ -201,8 +216,22 @@ class Views(slicer.util.VTKObservationMixin):
 
     def _fit_slice(self, view: str) -> None:
         node = slice_node(self._scene, view)
-        if self.shown is not None and node is not None:
-            lay_slice_view_on_detector(node, self.shown.camera, self.shown.frame)
+        camera = self.shown and self.shown.cameras.get(view)
+        if camera is not None and node is not None:
+            lay_slice_view_on_detector(node, camera, self.shown.frame, reference=self.shown.camera)
+
+    def _name_beside(self) -> None:
+        """The camera's name in the corner of each fusion view beside that of the X-ray that is looked at."""
+        for known in self._beside:
+            known.remove()
+        self._beside = []
+        if self._layout == LANDMARK_LAYOUT_ID:
+            return
+        for number, camera in enumerate(self.shown.beside, start=1):
+            label, props = _label(), ViewProps(self._layout_manager, views_of(number)[0])
+            label.SetInput(camera.name)
+            props.show([label])
+            self._beside.append(props)
 
     def _show_planes(self) -> None:
         ct = self.shown.ct

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -47,7 +47,33 @@ class FrameSequence(Protocol):
         """
 
 
-def open_sequence(path: Path) -> FrameSequence:
+@dataclass(frozen=True)
+class FileSequence:
+    """Frames in a file or folder, whatever its kind.
+
+    Attributes:
+        path: of it.
+        count: how many.
+        read: (rows, columns) pixels, or the whole X-ray, of the frame of a number from 1.
+        frames_per_second: as the file tells; None where it does not.
+    """
+
+    path: Path
+    count: int
+    read: Callable[[int], np.ndarray | Radiograph]
+    frames_per_second: float | None = None
+
+    def frame(self, number: int) -> Radiograph:
+        """See :class:`FrameSequence`."""
+        if not 1 <= number <= self.count:
+            raise InputError(f"sequence {self.path} has no frame {number}: it has 1 to {self.count}")
+        found = self.read(number)
+        if isinstance(found, Radiograph):
+            return found
+        return Radiograph(found, f"{self.path.name} frame {number}", metadata={})
+
+
+def open_sequence(path: Path) -> FileSequence:
     """The frames of a multi-frame DICOM, an image stack, a video, or a folder of numbered pictures.
 
     Args:
@@ -61,49 +87,17 @@ def open_sequence(path: Path) -> FrameSequence:
     require_file(path, "sequence")
     suffix = path.suffix.lower()
     if suffix in VIDEOS:
-        return VideoFrames(path)
+        return _video(path)
     if is_dicom(path):
         return _dicom(path)
     if suffix in _TIFF:
-        return TiffFrames(path)
-    return StackFrames(path)
+        return _tiff(path)
+    # NRRD, MHA and NIfTI are mostly compressed as a whole: they are read once, as stored, and kept.
+    stack = read_frames(path)
+    return FileSequence(path, len(stack), lambda number: stack[number - 1])
 
 
-def require_frame(sequence: FrameSequence, number: int) -> None:
-    """Refuse a number that no frame has.
-
-    Raises:
-        InputError: there is no such frame.
-    """
-    if not 1 <= number <= sequence.count:
-        raise InputError(f"sequence {sequence.path} has no frame {number}: it has 1 to {sequence.count}")
-
-
-@dataclass(frozen=True)
-class PictureFrames:
-    """A folder's pictures, a file each.
-
-    Attributes:
-        path: the folder.
-        files: in the order of their numbers.
-    """
-
-    path: Path
-    files: tuple[Path, ...]
-    frames_per_second: float | None = None
-
-    @property
-    def count(self) -> int:
-        """How many."""
-        return len(self.files)
-
-    def frame(self, number: int) -> Radiograph:
-        """See :class:`FrameSequence`."""
-        require_frame(self, number)
-        return read_radiograph(self.files[number - 1])
-
-
-def _folder(path: Path) -> PictureFrames:
+def _folder(path: Path) -> FileSequence:
     pictures = [file for file in path.iterdir() if file.suffix.lower() in _PICTURES and file.is_file()]
     if not pictures:
         raise InputError(
@@ -134,96 +128,52 @@ def _folder(path: Path) -> PictureFrames:
             f"sequence {path}: from {numbered[order[broken]].name} to {numbered[order[broken + 1]].name} the "
             f"numbers step by {steps[broken]}, else by {usual}: a picture is missing or does not belong there"
         )
-    return PictureFrames(path, tuple(numbered[number] for number in order))
+    files = [numbered[number] for number in order]
+    return FileSequence(path, len(files), lambda number: read_radiograph(files[number - 1]))
 
 
-@dataclass(frozen=True)
-class DicomFrames:
-    """A multi-frame DICOM file.
-
-    Attributes:
-        path: the file.
-        count: of its frames.
-        frames_per_second: by Frame Time (0018,1063) or Cine Rate (0018,0040).
-    """
-
-    path: Path
-    count: int
-    frames_per_second: float | None
-
-    def frame(self, number: int) -> Radiograph:
-        """See :class:`FrameSequence`."""
-        require_frame(self, number)
-        radiograph = dicom.read_dicom_radiograph(self.path, number)
-        return replace(radiograph, name=f"{self.path.name} frame {number}")
-
-
-def _dicom(path: Path) -> DicomFrames:
+def _dicom(path: Path) -> FileSequence:
+    """Its rate is that of Frame Time (0018,1063) or Cine Rate (0018,0040)."""
     count, rate = dicom.frames_of(path)
-    return DicomFrames(path, count, rate)
+
+    def read(number: int) -> Radiograph:
+        radiograph = dicom.read_dicom_radiograph(path, number)
+        return replace(radiograph, name=f"{path.name} frame {number}")
+
+    return FileSequence(path, count, read, rate)
 
 
-class TiffFrames:
-    """A TIFF of several pages, read page by page.
+def _tiff(path: Path) -> FileSequence:
+    """Page by page: a large TIFF takes ITK a pass over the file for every page."""
+    from PIL import Image, UnidentifiedImageError
 
-    Args:
-        path: the file.
+    try:
+        image = Image.open(path)
+        count = int(getattr(image, "n_frames", 1))
+    except (UnidentifiedImageError, OSError, ValueError):
+        raise InputError(f"sequence {path} is not a TIFF that can be read: export it again") from None
 
-    Raises:
-        InputError: it cannot be read.
-    """
-
-    frames_per_second = None
-
-    def __init__(self, path: Path):
-        # A large TIFF takes ITK a pass over the file for every page.
-        from PIL import Image, UnidentifiedImageError
-
-        self.path = path
+    def read(number: int) -> np.ndarray:
         try:
-            self._image = Image.open(path)
-            self.count = int(getattr(self._image, "n_frames", 1))
-        except (UnidentifiedImageError, OSError, ValueError):
-            raise InputError(f"sequence {path} is not a TIFF that can be read: export it again") from None
-
-    def frame(self, number: int) -> Radiograph:
-        """See :class:`FrameSequence`."""
-        require_frame(self, number)
-        name = f"{self.path.name} frame {number}"
-        try:
-            self._image.seek(number - 1)
-            pixels = np.array(self._image)
+            image.seek(number - 1)
+            pixels = np.array(image)
         except (OSError, ValueError, EOFError):
-            raise InputError(f"sequence {self.path}: frame {number} is damaged: export it again") from None
-        return Radiograph(_gray(pixels, self.path, 0), name, metadata={})
+            raise InputError(f"sequence {path}: frame {number} is damaged: export it again") from None
+        return _gray(pixels, path, 0)
+
+    return FileSequence(path, count, read)
 
 
-class StackFrames:
-    """An NRRD, MHA or NIfTI of several slices, a frame each, or any single picture.
-
-    These files are mostly compressed as a whole: the stack is read once, as stored, and kept.
-
-    Args:
-        path: the file.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-
-    frames_per_second = None
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._frames = read_frames(path)
-        self.count = len(self._frames)
-
-    def frame(self, number: int) -> Radiograph:
-        """See :class:`FrameSequence`."""
-        require_frame(self, number)
-        return Radiograph(self._frames[number - 1], f"{self.path.name} frame {number}", metadata={})
+def _video(path: Path) -> FileSequence:
+    video = _Video(path)
+    # Frames that were dropped or added in writing make the header's count a guess: they are counted.
+    count = sum(1 for _ in video.frames())
+    if not count:
+        raise InputError(f"video {path} holds no frames: convert it to MP4 or pictures")
+    return FileSequence(path, count, video.read, video.frames_per_second())
 
 
-class VideoFrames:
+class _Video:
     """A video, through imageio's PyAV plug-in.
 
     Videos are made to be read forwards, and only so are all their frames sure to be met in their order. The
@@ -231,57 +181,54 @@ class VideoFrames:
 
     Args:
         path: the file.
-
-    Raises:
-        InputError: it cannot be read, or the plug-in is not installed.
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        self._path = path
         self._kept: dict[int, np.ndarray] = {}
         self._at, self._following = 0, iter(())
-        # Frames that were dropped or added in writing make the header's count a guess: they are counted.
-        self.count = sum(1 for _ in self._frames())
-        if not self.count:
-            raise InputError(f"video {path} holds no frames: convert it to MP4 or pictures")
-        rate = self._open().metadata().get("fps")
-        self.frames_per_second = float(rate) if rate else None
 
-    def frame(self, number: int) -> Radiograph:
-        """See :class:`FrameSequence`."""
-        require_frame(self, number)
+    def read(self, number: int) -> np.ndarray:
+        """(rows, columns) of a frame that is there."""
         if number not in self._kept:
-            if number <= self._at:
-                self._at, self._following = 0, self._frames()
-            elif self._at == 0:
-                self._following = self._frames()
+            if number <= self._at or self._at == 0:
+                self._at, self._following = 0, self.frames()
             while self._at < number:
                 self._at += 1
                 self._kept[self._at] = next(self._following)
                 self._kept.pop(self._at - _KEPT_FRAMES, None)
             self._kept = {key: one for key, one in self._kept.items() if key > self._at - _KEPT_FRAMES}
-        pixels = _gray(self._kept[number], self.path, _GRAY_TOLERANCE)
-        return Radiograph(pixels, f"{self.path.name} frame {number}", metadata={})
+        return _gray(self._kept[number], self._path, _GRAY_TOLERANCE)
 
-    def _frames(self) -> Iterator[np.ndarray]:
+    def frames_per_second(self) -> float | None:
+        """As the file tells."""
+        rate = self._open().metadata().get("fps")
+        return float(rate) if rate else None
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """All from the first on.
+
+        Raises:
+            InputError: it cannot be read, or the plug-in is not installed.
+        """
         try:
             yield from self._open().iter(thread_type="FRAME")
         except (OSError, ValueError, EOFError, IndexError) as error:
-            raise InputError(f"video {self.path} cannot be read ({error}): convert it to MP4") from None
+            raise InputError(f"video {self._path} cannot be read ({error}): convert it to MP4") from None
 
     def _open(self):
         try:
             import av  # noqa: F401 (imageio says only "unavailable" where it is missing)
             import imageio.v3
 
-            return imageio.v3.imopen(self.path, "r", plugin="pyav")
+            return imageio.v3.imopen(self._path, "r", plugin="pyav")
         except ModuleNotFoundError as error:
             raise InputError(
-                f"video {self.path} needs the Python package '{error.name}': install imageio[pyav] or give "
+                f"video {self._path} needs the Python package '{error.name}': install imageio[pyav] or give "
                 "the frames as pictures"
             ) from None
         except (OSError, ValueError) as error:
-            raise InputError(f"video {self.path} cannot be read ({error}): convert it to MP4") from None
+            raise InputError(f"video {self._path} cannot be read ({error}): convert it to MP4") from None
 
 
 def _gray(pixels: np.ndarray, path: Path, tolerance: int) -> np.ndarray:

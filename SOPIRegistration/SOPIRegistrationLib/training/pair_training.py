@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.training.pairs import PairOptions, Pairs, draw_pairs
 from SOPIRegistrationLib.training.patients import (
     BONES,
@@ -53,23 +52,13 @@ class PairTask(Protocol):
 
 
 @dataclass(frozen=True)
-class PairSettings(LoopSettings):
-    """How to train on X-rays of many patients.
+class PairSettings(LoopSettings, PairOptions):
+    """How to train on X-rays of many patients: on which, and how, by the attributes of the bases too.
 
     Attributes:
         steps: batches of X-rays; several processes have a batch each.
         patients: different patients of a batch.
         group: X-rays of each of them.
-        starts: of each X-ray.
-        views: names of the nominal views.
-        strength: largest of the X-rays' degradations.
-        c_arms: share of patients X-rayed with random C-arms.
-        nominal_starts: share of starts at the nominal view.
-        start_deviation: of starts about the true pose (see :class:`PairOptions`); None for others.
-        misjudged: how far the cameras are not what the network is told.
-        elsewhere: share of groups of X-rays that are centred anywhere along the CT's bones.
-        rolled: share of groups whose nominal view is turned about the central ray by any angle.
-        shifted: share of X-rays whose centre lies anywhere in the image.
         bones: share of patients of whom both CT and X-ray show bones alone.
         parts: share of patients of whose bones the CT shows a single one.
         pool: patients at hand in each process.
@@ -85,16 +74,6 @@ class PairSettings(LoopSettings):
     validate_every: int | None = 250
     patients: int = 8
     group: int = 4
-    starts: int = 1
-    views: tuple[str, ...] = tuple(NOMINAL_VIEWS)
-    strength: float = 1.0
-    c_arms: float = 0.5
-    nominal_starts: float = 0.7
-    start_deviation: tuple[float, ...] | None = None
-    misjudged: float = 1.0
-    elsewhere: float = 0.0
-    rolled: float = 0.0
-    shifted: float = 0.0
     bones: float = BONES
     parts: float = 0.0
     pool: int = 48
@@ -110,21 +89,10 @@ class PairSettings(LoopSettings):
         """Shares of the kinds of patients."""
         return PatientMix(self.ct_share, self.structures, self.regions, self.bones, self.parts)
 
-    def options(self, pixels: int) -> PairOptions:
+    @property
+    def options(self) -> PairOptions:
         """What X-rays to draw."""
-        return PairOptions(
-            pixels,
-            tuple(self.views),
-            self.strength,
-            self.c_arms,
-            self.nominal_starts,
-            self.start_deviation,
-            self.misjudged,
-            self.starts,
-            self.elsewhere,
-            self.rolled,
-            self.shifted,
-        )
+        return PairOptions(**{field.name: getattr(self, field.name) for field in fields(PairOptions)})
 
 
 class PairTraining:
@@ -143,12 +111,13 @@ class PairTraining:
         self.config, self.count = task.config, 0
         self._pool: PatientPool | None = None
         self._task, self._settings, self._cts, self._folder = task, settings, cts, folder
-        self._options = settings.options(task.pixels)
+        self._options = settings.options
 
     @property
     def measured_on(self) -> Mapping[str, Any]:
         """What X-rays, of whom, and how the task finds poses."""
-        return asdict(self._options) | asdict(self._validation_mix) | {"task": self._task.options}
+        drawn = asdict(self._options) | asdict(self._validation_mix)
+        return drawn | {"pixels": self._task.pixels, "task": self._task.options}
 
     def prepare(self, placement: Placement, step: int, say: Callable[[str], None]) -> None:
         """Make the patients; what was drawn before ``step`` does not come again."""
@@ -178,7 +147,9 @@ class PairTraining:
         chosen = self._rng.choice(len(self._pool.patients), settings.patients, replace=False)
         patients = [self._pool.patients[index] for index in chosen]
         with self._rendering.running():
-            pairs = draw_pairs(patients, settings.group, self._options, self._rng, self._device)
+            pairs = draw_pairs(
+                patients, settings.group, self._task.pixels, self._options, self._rng, self._device
+            )
         yield from self._task.losses(network, pairs, self._rendering)
         batch = settings.patients * settings.group * self._processes
         self.count += batch
@@ -233,5 +204,6 @@ class PairTraining:
         rng = np.random.default_rng(2)
         options = replace(self._options, starts=1)
         return [
-            draw_pairs([patient], _VALIDATION_GROUP, options, rng, self._device) for patient in pool.patients
+            draw_pairs([patient], _VALIDATION_GROUP, self._task.pixels, options, rng, self._device)
+            for patient in pool.patients
         ]

@@ -87,7 +87,6 @@ class PairOptions:
     """What X-rays to draw.
 
     Attributes:
-        pixels: width and height of the images.
         views: names of the nominal views.
         strength: largest of the degradations (see ``random_degradation``).
         c_arms: share of patients X-rayed with random C-arms; the others with a Perlove PLX118F.
@@ -102,7 +101,6 @@ class PairOptions:
         shifted: share of X-rays whose centre lies anywhere in the image; the others near the image's middle.
     """
 
-    pixels: int
     views: tuple[str, ...] = tuple(NOMINAL_VIEWS)
     strength: float = 1.0
     c_arms: float = 0.5
@@ -118,6 +116,7 @@ class PairOptions:
 def draw_pairs(
     patients: Sequence[Patient],
     group: int,
+    pixels: int,
     options: PairOptions,
     rng: np.random.Generator,
     device: torch.device | str = "cpu",
@@ -127,6 +126,7 @@ def draw_pairs(
     Args:
         patients: who.
         group: different X-rays of each.
+        pixels: width and height of the images.
         options: what X-rays.
         rng: source of everything random.
         device: where the images are made, and all else is put.
@@ -134,7 +134,7 @@ def draw_pairs(
     columns: dict[str, list] = {name: [] for name in ("K", "T_true", "T_start", "T_nominal", "centre_lps_mm")}
     line_integrals, strengths, cameras, frames = [], [], [], []
     for patient in patients:
-        camera, frame = _random_geometry(patient, options, rng)
+        camera, frame = _random_geometry(patient, pixels, options, rng)
         theta = _random_theta(frame, camera, group, options, rng)
         T_true = frame.T_from_theta(theta)
         really = misjudged(camera, rng, options.misjudged)
@@ -162,8 +162,7 @@ def draw_pairs(
     )
 
 
-def _random_geometry(patient: Patient, options: PairOptions, rng) -> tuple[Camera, PoseFrame]:
-    pixels = options.pixels
+def _random_geometry(patient: Patient, pixels: int, options: PairOptions, rng) -> tuple[Camera, PoseFrame]:
     if rng.random() >= options.c_arms:
         sdd_mm, field_mm, sod_mm = 1011.7, 204.4, rng.choice([700.0, rng.uniform(620, 800)])
     else:

@@ -129,6 +129,14 @@ class Host:
         panel.reload = create
         return create()
 
+    def close_module(self, widget) -> None:
+        """Close a panel, as the application does at its end: what is in it follows the scene no longer."""
+        widget.cleanup()
+        for part in widget.parent.findChildren(QtWidgets.QWidget):
+            if hasattr(part, "setMRMLScene"):
+                part.blockSignals(True)
+                part.setMRMLScene(None)
+
     def process(self, seconds: float = 0.0, until=None) -> bool:
         """Run the event loop for a time, or until something holds; False if it did not in that time."""
         timer = QtCore.QElapsedTimer()

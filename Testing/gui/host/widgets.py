@@ -227,7 +227,7 @@ class NodeComboBox(QtWidgets.QWidget):
         layout = QtWidgets.QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._box)
-        self._scene, self._current, self._observers = None, None, []
+        self._scene, self._current, self._observers, self._items = None, None, [], None
         self.nodeTypes, self.noneDisplay, self.baseName = [], "None", ""
         self.noneEnabled = self.addEnabled = self.removeEnabled = self.renameEnabled = False
         self.sizeAdjustPolicy = 0
@@ -245,12 +245,17 @@ class NodeComboBox(QtWidgets.QWidget):
         self._fill()
 
     def _fill(self):
-        self._box.clear()
-        if self.noneEnabled or not self._nodes():
-            self._box.addItem(self.noneDisplay if self.noneEnabled else "Select a volume", None)
-        for node in self._nodes():
-            self._box.addItem(node.GetName(), node.GetID())
-        if self._current is not None and self._current not in self._nodes():
+        nodes = self._nodes()
+        items = [(node.GetName(), node.GetID()) for node in nodes]
+        if self.noneEnabled or not nodes:
+            items.insert(0, (self.noneDisplay if self.noneEnabled else "Select a volume", None))
+        # Asked whenever any node comes or goes, and most are of other classes.
+        if items != self._items:
+            self._items = items
+            self._box.clear()
+            for name, node_id in items:
+                self._box.addItem(name, node_id)
+        if self._current is not None and self._current not in nodes:
             self._change(None)
         self._show()
 

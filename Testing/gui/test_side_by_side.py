@@ -1,0 +1,164 @@
+"""Several X-rays of one calibrated set, shown side by side: each with its view, its DRR and its overlay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
+from SOPIRegistrationLib.geometry.files import write_geometry
+
+
+@pytest.fixture(scope="session")
+def side_xray(demo_case):
+    """(camera, picture) of a second C-arm 60 deg beside that of the demo case, whose world is its camera."""
+    from SOPIRegistrationLib.images.ct_preparation import prepare_ct
+    from SOPIRegistrationLib.projector import project
+    from SOPIRegistrationLib.subject import Subject
+
+    subject = Subject(prepare_ct(demo_case.ct))
+    centre = (demo_case.T_true @ [*subject.ct.rotation_centre_lps_mm, 1.0])[:3]
+    about = np.eye(4)
+    about[:3, 3] = centre
+    turn = about @ se3.exp_se3(np.array([0, np.deg2rad(60), 0, 0, 0, 0])) @ se3.invert_rigid(about)
+    camera = replace(demo_case.camera, name="side", T_world_to_camera=turn)
+    return camera, 6e4 * np.exp(-project(subject.body.level(1), camera, demo_case.T_true))
+
+
+@pytest.fixture
+def biplane(user, demo_case, side_xray, tmp_path):
+    """Both X-rays in the table, used jointly, the CT where the patient lay."""
+    import slicer
+
+    user.take_demo(demo_case)
+    camera, pixels = side_xray
+    front = replace(demo_case.camera, name="front")
+    path = tmp_path / "cameras.json"
+    write_geometry(CArmGeometry((front, camera)), path)
+    nodes = {"side": slicer.util.addVolumeFromArray(pixels[None].astype(np.float32), name="side")}
+    nodes["front"] = user.nodes.xray
+    nodes["front"].SetName("front")
+    user.host.answers.append(str(path))
+    user.click("loadGeometryButton")
+    for name in ("side", "front"):
+        user.choose(xray=nodes[name])
+        user.click("addXrayButton")
+    assert user.host.messages == []
+    user.ui.jointCheckBox.checked = True
+    user.show_views()
+    user.session.pose = user.session.case.T_world_to_camera @ demo_case.T_true
+    user.wait()
+    user.nodes_by_name = nodes
+    return user
+
+
+def views(user) -> set[str]:
+    """Names of the views of the layout."""
+    layouts = user.host.app.layoutManager()
+    description = layouts.layoutLogic().GetLayoutNode().GetLayoutDescription(layouts.layout)
+    return {view.get("singletontag") for view in ElementTree.fromstring(description).iter("view")}
+
+
+def shown_in(view: str) -> tuple[str, str]:
+    """IDs of the volumes in the background and the foreground of a slice view."""
+    import slicer
+    from SOPIRegistrationLib.scene import slice_node
+
+    node = slice_node(slicer.mrmlScene, view)
+    composite = slicer.vtkMRMLSliceLogic.GetSliceCompositeNode(node)
+    return composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID()
+
+
+def drr_of(overlay) -> np.ndarray:
+    import slicer
+
+    return slicer.util.arrayFromVolume(overlay.drr)[0].copy()
+
+
+def test_every_xray_has_its_view_its_drr_and_its_overlay(biplane):
+    front, side = (biplane.nodes_by_name[name].GetID() for name in ("front", "side"))
+    assert {"Fusion", "XRay", "DRR", "Fusion2", "XRay2", "DRR2"} <= views(biplane)
+    main, [other] = biplane.session.overlay, biplane.session.overlay.beside
+    assert shown_in("XRay")[0] == front
+    assert shown_in("Fusion") == (front, main.node.GetID())
+    assert shown_in("DRR")[0] == main.drr.GetID()
+    assert shown_in("XRay2")[0] == side
+    assert shown_in("Fusion2") == (side, other.node.GetID())
+    assert shown_in("DRR2")[0] == other.drr.GetID()
+
+
+def test_the_drr_beside_is_what_the_other_camera_sees(biplane, side_xray):
+    from SOPIRegistrationLib.images.resampling import area_weights
+
+    [other] = biplane.session.overlay.beside
+    drr, pixels = drr_of(other), side_xray[1]
+    rows, columns = (area_weights(min(a, b), b) for a, b in zip(drr.shape, pixels.shape, strict=True))
+    integrals = np.asarray((columns @ (rows @ -np.log(pixels / 6e4)).T).T)
+    seen = integrals > 0.05 * integrals.max()
+    assert np.corrcoef(drr[seen], integrals[seen])[0, 1] > 0.995
+
+
+def test_the_other_view_lies_on_its_own_detector_and_moves_with_the_ct(biplane):
+    [other] = biplane.session.overlay.beside
+    before, fused = drr_of(other), biplane.host.view_pixels("Fusion2").astype(int)
+    assert fused.std() > 10
+    biplane.ui.txSlider.value = biplane.ui.txSlider.value + 12.0
+    biplane.wait()
+    assert np.abs(drr_of(other) - before).max() > 0.1 * before.max()
+    assert np.abs(biplane.host.view_pixels("Fusion2").astype(int) - fused).max() > 30
+
+
+def test_mode_and_settings_are_of_all_pictures(biplane):
+    [other] = biplane.session.overlay.beside
+    biplane.ui.overlayModeCombo.setCurrentText("Two colours")
+    biplane.ui.mixSlider.value = 0.8
+    biplane.wait()
+    assert other.mode == "fusion"
+    assert other.setting("mix") == pytest.approx(0.8)
+
+
+def test_one_switch_goes_back_to_this_xray(biplane):
+    import slicer
+
+    [other] = biplane.session.overlay.beside
+    gone = other.node.GetID(), other.drr.GetID()
+    biplane.ui.jointCheckBox.checked = False
+    biplane.show_views()
+    assert "Fusion2" not in views(biplane)
+    assert biplane.session.overlay.beside == ()
+    assert [slicer.mrmlScene.GetNodeByID(one) for one in gone] == [None, None]
+    biplane.ui.jointCheckBox.checked = True
+    biplane.show_views()
+    assert "Fusion2" in views(biplane)
+
+
+def test_another_one_is_looked_at(biplane):
+    """The two change places; nobody is left behind."""
+    import slicer
+
+    rows = [biplane.ui.xrayTable.item(row, 1).text() for row in (0, 1)]
+    biplane.ui.xrayTable.cellClicked.emit(rows.index("side"), 1)
+    biplane.wait()
+    front, side = (biplane.nodes_by_name[name].GetID() for name in ("front", "side"))
+    assert shown_in("XRay")[0] == side
+    assert shown_in("XRay2")[0] == front
+    pictures = [n for n in slicer.util.getNodesByClass("vtkMRMLVectorVolumeNode") if "DRR" in n.GetName()]
+    assert len(pictures) == 2
+
+
+def test_side_by_side_after_loading_the_scene(biplane, tmp_path):
+    import slicer
+
+    before = drr_of(biplane.session.overlay.beside[0])
+    path = str(tmp_path / "biplane.mrb")
+    assert slicer.util.saveScene(path)
+    slicer.mrmlScene.Clear()
+    slicer.util.loadScene(path)
+    biplane.wait()
+    [other] = biplane.session.overlay.beside
+    np.testing.assert_allclose(drr_of(other), before, atol=1e-3)
+    assert shown_in("Fusion2")[1] == other.node.GetID()
+    assert len([n for n in slicer.util.getNodesByClass("vtkMRMLVectorVolumeNode")]) == 2
