@@ -18,13 +18,12 @@ torch.set_num_threads(1)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-
 # Of processes that share the tests between them: each holds up to 3 GB.
 MOST_WORKERS = 4
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """A process a core for folders of tests; files that are named run in this process, which is there already."""
+    """A process a core for folders of tests; files that are named run in this process, which is there."""
     named = all(Path(argument.partition("::")[0]).suffix == ".py" for argument in config.args)
     return 0 if named else min(MOST_WORKERS, os.cpu_count() or 1)
 

@@ -11,15 +11,15 @@ from SOPIRegistrationLib.geometry.camera import Camera
 
 @pytest.fixture
 def tolerated(user, demo_case):
-    """The demo case with a geometry that states a wrong principal point within a tolerance."""
+    """The demo case with a geometry that states a wrong distance within a wide tolerance."""
     from SOPIRegistrationLib.geometry.tolerances import Tolerances
 
     user.take_demo(demo_case)
     geometry = user.session.state.geometry
-    K = geometry.camera.K.copy()
-    K[:2, 2] += [4.0, -3.0]
-    tolerances = Tolerances(sdd_mm=10.0, principal_point_px=6.0)
-    camera = replace(geometry.camera, K=K, tolerances=tolerances)
+    K, sdd = geometry.camera.K.copy(), geometry.camera.sdd_mm
+    K[[0, 1], [0, 1]] *= 1.06
+    tolerances = Tolerances(sdd_mm=80.0, principal_point_px=2.0)
+    camera = replace(geometry.camera, K=K, sdd_mm=1.06 * sdd, tolerances=tolerances)
     user.session.state.geometry = replace(geometry, cameras=(camera,))
     user.wait()
     user.stated = camera
@@ -119,8 +119,7 @@ def test_a_registration_under_tolerances_shows_what_it_estimated(tolerated, tmp_
     assert "principal point" in user.ui.estimatedLabel.text
     assert "stated" in user.ui.geometryEstimatedLabel.text
     place, camera = place_of(user.parameters.xray), user.session.case.xray.camera
-    print(user.ui.estimatedLabel.text, camera.K, user.stated.K, user.parameters.xray.GetAttribute("SOPIRegistration.EstimatedCamera"))
-    assert not np.allclose(camera.K, user.stated.K)
+    assert not np.allclose(camera.K, user.stated.K, rtol=1e-3)
     # The boxes have what is stated.
     assert user.ui.principalUSpinBox.value == pytest.approx(user.stated.K[0, 2], abs=0.01)
     shown = user.ui.estimatedLabel.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -57,7 +58,8 @@ def biplane(user, demo_case, side_xray, tmp_path):
 def views(user) -> set[str]:
     """Names of the views of the layout."""
     layouts = user.host.app.layoutManager()
-    return set(layouts.sliceViewNames())
+    description = layouts.layoutLogic().GetLayoutNode().GetLayoutDescription(layouts.layout)
+    return {view.get("singletontag") for view in ElementTree.fromstring(description).iter("view")}
 
 
 def shown_in(view: str) -> tuple[str, str]:

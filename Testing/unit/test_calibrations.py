@@ -594,9 +594,59 @@ def test_xrays_of_rtk_are_turned_over_together(tmp_path, rtk, rng):
 # Refusals
 
 
+VTK = {
+    "@schema": "https://autoscoperm.slicer.org/vtk-schema-1.0.json",
+    "version": 1.0,
+    "camera-position": [104.0, -800.0, -180.0],
+    "focal-point": [-8.0, -45.0, -150.0],
+    "view-up": [0.1, 0.0, 1.0],
+    "view-angle": 24.0,
+    "image-width": 640,
+    "image-height": 480,
+}
+
+
+def test_autoscopers_vtk_camera_sees_what_vtk_draws(tmp_path, rng):
+    vtk = pytest.importorskip("vtk")
+    path = tmp_path / "cam.json"
+    path.write_text(json.dumps(VTK))
+    read = load_geometry(path)
+    assert read.sod_mm == pytest.approx(
+        np.linalg.norm(np.subtract(VTK["camera-position"], VTK["focal-point"]))
+    )
+    theirs = vtk.vtkCamera()
+    theirs.SetPosition(VTK["camera-position"])
+    theirs.SetFocalPoint(VTK["focal-point"])
+    theirs.SetViewUp(VTK["view-up"])
+    theirs.SetViewAngle(VTK["view-angle"])
+    matrix = theirs.GetCompositeProjectionTransformMatrix(640 / 480, -1, 1)
+    points = np.array(VTK["focal-point"]) + rng.uniform(-60, 60, (20, 3))
+    clip = np.array([matrix.MultiplyPoint((*point, 1.0)) for point in points])
+    seen = clip[:, :2] / clip[:, 3:]
+    # From -1 to 1 across the picture, y up.
+    expected = np.stack([(seen[:, 0] + 1) * 320 - 0.5, (1 - seen[:, 1]) * 240 - 0.5], axis=-1)
+    T = read.camera.T_world_to_camera
+    np.testing.assert_allclose(read.camera.project(points @ T[:3, :3].T + T[:3, 3]), expected, atol=1e-6)
+
+
+def test_two_vtk_cameras_of_a_folder(tmp_path):
+    for name, place in (("cam1", [104.0, -800.0, -180.0]), ("cam2", [700.0, -45.0, -150.0])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(VTK | {"camera-position": place}))
+    read = load_geometry(tmp_path)
+    assert [camera.name for camera in read.cameras] == ["cam1", "cam2"]
+    assert read.for_camera("cam2").sod_mm == pytest.approx(708, abs=1)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
+        ("cam.json", json.dumps(VTK | {"view-up": [0, 0]}), "view-up must be three numbers"),
+        ("cam.json", json.dumps(VTK | {"view-angle": 0}), "are those of no X-ray"),
+        (
+            "cam.json",
+            json.dumps(VTK | {"camera-position": [0, 0, 9], "focal-point": [0, 0, 0], "view-up": [0, 0, 1]}),
+            "view-up is along the view",
+        ),
         ("cam.txt", MAYACAM_2.replace("rotation", "turning"), "XMALab): it has no section 'rotation'"),
         ("cam.txt", MAYACAM_2[:200], "has no section 'translation'"),
         ("cam.txt", MAYACAM_2.replace("901.39", "far"), "translation must be 3 finite numbers"),

@@ -270,6 +270,7 @@ def test_a_usual_geometry_has_no_contradiction():
         ({"sdd": 300.0}, None, {}, "the image is 54 deg wide as seen from the source"),
         ({"sdd": 110.0}, None, {}, "the source-detector distance of 110 mm is none of an X-ray system"),
         ({"sod": 1010.0}, None, {}, "the patient stands behind the detector: 1010 of 1000 mm"),
+        ({"sod": 150.0}, None, {}, "150 mm before the source, 6.7 times magnified"),
         ({"point": (-40.0, 500.0)}, None, {}, "principal point (-40.0, 500.0) lies outside the image"),
         ({}, None, {"IntensifierSize": 230.0}, "1.34 times the field of view or intensifier size"),
         (

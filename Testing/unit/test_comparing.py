@@ -122,7 +122,7 @@ def test_the_correlation_finds_where_a_feature_went():
     cells, reach = SMALL.cells, SMALL.reach
     a = torch.randn(1, 32, cells, cells, generator=torch.Generator().manual_seed(3))
     b = torch.roll(a, (2, -1), dims=(2, 3))
-    found = network._correlation(a, b).unflatten(1, (2 * reach + 1,) * 2)
+    found = network.correlation(a, b).unflatten(1, (2 * reach + 1,) * 2)
     # What is at (v, u) of a is at (v + 2, u - 1) of b.
     torch.testing.assert_close(found[0, reach + 2, reach - 1, :-2, 1:], torch.ones(cells - 2, cells - 1))
     assert (found[0, 0, 0, 0] == 0).all()

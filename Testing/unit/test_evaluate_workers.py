@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed import LocalCluster
-from SOPIRegistrationLib.evaluation import runner
 from SOPIRegistrationLib.evaluation.methods import EvaluatedMethod
 from SOPIRegistrationLib.evaluation.problem import Estimate
 from SOPIRegistrationLib.evaluation.results import Results
@@ -178,7 +177,7 @@ def test_no_scheduler_is_one_line(ct, tmp_path, capsys):
 
 
 def test_several_processes_without_dask_are_one_line(ct, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runner, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "distributed", None)
     assert evaluate(tmp_path, ct, "--methods", "initial", "--cases", 2, "--workers", 2) == 2
     error = capsys.readouterr().err
     assert "'distributed': pip install it, or use --workers 1" in error

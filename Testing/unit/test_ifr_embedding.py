@@ -10,7 +10,6 @@ import torch
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.volume import Volume
-from SOPIRegistrationLib.networks import embedding
 from SOPIRegistrationLib.networks.composite import CompositeSimilarity
 from SOPIRegistrationLib.networks.embedding import (
     SCALE,
@@ -253,9 +252,9 @@ def _embedded_in_double(network, scene, images):
     return Embedded(fixed, moving, None, weights)
 
 
-def test_jacobian_of_the_features_against_backpropagation(scene, network, monkeypatch):
+def test_jacobian_of_the_features_against_backpropagation(scene, network):
     # An untrained network is more curved than a trained one: differences closer by.
-    monkeypatch.setattr(embedding, "_DIFFERENCE", 0.01)
+    network.difference = 0.01
     images = scene.images(scene.T)
     embedded = scene.embedded(network, images, with_jacobian=True)
     leaves = images._replace(body=images.body.requires_grad_(), bone=images.bone.requires_grad_())

@@ -156,7 +156,7 @@ def test_momentum_stops_when_asked_and_where_nothing_is_defined():
 def test_both_derivatives_of_an_objective_agree(scene, monkeypatch):
     """In the world of two C-arms, neither at its origin."""
     # An untrained network is more curved than a trained one: differences closer by.
-    monkeypatch.setattr(embedding, "_DIFFERENCE", 0.01)
+    monkeypatch.setattr(scene.network, "difference", 0.01)
     turned = se3.rigid(se3.exp_so3(np.array([0.2, 0.9, -0.3])), np.array([30.0, -50.0, 80.0]))
     side = np.eye(4)
     side[:3, :3] = se3.exp_so3(np.array([0.0, 0.2, 0.0]))

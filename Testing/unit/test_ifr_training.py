@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from SOPIRegistrationLib.cli import train
+from SOPIRegistrationLib.cli import train_ifr
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.networks.composite import CONFIGURATIONS, CompositeSimilarity
@@ -220,12 +221,11 @@ def test_the_command_line_trains_and_leaves_weights(tmp_path, phantoms, capsys, 
         (("--network", "deep-reg", "--step", "1"), "deep-reg", "least squares", False),
     ],
 )
-def test_what_is_trained_says_how_it_is_used(tmp_path, monkeypatch, words, name, inference, masked):
-    asked = []
-    monkeypatch.setattr(train, "_train", lambda args, task, name, *_: asked.append((task.config, name)) or 0)
-    assert main(["train", "ifr", "--out", str(tmp_path), *words]) == 0
-    [(config, file)] = asked
-    assert (file, config.inference, config.masked) == (name, inference, masked)
+def test_what_is_trained_says_how_it_is_used(words, name, inference, masked):
+    parser = argparse.ArgumentParser()
+    train_ifr.add_arguments(parser)
+    asked = train_ifr.asked_for(parser.parse_args(["--out", "folder", *words]))
+    assert (asked.name, asked.task.config.inference, asked.task.config.masked) == (name, inference, masked)
 
 
 @pytest.mark.parametrize(

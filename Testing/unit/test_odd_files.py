@@ -74,6 +74,29 @@ def test_a_screenshot_with_colours_is_refused(tmp_path, interpretation):
         read_radiograph(path)
 
 
+def palette(red, green=None, blue=None) -> Dataset:
+    ds = dicom(GRAY, PhotometricInterpretation="PALETTE COLOR")
+    for name, table in (("Red", red), ("Green", green), ("Blue", blue)):
+        table = red if table is None else table
+        setattr(ds, f"{name}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        setattr(ds, f"{name}PaletteColorLookupTableData", table.astype("<u2").tobytes())
+    return ds
+
+
+def test_a_palette_of_grays_is_looked_up(tmp_path):
+    table = np.arange(256)[::-1] * 257
+    path = saved(palette(table), tmp_path / "palette.dcm")
+    np.testing.assert_array_equal(read_radiograph(path).pixels, table[GRAY])
+
+
+def test_a_palette_of_colours_is_refused(tmp_path):
+    ramp = np.arange(256) * 257
+    with pytest.raises(InputError, match=r"is a colour image \(PALETTE COLOR\): give the grayscale"):
+        read_radiograph(saved(palette(ramp, blue=ramp[::-1]), tmp_path / "colours.dcm"))
+    with pytest.raises(InputError, match="has a colour palette that cannot be read"):
+        read_radiograph(saved(dicom(GRAY, PhotometricInterpretation="PALETTE COLOR"), tmp_path / "none.dcm"))
+
+
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, MPEG4HP41, HTJ2K])
 def test_what_cannot_be_decoded(tmp_path, syntax):
     ds = dicom(GRAY)

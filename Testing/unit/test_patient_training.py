@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import threading
 import time
 from dataclasses import replace
 
@@ -401,9 +402,21 @@ def test_command_says_what_it_reached_and_goes_on(trained, files, capsys):
     assert "progress 1.0000 step 3" in printed
 
 
-def test_command_stops_when_asked_to(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_patient, "is_asked_to_stop", lambda folder: True)
-    assert main(command(files, tmp_path)) == 0
+def test_command_stops_when_asked_to(files, tmp_path):
+    ended = threading.Event()
+
+    def ask():
+        """What an earlier training was asked is forgotten: asked until it is heard."""
+        while not ended.wait(0.05):
+            patient_models.ask_to_stop(tmp_path)
+
+    somebody = threading.Thread(target=ask)
+    somebody.start()
+    try:
+        assert main(command(files, tmp_path)) == 0
+    finally:
+        ended.set()
+        somebody.join()
     assert TrainingStatus.read(tmp_path).state == patient_models.STOPPED
     assert PatientModel.read(tmp_path) is not None
 

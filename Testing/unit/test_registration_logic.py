@@ -14,21 +14,23 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.registration import RegistrationResult
-from SOPIRegistrationLib.registration import logic as module
 from SOPIRegistrationLib.registration.logic import RegistrationLogic, State, outcome_of
 from SOPIRegistrationLib.registration.prepared import Inputs, PreparedCase
 from SOPIRegistrationLib.registration.result import Verdict
 
 
+def working(work) -> RegistrationLogic:
+    """A logic whose work is a stand-in."""
+    return RegistrationLogic(lambda inputs, known, report: work(report), lambda task, report: work(report))
+
+
 class Watched:
     """A logic whose work is a stand-in, and all that it tells."""
 
-    def __init__(self, monkeypatch, work):
-        self.logic, self.told = RegistrationLogic(), []
+    def __init__(self, work):
+        self.logic, self.told = working(work), []
         for name in ("state_changed", "progressed", "prepared", "finished", "stopped", "failed"):
             getattr(self.logic, name).connect(lambda value, name=name: self.told.append((name, value)))
-        monkeypatch.setattr(module, "prepare", lambda inputs, known, report: work(report))
-        monkeypatch.setattr(module, "run", lambda task, report: work(report))
 
     def names(self):
         return [name for name, _ in self.told]
@@ -50,8 +52,8 @@ def going_on():
     return work, go
 
 
-def test_prepared_and_registered(monkeypatch):
-    watched = Watched(monkeypatch, lambda report: "done")
+def test_prepared_and_registered():
+    watched = Watched(lambda report: "done")
     assert watched.logic.state is State.IDLE
     watched.logic.prepare("inputs")
     assert watched.logic.state is State.PREPARING
@@ -69,7 +71,7 @@ def test_prepared_and_registered(monkeypatch):
     ]
 
 
-def test_what_is_to_follow_a_case_follows_no_end_without_one(monkeypatch):
+def test_what_is_to_follow_a_case_follows_no_end_without_one():
     go, followed = threading.Event(), []
 
     def work(report):
@@ -77,7 +79,7 @@ def test_what_is_to_follow_a_case_follows_no_end_without_one(monkeypatch):
             report("on the way")
         return "done"
 
-    watched = Watched(monkeypatch, work)
+    watched = Watched(work)
     for end in (watched.logic.stop, watched.logic.abandon):
         watched.logic.prepare("inputs", then=lambda: followed.append("too early"))
         end()
@@ -89,9 +91,9 @@ def test_what_is_to_follow_a_case_follows_no_end_without_one(monkeypatch):
     assert followed == ["prepared"]
 
 
-def test_stopped_with_what_was_reached_or_nothing(monkeypatch, going_on):
+def test_stopped_with_what_was_reached_or_nothing(going_on):
     work, _ = going_on
-    watched = Watched(monkeypatch, work)
+    watched = Watched(work)
     watched.logic.register("task")
     watched.logic.stop()
     assert watched.logic.state is State.STOPPING
@@ -104,9 +106,9 @@ def test_stopped_with_what_was_reached_or_nothing(monkeypatch, going_on):
     assert "progressed" not in watched.names()[-2:]
 
 
-def test_only_one_thing_at_a_time_and_what_is_abandoned_says_nothing(monkeypatch, going_on):
+def test_only_one_thing_at_a_time_and_what_is_abandoned_says_nothing(going_on):
     work, go = going_on
-    watched = Watched(monkeypatch, work)
+    watched = Watched(work)
     watched.logic.register("task")
     with pytest.raises(RuntimeError, match="is registering: wait"):
         watched.logic.prepare("inputs")
@@ -117,30 +119,29 @@ def test_only_one_thing_at_a_time_and_what_is_abandoned_says_nothing(monkeypatch
     assert watched.names() == ["state_changed", "state_changed"]
 
 
-def test_waiting_for_an_outcome_without_events(monkeypatch, going_on):
+def test_waiting_for_an_outcome_without_events(going_on):
     work, go = going_on
-    monkeypatch.setattr(module, "run", lambda task, report: work(report))
-    told = []
-    stopped = outcome_of(
-        lambda logic: logic.register("task"), "finished", lambda live: told.append(live) or True
-    )
+
+    def register(logic):
+        logic.register("task")
+
+    stopped = outcome_of(register, "finished", lambda live: True, logic=working(work))
     assert stopped == "as far as it came"
     go.set()
-    assert outcome_of(lambda logic: logic.register("task"), "finished") == "done"
+    assert outcome_of(register, "finished", logic=working(work)) == "done"
 
-    def fails(task, report):
-        raise InputError("no bone")
-
-    monkeypatch.setattr(module, "run", fails)
-    with pytest.raises(InputError, match="no bone"):
-        outcome_of(lambda logic: logic.register("task"), "finished")
-
-
-def test_failures_and_work_that_cannot_be_stopped(monkeypatch):
     def fails(report):
         raise InputError("no bone")
 
-    watched = Watched(monkeypatch, fails)
+    with pytest.raises(InputError, match="no bone"):
+        outcome_of(register, "finished", logic=working(fails))
+
+
+def test_failures_and_work_that_cannot_be_stopped():
+    def fails(report):
+        raise InputError("no bone")
+
+    watched = Watched(fails)
     watched.logic.prepare("inputs")
     watched.logic.wait()
     name, error = watched.told[-1]

@@ -325,7 +325,9 @@ def _stop_at_once(progress: Progress) -> None:
     raise Cancelled("only begun")
 
 
-def default_workers() -> int:
-    """One process for every four cores, at least one: a registration alone keeps a few cores busy, and
-    times of registrations that wait for each other mean nothing."""
-    return max(1, (os.cpu_count() or 1) // 4)
+def default_workers(cores: int | None = None) -> int:
+    """One process for every four cores, this machine's unless given, at least one.
+
+    A registration alone keeps a few cores busy, and times of those that wait for each other mean nothing.
+    """
+    return max(1, (cores or os.cpu_count() or 1) // 4)

@@ -1,4 +1,8 @@
-"""A pose moved by hand in the X-ray's picture: what a drag, the wheel or an arrow key does to it."""
+"""A pose moved by hand in the X-ray's picture: what a drag, the wheel or an arrow key does to it.
+
+Everywhere ``T`` is (4, 4) T_lps_to_camera, mm, and so is what comes back; ``centre`` (3,) a point of the
+object, LPS mm; ``from_px`` and ``to_px`` the (2,) pixels (u, v) of a drag in the X-ray of ``camera``.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,6 @@ def shifted(T, camera: Camera, centre, from_px, to_px) -> np.ndarray:
     """Pose shifted parallel to the detector, so that what was seen at one pixel is seen at another.
 
     Exact at the depth of the centre, near to it elsewhere: the picture stays under the mouse.
-
-    Args:
-        T: (4, 4) T_lps_to_camera, mm.
-        camera: the X-ray's.
-        centre: (3,) point of the object, LPS mm, at whose depth the shift is made.
-        from_px: (2,) pixel (u, v).
-        to_px: (2,) pixel (u, v).
-
-    Returns:
-        (4, 4) T_lps_to_camera.
     """
     depth = _place(T, centre)[2]
     on_plane = camera.K_inverse @ np.append(np.subtract(to_px, from_px), 0.0)
@@ -29,15 +23,9 @@ def shifted(T, camera: Camera, centre, from_px, to_px) -> np.ndarray:
 
 
 def tilted(T, camera: Camera, centre, from_px, to_px, rad_per_width: float = np.pi / 2) -> np.ndarray:
-    """Pose turned out of the picture's plane about a point, as a ball is turned by the mouse on its front.
+    """Pose turned out of the picture's plane about the centre, as a ball is turned by the mouse on its front.
 
-    Args:
-        T: (4, 4) T_lps_to_camera, mm.
-        camera: the X-ray's.
-        centre: (3,) point of the object, LPS mm, that stays where it is.
-        from_px: (2,) pixel (u, v).
-        to_px: (2,) pixel (u, v).
-        rad_per_width: angle of a drag over the longer edge of the X-ray.
+    By ``rad_per_width`` for a drag over the longer edge of the X-ray.
     """
     du, dv = np.subtract(to_px, from_px) * rad_per_width / max(camera.shape)
     # The front, nearer to the source, moves with the mouse: u to the right is a turn about -y.
@@ -45,15 +33,7 @@ def tilted(T, camera: Camera, centre, from_px, to_px, rad_per_width: float = np.
 
 
 def rolled(T, camera: Camera, centre, from_px, to_px) -> np.ndarray:
-    """Pose turned in the picture's plane about where a point is seen, by the angle between two pixels there.
-
-    Args:
-        T: (4, 4) T_lps_to_camera, mm.
-        camera: the X-ray's.
-        centre: (3,) point of the object, LPS mm, that stays where it is.
-        from_px: (2,) pixel (u, v).
-        to_px: (2,) pixel (u, v).
-    """
+    """Pose turned in the picture's plane about where the centre is seen, by the angle of the drag there."""
     seen = camera.project(_place(T, centre))
     before, after = np.subtract(from_px, seen), np.subtract(to_px, seen)
     angle = np.arctan2(before[0] * after[1] - before[1] * after[0], before @ after)
@@ -61,7 +41,7 @@ def rolled(T, camera: Camera, centre, from_px, to_px) -> np.ndarray:
 
 
 def moved_in_depth(T, centre, mm: float) -> np.ndarray:
-    """Pose moved along the ray through a point, away from the source: the point stays where it is seen."""
+    """Pose moved along the ray through the centre, away from the source: it stays where it is seen."""
     place = _place(T, centre)
     return _moved(T, shift=mm * place / np.linalg.norm(place))
 

@@ -21,6 +21,7 @@ _DETECTOR_DISTANCES_MM = 250.0, 3000.0
 _WIDEST_CONE_DEG = 45.0
 _SQUARE, _SAME_SIZE, _EXCHANGED = 1.05, 1.1, 0.02
 _MOST_SKEW = 0.01
+_LARGEST_MAGNIFICATION = 4.0
 # Where cameras that look at one object meet, before their sources; how far their middle rays may be from
 # there, of half the field.
 _MEETING_MM, _PASSING = (150.0, 5000.0), 0.15
@@ -161,6 +162,11 @@ def _of_distances(geometry: CArmGeometry, camera: Camera) -> list[str]:
         )
     if sdd is not None and sod is not None and sod >= sdd:
         found.append(f"the patient stands behind the detector: {sod:g} of {sdd:g} mm")
+    elif sdd is not None and sod is not None and sdd > _LARGEST_MAGNIFICATION * sod:
+        found.append(
+            f"the patient stands {sod:g} mm before the source, {sdd / sod:.1f} times magnified: is it the "
+            "distance from the detector?"
+        )
     return found
 
 

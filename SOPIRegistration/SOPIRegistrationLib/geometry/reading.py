@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.geometry.calibrations import FORMATS, camera_names, opencv, read_calibration
+from SOPIRegistrationLib.geometry.calibrations import FORMATS, camera_names, read_calibration
 from SOPIRegistrationLib.geometry.presets import PRESETS
 from SOPIRegistrationLib.geometry.values import (
     CALIBRATION_KEYS,
@@ -46,18 +46,20 @@ def read_entry(path: Path, image_shape: tuple[int, int] | None, tags: Values) ->
     if path.is_dir():
         return _read_folder(path, image_shape, tags)
     text = _read_text(path)
-    if not text.lstrip("\ufeff \r\n\t").startswith(("{", "[")) or opencv.recognises(text):
-        given = _given(image_shape, tags)
-        found = read_calibration(text, path, given)
-        if found is not None:
-            return _filled(found[0], given), found[1]
+    given = _given(image_shape, tags)
+    found = read_calibration(text, path, given)
+    if found is not None:
+        return _filled(found[0], given), found[1]
     entry = _json_object(text, path)
-    if "calibration" not in entry:
-        return entry, str(path)
+    return (entry, str(path)) if "calibration" not in entry else _beside_calibration(entry, path, given)
+
+
+def _beside_calibration(entry: dict, path: Path, given: dict) -> tuple[dict, str]:
+    """As :func:`read_entry`, of a JSON that names a calibration and tells what that lacks."""
     name = entry.pop("calibration")
     if not isinstance(name, str):
         raise InputError(f"{path}: 'calibration' must be the name of a file")
-    given = _given(image_shape, tags) | _own(entry, path)
+    given = given | _own(entry, path)
     calibration = path.parent / name
     found = read_calibration(_read_text(calibration), calibration, given)
     if found is None:

@@ -70,14 +70,7 @@ def _identity_like(xp, matrix):
 
 
 def exp_so3(w):
-    """Rotation matrices of rotation vectors (Rodrigues' formula).
-
-    Args:
-        w: (..., 3) rotation vectors, rad.
-
-    Returns:
-        (..., 3, 3) rotations.
-    """
+    """(..., 3, 3) rotations of rotation vectors (..., 3), rad (Rodrigues' formula)."""
     xp = array_namespace(w)
     a, b, _ = _sinc_coefficients(xp, xp.sum(w * w, axis=-1))
     W = skew(w)
@@ -85,16 +78,10 @@ def exp_so3(w):
 
 
 def log_so3(R):
-    """Rotation vectors of rotation matrices, angle in [0, pi].
+    """(..., 3) rotation vectors, rad, of rotations (..., 3, 3), angle in [0, pi].
 
     Accurate over the whole range: near pi the axis comes from the symmetric part, its sign (free at
     pi itself) from what is left of the antisymmetric one.
-
-    Args:
-        R: (..., 3, 3) rotations.
-
-    Returns:
-        (..., 3) rotation vectors, rad.
     """
     xp = array_namespace(R)
     antisymmetric = 0.5 * xp.stack(
@@ -140,28 +127,15 @@ def invert_rigid(T):
 
 
 def transform_points(T, points):
-    """Points in another frame.
+    """(..., 3) points, mm, moved by rigid or affine matrices (..., 4, 4).
 
-    Args:
-        T: (..., 4, 4) rigid or affine matrices, mm.
-        points: (..., 3) points, mm; leading dimensions broadcast with those of ``T``, so that (P, 1, 4, 4)
-            and (N, 3) give (P, N, 3).
-
-    Returns:
-        (..., 3).
+    Leading dimensions broadcast: matrices (P, 1, 4, 4) and points (N, 3) give (P, N, 3).
     """
     return (T[..., :3, :3] @ points[..., None])[..., 0] + T[..., :3, 3]
 
 
 def exp_se3(twist):
-    """Rigid 4x4 matrices of twists.
-
-    Args:
-        twist: (..., 6), ``(w, v)``, rad and mm.
-
-    Returns:
-        (..., 4, 4): ``exp([[skew(w), v], [0, 0]])``.
-    """
+    """(..., 4, 4) ``exp([[skew(w), v], [0, 0]])`` of twists (..., 6) ``(w, v)``, rad and mm."""
     xp = array_namespace(twist)
     w, v = twist[..., :3], twist[..., 3:]
     a, b, c = _sinc_coefficients(xp, xp.sum(w * w, axis=-1))
@@ -190,15 +164,12 @@ def log_se3(T):
 
 
 def move_about(T, twist, centre):
-    """Poses after twists that act about a point of the object.
+    """(..., 4, 4) poses after twists that act about a point of the object.
 
     Args:
         T: (..., 4, 4) poses, object frame to target frame, mm.
         twist: (..., 6) in the target frame's axes, rad and mm.
         centre: (3,) or (..., 3) the point, object frame, mm.
-
-    Returns:
-        (..., 4, 4).
     """
     motion = exp_se3(twist)
     R = motion[..., :3, :3] @ T[..., :3, :3]
@@ -207,16 +178,7 @@ def move_about(T, twist, centre):
 
 
 def twist_about(T_from, T_to, centre):
-    """Twists that lead from poses to others, the inverse of :func:`move_about`.
-
-    Args:
-        T_from: (..., 4, 4) poses, object frame to target frame, mm.
-        T_to: (..., 4, 4) the same.
-        centre: (3,) or (..., 3) the point about which twists act, object frame, mm.
-
-    Returns:
-        (..., 6) in the target frame's axes, rad and mm.
-    """
+    """(..., 6) twists that lead from poses ``T_from`` to ``T_to``: the inverse of :func:`move_about`."""
     R_from_inverse = array_namespace(T_from).matrix_transpose(T_from[..., :3, :3])
     shift = transform_points(T_to, centre) - transform_points(T_from, centre)
     return log_se3(rigid(T_to[..., :3, :3] @ R_from_inverse, shift))
@@ -240,16 +202,7 @@ def rotation_distance(R_a, R_b):
 
 
 def geodesic_distance(T_a, T_b, mm_per_rad: float = 1.0):
-    """Distance on SE(3) in the canonical left-invariant (product) metric.
-
-    Args:
-        T_a: (..., 4, 4) rigid matrices, mm.
-        T_b: the same.
-        mm_per_rad: how many mm of translation weigh as much as one radian of rotation.
-
-    Returns:
-        (...,) ``sqrt((mm_per_rad * angle)^2 + |t_b - t_a|^2)``, mm.
-    """
+    """(...,) ``sqrt((mm_per_rad * angle)^2 + |t_b - t_a|^2)``, mm: distance in SE(3)'s canonical metric."""
     xp = array_namespace(T_a)
     gradient = geodesic_gradient(T_a, T_b)
     scale = xp.concat(
@@ -266,10 +219,6 @@ def geodesic_gradient(T_a, T_b):
     the gradient is minus the logarithm of each factor: ``(-log(R_a^T R_b), -R_a^T (t_b - t_a))``.
     Following its negative with ``T_a exp(.)`` leads to ``T_b``. Eq. 7 of the SOPI paper uses it as
     the direction that a learned similarity should reproduce.
-
-    Args:
-        T_a: (..., 4, 4) rigid matrices, mm, where the gradient is taken.
-        T_b: (..., 4, 4) rigid matrices, mm, the other end.
 
     Returns:
         (..., 6) ``(rotation, translation)``, rad and mm.

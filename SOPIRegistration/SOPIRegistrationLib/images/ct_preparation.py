@@ -38,7 +38,7 @@ BONE_THRESHOLD_HU = 200.0
 
 _COARSE_MM = 4.0
 _TABLE_RADIUS_MM = 5.0
-_MAX_VOXELS = 224**3
+_MOST_VOXELS = 224**3
 _SMALLEST_BONE_MM3 = 500.0
 _SURFACE_POINTS = 2000
 _SLAB = 16
@@ -60,6 +60,7 @@ def prepare_ct(
     working_spacing_mm: float | None = None,
     content: str = "body",
     progress: Callable[[float, str], None] | None = None,
+    most_voxels: int = _MOST_VOXELS,
 ) -> PreparedCT:
     """Turn a CT into attenuation and a bone mask on an isotropic grid along the CT's own axes.
 
@@ -70,9 +71,10 @@ def prepare_ct(
         mask: label map of the bones on any grid (every label above 0 counts); else a threshold is used.
         bone_threshold_hu: threshold of the bones without a mask, HU.
         working_spacing_mm: edge of the working voxels, mm; else the CT's smallest spacing, or what keeps
-            the grid within 224^3 voxels.
+            the grid within ``most_voxels``.
         content: "body" for the attenuation of everything but table and air, "bone" for the bones alone.
         progress: called with the fraction done and what is being done.
+        most_voxels: of the grid, where its spacing is not given.
 
     Raises:
         InputError: no body or bone in the CT, an empty mask or one that does not overlap the CT.
@@ -92,7 +94,7 @@ def prepare_ct(
     if mask is not None:
         mask_box = _mask_box(mask, volume)
         box = mask_box if content == "bone" else _union(box, mask_box)
-    grid = _WorkingGrid(volume, box, working_spacing_mm)
+    grid = _WorkingGrid(volume, box, working_spacing_mm, most_voxels)
 
     report(0.2, "resampling")
     attenuation, bone = grid.resample(
@@ -258,12 +260,12 @@ class _WorkingGrid:
         centres: for each axis (k, j, i), the working voxels' centres in CT indices.
     """
 
-    def __init__(self, volume: Volume, box: np.ndarray, spacing_mm: float | None):
+    def __init__(self, volume: Volume, box: np.ndarray, spacing_mm: float | None, most_voxels: int):
         spacing = volume.spacing_mm[::-1]
         extent = (box[1] - box[0]) * spacing
         finest = float(spacing.min())
         if spacing_mm is None:
-            spacing_mm = max(finest, float(np.prod(extent) / _MAX_VOXELS) ** (1 / 3))
+            spacing_mm = max(finest, float(np.prod(extent) / most_voxels) ** (1 / 3))
         own = np.abs(spacing - spacing_mm).max() < 1e-3 * finest
         self.spacing_mm = float(spacing.mean()) if own else spacing_mm
         steps = np.ones(3) if own else spacing_mm / spacing

@@ -24,7 +24,7 @@ from SOPIRegistrationLib.images.ct_stack import (
     sorted_along_normal,
     without_copies,
 )
-from SOPIRegistrationLib.images.dicom_tags import quiet_pydicom
+from SOPIRegistrationLib.images.dicom_tags import frame_value, quiet_pydicom
 from SOPIRegistrationLib.images.volume import Volume
 
 # So many files below a folder are looked at for slices that might be meant.
@@ -181,7 +181,7 @@ def require_ct(header: Dataset, path: Path | str) -> None:
     Raises:
         InputError: it is no CT.
     """
-    quantity = str(value_of(header, "RescaleType") or "").upper()
+    quantity = str(frame_value(header, "RescaleType", 0) or "").upper()
     if quantity not in _HOUNSFIELD:
         raise InputError(
             f"CT {path} does not hold Hounsfield units: its Rescale Type (0028,1054) is {quantity}: give the "

@@ -57,8 +57,9 @@ _VIEW_CODE = ("CodeValue", "CodeMeaning")
 # What may hold a projection: X-ray modalities, and those of pictures of unknown origin.
 _PROJECTIONS = ("XA", "RF", "DX", "CR", "DR", "RG", "DF", "MG", "IO", "PX", "RTIMAGE", "OT", "SC", "")
 
-# Three values a pixel, which pydicom returns as red, green and blue.
-_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+# Three values a pixel, which pydicom returns as red, green and blue, or a palette of them.
+_PALETTE = "PALETTE COLOR"
+_COLOURS = (_PALETTE, "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
 def modality_of(path: Path) -> str:
@@ -96,6 +97,8 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
         raise InputError(f"X-ray {path} is a colour image ({photometric}): give the grayscale original")
     index = chosen_frame(frame, frames, path)
     pixels = _stored_pixels(dataset, path, index, frames)
+    if photometric == _PALETTE:
+        pixels = _looked_up_colours(pixels, dataset, path)
     if not is_gray:
         pixels = _gray_of_colours(pixels, path, photometric)
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
@@ -134,6 +137,16 @@ def frames_of(path: Path) -> tuple[int, float | None]:
     if isinstance(frame_ms, int | float) and frame_ms > 0:
         return frames, 1000.0 / frame_ms
     return frames, float(rate) if isinstance(rate, int | float) and rate > 0 else None
+
+
+def _looked_up_colours(pixels: np.ndarray, dataset, path: Path) -> np.ndarray:
+    """(rows, columns, 3) colours of indices into a palette, which screenshots have of gray pictures, too."""
+    try:
+        return pydicom.pixels.apply_color_lut(pixels, dataset)
+    except Exception:  # pydicom raises whatever it trips over
+        raise InputError(
+            f"X-ray {path} has a colour palette that cannot be read: give the grayscale original"
+        ) from None
 
 
 def _gray_of_colours(pixels: np.ndarray, path: Path, photometric: str) -> np.ndarray:

@@ -145,7 +145,9 @@ def _other_scale(sample: np.ndarray, content: np.ndarray, background: float | No
         return offset
     if high > _HIGHEST_HU:
         return _scale_by_peaks(sample)
-    if is_tissue and (low < -50 or _scale_by_peaks(content) is None):
+    # Of a patient something is fat: where nothing is below water, it is an MR image as well as a CT.
+    has_fat = low < -50 or sample.min() < -50 or background == 0
+    if is_tissue and (low < -50 or (has_fat and _scale_by_peaks(content) is None)):
         # A scan without air around it, or with a background of 0.
         return _Scale()
     if scale := _scale_by_peaks(content):
@@ -158,7 +160,7 @@ def _other_scale(sample: np.ndarray, content: np.ndarray, background: float | No
         # With nothing between the background and a single peak that may be bones, cut out.
         return scale
     # The inside of a bone.
-    return _Scale() if -300 < low < 100 and peak < 700 else None
+    return _Scale() if has_fat and -300 < low < 100 and peak < 700 else None
 
 
 def _offset(sample: np.ndarray, content: np.ndarray, background: float | None) -> _Scale | None:

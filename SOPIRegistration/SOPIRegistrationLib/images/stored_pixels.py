@@ -22,7 +22,9 @@ def decoded_pixels(source, dataset, index: int | None = None) -> np.ndarray:
     Raises:
         Exception: whatever pydicom's decoders trip over.
     """
-    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    allocated = int(dataset.BitsAllocated)
+    # Floating-point pixels have no bits of their own.
+    stored = int(dataset.get("BitsStored") or allocated)
     below = _bits_below(dataset)
     # The decoder takes the lowest bits for the value: it is given all up to the highest.
     options = {"bits_stored": stored + below} if below else {}
@@ -37,7 +39,7 @@ def _bits_below(dataset) -> int:
     """How many bits of a cell lie below the value; none where High Bit (0028,0102) says nothing else."""
     syntax = str(getattr(dataset.file_meta, "TransferSyntaxUID", ""))
     high = plain_value(dataset, "HighBit")
-    if not isinstance(high, float) or syntax.startswith(_CODECS):
+    if not isinstance(high, float) or "BitsStored" not in dataset or syntax.startswith(_CODECS):
         return 0
     below = int(high) + 1 - int(dataset.BitsStored)
     return below if 0 < below <= int(dataset.BitsAllocated) - int(dataset.BitsStored) else 0

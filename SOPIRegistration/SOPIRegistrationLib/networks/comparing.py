@@ -193,7 +193,7 @@ class ComparingRTPI(nn.Module):
         b = moving.features
         everywhere = camera[:, :, None, None].expand(-1, -1, *a.shape[2:])
         products = self._products(a_pixels - moving.pixels, moving.changes)
-        merged = torch.cat([self._correlation(a, b), a, b, products, everywhere.to(a)], dim=1)
+        merged = torch.cat([self.correlation(a, b), a, b, products, everywhere.to(a)], dim=1)
         features = self.body(merged)
         shared = self.shared(torch.cat([features, camera], dim=1))
         out = torch.stack([head(shared) for head in self.heads], dim=1).float()
@@ -212,7 +212,7 @@ class ComparingRTPI(nn.Module):
         sums = sums.flatten(2).mT.unflatten(2, (self.config.cells,) * 2)
         return self.products_norm(sums)
 
-    def _correlation(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def correlation(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """(B, shifts, cells, cells) cosines of the features of a with those of b so many cells away."""
         a, b = (nn.functional.normalize(x.flatten(2), dim=1) for x in (a, b))
         cosines = a.mT @ b

@@ -31,8 +31,6 @@ _SHARED = [0, 2]
 _THICK_BONE = 2.0
 # Line integral from which a ray is in the projected bone mask: half a millimetre of bone.
 _IN_BONE = 0.02
-# Steps of the difference quotients, as shares of the scale's unit: a fiftieth of a pixel.
-_DIFFERENCE = 0.05
 # How much the image itself weighs among its features before training, and the width of its curve's layer.
 _IMAGE_GAIN, _CURVE_WIDTH = 40.0, 16
 # Added, squared, to squared distances of features: the error stays smooth where they agree.
@@ -172,7 +170,13 @@ class EmbeddingNetwork(nn.Module):
             convolutions, trained on structures of many sizes: on finer images they see finer ones.
         encoder: makes the encoder of images with so many channels, a module from (B, channels, N, N) to a
             tuple of maps, the coarsest last.
+
+    Attributes:
+        difference: steps of the difference quotients of features, as shares of the scale's unit: 0.05, a
+            fiftieth of a pixel.
     """
+
+    difference = 0.05
 
     def __init__(self, config, encoder: Callable[[int], nn.Module]):
         super().__init__()
@@ -274,7 +278,7 @@ class EmbeddingNetwork(nn.Module):
         Differences of features between images moved a fraction of a pixel along the rendered Jacobian: good
         to some hundredths, and no more work than forward-mode differentiation.
         """
-        steps = _DIFFERENCE * torch.as_tensor(SCALE.twist, dtype=torch.float32, device=images.body.device)
+        steps = self.difference * torch.as_tensor(SCALE.twist, dtype=torch.float32, device=images.body.device)
 
         def with_moved(image, jacobian):
             moved = image[:, None] + steps[:, None, None] * jacobian
@@ -287,7 +291,7 @@ class EmbeddingNetwork(nn.Module):
         channels = moving_channels(body, bone, valid.repeat_interleave(7, dim=0))
         maps = [m.unflatten(0, (-1, 7)) for m in self.moving_features(channels)]
         moving = tuple(m[:, 0] for m in maps)
-        return moving, tuple((m[:, 1:] - m[:, :1]) / _DIFFERENCE for m in maps)
+        return moving, tuple((m[:, 1:] - m[:, :1]) / self.difference for m in maps)
 
 
 def _weights(bone, valid, maps, masked: bool) -> tuple[torch.Tensor, ...]:

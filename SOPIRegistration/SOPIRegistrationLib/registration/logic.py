@@ -174,6 +174,10 @@ class _Run:
 class RegistrationLogic:
     """Prepares and registers, one thing at a time.
 
+    Args:
+        prepare: prepares inputs.
+        run: registers a case.
+
     Attributes:
         state_changed: the state, whenever it is another one.
         progressed: what the running computation has reached.
@@ -183,7 +187,8 @@ class RegistrationLogic:
         failed: an InputError, or a fault.
     """
 
-    def __init__(self):
+    def __init__(self, prepare: Callable = prepare, run: Callable = run):
+        self._prepare_inputs, self._run_task = prepare, run
         self.state_changed: Signal[State] = Signal()
         self.progressed: Signal[LiveView] = Signal()
         self.prepared: Signal[PreparedCase] = Signal()
@@ -224,11 +229,15 @@ class RegistrationLogic:
             self.prepared.emit(case)
             then()
 
-        self._begin(_Run(Job(lambda report: prepare(inputs, known, report)), State.PREPARING, done))
+        self._begin(
+            _Run(Job(lambda report: self._prepare_inputs(inputs, known, report)), State.PREPARING, done)
+        )
 
     def register(self, task: Task) -> None:
         """Register; ``finished`` tells the result."""
-        self._begin(_Run(Job(lambda report: run(task, report)), State.REGISTERING, self.finished.emit))
+        self._begin(
+            _Run(Job(lambda report: self._run_task(task, report)), State.REGISTERING, self.finished.emit)
+        )
 
     def compute(self, work: Callable[[], T], then: Callable[[T], Any]) -> None:
         """Compute something else ahead of a registration; it cannot be stopped, only forgotten."""
@@ -303,6 +312,7 @@ def outcome_of(
     outcome: str,
     follow: Callable[[LiveView], Any] = lambda live: None,
     between: Callable[[], Any] = lambda: None,
+    logic: RegistrationLogic | None = None,
 ) -> Any:
     """Let a RegistrationLogic do one thing, and wait for it: for who has no events to go back to.
 
@@ -311,12 +321,14 @@ def outcome_of(
         outcome: name of the signal that tells what comes of it.
         follow: told what is reached; a true answer stops it.
         between: done again and again meanwhile.
+        logic: does it; one of its own unless given.
 
     Raises:
         InputError: an input is unusable.
         Cancelled: it was stopped and left nothing.
     """
-    logic, outcomes, errors = RegistrationLogic(), [], []
+    logic = logic or RegistrationLogic()
+    outcomes, errors = [], []
 
     def on_progress(live: LiveView) -> None:
         if follow(live):

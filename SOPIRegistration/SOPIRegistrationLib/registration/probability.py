@@ -35,6 +35,7 @@ FEATURES: Mapping[str, Callable[[Evidence], float]] = {
     "agreement": lambda e: _shortfall(e.agreement),
     "fine": lambda e: _shortfall(e.fine),
     "parts": lambda e: _shortfall(e.parts_median),
+    "weak parts": lambda e: _shortfall(e.parts_low),
     # One step of Lucas and Kanade sees of a shift the less, the less the parts correlate.
     "together": lambda e: -math.log(min(max(e.apart_mm / max(e.parts_median, 0.02), 0.05), 20.0)),
     "margin": lambda e: e.margin,

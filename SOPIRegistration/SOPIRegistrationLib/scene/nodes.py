@@ -182,8 +182,10 @@ def marked_nodes(scene, class_name: str, attribute: str) -> list:
 def remove_node(node) -> None:
     """Take a displayable node out of its scene together with its display and storage nodes."""
     scene = node.GetScene()
-    while node.GetDisplayNode() is not None:
-        scene.RemoveNode(node.GetDisplayNode())
+    # A view that shows the node may give it another one at once.
+    displays = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
+    for display in filter(None, displays):
+        scene.RemoveNode(display)
     if node.GetStorageNode() is not None:
         scene.RemoveNode(node.GetStorageNode())
     scene.RemoveNode(node)

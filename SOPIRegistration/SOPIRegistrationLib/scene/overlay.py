@@ -220,11 +220,13 @@ class Overlay:
         if self.node is None:
             return
         self._set_field(None)
+        fusion, drr = self._composite(self._fusion_view), self._composite(self._drr_view)
+        if fusion is not None:
+            fusion.SetForegroundVolumeID(None)
+        if self._number and drr is not None:
+            drr.SetBackgroundVolumeID(None)
         if self._number and self.drr is not None:
             remove_node(self.drr)
-        composite = self._composite(self._fusion_view)
-        if composite is not None:
-            composite.SetForegroundVolumeID(None)
         remove_node(self.node)
 
     @property

@@ -1,4 +1,9 @@
-"""Similarity of a projection and an X-ray: larger is better, a mask is exact, numpy and torch alike."""
+"""Similarity of a projection and an X-ray: larger is better, a mask is exact, numpy and torch alike.
+
+Every measure takes ``moving``, (..., rows, columns) images, ``fixed``, (rows, columns) or one image for each
+of ``moving``, and ``mask``, (rows, columns) bool or nonnegative weights, None for every pixel; and gives
+(...,) one value an image.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,6 @@ from SOPIRegistrationLib.similarity.gradients import (
 )
 from SOPIRegistrationLib.similarity.laplacian import nccl
 
-# Each is called as measure(moving (..., H, W), fixed (H, W) or (..., H, W), mask (H, W) or None) -> (...,).
 SIMILARITIES: dict[str, Callable] = {
     "ncc": ncc,
     "local_ncc": local_ncc,

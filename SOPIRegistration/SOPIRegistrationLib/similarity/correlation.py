@@ -1,4 +1,4 @@
-"""Normalised cross-correlation, over the whole mask and over windows."""
+"""Normalised cross-correlation, over the mask and over windows; arguments as of every measure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,6 @@ def ncc(moving, fixed, mask=None):
     ``sum((m - mean m)(f - mean f)) / sqrt(sum((m - mean m)^2) sum((f - mean f)^2))`` over the mask: Penney et
     al., *A comparison of similarity measures for use in 2-D-3-D medical image registration*, IEEE TMI 17(4),
     1998. Unchanged by ``a m + b``, a > 0, of either image. A constant image gives zero.
-
-    Args:
-        moving: (..., rows, columns) images, numpy or torch.
-        fixed: (rows, columns), or one image for each of ``moving``.
-        mask: (rows, columns) bool or nonnegative weights; None takes every pixel.
-
-    Returns:
-        (...,) one value an image.
     """
     images = standardised(moving, fixed, mask)
     return weighted_mean(images.moving * images.fixed, images.weights)
@@ -44,14 +36,11 @@ def local_ncc(moving, fixed, mask=None, window: int = 13, stride: int = 1):
     than that is divided by.
 
     Args:
-        moving: (..., rows, columns) images, numpy or torch.
-        fixed: (rows, columns), or one image for each of ``moving``.
-        mask: (rows, columns) bool or nonnegative weights; None takes every pixel.
+        moving: as of every measure.
+        fixed: the same.
+        mask: the same.
         window: side of a patch, pixels.
         stride: distance of neighbouring patches, pixels: 1 slides, ``window`` tiles.
-
-    Returns:
-        (...,) one value an image.
 
     Raises:
         ValueError: the window does not fit the image.

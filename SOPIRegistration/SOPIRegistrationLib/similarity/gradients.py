@@ -1,7 +1,7 @@
 """Measures of image gradients: gradient correlation, gradient difference, normalised gradient information.
 
-Derivatives are Sobel's, of images of unit variance over the mask, and count where their 3x3 support lies
-inside the mask.
+Arguments and results as of every measure (``similarity``). Derivatives are Sobel's, of images of unit
+variance over the mask, and count where their 3x3 support lies inside the mask.
 """
 
 from __future__ import annotations
@@ -29,14 +29,6 @@ def gradient_correlation(moving, fixed, mask=None):
     al., *3D-2D image registration for target localization in spine surgery: investigation of similarity
     metrics providing robustness to content mismatch*, Phys. Med. Biol. 61(8), 2016. Unchanged by
     ``a m + b``, a > 0, of either image. A constant image gives zero.
-
-    Args:
-        moving: (..., rows, columns) images, numpy or torch.
-        fixed: (rows, columns), or one image for each of ``moving``.
-        mask: (rows, columns) bool or nonnegative weights; None takes every pixel.
-
-    Returns:
-        (...,) one value an image.
     """
     images = standardised(moving, fixed, mask)
     weights = eroded(images.weights, 1)
@@ -57,14 +49,6 @@ def gradient_difference(moving, fixed, mask=None):
     L_sim in Eq. 5 of the SOPI paper. The scale s gives both images the same variance over the mask:
     unchanged by ``a m + b``, a > 0, of either image. Where gradients differ by far a pixel adds nothing, so
     thin lines that only one image has (wires, instruments) do little harm.
-
-    Args:
-        moving: (..., rows, columns) images, numpy or torch.
-        fixed: (rows, columns), or one image for each of ``moving``.
-        mask: (rows, columns) bool or nonnegative weights; None takes every pixel.
-
-    Returns:
-        (...,) one value an image.
     """
     images = standardised(moving, fixed, mask)
     xp = array_namespace(images.moving)
@@ -89,14 +73,6 @@ def normalised_gradient_information(moving, fixed, mask=None):
 
     Magnitudes are compared, so both images are first brought to unit variance over the mask: unchanged by
     ``a m + b``, a != 0, of either image. A constant image gives zero.
-
-    Args:
-        moving: (..., rows, columns) images, numpy or torch.
-        fixed: (rows, columns), or one image for each of ``moving``.
-        mask: (rows, columns) bool or nonnegative weights; None takes every pixel.
-
-    Returns:
-        (...,) one value an image.
     """
     images = standardised(moving, fixed, mask)
     xp = array_namespace(images.moving)

@@ -21,15 +21,12 @@ def nccl(moving, fixed, mask=None, sigma_px: float = 1.0, edge_weight: float = 0
     0, of either image.
 
     Args:
-        moving: (..., rows, columns) images, numpy or torch.
-        fixed: (rows, columns), or one image for each of ``moving``.
-        mask: (rows, columns) bool or nonnegative weights; None takes every pixel.
+        moving: as of every measure (``similarity``).
+        fixed: the same.
+        mask: the same.
         sigma_px: standard deviation of the Gaussian, pixels. The Laplacian counts where its support, 3 sigma
             around a pixel, lies inside the mask.
         edge_weight: weight of the edge term.
-
-    Returns:
-        (...,) one value an image.
     """
     images = standardised(moving, fixed, mask)
     edges_moving, radius = laplacian_of_gaussian(images.moving, sigma_px)

@@ -162,18 +162,10 @@ def rendered(pairs: Pairs, T_lps_to_camera: torch.Tensor, with_jacobian: bool = 
 def geodesic_direction(
     T_lps_to_camera: torch.Tensor, T_true: torch.Tensor, centre_lps_mm: torch.Tensor
 ) -> torch.Tensor:
-    """Gradient of half the squared geodesic distance to the true pose, in camera axes.
+    """(B, 6) gradient of half the squared geodesic distance of poses (B, 4, 4) to the true ones, camera axes.
 
-    In the left-invariant (canonical) metric of SE(3), the object's frame standing in its rotation centre
-    (:func:`SOPIRegistrationLib.geometry.se3.geodesic_gradient`).
-
-    Args:
-        T_lps_to_camera: (B, 4, 4) where the gradient is taken.
-        T_true: (B, 4, 4).
-        centre_lps_mm: (B, 3) rotation centres.
-
-    Returns:
-        (B, 6) rotation (rad) and translation (mm) parts.
+    The object's frame stands in its rotation centre (B, 3); metric and units are those of
+    :func:`SOPIRegistrationLib.geometry.se3.geodesic_gradient`.
     """
 
     def centred(T):
@@ -185,14 +177,9 @@ def geodesic_direction(
 
 
 def direction_loss(gradient: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Eq. 7: how far the unit rotation part and the unit translation part are from those of the target.
+    """Eq. 7: how far unit rotation and translation parts of L_N's gradient (B, 6) are from the geodesic's.
 
-    Args:
-        gradient: (B, 6) of L_N by the pose.
-        target: (B, 6) geodesic gradient, in the same coordinates.
-
-    Returns:
-        mean over the batch; 0 where all directions agree, 4 where all are opposite.
+    Mean over the batch; 0 where all directions agree, 4 where all are opposite.
     """
     found, wanted = (
         nn.functional.normalize(x.unflatten(1, (2, 3)), dim=2, eps=1e-9) for x in (gradient, target)
@@ -201,35 +188,21 @@ def direction_loss(gradient: torch.Tensor, target: torch.Tensor) -> torch.Tensor
 
 
 def distance_loss(error: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
-    """How far L_N is from being the distance to the true pose, as the absolute logarithm of their ratio.
+    """How far L_N (B,) is from the distance to the true pose (B,): mean absolute logarithm of their ratio.
 
-    The distance to a pose is convex and has one minimum. Directions and steps alone are learned as slopes on
-    a high plateau, where L_N hardly depends on the pose.
-
-    Args:
-        error: (B,) L_N.
-        distance: (B,) to the true pose, units of ``networks.embedding.SCALE``; below half a unit one is like
-            the other.
-
-    Returns:
-        mean over the batch.
+    The distance, in units of ``networks.embedding.SCALE``, is convex and has one minimum; below half a unit
+    one is like the other. Directions and steps alone are learned as slopes on a high plateau, where L_N
+    hardly depends on the pose.
     """
     return torch.log(error / (distance.square() + _NEAR**2).sqrt()).abs().mean()
 
 
 def step_loss(step: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """By how much Gauss-Newton steps miss the true pose, as shares of how far away it is.
+    """By how much Gauss-Newton steps (B, 6) miss twists to the true poses (B, 6), as shares of their size.
 
-    Training through a differentiable least-squares step, instead of a gradient's direction, as in the SOPI
-    authors' later work (Chen and Kong 2025, arXiv 2509.06890): a step has a length too, and its six parts
-    are told apart by the features' curvature.
-
-    Args:
-        step: (B, 6) steps, units of ``networks.embedding.SCALE``.
-        target: (B, 6) twists to the true poses, the same.
-
-    Returns:
-        mean over the batch of the logarithm of 1 + error, so that a few lost starts do not drown the others.
+    Mean logarithm of 1 + error: a few lost starts do not drown the others. A least-squares step in place of a
+    gradient's direction, as in the SOPI authors' later work (Chen and Kong 2025, arXiv 2509.06890), has a
+    length too, and its six parts are told apart by the features' curvature.
     """
     size = target.square().mean(dim=1, keepdim=True).sqrt() + _EXACT
     return torch.log1p((step - target).abs() / size).mean()

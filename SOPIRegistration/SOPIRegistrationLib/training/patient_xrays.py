@@ -1,7 +1,7 @@
 """X-rays of one patient to learn from: DRRs of the CT at random poses, degraded as real ones are.
 
-The set of DRRs grows while a network learns from it (the incremental learning of Zhang et al., MICCAI 2023, as
-read here): rendering takes little of each step, every DRR is seen many times, each time with another
+The set of DRRs grows while a network learns from it (the incremental learning of Zhang et al., MICCAI 2023,
+as read here): rendering takes little of each step, every DRR is seen many times, each time with another
 degradation, and yet none is learned by heart.
 """
 

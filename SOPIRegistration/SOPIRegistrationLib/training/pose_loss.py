@@ -1,4 +1,10 @@
-"""Losses of pose regression: the published one (SOPI paper, Eq. 4 and 5), and a geodesic one."""
+"""Losses of pose regression: the published one (SOPI paper, Eq. 4 and 5), and a geodesic one.
+
+Everywhere ``theta`` and ``theta_true`` are (B, 6) predicted and true pose parameters, rad and mm;
+``theta_half_range`` (6,) half of the range that each is sampled from; ``fixed`` (B, H, W) X-rays, ``valid``
+their usable pixels, None for all; ``groups`` their CTs, cameras and frames, together every image once. Losses
+are means over the batch.
+"""
 
 from __future__ import annotations
 
@@ -81,18 +87,7 @@ def rtpi_loss(
     valid: torch.Tensor | None = None,
     weights: RTPILossWeights | None = None,
 ) -> RTPILoss:
-    """The published loss, ``alpha L_sim(I_f, I_m) + beta L_mse + lambda R`` (SOPI paper, Eq. 5).
-
-    Args:
-        theta: (B, 6) predicted pose parameters, rad and mm.
-        theta_true: (B, 6).
-        fixed: (B, H, W) X-rays.
-        groups: CTs, cameras and frames of the batch's images; together every image once.
-        theta_half_range: (6,) half of the range that each parameter is sampled from, rad and mm.
-        network: whose weights are penalised.
-        valid: (B, H, W) usable pixels of the X-rays; None takes all.
-        weights: alpha, beta and lambda; the published 1, 1 and 0.01 unless given.
-    """
+    """Eq. 5, ``alpha L_sim(I_f, I_m) + beta L_mse + lambda R``, R of the network's weights."""
     weights = weights or RTPILossWeights()
     similarity = reprojection_loss(theta, fixed, groups, valid)
     error = theta_loss(theta, theta_true, theta_half_range)
@@ -111,15 +106,6 @@ def reprojection_loss(
 
     In [0, 1), zero where both agree up to brightness and contrast: the gradient difference compares images of
     unit variance. A projection that is empty, its pose out of the image, has no gradient.
-
-    Args:
-        theta: (B, 6) predicted pose parameters, rad and mm.
-        fixed: (B, H, W) X-rays.
-        groups: CTs, cameras and frames of the images; together every image once.
-        valid: (B, H, W) usable pixels; None takes all.
-
-    Returns:
-        mean over the images, of the type of ``theta``.
 
     Raises:
         ValueError: an image is in no group, or in several.
@@ -146,11 +132,6 @@ def theta_loss(
     Radians and millimetres have no common size: unscaled, an error of 100 mm in depth would outweigh one of
     a whole radian ten thousand times, and depth would be all that is learned. (Eq. 4 prints a norm that is
     not squared; what it is called, and what has a derivative at the truth, is.)
-
-    Args:
-        theta: (B, 6) rad and mm.
-        theta_true: (B, 6).
-        theta_half_range: (6,) half of each parameter's range, rad and mm.
     """
     scale = torch.as_tensor(theta_half_range, dtype=theta.dtype, device=theta.device)
     return ((theta - theta_true.to(theta)) / scale).square().mean()
@@ -183,9 +164,6 @@ def geodesic_pose_loss(
         centre_lps_mm: (3,) or (B, 3) rotation centres, mm; for matrices only, which need them.
         scales: sizes of errors that weigh the same.
 
-    Returns:
-        mean over the batch; zero at the truth.
-
     Raises:
         ValueError: matrices without rotation centres, or theta with them.
     """
@@ -206,13 +184,7 @@ def geodesic_pose_loss(
 def pose_errors(
     T_lps_to_camera: torch.Tensor, T_true: torch.Tensor, centre_lps_mm: torch.Tensor
 ) -> torch.Tensor:
-    """(B, 3) rotation (deg), in-plane and depth errors (mm) of the rotation centre.
-
-    Args:
-        T_lps_to_camera: (B, 4, 4) poses, mm.
-        T_true: (B, 4, 4) true poses.
-        centre_lps_mm: (B, 3) rotation centres.
-    """
+    """(B, 3) rotation (deg), in-plane and depth errors (mm) of rotation centres (B, 3) at poses (B, 4, 4)."""
     angle = se3.rotation_distance(T_lps_to_camera[:, :3, :3], T_true[:, :3, :3])
     shift = centre_in_camera(T_lps_to_camera, centre_lps_mm) - centre_in_camera(T_true, centre_lps_mm)
     return torch.stack([torch.rad2deg(angle), shift[:, :2].norm(dim=1), shift[:, 2].abs()], dim=1)

@@ -144,14 +144,10 @@ class TwoBranchTask:
 
 
 def correction_loss(correction: Correction, target: torch.Tensor) -> torch.Tensor:
-    """Negative logarithm of the Laplace likelihood of corrections with their expected absolute errors.
+    """Negative logarithm of the Laplace likelihood of the true corrections (B, 6), given the network's.
 
     What cannot be known of a pose, such as tilts of a view far from the true one, is expected to be wrong and
     then weighs little (Kendall and Gal, NeurIPS 2017).
-
-    Args:
-        correction: the network's.
-        target: (B, 6) true corrections.
     """
     expected = correction.deviation
     return ((correction.values - target).abs() / expected + torch.log(expected)).mean()

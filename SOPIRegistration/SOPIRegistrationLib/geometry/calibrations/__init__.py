@@ -14,7 +14,7 @@ from pathlib import Path
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
-from SOPIRegistrationLib.geometry.calibrations import jointtrack, opencv, projection, rtk, xmalab
+from SOPIRegistrationLib.geometry.calibrations import jointtrack, opencv, projection, rtk, vtk_camera, xmalab
 from SOPIRegistrationLib.geometry.camera import Camera
 
 
@@ -28,7 +28,8 @@ class Format:
         read: (text, name of its camera, entry given beside it) -> (entry of a geometry JSON, what was
         assumed).
             Raises InputError without the file's name.
-        write: cameras, and whether their images are stored mirrored -> text. Raises InputError likewise.
+        write: cameras, and whether their images are stored mirrored -> text. Raises InputError likewise. None
+            where the format is only read.
         holds_several: whether one file holds several cameras.
         suffix: of a file of it.
     """
@@ -36,7 +37,7 @@ class Format:
     title: str
     recognises: Callable[[str], bool]
     read: Callable[[str, str, dict], tuple[dict, str]]
-    write: Callable[[Sequence[Camera], bool], str]
+    write: Callable[[Sequence[Camera], bool], str] | None
     holds_several: bool
     suffix: str
 
@@ -52,7 +53,11 @@ FORMATS = {
     "projection": Format(
         "projection matrix", projection.recognises, projection.read, projection.write, True, ".txt"
     ),
+    "vtk": Format("Autoscoper's VTK camera", vtk_camera.recognises, vtk_camera.read, None, False, ".json"),
 }
+
+
+WRITABLE = tuple(name for name, known in FORMATS.items() if known.write is not None)
 
 
 def read_calibration(text: str, path: Path, given: dict) -> tuple[dict, str] | None:

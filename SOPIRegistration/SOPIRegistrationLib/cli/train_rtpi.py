@@ -1,0 +1,72 @@
+"""``sopi train rtpi``: the pose initialiser."""
+
+from __future__ import annotations
+
+import argparse
+
+from SOPIRegistrationLib.cli.train_pairs import Asked, add_common_arguments, check, require_share, train
+
+NETWORKS = ("comparing", "published", "light")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    add_common_arguments(parser, 0.02)
+    parser.add_argument(
+        "--network",
+        choices=NETWORKS,
+        default="comparing",
+        help="corrects a pose by comparing X-ray and DRR (comparing); the paper's two branches (published); "
+        "the same in small (light)",
+    )
+    parser.add_argument(
+        "--nominal-starts",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="starts at the nominal view, 0 to 1 (0.2), the others some 20 degrees from the true one",
+    )
+    parser.add_argument(
+        "--corrections",
+        type=int,
+        default=1,
+        metavar="N",
+        help="times that a pose is corrected in a row, network comparing (1, as in use)",
+    )
+    parser.add_argument(
+        "--starts", type=int, default=3, metavar="N", help="poses from which an X-ray is approached (3)"
+    )
+    parser.set_defaults(train=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train a pose initialiser; leaves weights with their model card in the folder.
+
+    Raises:
+        InputError: an option or a CT is unusable.
+    """
+    return train(args, asked_for(args))
+
+
+def asked_for(args: argparse.Namespace) -> Asked:
+    """What is to be trained.
+
+    Raises:
+        InputError: an option is unusable.
+    """
+    require_share(args, "nominal_starts")
+    check(args)
+    from SOPIRegistrationLib.networks.comparing import ComparingConfig
+    from SOPIRegistrationLib.networks.two_branch import CONFIGURATIONS
+    from SOPIRegistrationLib.training.rtpi import ComparingTask, TwoBranchTask
+
+    if args.network == "comparing":
+        task = ComparingTask(ComparingConfig(), args.corrections)
+    else:
+        task = TwoBranchTask(CONFIGURATIONS[args.network])
+    card = {
+        "name": f"RTPI pose initialiser ({args.network})",
+        "intended_use": "Start poses for the registration of a CT to X-rays, over the `wide` range of poses "
+        "about a nominal view; always followed by refinement and verification.",
+    }
+    return Asked(task, "rtpi", card, "bf16-mixed")
