@@ -3,7 +3,7 @@
     python Testing/studies/draw_panel.py [--out Resources/Screenshots] [--wrist ../shared/data/wrist]
 
 Writes small PNGs: empty, inputs chosen, running, accepted, rejected, landmarks, adjusting by hand and fusion
-modes; with the wrist data also two X-rays of a calibrated set.
+modes, two vertebrae as bodies of their own; with the wrist data also two X-rays of a calibrated set.
 """
 
 from __future__ import annotations
@@ -161,6 +161,27 @@ def draw_wrist(user, album: Album, folder: Path) -> None:
     album.window("two_xrays")
 
 
+def draw_bodies(user, album: Album) -> None:
+    """Two vertebrae of the demo case as bodies of their own, registered; one of them is moved by hand."""
+    from SOPIRegistrationLib.simulation.demo import demo_case
+    from test_bodies_section import add, add_segments
+
+    user.host.scene.Clear()
+    case = demo_case(1)
+    user.take_demo(case)
+    add(user, add_segments(user, case))
+    user.show_views()
+    user.session.pose = case.T_true
+    user.wait()
+    user.ui.initialiserCombo.setCurrentText("Current pose")
+    user.click("registerButton")
+    user.wait(300)
+    user.ui.inputsSection.collapsed = user.ui.bodiesSection.collapsed = False
+    user.ui.xraysSection.collapsed = True
+    user.wait()
+    album.window("bodies")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -173,5 +194,6 @@ if __name__ == "__main__":
     user = open_panel()
     album = Album(user, options.out)
     draw_demo(user, album)
+    draw_bodies(user, album)
     if options.wrist is not None:
         draw_wrist(user, album, options.wrist)

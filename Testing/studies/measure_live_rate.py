@@ -60,7 +60,9 @@ def measure(cost_s: float, old: bool) -> dict:
 
     session.show_drr = shown
     if old:
-        session.render = lambda pose, pixels: session.case.render(pose, 256 if pixels <= 256 else pixels)
+        session.show = lambda placement, pixels, live=False: session.show_drr(
+            session.case.render(placement, 256 if pixels <= 256 else pixels), live
+        )
     start = mouse.xy(centre_seen(user))
     mouse.move(start)
     mouse.interactor.LeftButtonPressEvent()

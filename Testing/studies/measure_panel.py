@@ -107,6 +107,7 @@ def measure_large() -> dict:
     """A large CT, registered to its own projection."""
     import slicer
     from measure_ct_preparation import synthetic_ct
+    from SOPIRegistrationLib.registration.prepared import Placement
 
     user = open_panel()
     ct = slicer.util.addVolumeFromArray(synthetic_ct(LARGE, LARGE_SPACING_MM), name="Large CT")
@@ -123,7 +124,7 @@ def measure_large() -> dict:
     rate = updates_a_second(user)
     frame = user.session.case.frame
     T_true = frame.T_from_theta(np.array([*np.deg2rad([4.0, -5.0, 3.0]), 8.0, -6.0, 20.0]))
-    line_integrals = user.session.render(T_true, 512)
+    line_integrals = user.session.case.render(Placement(T_true), 512)
     slicer.util.updateVolumeFromArray(xray, (4000 * np.exp(-line_integrals))[None].astype(np.uint16))
     user.click("registerButton")
     user.wait()

@@ -291,10 +291,8 @@ def targets_of(subject: Subject, content: str = "auto") -> tuple[Target, ...]:
 
 def compared_target(subject: Subject) -> Target:
     """What stands for the subject where one target must: metal, a segmented bone, else the body."""
-    if subject.ct.is_metal:
-        return targets_of(subject)[0]
-    body, bone = targets_of(subject)
-    return body if bone.outline_lps_mm is None else bone
+    targets = targets_of(subject)
+    return targets[0] if targets[-1].outline_lps_mm is None else targets[-1]
 
 
 def _metal_target(subject: Subject) -> Target:

@@ -37,7 +37,8 @@ class BodiesSection:
         self._ui, self._on_changed = ui, on_changed
         self._session: Session | None = None
         self._shown: tuple = ()
-        lay_out_table(ui.bodyTable, _COLUMNS, lambda _row, _column: self._show_row())
+        lay_out_table(ui.bodyTable, _COLUMNS, lambda _row, _column: None)
+        ui.bodyTable.connect("itemSelectionChanged()", self._show_row)
         for name in (_NO_MATERIAL, *MATERIALS):
             ui.bodyMaterialCombo.addItem(name)
         ui.addBodyButton.connect("clicked(bool)", self._on_add)
@@ -80,7 +81,8 @@ class BodiesSection:
     @property
     def _row(self) -> int:
         """The row selected; -1 of none."""
-        return self._ui.bodyTable.currentRow() if self._shown[0] else -1
+        row = self._ui.bodyTable.currentRow()
+        return row if self._session is not None and row < len(self._session.bodies) else -1
 
     def _made_of(self, one: BodyEntry) -> str:
         if one.node is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from SOPIRegistrationLib.registration import RegistrationResult
 from SOPIRegistrationLib.registration.bodies import BodiesResult
 from SOPIRegistrationLib.registration.logic import Task
 from SOPIRegistrationLib.registration.outputs import result_content
+from SOPIRegistrationLib.registration.pose_files import write_transform
 from SOPIRegistrationLib.registration.prepared import Placement, PreparedCase
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.simulation.demo import DemoCase
@@ -317,7 +319,12 @@ class Session:
         )
 
     def write_transform(self, path: Path) -> None:
-        """Write the transform as Slicer reads it (ITK, LPS)."""
+        """Write the transform as Slicer reads it (ITK, LPS); of several bodies, each one's beside it."""
+        if self.case.has_several_bodies:
+            placement = self.placement
+            for name in self.case.bodies.names:
+                beside = path.with_name(re.sub(r"[^\w.-]", "_", name) + "_to_carm.tfm")
+                write_transform(beside, placement.of(name), self.case.frame)
         storage = slicer.vtkMRMLTransformStorageNode()
         storage.SetFileName(str(path))
         if not storage.WriteData(self.parameters.transform):
