@@ -29,7 +29,7 @@ from SOPIRegistrationLib.patient_models import (
 )
 from SOPIRegistrationLib.registration.pose_files import read_start
 
-# Names in networks.patient.CONFIGURATIONS, training.patient_settings.CONTENTS and LOSSES, whose modules need torch.
+# Names in networks.patient.CONFIGURATIONS, training.patient_settings.CONTENTS and LOSSES; those need torch.
 NETWORKS = tuple(name + parts for name in ("light", "A") for parts in ("", "+B", "+C", "+B+C"))
 CONTENTS = ("auto", "body", "bone", "part")
 LOSSES = ("correction", "geodesic", "pose-dependent")
