@@ -49,6 +49,7 @@ def off_mm(user) -> float:
     return float(np.linalg.norm(points @ difference[:, :3].T + difference[:, 3], axis=1).mean())
 
 
+@pytest.mark.slow
 def test_two_views_of_the_wrist_jointly(wrist, tmp_path):
     import slicer
 
