@@ -128,7 +128,7 @@ class User:
 
     @property
     def parameters(self):
-        return self.widget._parameterNode
+        return self.widget.logic.getParameterNode()
 
     @property
     def session(self):

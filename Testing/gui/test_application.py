@@ -279,9 +279,9 @@ def test_a_start_that_fails_leaves_the_training_section_as_it_was(user, demo_cas
     assert user.ui.trainingLabel.text == ""
     # Nor is it taken for one that runs when the case is looked at again.
     case = user.session.case
-    user.panel._training.use(None)
-    user.panel._training.use(case)
-    assert not user.panel._training.is_running
+    user.panel.training.use(None)
+    user.panel.training.use(case)
+    assert not user.panel.training.is_running
 
 
 @pytest.mark.parametrize(

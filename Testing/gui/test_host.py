@@ -232,7 +232,7 @@ def test_sample_data_entry_makes_the_demo_case(host, widget, module, demo_case, 
     monkeypatch.setattr("SOPIRegistrationLib.simulation.demo.demo_case", lambda seed: demo_case)
     (source,) = slicer.modules.sampleDataSources[module.SAMPLE_CATEGORY][-1:]
     nodes = source.customDownloader(source)
-    parameters = widget._parameterNode
+    parameters = widget.logic.getParameterNode()
     assert (parameters.ct, parameters.xray) == (nodes.ct, nodes.xray)
     assert widget.ui.registerButton.enabled
     assert Path(source.thumbnailFileName).exists()

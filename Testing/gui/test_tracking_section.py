@@ -28,7 +28,7 @@ def film(user, demo_case):
 
 
 def finish(user) -> None:
-    tracking = user.panel._tracking
+    tracking = user.panel.tracking
     assert user.host.process(180.0, until=lambda: not tracking.is_running)
     user.wait()
     assert user.host.messages == []
@@ -37,7 +37,7 @@ def finish(user) -> None:
 def column(user, number: int) -> float:
     """Where the rotation centre is seen, pixels, with the browser at a frame."""
     user.ui.trackTable.cellClicked.emit(number - 1, 0)
-    user.sequences.UpdateProxyNodesFromSequences(user.panel._tracking._tracking.browser)
+    user.sequences.UpdateProxyNodesFromSequences(user.panel.tracking.browser)
     user.wait()
     case = user.session.case
     return float(case.xray.camera.project((user.session.pose @ [*case.frame.centre_lps_mm, 1.0])[:3])[0])
@@ -79,4 +79,4 @@ def test_a_still_cannot_be_tracked(user, demo_case):
     user.show_views()
     user.click("trackButton")
     assert "has a single frame: choose a sequence" in user.last_message()
-    assert not user.panel._tracking.is_running
+    assert not user.panel.tracking.is_running

@@ -54,7 +54,7 @@ def identity_of(user):
 
 
 def follow(user):
-    user.panel._training._follow()
+    user.panel.training.follow()
 
 
 def test_nothing_can_be_trained_without_inputs(user):
@@ -95,7 +95,7 @@ def test_training_is_followed_to_its_model(prepared, started):
 
 def test_trainings_of_other_ranges_left_found_stopped_and_failed(prepared, started):
     """One panel after the other: preparing the case is what takes time."""
-    user, ui, section = prepared, prepared.ui, prepared.panel._training
+    user, ui, section = prepared, prepared.ui, prepared.panel.training
     for index in (1, 2):
         ui.trainingRangeCombo.setCurrentIndex(index)
         user.click("trainButton")
@@ -141,10 +141,10 @@ def test_models_of_other_cts_are_not_offered(prepared, monkeypatch):
     leave_model(identity_of(prepared), "older", "2026-11-19T10:00")
     newest = leave_model(identity_of(prepared), "newest", "2026-11-21T10:00")
     case = prepared.session.case
-    prepared.panel._training.use(None)
-    prepared.panel._training.use(case)
+    prepared.panel.training.use(None)
+    prepared.panel.training.use(case)
     assert prepared.ui.modelCombo.count == 2
-    assert prepared.panel._training.model.folder == newest
+    assert prepared.panel.training.model.folder == newest
 
     seen = []
 

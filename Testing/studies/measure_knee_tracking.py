@@ -5,15 +5,16 @@
         --start femur0=DATA/start_femur.json@1 tibia0=DATA/start_tibia.json@1
     python Testing/studies/measure_knee_tracking.py DATA TRACK OUT [SINGLE ...]
 
-DATA is as for ``measure_knee_implants.py``, with all frames. In each frame and camera metal is grown from the
-innermost point of each body's projection, as there from points put by hand, over what is as dark nearby, and
-less tolerantly where it would leak into bone; what it grows to depends on the pose no further. Where the
-bodies overlap there is one outline about both: a body's projected outline counts where the other one does not
-cover it, a point of the metal's outline for the body whose projection is nearer, both within the field of the
-camera. Writes distances.csv (symmetric mean distance of outlines, pixels of 512) and a picture of every tenth
-frame (green: the metal's outline, red: femur, yellow: tray), and prints a summary: distances, steps from
-frame to frame, angle between the bodies. SINGLE are tracks of one camera each: how far their bodies' centres
-lie from those of TRACK in that camera's plane.
+DATA is as for ``measure_knee_implants.py``, with all frames. In each frame and camera the metal's outline is
+the steepest edge (watershed of the slope) within BAND_PX of the bodies' projections, whichever pose within
+that gave them. A control measures projections that are moved by CONTROL_PX: about half of it must be found,
+the mean over an outline of what a shift is across it. A pose further off than BAND_PX is not told from one at
+BAND_PX. Where the bodies overlap there is one outline about both: a body's projected outline counts where the
+other one does not cover it, a point of the metal's outline for the body whose projection is nearer, both
+within the field of the camera. Writes distances.csv (symmetric mean distance of outlines, pixels of 512) and
+a picture of every tenth frame (green: the metal's outline, red: femur, yellow: tray), and prints a summary:
+distances, steps from frame to frame, angle between the bodies. SINGLE are tracks of one camera each: how far
+their bodies' centres lie from those of TRACK in that camera's plane.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from copy import copy
 from itertools import pairwise
 from pathlib import Path
 
 import contourpy
 import numpy as np
 import SimpleITK as sitk
-from measure_knee_implants import FINER, at_steepest, metal_mask
+from measure_knee_implants import FINER, at_steepest
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from SOPIRegistrationLib.geometry import se3
@@ -40,12 +42,11 @@ from SOPIRegistrationLib.subject.surface import filled, material_named, read_sur
 from SOPIRegistrationLib.tracking import open_sequence
 
 BODIES = {"femur0": (255, 0, 0), "tibia0": (255, 220, 0)}
-# About a projection what the metal may grow into, pixels; what the other body covers, and the edge of the
-# field, with this margin.
-MARGIN_PX, CLOSE_PX = 60, 4
-# Gray levels that metal keeps within, nearby: the largest with which it does not leak into bone that is as
-# dark, to so many times the area of all projections. Where it leaks with all of them, nothing is measured.
-TOLERANCES, LEAK = (4.0, 2.0, 1.0), 1.1
+# What the other body covers, and the edge of the field, with this margin, pixels.
+CLOSE_PX = 4
+# How far from the projections' outlines an edge may be the metal's, pixels; what lies deeper than this share
+# of the greatest depth nearby is inside; by how much the control's projections are moved.
+BAND_PX, DEEP, CONTROL_PX = 6, 0.7, 3
 EVERY = 10
 ENLARGED = 3
 
@@ -84,34 +85,32 @@ class Projection:
         rows, columns = camera.shape
         self.covered = image.reshape(rows, FINER, columns, FINER).mean(axis=(1, 3)) > 0.5
 
-    def innermost(self, allowed: np.ndarray) -> tuple[int, int] | None:
-        """(column, row) of the point furthest from what is not allowed or not covered."""
-        inside = self.covered & allowed
-        if not inside.any():
-            return None
-        row, column = np.unravel_index(ndimage.distance_transform_edt(inside).argmax(), inside.shape)
-        return int(column), int(row)
+    def moved(self, columns: int) -> Projection:
+        """The same beside itself, so many pixels to the right."""
+        other = copy(self)
+        other.outline = self.outline + np.array([columns, 0])
+        other.covered = np.roll(self.covered, columns, axis=1)
+        return other
 
 
-def grown_metal(pixels: np.ndarray, projections: dict[str, Projection], field: np.ndarray) -> np.ndarray:
-    """(n, 2) outline of the metal about the innermost points of bodies; empty where it leaks into bone."""
-    mask = np.zeros(pixels.shape, bool)
-    covered = np.any([mask, *(one.covered for one in projections.values())], axis=0)
-    for name, projection in projections.items():
-        others = [other.covered for key, other in projections.items() if key != name]
-        seed = projection.innermost(field & ~np.any([np.zeros_like(field), *others], axis=0))
-        if seed is None:
-            continue
-        rows, columns = ndimage.find_objects(projection.covered.astype(np.uint8))[0]
-        low = max(0, columns.start - MARGIN_PX), max(0, rows.start - MARGIN_PX)
-        crop = np.s_[low[1] : rows.stop + MARGIN_PX, low[0] : columns.stop + MARGIN_PX]
-        for tolerance in TOLERANCES:
-            grown = metal_mask(pixels[crop], (seed[0] - low[0], seed[1] - low[1]), tolerance)
-            if grown.sum() < LEAK * covered[crop].sum():
-                break
-        mask[crop] |= grown
-    if (mask & field).sum() > LEAK * (covered & field).sum():
-        return np.empty((0, 2))
+def metal_outline(pixels: np.ndarray, projections: dict[str, Projection]) -> np.ndarray:
+    """(n, 2) outline of the metal: the steepest edge between what lies deep in projections and what lies well
+    beside them."""
+    inside, covered = np.zeros(pixels.shape, bool), np.zeros(pixels.shape, bool)
+    for projection in projections.values():
+        depth = ndimage.distance_transform_edt(projection.covered)
+        # Thin parts are as deep as they can be.
+        deepest = ndimage.maximum_filter(depth, 2 * BAND_PX + 1)
+        inside |= (depth > 0) & (depth >= np.minimum(DEEP * deepest, BAND_PX))
+        covered |= projection.covered
+    outside = ~ndimage.binary_dilation(covered, iterations=BAND_PX)
+    slope = ndimage.gaussian_gradient_magnitude(np.log(pixels + 1.0), 1.0)
+    watershed = sitk.MorphologicalWatershedFromMarkers(
+        sitk.GetImageFromArray(slope),
+        sitk.GetImageFromArray((inside + 2 * outside).astype(np.uint8)),
+        markWatershedLine=False,
+    )
+    mask = ndimage.binary_fill_holes(sitk.GetArrayFromImage(watershed) == 1)
     lines = [at_steepest(pixels, line) for line in outlines(mask)]
     return np.concatenate(lines) if lines else np.empty((0, 2))
 
@@ -173,13 +172,16 @@ def measured(data: Path, track: dict, subjects: dict[str, Subject], out: Path) -
                 for name, frames in track.items()
                 if frames[number]["T_lps_to_world"] is not None
             }
-            metal = grown_metal(pixels, projections, field)
+            metal = metal_outline(pixels, projections)
             found = distances(metal, projections, field)
+            beside = {name: one.moved(CONTROL_PX) for name, one in projections.items()}
+            control = distances(metal_outline(pixels, beside), beside, field)
             for name, frames in track.items():
                 d = found.get(name, np.empty(0))
                 row = {"frame": number, "camera": camera.name, "body": name}
                 row |= {"status": frames[number]["status"], "mean_px": f"{d.mean():.3f}" if len(d) else ""}
                 row |= {"p95_px": f"{np.percentile(d, 95):.3f}" if len(d) else ""}
+                row["control_px"] = f"{control[name].mean():.3f}" if len(control.get(name, ())) else ""
                 in_field = projections[name].covered if name in projections else np.zeros_like(valid)
                 row["in_field"] = f"{(in_field & valid).sum() / max(in_field.sum(), 1):.2f}"
                 rows.append(row)
@@ -254,11 +256,13 @@ def main(data: Path, folder: Path, out: Path, singles: list[Path]) -> None:
             means = np.array([float(row["mean_px"]) for row in of if row["mean_px"]])
             lost = sum(row["status"] == "lost" for row in of)
             worst = max(of, key=lambda row: float(row["mean_px"] or 0))
-            told = f"{(means <= 1).sum()} of {len(means)} frames within 1 px"
+            beyond = [str(row["frame"]) for row in of if float(row["mean_px"] or 0) > 1]
+            control = np.median([float(row["control_px"]) for row in of if row["control_px"]])
             print(
-                f"{body} in {camera}: outline {np.median(means):.2f} px (median over frames), {told}, "
-                f"worst {worst['mean_px']} px in frame {worst['frame']}; {lost} lost; in "
-                f"{len(of) - len(means) - lost} metal and bone are too alike"
+                f"{body} in {camera}: outline {np.median(means):.2f} px (median over frames), "
+                f"{(means <= 1).sum()} of {len(means)} frames within 1 px (beyond: "
+                f"{' '.join(beyond) or 'none'}), worst {worst['mean_px']} px in frame {worst['frame']}; "
+                f"{lost} lost; control, moved by {CONTROL_PX} px: {control:.2f} px"
             )
     motion(track, subjects)
     for single in singles:

@@ -21,6 +21,7 @@ from SOPIRegistrationLib.refine.levels import long_axis, with_look_alikes
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.registration.evidence import are_others, evidence_of
 from SOPIRegistrationLib.registration.predicted_error import local_model
+from SOPIRegistrationLib.registration.verdict import judge
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
 
@@ -97,6 +98,17 @@ def test_a_bone_turned_about_its_long_axis_is_another_pose(case, T_true):
         evidence_of(Hypotheses.unscored(comparison, T[:2]), local_model(comparison, T_true)).detail_margin
         == 0.4
     )
+
+
+def test_where_the_view_leaves_a_pose_open_no_other_one_is_sought(case, T_true):
+    """A voxel more of mask is a turn of degrees here: for review, but the images agree as they can."""
+    comparison = Comparison(case, case.reading.other_polarity(), compared_target(case.subject))
+    verdict = judge(Hypotheses.unscored(comparison, T_true[None]))
+    assert verdict.status == "review"
+    assert any(reason.startswith("the view hardly fixes the pose") for reason in verdict.reasons)
+    assert verdict.settled
+    beside = se3.move_about(T_true, np.array([0, 0, 0, 6.0, 0, 0]), case.centre_lps_mm)
+    assert not judge(Hypotheses.unscored(comparison, beside[None])).settled
 
 
 def test_look_alikes_lead_back_from_a_turn_about_the_long_axis(case, T_true):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,14 @@ def test_one_body_has_none_beside_it(source):
     problem = Problem(case.subject, case.radiographs, case.frame, case.T_start)
     with pytest.raises(InputError, match="key bent"):
         METHODS["bodies"].solve(problem, lambda state: None)
+
+
+def test_a_start_may_be_slid_along_the_spine(source):
+    case = source.make(0)
+    slid = replace(source, start_along_mm=34.0).make(0)
+    np.testing.assert_array_equal(slid.T_true, case.T_true)
+    moved = se3.invert_rigid(case.T_start) @ slid.T_start
+    np.testing.assert_allclose(moved, se3.rigid(np.eye(3), np.array([0, 0, 34.0])), atol=1e-9)
 
 
 @pytest.mark.slow

@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 from SOPIRegistrationLib import PoseFrame, Radiograph, Subject, prepare_radiograph, project
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.compare import Case, Comparison, Reading, Run, compared_target
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.subject.surface import filled, material_named
+from SOPIRegistrationLib.tracking.others import without_others
 from SOPIRegistrationLib.tracking.placing import share_in_field, shifted_to_the_pictures
 from SOPIRegistrationLib.tracking.reaching import reached, reached_from_around
 from support.surfaces import implant, write_surface
@@ -105,6 +107,21 @@ def test_the_share_in_the_field_is_that_of_the_surface(scene):
 
 def turned(scene: Scene, T: np.ndarray, found: np.ndarray) -> float:
     return float(np.rad2deg(se3.rotation_distance(found[:3, :3], T[:3, :3])))
+
+
+def test_what_another_body_of_metal_covers_is_not_compared(scene):
+    T = scene.frame.T_nominal
+    [xray] = scene.comparison(T, 1).radiographs
+    opacity = project(scene.subject.silhouette.level(0), xray.camera, T)
+    cleared = without_others(xray, [(scene.subject, T)])
+    assert not cleared.valid[opacity > 0.5].any()
+    far = ~ndimage.binary_dilation(opacity > 0.05, iterations=6)
+    np.testing.assert_array_equal(cleared.valid[far], xray.valid[far])
+    np.testing.assert_array_equal(cleared.image, xray.image)
+    # Through bone one sees.
+    bone = Subject(filled(scene.surface, material_named("bone"), spacing_mm=2.0))
+    assert without_others(xray, [(bone, T)]) is xray
+    assert without_others(xray, []) is xray
 
 
 def test_a_leap_is_followed(scene):

@@ -196,10 +196,11 @@ SEGMENTED_BONE = TargetKind(
     thresholds=Thresholds(accept=0.55, review=0.45),
     check=Level(128, 11),
     coarse=(_SEGMENTED_COARSE,),
-    # Of starts from all around only a few lead home, and at first these need not look best.
+    # Of starts from all around only a few lead home, and at first these need not look best. Their crop of the
+    # X-ray is wide: on fewer pixels other bones look as well.
     coarse_of_many=(
         (
-            Step(Level(64, 15, 12, 0.2, depth_prior_mm=30.0), 48),
+            Step(Level(96, 15, 8, 0.2, depth_prior_mm=30.0), 48),
             Step(Level(128, 11, 4, 0.05, depth_prior_mm=30.0), 16),
             Step(Level(128, 11, 8, 0.05, depth_prior_mm=30.0), 6),
         ),
@@ -290,10 +291,8 @@ def targets_of(subject: Subject, content: str = "auto") -> tuple[Target, ...]:
 
 def compared_target(subject: Subject) -> Target:
     """What stands for the subject where one target must: metal, a segmented bone, else the body."""
-    if subject.ct.is_metal:
-        return targets_of(subject)[0]
-    body, bone = targets_of(subject)
-    return body if bone.outline_lps_mm is None else bone
+    targets = targets_of(subject)
+    return targets[0] if targets[-1].outline_lps_mm is None else targets[-1]
 
 
 def _metal_target(subject: Subject) -> Target:

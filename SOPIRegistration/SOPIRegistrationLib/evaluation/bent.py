@@ -51,6 +51,7 @@ class BentCases:
         detector: the C-arm.
         turn_deg: each bone is turned by up to so much against the one before, by 12 deg in all at most,
         shift_mm: and shifted by up to so much.
+        start_along_mm: by how much the start is slid towards the head besides: 34 is about a vertebra.
     """
 
     chain: tuple[int, ...] = (24, 23, 22, 21, 20)
@@ -62,6 +63,7 @@ class BentCases:
     detector: Detector = DETECTOR
     turn_deg: float = 6.0
     shift_mm: float = 3.0
+    start_along_mm: float = 0.0
 
     def patient_of(self, number: int) -> int:
         """The X-ray of a case: all of its bones are registered at once."""
@@ -92,6 +94,7 @@ class BentCases:
             "detector_mm": [detector.sdd_mm, detector.sod_mm, detector.size_mm],
             "turn_deg": self.turn_deg,
             "shift_mm": self.shift_mm,
+            "start_along_mm": self.start_along_mm,
         }
 
     def make(self, number: int) -> EvaluationCase:
@@ -133,6 +136,7 @@ class BentCases:
             radiographs.append(prepare_radiograph(Radiograph(pixels, camera.name, bone_dark=False), camera))
         away = np.array([*np.deg2rad([_START_TURN_DEG] * 3), *[_START_SHIFT_MM] * 3])
         start = se3.move_about(T, away * rng.uniform(-1, 1, 6), frame.centre_lps_mm)
+        start[:3, 3] += start[:3, 2] * self.start_along_mm
         several = SeveralBodies(bodies, tuple(radiographs), frame, {bodies.names[0]: start})
         return _Shot(name, several, start, dict(zip(bodies.names, T @ motions, strict=True)))
 

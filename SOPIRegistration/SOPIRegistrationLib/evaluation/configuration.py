@@ -153,6 +153,7 @@ _BENT = {
     "label_maps": _NAMES,
     "turn_deg": _SPREAD,
     "shift_mm": _SPREAD,
+    "start_along_mm": _Kind("a number", _is_number),
 }
 # Of simulated cases only these go with bent ones.
 _OF_BENT = ("ct", "labels", "views", "pixels", "detector")

@@ -171,6 +171,11 @@ def _conditions(series: Sequence[Series], settings: dict, groups: Mapping[str, d
     ]
 
 
+def _start_along(settings: dict) -> str:
+    along = settings.get("start_along_mm", 0)
+    return f"; the start slid by {along:g} mm towards the head" if along else ""
+
+
 def _cases_of(settings: dict) -> list[str]:
     """What the cases of a group are."""
     if "bent" in settings:
@@ -184,7 +189,7 @@ def _cases_of(settings: dict) -> list[str]:
             f"to {settings['shift_mm']:g} mm against the one before, X-rayed by RTK with {PHOTONS:.0e} "
             f"photons a pixel and a random intensity curve; {settings['views']} view(s) of "
             f"{settings['pixels']} x {settings['pixels']} pixels; seconds are those of all bones of an X-ray "
-            "together"
+            f"together{_start_along(settings)}"
         ]
     if "target" not in settings:
         starts = f", starts of each about its truth: {settings['starts']}" if "starts" in settings else ""

@@ -23,12 +23,8 @@ from SOPIRegistrationLib.geometry.calibrations import (
     written_calibration,
 )
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.geometry.dicom_values import (
-    SDD_TAG,
-    SPACING_TAG,
-    UNREADABLE_ANGLES,
-    values_from_dicom,
-)
+from SOPIRegistrationLib.geometry.dicom_tag_values import SDD_TAG, SPACING_TAG, UNREADABLE_ANGLES
+from SOPIRegistrationLib.geometry.dicom_values import values_from_dicom
 from SOPIRegistrationLib.geometry.presets import PRESETS, Preset, find_preset
 from SOPIRegistrationLib.geometry.reading import preset_names, read_entry
 from SOPIRegistrationLib.geometry.tolerances import EXACT, PRESET_TOLERANCES, SourceTolerances, Tolerances

@@ -51,12 +51,15 @@ def read_entry(path: Path, image_shape: tuple[int, int] | None, tags: Values) ->
     if found is not None:
         return _filled(found[0], given), found[1]
     entry = _json_object(text, path)
-    if "calibration" not in entry:
-        return entry, str(path)
+    return (entry, str(path)) if "calibration" not in entry else _beside_calibration(entry, path, given)
+
+
+def _beside_calibration(entry: dict, path: Path, given: dict) -> tuple[dict, str]:
+    """As :func:`read_entry`, of a JSON that names a calibration and tells what that lacks."""
     name = entry.pop("calibration")
     if not isinstance(name, str):
         raise InputError(f"{path}: 'calibration' must be the name of a file")
-    given |= _own(entry, path)
+    given = given | _own(entry, path)
     calibration = path.parent / name
     found = read_calibration(_read_text(calibration), calibration, given)
     if found is None:

@@ -49,6 +49,10 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         ui: the panel's widgets by name.
         ensure_torch: makes sure that PyTorch is installed, asking first; answers whether it is, and raises
             InputError where installing fails.
+
+    Attributes:
+        training: the section that trains a network for this patient.
+        tracking: the section that follows a sequence.
     """
 
     def __init__(self, ui, ensure_torch: Callable[[], bool]):
@@ -71,8 +75,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._overlay = OverlaySection(ui)
         self._fusion = FusionControl(self._pose, self._overlay, self._may_move)
         self.use_of_result = UseSection(ui, self._pose, self._update)
-        self._training = TrainingSection(ui, self._update)
-        self._tracking = TrackingSection(ui, self._when_ready, lambda: self._session)
+        self.training = TrainingSection(ui, self._update)
+        self.tracking = TrackingSection(ui, self._when_ready, lambda: self._session)
         self._display = RunDisplay(
             *(self._logic, self._strip, self._pose, self._pose_section),
             *(self._picture, self._result, self._update),
@@ -123,7 +127,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def use(self, parameters) -> None:
         """Work on a wrapped parameter node from now on; None while there is none."""
         self.abandon()
-        self._tracking.close()
+        self.tracking.close()
         self.removeObservers()
         self._use_case(None)
         if self._session is not None:
@@ -172,7 +176,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         """Leave nothing behind that would be called later."""
         self.use(None)
         self.kernels.stop()
-        self._training.close()
+        self.training.close()
 
     def _on_parameters(self, *_) -> None:
         self._methods.show()
@@ -329,8 +333,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         for section in (self._pose, self._picture, self._landmarks, self._fusion, self.use_of_result):
             section.use(session)
         self._overlay.use(None if session is None else session.overlay, case)
-        self._training.use(case)
-        self._tracking.use(case)
+        self.training.use(case)
+        self.tracking.use(case)
 
     def _start(self, initialiser: str | None, refinement: str | None) -> None:
         """Register; None leaves a choice to the panel."""
@@ -341,7 +345,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
         def start():
             self._fusion.end_gesture()
-            task = self._session.task(init, refine, p.content, self._training.weights(init))
+            task = self._session.task(init, refine, p.content, self.training.weights(init))
             self._pose.steps.changed(self._pose.placement)
             self._logic.register(task)
 
@@ -349,7 +353,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _on_train(self) -> None:
         if self._methods.can_use(PATIENT):
-            self._when_ready(lambda: self._training.start(self._pose.placement.T_lps_to_camera))
+            self._when_ready(lambda: self.training.start(self._pose.placement.T_lps_to_camera))
 
     def _on_demo(self, case: DemoCase) -> None:
         self._session.take_demo(case)
@@ -380,7 +384,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         missing, session = self._missing(), self._session
         special = {
             "refine": self._methods.missing_for_refining(),
-            "train": "the end of the training that runs" if self._training.is_running else "",
+            "train": "the end of the training that runs" if self.training.is_running else "",
             "solve": self._landmarks.missing(),
         }
         stoppable = self.is_running and self._logic.state is not State.STOPPING

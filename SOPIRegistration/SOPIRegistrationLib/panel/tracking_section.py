@@ -53,6 +53,11 @@ class TrackingSection(slicer.util.VTKObservationMixin):
         """Whether it tracks."""
         return self._tracking is not None and self._tracking.is_running
 
+    @property
+    def browser(self):
+        """The Sequence browser that plays what was tracked; None before there is one."""
+        return None if self._tracking is None else self._tracking.browser
+
     def close(self) -> None:
         """Stop, and follow nothing in the scene any more."""
         self._timer.stop()

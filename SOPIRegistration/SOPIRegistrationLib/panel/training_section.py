@@ -48,7 +48,7 @@ class TrainingSection:
         self._models: list[PatientModel] = []
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL_MS)
-        self._timer.connect("timeout()", self._follow)
+        self._timer.connect("timeout()", self.follow)
         for text in _RANGES:
             ui.trainingRangeCombo.addItem(text)
         ui.stopTrainingButton.connect("clicked(bool)", self.stop)
@@ -134,9 +134,10 @@ class TrainingSection:
         self._folder = folder
         self._ui.stopTrainingButton.enabled = True
         self._timer.start()
-        self._follow()
+        self.follow()
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
+        """Look at the training that runs: what it says, and whether it has ended."""
         status = status_of(self._folder, self._process)
         if status is not None and status.state == RUNNING:
             if not patient_models.is_asked_to_stop(self._folder):

@@ -29,6 +29,8 @@ from SOPIRegistrationLib.similarity.residuals import LocalResidual
 _NEAR_DEG, _NEAR_MM = 12.0, 8.0
 # A turn of a nearly round body about its axis; refinement finds home from half of it.
 _ROUND_DEG = 30.0
+# And a long one may have slid along it besides.
+_SLIDES_MM = (0.0, -10.0, 10.0, -20.0, 20.0)
 # What holds a body lets it go no further than so many deviations.
 _REACH = 5.0
 # Alternatives are refined on so many pixels at least: coarser ones hardly show one body of several.
@@ -47,8 +49,8 @@ class Alternative(NamedTuple):
 
     Attributes:
         T_lps_to_world: (4, 4) pose, mm; refined.
-        way: how it was come by, for people: "mirror pose", "half turn", "turned about its axis", "slid" or
-            "near".
+        way: how it was come by, for people: "mirror pose", "half turn", "turned about its axis", "slid along
+            its axis", "slid" or "near".
         turned_deg: by how much it is turned against the pose found.
         shifted_mm: by how much its centre is shifted across the first view.
         agreement: structural correlation about the body, at either pose.
@@ -128,12 +130,17 @@ def alike_poses(
         ]
         # A body that is its own inverse has these.
         found.append(("half turn", -deeper @ R))
-    for axis in {0, axes.round_about}:
-        turns = np.deg2rad(np.arange(_ROUND_DEG, 360, _ROUND_DEG))
-        turns = turns[np.abs(turns - np.pi) > 1e-6]
-        for turn in turns:
-            found.append(("turned about its axis", R @ se3.exp_so3(turn * axes.directions[:, axis])))
-    return [(way, se3.rigid(turned, place - turned @ centre)) for way, turned in found]
+    poses = [(way, se3.rigid(turned, place - turned @ centre)) for way, turned in found]
+    for axis in sorted({0, axes.round_about}):
+        direction = axes.directions[:, axis]
+        for turn, slide in itertools.product(np.arange(0.0, 360.0, _ROUND_DEG), _SLIDES_MM):
+            if slide == 0 and turn in (0.0, 180.0):
+                continue
+            turned = R @ se3.exp_so3(np.deg2rad(turn) * direction)
+            shifted = place + slide * (R @ direction)
+            way = "turned about its axis" if turn else "slid along its axis"
+            poses.append((way, se3.rigid(turned, shifted - turned @ centre)))
+    return poses
 
 
 def near_poses(axes: Axes, T_lps_to_world: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -27,8 +27,8 @@ from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody, require_apart
 
 # Errors of bent spines were this many times the deviations that the curvature of the images predicts, in one
-# view (14 phantoms) and in several (6): what fills the holes, and overlaps, are not as in the patient. Checked
-# on others in Docs/results/bodies.md.
+# view (14 phantoms) and in several (6): what fills the holes, and overlaps, are not as in the patient.
+# Checked on others in Docs/results/bodies.md.
 _LARGER_ERRORS, _LARGER_ERRORS_OF_VIEWS = 1.9, 1.4
 # Predicted errors that matter: across the central ray, along it, turned.
 _LARGE_MM, _LARGE_DEPTH_MM, _LARGE_DEG = 1.0, 5.0, 1.5
@@ -187,8 +187,18 @@ def register_bodies(
         return case.of_one()
     # What bends agrees in part only as one piece, and a body has its own alternatives: all that a search can
     # try is tried where these lead nowhere.
-    result = case.of_several(False, began)
-    return case.of_several(True, began) if result is None else result
+    quick = case.of_several(False, began)
+    if quick is not None and (quick.stopped or case.is_enough(quick)):
+        return quick
+    thorough = case.of_several(True, began)
+    if quick is None or thorough.stopped:
+        return thorough
+    return min(thorough, quick, key=_severity)
+
+
+def _severity(result: BodiesResult) -> int:
+    """Less for bodies that are to be trusted more."""
+    return sum(SEVERITY.index(body.verdict.status) for body in result.bodies)
 
 
 def _is_a_start(verdict: Verdict) -> bool:
@@ -221,7 +231,12 @@ class _BodiesCase:
         return BodiesResult((pose,), (), (found,), found.seconds)
 
     def of_several(self, thorough: bool, began: float) -> BodiesResult | None:
-        """As pieces first, then released; None where that was not thorough, and it was not enough."""
+        """As pieces first, then released; None where a search that was not thorough led out of the X-rays.
+
+        Args:
+            thorough: whether pieces are searched to their end.
+            began: when all began, s.
+        """
         pieces = self._pieces(thorough)
         results = tuple(piece for _, piece in pieces)
         found = {name: piece for names, piece in pieces for name in names}
@@ -248,12 +263,24 @@ class _BodiesCase:
         for number, name in enumerate(self.bodies.names):
             if number not in released.taken or name in self.bodies.parts:
                 verdicts[number] = _not_better(verdicts[number], found[name].verdict)
-        wrong = released.with_better_others or any(verdict.status == "reject" for verdict in verdicts)
-        if wrong and not thorough and not all(piece.verdict.settled for piece in results):
-            return None
         poses = zip(self.bodies.names, T, T_start, verdicts, released.others, strict=False)
         seconds = time.perf_counter() - began
         return BodiesResult(tuple(BodyPose(*one) for one in poses), tuple(pairs), results, seconds)
+
+    def is_enough(self, result: BodiesResult) -> bool:
+        """Whether a thorough search need not follow: there is none, or no body is wrong by what it shows.
+
+        Of a body by itself that is not accepted the search knows further starts; a part of a CT has those of
+        the whole, which stands where it may be released.
+        """
+        if all(piece.verdict.settled for piece in result.pieces):
+            return True
+        return not any(
+            body.verdict.status == "reject"
+            or (body.alternatives and body.alternatives[0].margin < 0)
+            or (body.verdict.status == "review" and body.name not in self.bodies.parts)
+            for body in result.bodies
+        )
 
     def _pieces(self, thorough: bool) -> list[tuple[tuple[str, ...], RegistrationResult]]:
         """Names and result of the labelled CT as a whole and of every other body by itself."""

@@ -60,18 +60,20 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
     in_given_geometry = model.covariance + model_covariance(comparison, T)
     total = Deviation.of(in_given_geometry + intrinsics_covariance(comparison))
     fixed = Deviation.of(in_given_geometry).probability_within(RIGHT_RAD, RIGHT_MM)
-    probability = probability_right(evidence, comparison.target.kind.judged_as)
-    if probability is not None:
-        probability *= fixed
+    thresholds = comparison.target.kind.thresholds
+    alike = probability_right(evidence, comparison.target.kind.judged_as)
+    probability = None if alike is None else alike * fixed
     rivals = [_rivals(hypotheses), _elsewhere(evidence.agreement - hypotheses.rival, probability)]
     on_agreement = [
-        _trust(evidence, probability, comparison.target.kind.thresholds, timed_out),
         _plausibility(comparison.case, T),
         _share(evidence.share, comparison.case.least_share),
         *rivals,
         _refined(model.to_best_mm),
     ]
+    # What the view leaves open no other pose would close.
+    settling = [_trust(evidence, alike, thresholds, timed_out), *on_agreement]
     findings = [
+        _trust(evidence, probability, thresholds, timed_out),
         *on_agreement,
         _fixed(fixed, statistical, total),
         _geometry(Deviation.of(in_given_geometry), total),
@@ -90,7 +92,7 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         np.rad2deg(statistical.rotation_rad),
         probability,
         evidence,
-        all(status == "accept" for status, _ in on_agreement),
+        status != "reject" and all(found == "accept" for found, _ in settling),
         "; ".join(reason for _, reason in rivals if reason),
     )
 

@@ -11,6 +11,7 @@ from SOPIRegistrationLib.compare import Target
 from SOPIRegistrationLib.compare.objective import at_level, comparable_pixels
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.tracking.others import spread
 
 _PIXELS = 128
 # Deviations from what the DRR explains: those fitted to, those that count as foreign, in standard deviations.
@@ -61,8 +62,5 @@ def without_foreign(
     share = float(foreign.sum() / max(view.valid.sum(), 1))
     if not _SHARES[0] < share < _SHARES[1]:
         return radiograph, 0.0
-    rows, columns = (
-        np.minimum((np.arange(full) * small) // full, small - 1)
-        for full, small in zip(radiograph.camera.shape, foreign.shape, strict=True)
-    )
-    return replace(radiograph, valid=radiograph.valid & ~foreign[np.ix_(rows, columns)]), share
+    valid = radiograph.valid & ~spread(foreign, radiograph.camera.shape)
+    return replace(radiograph, valid=valid), share

@@ -19,8 +19,13 @@ from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.tracking.foreign import without_foreign
 from SOPIRegistrationLib.tracking.frames import Frame, Frames
 from SOPIRegistrationLib.tracking.journal import Journal, Key
+from SOPIRegistrationLib.tracking.others import without_others
 from SOPIRegistrationLib.tracking.placing import share_in_field
-from SOPIRegistrationLib.tracking.reaching import ends_at_the_finest, reached, reached_from_around
+from SOPIRegistrationLib.tracking.reaching import (
+    ends_at_the_finest,
+    reached,
+    reached_from_around,
+)
 from SOPIRegistrationLib.tracking.track import ACCEPT, REJECT, FramePose, Track
 
 # A pose so much further from where its neighbours lead than the body ever moved between two frames, and
@@ -288,6 +293,7 @@ class _Tracker:
 
     def _refined(self, body: Body, frame: Frame, guesses: list[np.ndarray], source: str) -> FramePose:
         """The pose by few levels; from around it, without what lies in front, by all fine ones if need be."""
+        frame = self._clear_of_others(body, frame)
         case = self._case(body, frame, guesses[0])
         target, run = case.targets[0], Run(case, self._told(frame.number))
         comparison = Comparison(case, case.reading, target)
@@ -302,6 +308,17 @@ class _Tracker:
             return best
         finer = _judged(frame.number, through_levels(hypotheses, target.kind.fine, run), source)
         return min(best, finer, key=FramePose.rank)
+
+    def _clear_of_others(self, body: Body, frame: Frame) -> Frame:
+        """A frame without what other bodies cover that are known to be where they are in it."""
+        known = [
+            (other.subject, pose.T)
+            for other in self._bodies
+            if other is not body
+            and (pose := self._tracks[other.name].poses.get(frame.number)) is not None
+            and pose.is_anchor
+        ]
+        return replace(frame, radiographs=tuple(without_others(one, known) for one in frame.radiographs))
 
     def _cleared(self, body: Body, frame: Frame, guesses, T_found, source: str) -> list[FramePose]:
         """Poses without what lies in front of the body, as seen from a guess and from the pose found."""

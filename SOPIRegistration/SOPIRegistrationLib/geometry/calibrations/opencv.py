@@ -60,18 +60,19 @@ def read(text: str, name: str, given: dict) -> tuple[dict, str]:
     entry: dict = {"name": name, "K": K} | _size(scalars)
     distortion = _first(found, _DISTORTION)
     if distortion is not None:
-        coefficients = distortion.ravel()
-        if len(coefficients) > 5 and coefficients[5:].any():
-            raise InputError(
-                f"it has {len(coefficients)} distortion coefficients, known are k1, k2, p1, p2, k3"
-            )
-        entry["distortion"] = np.pad(coefficients[:5], (0, max(0, 5 - len(coefficients))))
+        entry["distortion"] = _five_coefficients(distortion.ravel())
     R, t = _first(found, _ROTATION), _first(found, _TRANSLATION)
     if R is None or t is None:
         return {"cameras": [entry]}, ""
     if R.size == 3:
         R = se3.exp_so3(R.ravel())
     return {"cameras": [entry | {"R": R, "t": t.ravel()}]}, "lengths taken as mm"
+
+
+def _five_coefficients(coefficients: np.ndarray) -> np.ndarray:
+    if len(coefficients) > 5 and coefficients[5:].any():
+        raise InputError(f"it has {len(coefficients)} distortion coefficients, known are k1, k2, p1, p2, k3")
+    return np.pad(coefficients[:5], (0, max(0, 5 - len(coefficients))))
 
 
 def write(cameras: Sequence[Camera], mirrored: bool) -> str:
