@@ -18,24 +18,19 @@ _WORDS = "SOPI Registration: compiling for this computer, once (some ten seconds
 
 
 class KernelLoading:
-    """Loads kernels in a thread of its own; who needs them earlier waits for the same ones."""
+    """Loads kernels in a thread of its own, from now on; who needs them earlier waits for the same ones."""
 
     def __init__(self):
-        self._job = Job(lambda report: load_kernels())
         self._poll = timer(_POLL_MS, self._on_poll, repeats=True)
-        self._began = 0.0
+        self._began = time.perf_counter()
         self._is_told = False
+        self._job = Job(lambda report: load_kernels()).start()
+        self._poll.start()
 
     @property
     def is_running(self) -> bool:
         """Whether kernels are still being loaded."""
         return self._poll.active
-
-    def start(self) -> None:
-        """Begin, once."""
-        self._began = time.perf_counter()
-        self._job.start()
-        self._poll.start()
 
     def stop(self) -> None:
         """Give it no more time; what is compiled by then is kept."""

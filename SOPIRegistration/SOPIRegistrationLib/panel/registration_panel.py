@@ -83,7 +83,6 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         )
         self._again = timer(_AGAIN_MS, self._prepare)
         self.kernels = KernelLoading()
-        self.kernels.start()
         self._connect()
         self._strip.show_stage("")
         self._update()
