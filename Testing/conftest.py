@@ -22,6 +22,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MOST_WORKERS = 4
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config) -> int:
     """A process a core for folders of tests; files that are named run in this process, which is there."""
     named = all(Path(argument.partition("::")[0]).suffix == ".py" for argument in config.args)

@@ -78,10 +78,12 @@ def _column(number: int) -> str:
     """An X-ray of several: fusion over X-ray and DRR."""
     fusion, xray, drr = views_of(number)
     suffix = str(1 + number) if number else ""
-    top = _slice_view(fusion, "F" + suffix, "#E67E22", share=620)
+    # A group for each detector: a point that is jumped to in one view would drag the others off theirs.
+    group = _VIEW_GROUP + number
+    top = _slice_view(fusion, "F" + suffix, "#E67E22", group=group, share=620)
     below = (
-        _slice_view(xray, "X" + suffix, "#2E86C1"),
-        _slice_view(drr, "D" + suffix, "#7D3C98"),
+        _slice_view(xray, "X" + suffix, "#2E86C1", group=group),
+        _slice_view(drr, "D" + suffix, "#7D3C98", group=group),
     )
     bottom = f'\n<item splitSize="380">{_split("horizontal", "".join(below))}</item>'
     return f'\n<item splitSize="400">{_split("vertical", top + bottom)}</item>'

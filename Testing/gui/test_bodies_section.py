@@ -223,6 +223,20 @@ def test_a_body_taken_out_leaves_its_node(user, demo_case):
     assert user.parameters.ct.GetParentTransformNode() is user.parameters.transform
 
 
+def test_a_body_whose_node_is_removed_is_gone(user, demo_case):
+    user.take_demo(demo_case)
+    model = sphere(user, "screw")
+    add(user, model)
+    user.ui.bodyTable.selectRow(1)
+    user.ui.bodyMaterialCombo.setCurrentText("Ti")
+    user.show_views()
+    user.host.scene.RemoveNode(model)
+    user.wait()
+    assert [row[1] for row in table(user)] == ["the CT"]
+    assert not user.session.case.has_several_bodies
+    assert user.host.messages == []
+
+
 def test_what_does_not_go_into_the_table_is_said(spine):
     add(spine, spine.parameters.ct)
     assert "chosen already" in spine.last_message()

@@ -93,13 +93,11 @@ def test_state_is_kept_in_the_node(parameters):
     assert_state(RegistrationState(parameters))
 
 
-def test_history_grows_in_order_and_is_cleared(parameters):
+def test_history_grows_in_order(parameters):
     state = RegistrationState(parameters)
     state.add(ENTRY)
     state.add(replace(ENTRY, verdict="reject"))
     assert [entry.verdict for entry in state.history] == ["accept", "reject"]
-    state.clear_history()
-    assert state.history == []
 
 
 def test_geometry_and_frame_can_be_taken_back(parameters):

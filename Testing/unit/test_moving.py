@@ -53,6 +53,17 @@ def test_an_object_that_leaves_through_no_face_goes_on_nowhere():
     assert beyond_border(border(np.s_[5:9, 5:9, 5:9])) == []
 
 
+def test_every_face_goes_on_by_itself():
+    """Each mask is as large as its face's continuation, not as a box about all of them."""
+    both = border(np.s_[0])
+    both.array[:, -1] = 1
+    low, side = beyond_border(both)
+    assert index_of(low, low.array)[2].max() < 0 < index_of(side, side.array)[2].max()
+    assert index_of(side, side.array)[1].min() > 47
+    np.testing.assert_array_equal(np.array(low.array.shape)[1:], np.ceil(np.array([48, 60]) / [2, 3]))
+    assert (low.array[:, 0, 1:-1] == 1).all()
+
+
 def test_rays_are_compared_that_meet_only_what_was_scanned():
     """Against points every millimetre along each ray, asked one by one where they lie."""
     camera = Camera.from_c_arm(1000.0, (3.0, 3.0), 64, 56)

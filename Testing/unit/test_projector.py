@@ -51,6 +51,11 @@ def noise() -> ProjectorVolume:
 # Geometry and absolute values
 
 
+def test_a_volume_is_held_once(smooth):
+    assert np.shares_memory(smooth.volume.array, smooth.voxels)
+    assert smooth.voxels.shape == tuple(size + 3 for size in smooth.volume.array.shape)
+
+
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("left_handed", [False, True])
 def test_blobs_agree_with_their_closed_form(backend, left_handed):

@@ -196,10 +196,11 @@ SEGMENTED_BONE = TargetKind(
     thresholds=Thresholds(accept=0.55, review=0.45),
     check=Level(128, 11),
     coarse=(_SEGMENTED_COARSE,),
-    # Of starts from all around only a few lead home, and at first these need not look best.
+    # Of starts from all around only a few lead home, and at first these need not look best. Their crop of the
+    # X-ray is wide: on fewer pixels other bones look as well.
     coarse_of_many=(
         (
-            Step(Level(64, 15, 12, 0.2, depth_prior_mm=30.0), 48),
+            Step(Level(96, 15, 8, 0.2, depth_prior_mm=30.0), 48),
             Step(Level(128, 11, 4, 0.05, depth_prior_mm=30.0), 16),
             Step(Level(128, 11, 8, 0.05, depth_prior_mm=30.0), 6),
         ),

@@ -7,7 +7,6 @@ from typing import Any
 
 # (control, what it lacks in words, whether it waits for what runs)
 Want = tuple[Any, str, bool]
-_NEED_INPUTS = "showViews", "register", "initialise", "refine", "optimise", "train", "addXray", "solve"
 
 
 class Readiness:

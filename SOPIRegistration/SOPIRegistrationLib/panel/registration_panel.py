@@ -223,7 +223,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         elif session.case is not None and not session.overlay.is_complete:
             # Somebody cleaned up the picture or the DRR: the next drawing makes them anew.
             self._picture.rests()
-        self._update()
+        self._on_table()
 
     def _on_geometry(self, geometry) -> None:
         if self._session is not None:
@@ -231,7 +231,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._update()
 
     def _on_table(self) -> None:
-        """The table of X-rays, or that of bodies, changed."""
+        """The table of X-rays, or that of bodies, changed, or what is in them has left the scene."""
+        self._bodies.show(self._session)
         self._follow_changes()
         self._update()
 

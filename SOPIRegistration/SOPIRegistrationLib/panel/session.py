@@ -271,7 +271,8 @@ class Session:
     def _rendered_of(self, case: PreparedCase, overlay, placement: Placement, pixels: int) -> np.ndarray:
         colours = {one.name: one.colour for one in self.bodies}
         image, alone = case.render_bodies(placement, pixels)
-        overlay.bodies = tuple((drr, colours[name]) for name, drr in alone.items())
+        # The node of one may have left the scene.
+        overlay.bodies = tuple((drr, colours[name]) for name, drr in alone.items() if name in colours)
         return image
 
     def show_drr(self, image: np.ndarray, live: bool = False) -> None:

@@ -50,8 +50,9 @@ def show_bodies(scene, common, bodies: Bodies, entries: Sequence[BodyEntry]) -> 
     Args:
         scene: the MRML scene.
         common: the registration's transform.
-        bodies: as prepared, in the order of the entries.
-        entries: with their transforms; none where all is one piece.
+        bodies: as prepared.
+        entries: with their transforms; none where all is one piece. A body whose node has left the scene has
+            none, and is not shown.
 
     Returns:
         The model nodes, that of the first body first.
@@ -61,7 +62,10 @@ def show_bodies(scene, common, bodies: Bodies, entries: Sequence[BodyEntry]) -> 
         remove_bones(scene, shown)
         return shown
     shown = []
-    for body, entry in zip(bodies.bodies, entries, strict=True):
+    by_name = {one.name: one for one in entries}
+    for body in bodies.bodies:
+        if (entry := by_name.get(body.name)) is None:
+            continue
         set_centre(entry.transform, body.centre_lps_mm)
         if entry.node is not None and entry.node.IsA("vtkMRMLModelNode"):
             entry.node.CreateDefaultDisplayNodes()

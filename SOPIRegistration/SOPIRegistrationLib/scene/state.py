@@ -205,10 +205,6 @@ class RegistrationState:
         history = [*self._read().get("history", []), _plain_entry(entry)]
         self._write(history=history, shown=len(history) - 1)
 
-    def clear_history(self) -> None:
-        """Forget all entries."""
-        self._write(history=[], shown=None)
-
     @property
     def shown(self) -> int | None:
         """Number of the history's entry whose result is shown; settable. None for no result."""

@@ -14,7 +14,7 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.simulation.fields import Frame, Rod, chain
 from SOPIRegistrationLib.simulation.sculpture import Part, Sculpture
 
-TITANIUM_HU, COBALT_CHROME_HU, CEMENT_HU = 11_500.0, 30_000.0, 1_800.0
+TITANIUM_HU, COBALT_CHROME_HU = 11_500.0, 30_000.0
 # Along a long bone: where its thickness changes, and how much of the ends' swelling is left there.
 _ALONG = np.array([0.0, 0.04, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.96, 1.0])
 _SWELLING = np.array([0.85, 1.0, 0.6, 0.2, 0.0, 0.0, 0.0, 0.2, 0.6, 1.0, 0.85])

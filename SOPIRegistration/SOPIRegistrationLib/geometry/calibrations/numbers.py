@@ -7,7 +7,6 @@ import re
 import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.geometry.camera import Camera
 
 
 def numbers_of(text: str) -> np.ndarray | None:
@@ -65,9 +64,3 @@ def decomposed(P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def text_of(matrix, separator: str = ",") -> str:
     """Rows of a matrix, a line each, without loss."""
     return "\n".join(separator.join(f"{value:.17g}" for value in row) for row in np.atleast_2d(matrix))
-
-
-def entry_of(camera: Camera) -> dict:
-    """A camera as in a geometry JSON, without its name."""
-    T = camera.T_world_to_camera
-    return {"K": camera.K, "R": T[:3, :3], "t": T[:3, 3], "width": camera.width, "height": camera.height}
