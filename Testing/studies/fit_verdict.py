@@ -39,9 +39,9 @@ from SOPIRegistrationLib.evaluation.cases import EvaluationCase
 from SOPIRegistrationLib.evaluation.metrics import pose_error, wilson_interval
 from SOPIRegistrationLib.evaluation.simulated import Detector, SimulatedCases
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.principal_axes import long_axis
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.refine.coarse_to_fine import CoarseToFine
-from SOPIRegistrationLib.refine.levels import long_axis
 from SOPIRegistrationLib.registration.evidence import Evidence
 from SOPIRegistrationLib.registration.probability import RESOURCE, TRUSTED, features
 from SOPIRegistrationLib.registration.verdict import judge

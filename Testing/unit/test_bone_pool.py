@@ -11,13 +11,14 @@ from SOPIRegistrationLib.evaluation.anatomies import thicker_end
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.principal_axes import long_axis
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.volume import Volume
-from SOPIRegistrationLib.initialise.bone_pool import BonePool
+from SOPIRegistrationLib.initialise.bone_pool import BonePool, turned_pool
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.refine.levels import long_axis, with_look_alikes
+from SOPIRegistrationLib.refine.levels import with_look_alikes
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.registration.evidence import are_others, evidence_of
 from SOPIRegistrationLib.registration.predicted_error import local_model
@@ -138,3 +139,24 @@ def test_a_bone_is_found_from_nothing_with_bright_and_dark_mistaken(case, subjec
     error = error_of(result.T_lps_to_world, case, T_true)
     assert error.right
     assert not result.mirrored
+
+
+def test_of_two_views_a_bone_turned_about_itself_and_of_another_depth_is_in_the_pool(case, T_true):
+    """A forearm turns about itself far more than it tilts, and one view alone hardly tells depth."""
+    first = case.reading.radiographs[0].other_polarity()
+    aside = np.eye(4)
+    aside[:3, :3] = [[0, 0, -1], [0, 1, 0], [1, 0, 0]]
+    aside[:3, 3] = -aside[:3, :3] @ [0, 0, SOD_MM] + [0, 0, SOD_MM]
+    camera = replace(CAMERA, T_world_to_camera=aside)
+    drr = project(case.subject.body.level(0), camera, T_true[None])[0]
+    second = PreparedRadiograph(drr, np.ones_like(drr, bool), camera)
+    axis = T_true[:3, :3] @ long_axis(case.subject.ct.surface_points_lps_mm)
+    twist = np.array([*np.deg2rad(70.0) * axis, 4.0, -6.0, 20.0])
+    expected = se3.move_about(T_true[None], twist[None], case.centre_lps_mm)[0]
+    both = replace(case, reading=Reading((first, second)), T_expected=expected)
+    found = np.concatenate([lot.T for lot in turned_pool().lots(both, both.reading, Run(both))])
+    errors = [error_of(T, case, T_true) for T in found]
+    assert min(max(error.rotation_deg / 12, error.mtre_mm / 12) for error in errors) < 1
+    # Without the turns it is not reached.
+    near = np.concatenate([lot.T for lot in BonePool().lots(both, both.reading, Run(both))])
+    assert min(error_of(T, case, T_true).rotation_deg for T in near) > 12

@@ -12,10 +12,10 @@ from SOPIRegistrationLib.evaluation.cases import EvaluationCase
 from SOPIRegistrationLib.evaluation.metrics import PoseError, pose_error, structural_similarity
 from SOPIRegistrationLib.evaluation.problem import Estimate
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.principal_axes import long_axis
 from SOPIRegistrationLib.geometry.views import THETA_NAMES, theta_as_dict, theta_from_dict
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.refine.levels import long_axis
 from SOPIRegistrationLib.registration.evidence import Evidence
 from SOPIRegistrationLib.similarity import gradient_correlation, ncc
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Proposal, Run
 from SOPIRegistrationLib.initialise.any_view import AnyView
-from SOPIRegistrationLib.initialise.bone_pool import BonePool
+from SOPIRegistrationLib.initialise.bone_pool import BonePool, turned_pool
 from SOPIRegistrationLib.initialise.initialiser import InTurn, Source
 from SOPIRegistrationLib.initialise.networks import Patient, PoseNetwork, Rtpi
 from SOPIRegistrationLib.initialise.starts import AboutExpected, Nominal
@@ -26,6 +26,7 @@ _ALL_VIEWS_FINER = AnyView(pixels=48, candidates=200, tilt_deg=53.6)
 # In degraded pictures wrong poses, seen the wrong way round, reach a margin of 0.05: of less than this all
 # that a proposal holds is looked at before the best is refined.
 _CLEAR = 0.08
+_BONE = BonePool()
 # Below this margin it is not the picture that is hard.
 _WORTH_A_CLOSER_LOOK = -0.3
 
@@ -44,7 +45,7 @@ class Auto(InTurn):
         weights = self.settings.weights
         if case.is_of_a_part:
             patient = (PoseNetwork(PATIENT, weights[PATIENT]),) if PATIENT in weights else ()
-            return (*patient, BonePool())
+            return (*patient, _BONE)
         if PATIENT in weights:
             first = PoseNetwork(PATIENT, weights[PATIENT], with_expected=True)
         elif self._has_rtpi:
@@ -74,15 +75,18 @@ class Auto(InTurn):
 
     @staticmethod
     def _of_a_bone(case: Case, run: Run, sources: Sequence[Source]) -> Iterator[Proposal]:
-        """What each source says; where nothing agrees, the last one of the X-ray turned over.
+        """What each source says; where nothing agrees, a long bone turned about itself, and then the pool of
+        the X-ray turned over.
 
         Both polarities are the sources' own.
         """
         for source in sources:
             lots = source.lots(case, case.reading, run)
             yield Proposal(source.name, lots)
+        turned = turned_pool()
+        yield Proposal(turned.name, turned.lots(case, case.reading, run), again=True, from_afar=True)
         for reading in case.stored_either_way(case.reading)[1:]:
-            yield Proposal(sources[-1].name, sources[-1].lots(case, reading, run), from_afar=True)
+            yield Proposal(_BONE.name, _BONE.lots(case, reading, run), from_afar=True)
 
     @staticmethod
     def _of_all_views(case: Case, run: Run, first: Source) -> Iterator[Proposal]:

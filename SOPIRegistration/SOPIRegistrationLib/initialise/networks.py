@@ -13,7 +13,7 @@ from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.compare.starts import with_starts_around
 from SOPIRegistrationLib.compare.target import WHOLE_BODY
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.initialise.bone_pool import BonePool
+from SOPIRegistrationLib.initialise.bone_pool import BonePool, turned_pool
 from SOPIRegistrationLib.initialise.initialiser import InTurn, Source
 from SOPIRegistrationLib.installed import PATIENT, RTPI
 from SOPIRegistrationLib.refine.levels import through_levels
@@ -141,7 +141,7 @@ class Patient(InTurn):
         """The network, then what is left to try."""
         if case.is_of_a_part:
             # It goes further than the network's other poses do.
-            return self._network, BonePool(PATIENT, from_afar=True)
+            return self._network, BonePool(PATIENT, from_afar=True), turned_pool(PATIENT)
         return self._network, self._network.thorough()
 
     def expected(self, case: Case) -> np.ndarray:

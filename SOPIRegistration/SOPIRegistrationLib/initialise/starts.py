@@ -11,7 +11,7 @@ from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Proposal, 
 from SOPIRegistrationLib.compare.starts import multi_start
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.initialise.bone_pool import BonePool
+from SOPIRegistrationLib.initialise.bone_pool import BonePool, turned_pool
 from SOPIRegistrationLib.initialise.initialiser import InTurn
 
 
@@ -42,7 +42,7 @@ class Nominal(InTurn):
 
     def sources(self, case: Case):
         """Nearby, from further around; of one bone in an X-ray of more all around."""
-        around = (BonePool(self.name, from_afar=True),) if case.is_of_a_part else ()
+        around = (BonePool(self.name, from_afar=True), turned_pool(self.name)) if case.is_of_a_part else ()
         return AboutExpected(self.name), AboutExpected(self.name, further=True), *around
 
     def propose(self, case: Case, run: Run) -> Iterator[Proposal]:

@@ -11,6 +11,7 @@ from SOPIRegistrationLib.compare import Comparison, Hypotheses, Level, Step
 from SOPIRegistrationLib.compare.run import Run, Stage
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
+from SOPIRegistrationLib.geometry.principal_axes import long_axis
 from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt
 
 NEIGHBOURS_STAGE, LOOK_ALIKES_STAGE = "neighbouring vertebrae", "turned about the long axis"
@@ -167,9 +168,3 @@ def _along_the_valley(
     lengths = np.minimum(lengths, _FURTHEST_MM * np.sqrt(np.array(costs) / max(costs)))
     twists = np.outer(np.concatenate([lengths, -lengths]), scale * directions[:, 0])
     return se3.move_about(np.repeat(T, len(twists), axis=0), twists, comparison.case.centre_lps_mm)
-
-
-def long_axis(points_mm: np.ndarray) -> np.ndarray:
-    """(3,) unit vector along which points (n, 3) spread furthest."""
-    spread = points_mm - points_mm.mean(axis=0)
-    return np.linalg.eigh(spread.T @ spread)[1][:, -1]
