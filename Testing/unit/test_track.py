@@ -319,14 +319,17 @@ def test_parts_of_a_labelled_ct_start_from_the_whole_one(files, tmp_path, scene)
     truth = Simulated(scene, 4)
     for body in entry["bodies"]:
         poses = {frame["frame"]: frame for frame in body["frames"]}
-        # Vertebrae have look-alikes beside them, which are a reason for review.
+        # On these coarse pictures a vertebra alone looks much like the next one: that is for review.
         assert {poses[number]["status"] for number in (1, 2)} <= {"accept", "review"}
         assert poses[3]["status"] == "lost"
         centre = np.array(body["rotation_centre_lps_mm"])
-        there, expected = (
-            se3.transform_points(T, centre) for T in (np.array(poses[2]["T_lps_to_world"]), truth.T(2))
-        )
-        assert np.abs(there - expected)[:2].max() < 1.0
+        for number in (1, 2, 4):
+            if poses[number]["status"] == "accept":
+                there, expected = (
+                    se3.transform_points(np.array(T), centre)
+                    for T in (poses[number]["T_lps_to_world"], truth.T(number))
+                )
+                assert np.abs(there - expected)[:2].max() < 1.0
         assert (np.array(poses[2]["statistical_error_mm"]) < poses[2]["predicted_error_mm"]).all()
         assert poses[3]["statistical_error_mm"] is None
 
