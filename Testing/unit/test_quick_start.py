@@ -23,7 +23,7 @@ def test_automatic_run_begins_with_the_quick_start_commands():
     assert script[first + 1] == commands[1]
     assert commands[1].endswith(".venv/bin/python -m pytest")
     assert script[first + 2].endswith("mkdocs build")
-    assert script[first + 3] == f"{commands[1].rpartition(' && ')[2]} -m slow"
+    assert script[first + 3] == f"{commands[1].rpartition(' && ')[2]} -m slow -n 0"
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
