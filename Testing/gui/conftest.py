@@ -162,6 +162,22 @@ class User:
         self.session.state.geometry = nodes.geometry
         self.nodes = nodes
 
+    def take_wrist(self, folder: Path) -> list:
+        """The sample data's radius, both X-rays of it and the set's cameras. Returns the X-rays' nodes."""
+        import slicer
+
+        ct = slicer.util.loadVolume(str(folder / "radius.nii.gz"))
+        xrays = [
+            slicer.util.loadVolume(str(folder / f"frame_0099_{camera}.png")) for camera in ("cam01", "cam02")
+        ]
+        self.choose(ct, xrays[0])
+        self.host.answers.append(str(folder / "cameras.json"))
+        self.click("loadGeometryButton")
+        self.click("addXrayButton")
+        self.choose(xray=xrays[1])
+        self.click("addXrayButton")
+        return xrays
+
     def choose(self, ct=None, xray=None, mask=None) -> None:
         """Choose input nodes in the selectors."""
         for selector, node in (

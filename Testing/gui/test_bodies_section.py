@@ -303,14 +303,8 @@ def test_radius_and_ulna_of_the_wrist_in_two_views(user, shared_data):
     folder = shared_data / "wrist"
     if not folder.is_dir():
         pytest.skip("the wrist sample data is not in ../shared/data")
-    radius, ulna = (slicer.util.loadVolume(str(folder / f"{name}.nii.gz")) for name in ("radius", "ulna"))
-    xrays = [slicer.util.loadVolume(str(folder / f"frame_0099_{name}.png")) for name in ("cam01", "cam02")]
-    user.choose(radius, xrays[0])
-    user.host.answers.append(str(folder / "cameras.json"))
-    user.click("loadGeometryButton")
-    user.click("addXrayButton")
-    user.choose(xray=xrays[1])
-    user.click("addXrayButton")
+    ulna = slicer.util.loadVolume(str(folder / "ulna.nii.gz"))
+    user.take_wrist(folder)
     user.ui.jointCheckBox.checked = True
     add(user, ulna)
     user.show_views()

@@ -17,14 +17,7 @@ def wrist(user, shared_data):
     folder = shared_data / "wrist"
     if not folder.is_dir():
         pytest.skip("the wrist sample data is not in ../shared/data")
-    ct = slicer.util.loadVolume(str(folder / "radius.nii.gz"))
-    xrays = [slicer.util.loadVolume(str(folder / f"frame_0099_{name}.png")) for name in ("cam01", "cam02")]
-    user.choose(ct, xrays[0])
-    user.host.answers.append(str(folder / "cameras.json"))
-    user.click("loadGeometryButton")
-    user.click("addXrayButton")
-    user.choose(xray=xrays[1])
-    user.click("addXrayButton")
+    xrays = user.take_wrist(folder)
     user.show_views()
     assert user.host.messages == []
     gold = np.array(json.loads((folder / "gold_0099.json").read_text())["T_radius_lps_to_world"])

@@ -140,17 +140,8 @@ def draw_wrist(user, album: Album, folder: Path) -> None:
     """Two X-rays of a calibrated set, the CT at the gold standard."""
     import json
 
-    import slicer
-
     user.host.scene.Clear()
-    ct = slicer.util.loadVolume(str(folder / "radius.nii.gz"))
-    xrays = [slicer.util.loadVolume(str(folder / f"frame_0099_{name}.png")) for name in ("cam01", "cam02")]
-    user.choose(ct, xrays[0])
-    user.host.answers.append(str(folder / "cameras.json"))
-    user.click("loadGeometryButton")
-    user.click("addXrayButton")
-    user.choose(xray=xrays[1])
-    user.click("addXrayButton")
+    user.take_wrist(folder)
     user.ui.jointCheckBox.checked = True
     user.show_views()
     gold = np.array(json.loads((folder / "gold_0099.json").read_text())["T_radius_lps_to_world"])

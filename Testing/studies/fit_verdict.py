@@ -39,7 +39,7 @@ from SOPIRegistrationLib.evaluation.cases import EvaluationCase
 from SOPIRegistrationLib.evaluation.metrics import pose_error, wilson_interval
 from SOPIRegistrationLib.evaluation.simulated import Detector, SimulatedCases
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.geometry.principal_axes import long_axis
+from SOPIRegistrationLib.geometry.principal_axes import principal_axes
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.refine.coarse_to_fine import CoarseToFine
 from SOPIRegistrationLib.registration.evidence import Evidence
@@ -200,7 +200,7 @@ def starts_of(case: EvaluationCase, rng: np.random.Generator) -> Iterator[tuple[
 def turned(case: EvaluationCase, rng: np.random.Generator) -> np.ndarray:
     """(4, 4) the truth, or of a stranger the start, turned about and slid along the bone's long axis."""
     T = case.T_start if case.T_true is None else case.T_true
-    axis = T[:3, :3] @ long_axis(case.ct.surface_points_lps_mm)
+    axis = T[:3, :3] @ principal_axes(case.ct.surface_points_lps_mm).long
     turn = np.deg2rad(rng.uniform(*_TURNED_DEG)) * rng.choice([-1, 1])
     twist = np.concatenate([turn * axis, _SLID_MM * rng.uniform(-1, 1) * axis])
     return se3.move_about(T, twist, case.frame.centre_lps_mm)

@@ -12,12 +12,13 @@ from SOPIRegistrationLib.errors import Cancelled
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.principal_axes import principal_axes
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.refine.alternatives import AMBIGUOUS, alike_poses, alternatives, axes_of, near_poses
+from SOPIRegistrationLib.refine.alternatives import AMBIGUOUS, alike_poses, alternatives, near_poses
 from SOPIRegistrationLib.refine.jointly import Scene
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.registration.outputs import write_results
@@ -57,7 +58,7 @@ def test_a_box_looks_the_same_in_the_poses_that_its_symmetry_names():
     corners = np.array([3.0, 40.0, -7.0]) + np.stack(np.meshgrid([-30, 30], [-12, 12], [-5, 5]), -1).reshape(
         8, 3
     )
-    axes = axes_of(corners)
+    axes = principal_axes(corners)
     T = se3.rigid(se3.exp_so3(np.array([0.4, -0.3, 0.8])), np.array([10.0, -20.0, 1e6]))
     seen = {}
     for way, other in alike_poses(axes, T, [np.zeros(3)]):
@@ -74,18 +75,16 @@ def test_a_box_looks_the_same_in_the_poses_that_its_symmetry_names():
 def test_the_axis_about_which_a_body_is_round_is_its_long_one():
     angle, along = np.meshgrid(np.linspace(0, 2 * np.pi, 24, endpoint=False), np.linspace(-60, 60, 13))
     bone = np.stack([8 * np.cos(angle), along, 8 * np.sin(angle)], axis=-1).reshape(-1, 3)
-    axes = axes_of(bone)
+    axes = principal_axes(bone)
     assert axes.round_about == 0
     assert abs(axes.directions[1, 0]) == pytest.approx(1)
 
 
 def test_poses_nearby_are_turned_or_slid_and_nothing_else(pose, tray):
-    axes = axes_of(tray.ct.surface_points_lps_mm)
+    axes = principal_axes(tray.ct.surface_points_lps_mm)
     for way, other in near_poses(axes, pose):
         turn = np.rad2deg(se3.rotation_distance(other[:3, :3], pose[:3, :3]))
-        shift = np.linalg.norm(
-            np.subtract(*(se3.transform_points(T, axes.centre_lps_mm) for T in (pose, other)))
-        )
+        shift = np.linalg.norm(np.subtract(*(se3.transform_points(T, axes.centre_mm) for T in (pose, other))))
         expected = (12.0, 0.0) if way == "near" else (0.0, 8.0)
         assert (turn, shift) == pytest.approx(expected, abs=1e-5)
 

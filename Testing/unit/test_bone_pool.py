@@ -11,7 +11,7 @@ from SOPIRegistrationLib.evaluation.anatomies import thicker_end
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.geometry.principal_axes import long_axis
+from SOPIRegistrationLib.geometry.principal_axes import principal_axes
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
@@ -87,8 +87,8 @@ def test_a_pool_of_both_polarities_holds_the_pose(case, T_true):
 def test_a_bone_turned_about_its_long_axis_is_another_pose(case, T_true):
     reading = case.reading.other_polarity()
     comparison = Comparison(case, reading, compared_target(case.subject))
-    axis = T_true[:3, :3] @ long_axis(case.subject.ct.surface_points_lps_mm)
-    assert abs(long_axis(case.subject.ct.surface_points_lps_mm)[2]) > 0.95
+    axis = T_true[:3, :3] @ principal_axes(case.subject.ct.surface_points_lps_mm).long
+    assert abs(principal_axes(case.subject.ct.surface_points_lps_mm).long[2]) > 0.95
     twists = [np.concatenate([np.deg2rad(turn) * axis, np.zeros(3)]) for turn in (0.0, 2.0, 4.0)]
     T = se3.move_about(np.repeat(T_true[None], 3, axis=0), np.array(twists), case.centre_lps_mm)
     # The points of the bone move by less than 5 mm each time.
@@ -114,7 +114,7 @@ def test_where_the_view_leaves_a_pose_open_no_other_one_is_sought(case, T_true):
 
 def test_look_alikes_lead_back_from_a_turn_about_the_long_axis(case, T_true):
     comparison = Comparison(case, case.reading.other_polarity(), compared_target(case.subject))
-    axis = T_true[:3, :3] @ long_axis(case.subject.ct.surface_points_lps_mm)
+    axis = T_true[:3, :3] @ principal_axes(case.subject.ct.surface_points_lps_mm).long
     turned = se3.move_about(
         T_true, np.concatenate([np.deg2rad(20.0) * axis, np.zeros(3)]), case.centre_lps_mm
     )
@@ -150,7 +150,7 @@ def test_of_two_views_a_bone_turned_about_itself_and_of_another_depth_is_in_the_
     camera = replace(CAMERA, T_world_to_camera=aside)
     drr = project(case.subject.body.level(0), camera, T_true[None])[0]
     second = PreparedRadiograph(drr, np.ones_like(drr, bool), camera)
-    axis = T_true[:3, :3] @ long_axis(case.subject.ct.surface_points_lps_mm)
+    axis = T_true[:3, :3] @ principal_axes(case.subject.ct.surface_points_lps_mm).long
     twist = np.array([*np.deg2rad(70.0) * axis, 4.0, -6.0, 20.0])
     expected = se3.move_about(T_true[None], twist[None], case.centre_lps_mm)[0]
     both = replace(case, reading=Reading((first, second)), T_expected=expected)

@@ -30,6 +30,7 @@ from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.contradictions import contradictions
 from SOPIRegistrationLib.geometry.files import geometry_as_dict, geometry_from_dict, load_geometry
+from SOPIRegistrationLib.geometry.rt_image import RT_IMAGE_KEYWORDS
 from SOPIRegistrationLib.images.files import open_radiograph
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
@@ -86,16 +87,7 @@ KEYWORDS = [
     "DetectorActiveDimensions",
     "PatientPosition",
     "PositionerIsocenterPrimaryAngle",
-    "RTImageSID",
-    "RadiationMachineSAD",
-    "ImagePlanePixelSpacing",
-    "RTImagePlane",
-    "RTImagePosition",
-    "RTImageOrientation",
-    "XRayImageReceptorTranslation",
-    "XRayImageReceptorAngle",
-    "GantryAngle",
-    "PatientSupportAngle",
+    *RT_IMAGE_KEYWORDS,
     "ShutterShape",
     "ShutterLeftVerticalEdge",
     "CollimatorShape",

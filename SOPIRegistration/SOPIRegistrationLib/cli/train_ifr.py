@@ -58,16 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="times that a pose is corrected in a row, where steps are trained (2)",
     )
-    parser.set_defaults(train=run, starts=1)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Train a learned similarity; leaves weights with their model card in the folder.
-
-    Raises:
-        InputError: an option or a CT is unusable.
-    """
-    return train(args, asked_for(args))
+    parser.set_defaults(train=train, asked_for=asked_for, starts=1)
 
 
 def asked_for(args: argparse.Namespace) -> Asked:

@@ -203,12 +203,13 @@ def require_share(args: argparse.Namespace, name: str) -> None:
         raise InputError(f"--{name.replace('_', '-')} is {value:g}: give 0 to 1")
 
 
-def train(args: argparse.Namespace, asked: Asked) -> int:
-    """Train; leaves ``NAME.safetensors`` and its model card in the folder.
+def train(args: argparse.Namespace) -> int:
+    """Train what ``args.asked_for`` makes of the options; leaves ``NAME.safetensors`` and its model card.
 
     Raises:
-        InputError: a CT or weights are unusable, or the folder.
+        InputError: an option, a CT or weights are unusable, or the folder.
     """
+    asked = args.asked_for(args)
     cts = [require_file(path, "CT") for path in args.ct]
     try:
         args.out.mkdir(parents=True, exist_ok=True)

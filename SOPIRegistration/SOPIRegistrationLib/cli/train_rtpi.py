@@ -36,16 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--starts", type=int, default=3, metavar="N", help="poses from which an X-ray is approached (3)"
     )
-    parser.set_defaults(train=run)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Train a pose initialiser; leaves weights with their model card in the folder.
-
-    Raises:
-        InputError: an option or a CT is unusable.
-    """
-    return train(args, asked_for(args))
+    parser.set_defaults(train=train, asked_for=asked_for)
 
 
 def asked_for(args: argparse.Namespace) -> Asked:

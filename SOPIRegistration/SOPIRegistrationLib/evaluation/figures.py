@@ -12,7 +12,7 @@ from SOPIRegistrationLib.evaluation.cases import EvaluationCase
 from SOPIRegistrationLib.evaluation.metrics import PoseError, pose_error, structural_similarity
 from SOPIRegistrationLib.evaluation.problem import Estimate
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.geometry.principal_axes import long_axis
+from SOPIRegistrationLib.geometry.principal_axes import principal_axes
 from SOPIRegistrationLib.geometry.views import THETA_NAMES, theta_as_dict, theta_from_dict
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
@@ -197,7 +197,9 @@ def _truth_entries(case: EvaluationCase) -> dict[str, float]:
     """How exact the true pose is, about and along the first camera's axes; nothing of an exact one."""
     if case.truth_deviation is None:
         return {}
-    along = (case.T_world_to_camera @ case.T_true)[:3, :3] @ long_axis(case.ct.surface_points_lps_mm)
+    along = (case.T_world_to_camera @ case.T_true)[:3, :3] @ principal_axes(
+        case.ct.surface_points_lps_mm
+    ).long
     return _axis_entries("truth", *case.truth_deviation.about_axes(along))
 
 

@@ -11,7 +11,7 @@ from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, R
 from SOPIRegistrationLib.compare.objective import compared_view
 from SOPIRegistrationLib.compare.starts import multi_start
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.geometry.principal_axes import elongation, long_axis
+from SOPIRegistrationLib.geometry.principal_axes import principal_axes
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.initialise.template_search import SearchRange, template_search
 
@@ -76,11 +76,10 @@ class BonePool:
 
     def _turned(self, case: Case, target: Target) -> np.ndarray:
         """(n, 4, 4) the expected pose, turned about the bone's long axis."""
-        points = target.outline_lps_mm
-        is_long = elongation(points) > _LONG
-        turns = np.deg2rad([turn for turn in self.turns_deg if turn == 0 or is_long])
+        axes = principal_axes(target.outline_lps_mm)
+        turns = np.deg2rad([turn for turn in self.turns_deg if turn == 0 or axes.elongation > _LONG])
         twists = np.zeros((len(turns), 6))
-        twists[:, :3] = turns[:, None] * (case.T_expected[:3, :3] @ long_axis(points))
+        twists[:, :3] = turns[:, None] * (case.T_expected[:3, :3] @ axes.long)
         T = np.repeat(case.T_expected[None], len(turns), axis=0)
         return se3.move_about(T, twists, case.centre_lps_mm)
 

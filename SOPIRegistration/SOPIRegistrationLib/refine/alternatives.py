@@ -19,6 +19,7 @@ import numpy as np
 from SOPIRegistrationLib.compare.target import Level
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
+from SOPIRegistrationLib.geometry.principal_axes import PrincipalAxes, principal_axes
 from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt
 from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.projector.bodies import as_seen, line_integrals
@@ -84,31 +85,8 @@ class Alternative(NamedTuple):
         }
 
 
-class Axes(NamedTuple):
-    """Principal axes of a body.
-
-    Attributes:
-        centre_lps_mm: (3,) centroid of its surface.
-        directions: (3, 3) unit axes in its columns, LPS, the longest first.
-        round_about: number of the axis across which it is most alike in all directions.
-    """
-
-    centre_lps_mm: np.ndarray
-    directions: np.ndarray
-    round_about: int
-
-
-def axes_of(points_lps_mm: np.ndarray) -> Axes:
-    """The principal axes of surface points (n, 3)."""
-    centre = points_lps_mm.mean(axis=0)
-    moments, directions = np.linalg.eigh(np.cov((points_lps_mm - centre).T))
-    moments, directions = moments[::-1], directions[:, ::-1]
-    ratios = [max(pair) / max(min(pair), 1e-9) for pair in itertools.combinations(moments[::-1], 2)]
-    return Axes(centre, directions, int(np.argmin(ratios)))
-
-
 def alike_poses(
-    axes: Axes, T_lps_to_world: np.ndarray, sources_mm: Sequence[np.ndarray]
+    axes: PrincipalAxes, T_lps_to_world: np.ndarray, sources_mm: Sequence[np.ndarray]
 ) -> list[tuple[str, np.ndarray]]:
     """Poses (4, 4) in which a body looks alike if it is symmetric, each after the way to it.
 
@@ -117,7 +95,7 @@ def alike_poses(
         T_lps_to_world: (4, 4) its pose, mm.
         sources_mm: (3,) where each X-ray's source stands in the world.
     """
-    R, centre = T_lps_to_world[:3, :3], axes.centre_lps_mm
+    R, centre = T_lps_to_world[:3, :3], axes.centre_mm
     place = se3.transform_points(T_lps_to_world, centre)
     found: list[tuple[str, np.ndarray]] = []
     for axis in axes.directions.T:
@@ -143,7 +121,7 @@ def alike_poses(
     return poses
 
 
-def near_poses(axes: Axes, T_lps_to_world: np.ndarray) -> list[tuple[str, np.ndarray]]:
+def near_poses(axes: PrincipalAxes, T_lps_to_world: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """Poses (4, 4) turned about each of a body's axes, and slid along it, each after the way to it."""
     found = []
     for axis, sign in itertools.product(axes.directions.T, (1, -1)):
@@ -152,7 +130,7 @@ def near_poses(axes: Axes, T_lps_to_world: np.ndarray) -> list[tuple[str, np.nda
             ("near", np.concatenate([np.deg2rad(_NEAR_DEG) * in_world, np.zeros(3)])),
             ("slid", np.concatenate([np.zeros(3), _NEAR_MM * in_world])),
         ):
-            found.append((way, se3.move_about(T_lps_to_world, twist, axes.centre_lps_mm)))
+            found.append((way, se3.move_about(T_lps_to_world, twist, axes.centre_mm)))
     return found
 
 
@@ -218,7 +196,7 @@ def alternatives(
 def _starts(scene: Scene, T_found: np.ndarray, number: int) -> list[tuple[str, np.ndarray]]:
     """Poses (4, 4) from which others are sought, each after the way to it, within what holds the body."""
     body, T = scene.bodies.bodies[number], T_found[number]
-    axes = axes_of(body.subject.ct.surface_points_lps_mm)
+    axes = principal_axes(body.subject.ct.surface_points_lps_mm)
     sources = [np.linalg.inv(one.camera.T_world_to_camera)[:3, 3] for one in scene.radiographs]
     alike = alike_poses(axes, T, sources)
     holds = [one.hold for one in scene.bodies.bodies if one.hold and body.name in (one.name, one.hold.parent)]

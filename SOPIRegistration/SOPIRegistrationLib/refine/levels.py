@@ -11,7 +11,7 @@ from SOPIRegistrationLib.compare import Comparison, Hypotheses, Level, Step
 from SOPIRegistrationLib.compare.run import Run, Stage
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
-from SOPIRegistrationLib.geometry.principal_axes import long_axis
+from SOPIRegistrationLib.geometry.principal_axes import principal_axes
 from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt
 
 NEIGHBOURS_STAGE, LOOK_ALIKES_STAGE = "neighbouring vertebrae", "turned about the long axis"
@@ -132,7 +132,7 @@ def with_look_alikes(found: Hypotheses, step: Step, run: Run) -> Hypotheses:
     if plan is None:
         return found
     centre = comparison.case.centre_lps_mm
-    axis = found.T[0, :3, :3] @ long_axis(comparison.target.outline_lps_mm)
+    axis = found.T[0, :3, :3] @ principal_axes(comparison.target.outline_lps_mm).long
     turns = [np.deg2rad(sign * turn) for turn in plan.turn_deg for sign in (-1, 1)]
     slides = [sign * slide for slide in plan.slide_mm for sign in (-1, 1)]
     twists = [np.concatenate([turn * axis, np.zeros(3)]) for turn in turns]
