@@ -11,7 +11,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from SOPIRegistrationLib.geometry.se3 import rigid
 from SOPIRegistrationLib.geometry.tolerances import EXACTLY_KNOWN, Tolerances
+
+# From a frame with y up that looks along -z (JointTrack, MayaCam, Slicer's slice views) to a camera's; its own inverse.
+T_Y_UP_TO_CAMERA = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+def looking_from(source: np.ndarray, forward: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """(4, 4) T_world_to_camera of a source (3,) that looks along one vector (3,), the image's upward
+    direction nearest to another; of any length, not along each other."""
+    right = np.cross(forward, up)
+    z, x = forward / np.linalg.norm(forward), right / np.linalg.norm(right)
+    R = np.stack([x, np.cross(z, x), z])
+    return rigid(R, -R @ source)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,9 @@ _ROUNDS = 3
 # A body whose deviation is this share of what holds it alone would leave is held, not seen.
 _MOSTLY_HELD = 0.5
 
+# Names of the bodies that were registered as one piece, and its result.
+Piece = tuple[tuple[str, ...], RegistrationResult]
+
 
 @dataclass(frozen=True)
 class BodyPose:
@@ -187,10 +190,11 @@ def register_bodies(
         return case.of_one()
     # What bends agrees in part only as one piece, and a body has its own alternatives: all that a search can
     # try is tried where these lead nowhere.
-    quick = case.of_several(False, began)
+    pieces = case.pieces()
+    quick = case.of_several(pieces, began)
     if quick is not None and (quick.stopped or case.is_enough(quick)):
         return quick
-    thorough = case.of_several(True, began)
+    thorough = case.of_several(case.pieces(known=dict(pieces)), began, must_be_in_view=True)
     if quick is None or thorough.stopped:
         return thorough
     return min(thorough, quick, key=_severity)
@@ -209,6 +213,14 @@ def _is_a_start(verdict: Verdict) -> bool:
 def _is_anything(verdict: Verdict) -> bool:
     """Of a body by itself the first pose is enough: others are sought of it beside all others."""
     return True
+
+
+def _settled(
+    known: Mapping[tuple[str, ...], RegistrationResult], names: tuple[str, ...]
+) -> RegistrationResult | None:
+    """A piece's known result, where a search to the end would be no other."""
+    found = known.get(names)
+    return found if found is not None and found.verdict.settled else None
 
 
 @dataclass(frozen=True)
@@ -230,14 +242,16 @@ class _BodiesCase:
         pose = BodyPose(body.name, found.T_lps_to_world, found.initial_T, found.verdict, found.alternatives)
         return BodiesResult((pose,), (), (found,), found.seconds)
 
-    def of_several(self, thorough: bool, began: float) -> BodiesResult | None:
-        """As pieces first, then released; None where a search that was not thorough led out of the X-rays.
+    def of_several(
+        self, pieces: Sequence[Piece], began: float, must_be_in_view: bool = False
+    ) -> BodiesResult | None:
+        """What was registered as pieces, released; None where a piece lies out of the X-rays.
 
         Args:
-            thorough: whether pieces are searched to their end.
+            pieces: as of :meth:`pieces`.
             began: when all began, s.
+            must_be_in_view: whether such a piece is an error.
         """
-        pieces = self._pieces(thorough)
         results = tuple(piece for _, piece in pieces)
         found = {name: piece for names, piece in pieces for name in names}
         T_start = np.array([found[name].T_lps_to_world for name in self.bodies.names])
@@ -249,7 +263,7 @@ class _BodiesCase:
                 require_apart(self.bodies.bodies, T_start)
             _require_in_view(scene, T_start)
         except InputError:
-            if thorough:
+            if must_be_in_view:
                 raise
             return None
         joint_began = time.perf_counter()
@@ -282,14 +296,20 @@ class _BodiesCase:
             for body in result.bodies
         )
 
-    def _pieces(self, thorough: bool) -> list[tuple[tuple[str, ...], RegistrationResult]]:
-        """Names and result of the labelled CT as a whole and of every other body by itself."""
-        pieces = []
+    def pieces(self, known: Mapping[tuple[str, ...], RegistrationResult] | None = None) -> list[Piece]:
+        """Names and result of the labelled CT as a whole and of every other body by itself.
+
+        The search ends with what will do to be released; with results that are ``known`` it goes to its end,
+        and those that were settled are taken as they are.
+        """
+        known, pieces = known or {}, []
         bodies, seen = self.bodies, self.radiographs
         if bodies.whole is not None:
             settings, start = self._settings(bodies.parts)
-            enough = is_settled if thorough else _is_a_start
-            found = find(bodies.whole, seen, self.frame, settings, start, self.report, enough)
+            found = _settled(known, bodies.parts)
+            if found is None:
+                enough = is_settled if known else _is_a_start
+                found = find(bodies.whole, seen, self.frame, settings, start, self.report, enough)
             pieces.append((bodies.parts, found))
         for body in bodies.bodies:
             if body.name in bodies.parts:
@@ -299,8 +319,10 @@ class _BodiesCase:
                 # The X-rays are what the first piece found them to be.
                 seen, settings = pieces[0][1].radiographs, replace(settings, mirrored="no")
             own = replace(self.frame, centre_lps_mm=body.centre_lps_mm)
-            enough = is_settled if thorough else _is_anything
-            found = find(body.subject, seen, own, settings, start, self.report, enough)
+            found = _settled(known, (body.name,))
+            if found is None:
+                enough = is_settled if known else _is_anything
+                found = find(body.subject, seen, own, settings, start, self.report, enough)
             pieces.append(((body.name,), replace(found, frame=self.frame)))
         return pieces
 

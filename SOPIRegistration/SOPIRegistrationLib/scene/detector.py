@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.camera import T_Y_UP_TO_CAMERA, Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.scene.frames import T_camera_to_ras, ijk_to_ras, ras_from_pixels
 from SOPIRegistrationLib.scene.pose import vtk_matrix
-
-# A slice view's axes are right, up, towards the viewer; the camera's right, down, away from the source.
-_SLICE_TO_CAMERA_AXES = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def place_on_detector(
@@ -47,7 +44,7 @@ def lay_slice_view_on_detector(
     sliceNode, camera: Camera, frame: PoseFrame, *, reference: Camera | None = None
 ) -> None:
     """Turn and fit a slice view so that it shows the detector as the image is: u to the right, v down."""
-    slice_to_ras = T_camera_to_ras(camera, frame, reference) @ _SLICE_TO_CAMERA_AXES
+    slice_to_ras = T_camera_to_ras(camera, frame, reference) @ T_Y_UP_TO_CAMERA
     centre_px = [(camera.width - 1) / 2, (camera.height - 1) / 2]
     slice_to_ras[:3, 3] = ras_from_pixels(centre_px, camera, frame, reference)
     sliceNode.GetSliceToRAS().DeepCopy(vtk_matrix(slice_to_ras))

@@ -29,14 +29,13 @@ from scipy.spatial.transform import Rotation
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.camera import T_Y_UP_TO_CAMERA
 
 _HEADERS = ("JT_EULER_312", "JTA_EULER_KINEMATICS")
 _COLUMNS = "x_tran,y_tran,z_tran,z_rot,x_rot,y_rot"
 _EMPTY = "NOT_OPTIMIZED"
 # Pi, rounded by whoever wrote it.
 _LARGEST_RADIANS = 3.15
-# From a camera with y up and z to the viewer to ours; its own inverse.
-_TURNED = np.diag([1.0, -1.0, -1.0, 1.0])
 
 Poses = list[np.ndarray | None]
 
@@ -82,11 +81,11 @@ def _pose_of_jointtrack(row: np.ndarray, in_radians: bool) -> np.ndarray:
     T = np.eye(4)
     T[:3, 3] = x, y, z
     if in_radians:
-        T = _TURNED @ T
+        T = T_Y_UP_TO_CAMERA @ T
         T[:3, :3] = Rotation.from_euler("ZXY", [turns[0], np.deg2rad(turns[1]), turns[2]]).as_matrix()
         return T
     T[:3, :3] = Rotation.from_euler("ZXY", turns, degrees=True).as_matrix()
-    return _TURNED @ T
+    return T_Y_UP_TO_CAMERA @ T
 
 
 def write_jointtrack(path: Path, poses: Sequence[np.ndarray | None]) -> None:
@@ -94,7 +93,7 @@ def write_jointtrack(path: Path, poses: Sequence[np.ndarray | None]) -> None:
     values = []
     for pose in poses:
         if pose is not None:
-            T = _TURNED @ pose
+            T = T_Y_UP_TO_CAMERA @ pose
             values.append([*T[:3, 3], *Rotation.from_matrix(T[:3, :3]).as_euler("ZXY", degrees=True)])
     # A full turn more says that these are degrees.
     more = [0, 0, 0, 360.0 if values and _may_be_radians(np.array(values)[:, 3:]) else 0.0, 0, 0]

@@ -16,14 +16,12 @@ import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.calibrations.numbers import has_decimal_commas
-from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.camera import T_Y_UP_TO_CAMERA, Camera, looking_from
 from SOPIRegistrationLib.geometry.se3 import invert_rigid
 
 _CODE = re.compile(r"JTA?_[A-Z]*CALIB")
 _ONE, _TWO = "JT_INTCALIB", "JTA_INTCALIB_BIPLANE"
 _NUMBERS = {_ONE: (4, 13), _TWO: (20,)}
-# JointTrack's camera frame has y up and looks along -z, ours has y down and looks along z.
-_T_THEIRS_TO_OURS = np.diag([1.0, -1, -1, 1])
 # Directions come with few digits; coarser ones than this are of no camera.
 _ORTHOGONAL = 1e-3
 
@@ -88,11 +86,7 @@ def _of_view(values: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(normal), np.linalg.norm(up)
     if min(lengths) == 0 or abs(normal @ up) > _ORTHOGONAL * np.prod(lengths):
         raise InputError("the image's normal and its upward direction must be at right angles")
-    toward, up = normal / lengths[0], up / lengths[1]
-    T_world_to_camera = np.eye(4)
-    T_world_to_camera[:3, :3] = np.stack([np.cross(up, toward), -up, -toward])
-    T_world_to_camera[:3, 3] = -T_world_to_camera[:3, :3] @ source
-    return T_world_to_camera
+    return looking_from(source, -normal, up)
 
 
 def _of_second(values: np.ndarray) -> np.ndarray:
@@ -102,7 +96,7 @@ def _of_second(values: np.ndarray) -> np.ndarray:
     T_second_to_first[:3, :3] = R = values[3:].reshape(3, 3)
     if not np.allclose(R.T @ R, np.eye(3), atol=_ORTHOGONAL) or np.linalg.det(R) < 0:
         raise InputError("the second camera's axes are not at right angles, or left-handed")
-    return _T_THEIRS_TO_OURS @ invert_rigid(T_second_to_first) @ _T_THEIRS_TO_OURS
+    return T_Y_UP_TO_CAMERA @ invert_rigid(T_second_to_first) @ T_Y_UP_TO_CAMERA
 
 
 def write(cameras: Sequence[Camera], mirrored: bool) -> str:
@@ -113,7 +107,7 @@ def write(cameras: Sequence[Camera], mirrored: bool) -> str:
         raise InputError(f"it has two cameras at most, this geometry has {len(cameras)}")
     first, second = cameras
     T_second_to_first = first.T_world_to_camera @ invert_rigid(second.T_world_to_camera)
-    T_second_to_first = _T_THEIRS_TO_OURS @ T_second_to_first @ _T_THEIRS_TO_OURS
+    T_second_to_first = T_Y_UP_TO_CAMERA @ T_second_to_first @ T_Y_UP_TO_CAMERA
     placed = [*T_second_to_first[:3, 3], *T_second_to_first[:3, :3].ravel()]
     return _lines(_TWO, [*_numbers(first), *_numbers(second), *placed])
 

@@ -12,6 +12,7 @@ import json
 import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.camera import looking_from
 
 _FIELDS = {
     "camera-position": (3,),
@@ -43,18 +44,17 @@ def read(text: str, name: str, given: dict) -> tuple[dict, str]:
         raise InputError(f"view-angle {angle:g} and size {width:g} x {height:g} are those of no X-ray")
     forward = found["focal-point"] - found["camera-position"]
     distance = float(np.linalg.norm(forward))
-    right = np.cross(forward, found["view-up"])
-    if not np.linalg.norm(right) > 1e-6 * distance * np.linalg.norm(found["view-up"]):
+    sideways = np.linalg.norm(np.cross(forward, found["view-up"]))
+    if not sideways > 1e-6 * distance * np.linalg.norm(found["view-up"]):
         raise InputError("view-up is along the view, or there is none")
-    z, x = forward / distance, right / np.linalg.norm(right)
-    R = np.stack([x, np.cross(z, x), z])
+    T_world_to_camera = looking_from(found["camera-position"], forward, found["view-up"])
     focal = height / 2 / np.tan(np.deg2rad(angle) / 2)
     K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     camera = {
         "name": name,
         "K": K,
-        "R": R,
-        "t": -R @ found["camera-position"],
+        "R": T_world_to_camera[:3, :3],
+        "t": T_world_to_camera[:3, 3],
         "width": width,
         "height": height,
     }

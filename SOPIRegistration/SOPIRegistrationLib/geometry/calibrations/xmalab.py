@@ -20,7 +20,7 @@ import numpy as np
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.calibrations.numbers import numbers_of, required_numbers, text_of
-from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.camera import T_Y_UP_TO_CAMERA, Camera
 
 _SECTIONS = {"image size": 2, "camera matrix": 9, "rotation": 9, "translation": 3}
 # X-ray sources stand farther than this from the calibration object: a smaller number is of centimetres, and
@@ -92,5 +92,5 @@ def _read_one(values: np.ndarray):
     width, height = width or _DEFAULT_SIZE, height or _DEFAULT_SIZE
     K = np.array([[abs(focal), 0, u0 - 1], [0, abs(focal), height - v0], [0, 0, 1]])
     about_x, about_y, about_z = se3.exp_so3(np.diag(np.deg2rad(angles)))
-    R = np.diag([1.0, -1, -1]) @ (about_z @ about_y @ about_x).T
+    R = T_Y_UP_TO_CAMERA[:3, :3] @ (about_z @ about_y @ about_x).T
     return width, height, K, R, -R @ source
