@@ -14,7 +14,7 @@ import numpy as np
 from SOPIRegistrationLib.geometry.se3 import rigid
 from SOPIRegistrationLib.geometry.tolerances import EXACTLY_KNOWN, Tolerances
 
-# From a frame with y up that looks along -z (JointTrack, MayaCam, a slice view) to a camera's; its own inverse.
+# From a frame with y up that looks along -z (JointTrack's, a slice view's) to a camera's; its own inverse.
 T_Y_UP_TO_CAMERA = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
