@@ -5,7 +5,7 @@ rightly and mirrored, and writes the evidence on every pose reached, right or wr
 regression of the rows for fitting and shows how it does on those for checking, which share no CT, no phantom
 and no degradation with them:
 
-    python Testing/studies/fit_verdict.py collect [--of bone] --data DATA --out rows.csv [--minutes N]
+    python Testing/studies/fit_verdict.py collect [--of bone] [--use fit] --data DATA --out rows.csv
     python Testing/studies/fit_verdict.py fit rows.csv rows_of_bones.csv --out Resources/Evaluation
 
 A run that was ended goes on where it was. A registration here differs from one of the program in one thing:
@@ -43,7 +43,9 @@ from SOPIRegistrationLib.geometry.principal_axes import principal_axes
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.refine.coarse_to_fine import CoarseToFine
 from SOPIRegistrationLib.registration.evidence import Evidence
+from SOPIRegistrationLib.registration.loop import find
 from SOPIRegistrationLib.registration.probability import RESOURCE, TRUSTED, features
+from SOPIRegistrationLib.registration.result import Verdict
 from SOPIRegistrationLib.registration.verdict import judge
 from SOPIRegistrationLib.settings import RegistrationSettings
 
@@ -152,7 +154,7 @@ def bone_groups(data: Path) -> list[Group]:
     }
     made = []
     for name, bone in bones.items():
-        for target, stranger in (("rtk", ""), ("rtk-degraded", ""), ("rtk-degraded", "other")):
+        for target, stranger in itertools.product(("rtk", "rtk-degraded"), ("", "other")):
             for use, seed in (("fit", FIT_SEED), ("check", CHECK_SEED)):
                 source = SimulatedCases(
                     protocol="near",
@@ -231,21 +233,37 @@ def registered(
     return replace(found, comparison=replace(found.comparison, target=as_is))
 
 
-def rows_of(group: Group, number: int) -> list[dict]:
-    """Of each registration of a case what it reached."""
-    case, rows = group.source.make(number), []
-    rng = np.random.default_rng([group.source.seed, number, 7])
+def reached(
+    case: EvaluationCase, rng: np.random.Generator
+) -> Iterator[tuple[str, Reading, np.ndarray, Verdict]]:
+    """Of each registration its start's name, the reading, (4, 4) the pose reached and the verdict."""
     for start, reading, T_start in starts_of(case, rng):
         found = registered(case, reading, T_start, start != "turned")
         # Any view may have been meant, from any distance: what is implausible only from here counts, too.
         any_view = not case.subject.is_segmented_bone
         seen = replace(found.comparison.case, any_view=any_view, T_expected=None)
         found = replace(found, comparison=replace(found.comparison, case=seen))
-        verdict = judge(found)
+        yield start, reading, found.T[0], judge(found)
+    if case.subject.is_segmented_bone:
+        # Of many poses, as a search tries them, the best wrong one looks better than those of few.
+        settings = RegistrationSettings("auto", mirrored="no")
+        found = find(case.subject, case.radiographs, case.frame, settings, case.T_start)
+        yield "searched", Reading(case.radiographs), found.T_lps_to_world, found.verdict
+
+
+def rows_of(group: Group, number: int) -> list[dict]:
+    """Of each registration of a case what it reached."""
+    case, rows = group.source.make(number), []
+    rng = np.random.default_rng([group.source.seed, number, 7])
+    for start, reading, T_found, verdict in reached(case, rng):
         row = {"use": group.use, "group": group.name, "case": number, "start": start}
-        row |= {"kind": found.comparison.target.kind.name, "right": 0, "stranger": int(case.is_stranger)}
+        row |= {
+            "kind": compared_target(case.subject).kind.name,
+            "right": 0,
+            "stranger": int(case.is_stranger),
+        }
         if case.T_true is not None and not reading.mirrored:
-            T, T_true = (case.T_world_to_camera @ pose for pose in (found.T[0], case.T_true))
+            T, T_true = (case.T_world_to_camera @ pose for pose in (T_found, case.T_true))
             camera, ct = case.radiographs[0].camera, case.subject.ct
             error = pose_error(T, T_true, ct.surface_points_lps_mm, ct.rotation_centre_lps_mm, camera)
             row |= {"right": int(error.right), "in_plane_mm": error.in_plane_mm}
@@ -258,8 +276,16 @@ def rows_of(group: Group, number: int) -> list[dict]:
 OF_KINDS = {"body": (groups, 3), "bone": (bone_groups, 2)}
 
 
-def collect(kind: str, data: Path, out: Path, minutes: float) -> None:
-    """Register for so many minutes, or until all is done; rows are written as they come."""
+def collect(kind: str, use: str, data: Path, out: Path, minutes: float) -> None:
+    """Register for so many minutes, or until all is done; rows are written as they come.
+
+    Args:
+        kind: of ``OF_KINDS``.
+        use: "fit" or "check", whose rows two processes may collect in files of their own; empty for both.
+        data: folder of the sample data.
+        out: the rows, a CSV file.
+        minutes: for so long.
+    """
     done = set()
     if out.exists():
         with out.open(newline="") as stream:
@@ -270,7 +296,8 @@ def collect(kind: str, data: Path, out: Path, minutes: float) -> None:
             writer.writeheader()
         until = time.monotonic() + 60 * minutes
         make, at_once = OF_KINDS[kind]
-        for group, number in interleaved(make(data), at_once):
+        of = [group for group in make(data) if use in ("", group.use)]
+        for group, number in interleaved(of, at_once):
             if time.monotonic() > until:
                 return
             if (group.use, group.name, str(number)) not in done:
@@ -468,6 +495,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("collect")
     one.add_argument("--of", choices=OF_KINDS, default="body")
+    one.add_argument("--use", choices=("fit", "check"), default="")
     one.add_argument("--data", type=Path, default=Path("../shared/data"))
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--minutes", type=float, default=60.0)
@@ -476,7 +504,7 @@ def main() -> None:
     one.add_argument("--out", type=Path, default=Path("Resources/Evaluation"))
     given = parser.parse_args()
     if given.command == "collect":
-        collect(given.of, given.data, given.out, given.minutes)
+        collect(given.of, given.use, given.data, given.out, given.minutes)
     else:
         fit(given.rows, given.out)
 
