@@ -1,7 +1,5 @@
 """``python -m SOPIRegistrationLib``: the command line where the ``sopi`` script is not installed."""
 
-import sys
+from SOPIRegistrationLib.cli.main import process
 
-from SOPIRegistrationLib.cli.main import main
-
-sys.exit(main())
+process()

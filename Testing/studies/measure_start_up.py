@@ -40,7 +40,7 @@ def child(folder: Path, start: str) -> dict:
     """Register as the command does, and tell when each step was done."""
     began = time.perf_counter()
     from SOPIRegistrationLib.cli import register as command
-    from SOPIRegistrationLib.cli.main import main
+    from SOPIRegistrationLib.cli.main import process
 
     done = dict.fromkeys(STEPS, 0.0)
     last = began
@@ -74,7 +74,10 @@ def child(folder: Path, start: str) -> dict:
     init = str(folder / start) if start.endswith(".json") else start
     geometry, xray = folder / "geometry.json", folder / "xray.png"
     arguments = [str(folder / "ct.nrrd"), str(xray), "--geometry", str(geometry), "--init", init]
-    code = main(["register", *arguments, "--refine", "opt", "--out", str(folder / "out")])
+    try:
+        process(["register", *arguments, "--refine", "opt", "--out", str(folder / "out")])
+    except SystemExit as end:
+        code = end.code
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {**done, "peak MB": peak, "torch": "torch" in sys.modules, "code": code or 0}
 

@@ -72,7 +72,7 @@ def test_the_wheel_brings_the_weights_and_finds_them(site):
 def test_the_wheel_s_command_tells_its_version(site):
     (metadata,) = site.glob("*.dist-info")
     entry_points = (metadata / "entry_points.txt").read_text()
-    assert "sopi = SOPIRegistrationLib.cli.main:main" in entry_points
+    assert "sopi = SOPIRegistrationLib.cli.main:process" in entry_points
     done = run_in(site, "-m", "SOPIRegistrationLib", "--version")
     assert done.stdout.strip() == f"sopi {__version__}"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from SOPIRegistrationLib import __version__
 from SOPIRegistrationLib.errors import Cancelled, InputError
@@ -54,6 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, Cancelled):
         print(f"sopi {name}: interrupted, nothing was written", file=sys.stderr)
         return INTERRUPTED
+
+
+def process(argv: Sequence[str] | None = None) -> NoReturn:
+    """The same as a process of its own, which ends."""
+    try:
+        sys.exit(main(argv))
+    finally:
+        # Else Python looks through all that was imported for garbage, half a second of it with torch.
+        gc.freeze()
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
