@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.scene import RAS_FROM_LPS, attach, ras_from_pixels
 from support.rendering import can_render
 from test_cameras import cameras as cameras
 from test_cameras import chosen as chosen
+
+# Without VTK the tests are left out, as those of Testing/scene.
+scene = pytest.importorskip("SOPIRegistrationLib.scene", exc_type=ImportError)
 
 
 def bone_point(case) -> np.ndarray:
@@ -23,8 +25,8 @@ def add_point(user, point_lps, name="Entry", label="pedicle"):
 
     node = user.host.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
     node.CreateDefaultDisplayNodes()
-    attach(user.parameters.transform, node)
-    node.AddControlPoint(*(RAS_FROM_LPS[:3, :3] @ point_lps), label)
+    scene.attach(user.parameters.transform, node)
+    node.AddControlPoint(*(scene.RAS_FROM_LPS[:3, :3] @ point_lps), label)
     user.wait()
     assert isinstance(node, slicer.vtkMRMLMarkupsFiducialNode)
     return node
@@ -55,7 +57,7 @@ def test_a_point_of_the_ct_is_drawn_in_the_views_and_moves_with_the_ct(user, dem
     import slicer
 
     slice_node = slicer.app.layoutManager().sliceWidget("XRay").mrmlSliceNode()
-    ras = ras_from_pixels(drawn_point(user), user.session.case.xray.camera, user.session.case.frame)
+    ras = scene.ras_from_pixels(drawn_point(user), user.session.case.xray.camera, user.session.case.frame)
     xy = np.linalg.solve(slicer.util.arrayFromVTKMatrix(slice_node.GetXYToRAS()), [*ras, 1.0])
     away = np.hypot(columns - xy[0], changed.shape[0] - 1 - rows - xy[1])
     assert away.min() < 2
@@ -108,7 +110,7 @@ def test_a_point_picked_in_two_x_rays_is_found_in_the_ct(chosen, demo_case, came
         # A person picks where the point is in the X-ray; here, where it projects.
         pixel = case.xray.camera.project((case.T_world_to_camera @ T_lps_to_world @ [*point, 1.0])[:3])
         picks = user.ui.pickPlaceWidget.currentNode()
-        picks.AddControlPoint(*ras_from_pixels(pixel, case.xray.camera, case.frame))
+        picks.AddControlPoint(*scene.ras_from_pixels(pixel, case.xray.camera, case.frame))
         user.wait()
     assert "front: 1" in user.ui.pointsLabel.text
     assert "side: 1" in user.ui.pointsLabel.text
@@ -120,6 +122,6 @@ def test_a_point_picked_in_two_x_rays_is_found_in_the_ct(chosen, demo_case, came
         if one.GetName().startswith("Points from X-rays")
     ]
     own = np.array(node.GetNthControlPointPosition(0))
-    np.testing.assert_allclose(own, RAS_FROM_LPS[:3, :3] @ point, atol=0.05)
+    np.testing.assert_allclose(own, scene.RAS_FROM_LPS[:3, :3] @ point, atol=0.05)
     assert "0.0 mm apart" in node.GetNthControlPointLabel(0)
     assert node.GetParentTransformNode() is user.parameters.transform

@@ -7,8 +7,6 @@ import struct
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
@@ -19,7 +17,10 @@ from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
 from support.ct_files import Scan, grid, sampled, stacked, write_nifti
 
-MANY = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+hypothesis = pytest.importorskip("hypothesis")
+st = pytest.importorskip("hypothesis.strategies")
+
+MANY = hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
 SCAN = Scan((9, 8), (11.0, 9.0), positions=stacked(np.arange(4) * 12.0, scan=((9, 8), (11.0, 9.0))))
 TAGS = [
     "Modality",
@@ -99,7 +100,7 @@ def put_raw(dataset: Dataset, keyword: str, value: bytes) -> None:
 
 
 @MANY
-@given(
+@hypothesis.given(
     tags=st.dictionaries(st.sampled_from(TAGS), RAW, min_size=1, max_size=3),
     which=st.sampled_from([(0,), (0, 1, 2, 3)]),
     alone=st.booleans(),
@@ -116,7 +117,7 @@ def test_tags_of_a_series(folder, tags, which, alone):
 
 
 @MANY
-@given(
+@hypothesis.given(
     place=st.sampled_from(["file", "shared", "frame", "measures", "orientation", "position", "values"]),
     tags=st.dictionaries(st.sampled_from(TAGS), RAW, min_size=1, max_size=3),
 )
@@ -141,7 +142,7 @@ def test_tags_of_an_enhanced_ct(folder, place, tags):
 
 
 @MANY
-@given(
+@hypothesis.given(
     kind=st.sampled_from(["dcm", "nii", "nrrd", "mha"]),
     changes=st.lists(st.tuples(st.integers(0, 800), st.integers(0, 255)), max_size=6),
     length=st.one_of(st.none(), st.integers(1, 1600)),
@@ -168,7 +169,7 @@ FLOATS = st.one_of(
 
 
 @MANY
-@given(
+@hypothesis.given(
     codes=st.tuples(st.integers(-1, 6), st.integers(-1, 6)),
     sform=st.one_of(st.none(), st.lists(FLOATS, min_size=12, max_size=12)),
     quaternion=st.one_of(st.none(), st.lists(FLOATS, min_size=6, max_size=6)),
@@ -196,7 +197,7 @@ def test_fields_of_a_nifti_header(folder, codes, sform, quaternion, pixdim, unit
 
 
 @MANY
-@given(
+@hypothesis.given(
     shape=st.tuples(*[st.integers(1, 7)] * 3),
     spacing=st.tuples(*[st.sampled_from([1.0, 2.0, 3.5])] * 3),
     unit=st.sampled_from([1, 1, 1, 1e4, 1e-5]),

@@ -10,9 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
-from distributed import LocalCluster
 from SOPIRegistrationLib.evaluation.methods import EvaluatedMethod
 from SOPIRegistrationLib.evaluation.problem import Estimate
 from SOPIRegistrationLib.evaluation.results import Results
@@ -20,6 +18,9 @@ from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, evaluate_on
 from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
 from SOPIRegistrationLib.progress import Progress
 from support.evaluation import PIXELS, evaluate, rows_of, write_ct
+
+psutil = pytest.importorskip("psutil")
+distributed = pytest.importorskip("distributed")
 
 CASES = 24
 # Of a row, what depends on who was at it when.
@@ -187,7 +188,7 @@ def test_several_processes_without_dask_are_one_line(ct, tmp_path, capsys, monke
 def test_the_workers_of_a_scheduler_are_used(ct, tmp_path):
     options = ("--methods", "initial", "--cases", 3)
     assert evaluate(tmp_path / "here", ct, *options, "--workers", 1) == 0
-    with LocalCluster(
+    with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None
     ) as cluster:
         there = ("--scheduler", cluster.scheduler_address)

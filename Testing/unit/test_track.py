@@ -11,7 +11,6 @@ import time
 from dataclasses import replace
 
 import numpy as np
-import psutil
 import pytest
 import SimpleITK as sitk
 from SOPIRegistrationLib import PoseFrame, ProjectorVolume, Radiograph, Subject, prepare_ct, project
@@ -200,6 +199,7 @@ def test_a_pose_off_its_neighbours_path_is_doubted(scene):
 @pytest.mark.timeout(3600)
 def test_three_hundred_frames(scene):
     """Turning and bending, a tool that passes, two blank frames: only these are lost; memory stays flat."""
+    psutil = pytest.importorskip("psutil")
     sequence = Simulated(scene, 300, blank=(150, 151), tool=range(200, 211))
     sequence.theta = lambda number: np.array(
         [0.1 * np.sin(number / 30), 0.5 * np.sin(number / 90), 0.0, 5 * np.sin(number / 40), 0.0, 10.0]

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 from SOPIRegistrationLib.cli.batch import read_table
 from SOPIRegistrationLib.cli.main import main
@@ -50,6 +49,7 @@ def test_every_row_has_its_folder_and_a_failed_one_its_line(table, tmp_path, cap
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_worker_that_is_killed_at_work_costs_no_row(demo_run, tmp_path):
+    psutil = pytest.importorskip("psutil")
     folder, count = demo_run.folder, 6
     row = f"{folder}/ct.nrrd,{folder}/xray.png,{folder}/geometry.json,{folder}/result.json,opt"
     table = tmp_path / "cases.csv"

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.networks.image_channels import fixed_channels
@@ -344,7 +343,7 @@ def test_training_goes_on_where_it_stopped(out):
 
 
 def test_it_is_the_same_by_itself_and_on_lightning_fabric(out):
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = pytest.importorskip("lightning_fabric").Fabric(accelerator="cpu", devices=1)
     fabric.launch()
     alone = OneDevice(torch.device("cpu"))
     alone.is_half = False

@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
@@ -35,8 +33,14 @@ from SOPIRegistrationLib.images.files import open_radiograph
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 
-thorough = settings(
-    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+hypothesis = pytest.importorskip("hypothesis")
+st = pytest.importorskip("hypothesis.strategies")
+
+thorough = hypothesis.settings(
+    max_examples=120,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 SHAPE = (40, 48)
 
@@ -161,7 +165,7 @@ def encoded(element) -> bytes:
 
 
 @thorough
-@given(tags=st.dictionaries(st.sampled_from(KEYWORDS), TEXTS, max_size=8))
+@hypothesis.given(tags=st.dictionaries(st.sampled_from(KEYWORDS), TEXTS, max_size=8))
 def test_dicom_tags(tags):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "xray.dcm"
@@ -220,7 +224,7 @@ GOOD = {"sdd_mm": 1000, "pixel_spacing_mm": [0.3, 0.3], "sod_mm": 700, "view": "
 
 
 @thorough
-@given(
+@hypothesis.given(
     spoiled=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4),
     dropped=st.sets(st.sampled_from([*GOOD])),
     shape=st.sampled_from([SHAPE, None, (1, 1)]),
@@ -236,7 +240,9 @@ def test_geometry_json(spoiled, dropped, shape):
 
 
 @thorough
-@given(value=VALUES, name=st.sampled_from(["K", "R", "t", "width", "height", "sdd_mm", "distortion", "name"]))
+@hypothesis.given(
+    value=VALUES, name=st.sampled_from(["K", "R", "t", "width", "height", "sdd_mm", "distortion", "name"])
+)
 def test_one_camera_of_a_set(value, name):
     K = [[500.0, 0, 24], [0, 500, 20], [0, 0, 1]]
     good = {"name": "a", "K": K, "R": np.eye(3).tolist(), "t": [0, 0, 900], "width": 48, "height": 40}
@@ -264,7 +270,7 @@ CALIBRATIONS = [
 
 
 @thorough
-@given(
+@hypothesis.given(
     text=st.sampled_from(CALIBRATIONS),
     start=st.integers(0, 400),
     length=st.integers(0, 30),
@@ -283,7 +289,7 @@ def test_calibrations_of_other_programs(text, start, length, other):
 
 
 @thorough
-@given(
+@hypothesis.given(
     content=st.binary(max_size=300),
     name=st.sampled_from(["g.json", "c.txt", "x.dcm", "x.png", "x.nii", "x.yml"]),
 )
@@ -298,7 +304,7 @@ def test_bytes(content, name):
 
 
 @thorough
-@given(
+@hypothesis.given(
     rows=st.integers(1, 70),
     columns=st.integers(1, 70),
     kind=st.sampled_from(["uint8", "uint16", "int16", "float32"]),
