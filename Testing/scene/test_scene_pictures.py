@@ -10,7 +10,8 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 from SOPIRegistrationLib.geometry.files import load_geometry
-from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu, prepare_ct
+from SOPIRegistrationLib.images.attenuation import attenuation_of_hu
+from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.projector import ProjectorVolume, project
 from SOPIRegistrationLib.scene import (
     FUSION_VIEW,

@@ -24,7 +24,7 @@ import SimpleITK as sitk
 from PIL import Image
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.images.ct_preparation import BONE_THRESHOLD_HU, MU_WATER, attenuation_of_hu
+from SOPIRegistrationLib.images.attenuation import BONE_THRESHOLD_HU, MU_WATER, attenuation_of_hu
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import ProjectorVolume, project

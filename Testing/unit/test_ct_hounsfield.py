@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu, prepare_ct
+from SOPIRegistrationLib.images.attenuation import attenuation_of_hu
+from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.hounsfield import in_hounsfield
 from SOPIRegistrationLib.images.volume import Volume

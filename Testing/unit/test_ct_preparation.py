@@ -9,7 +9,8 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.images.ct_preparation import MU_WATER, attenuation_of_hu, bone_only, prepare_ct
+from SOPIRegistrationLib.images.attenuation import MU_WATER, attenuation_of_hu
+from SOPIRegistrationLib.images.ct_preparation import bone_only, prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.volume import Volume
 

@@ -10,7 +10,7 @@ import torch
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.presets import find_preset
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.images.ct_preparation import MU_WATER
+from SOPIRegistrationLib.images.attenuation import MU_WATER
 from SOPIRegistrationLib.networks.blocks import (
     ConvolutionBlock2d,
     ConvolutionBlock3d,

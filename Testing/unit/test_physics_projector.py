@@ -9,7 +9,7 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.images.ct_preparation import METAL_CLAMP_HU, MU_WATER, attenuation_of_hu
+from SOPIRegistrationLib.images.attenuation import METAL_CLAMP_HU, MU_WATER, attenuation_of_hu
 from SOPIRegistrationLib.images.materials import CORTICAL_BONE_HU, decompose
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu
+from SOPIRegistrationLib.images.attenuation import attenuation_of_hu
 from SOPIRegistrationLib.projector import ProjectorVolume, project
 from SOPIRegistrationLib.simulation import demo
 from SOPIRegistrationLib.simulation.spine import VERTEBRA_LABELS

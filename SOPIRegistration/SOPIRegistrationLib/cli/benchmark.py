@@ -23,7 +23,7 @@ from SOPIRegistrationLib.evaluation.benchmark import (
     compare,
     machine,
 )
-from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu
+from SOPIRegistrationLib.images.attenuation import attenuation_of_hu
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.whole_files import write_whole

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.images.ct_preparation import BONE_THRESHOLD_HU
+from SOPIRegistrationLib.images.attenuation import BONE_THRESHOLD_HU
 from SOPIRegistrationLib.images.volume import Volume
 
 _AIR_HU = -1000

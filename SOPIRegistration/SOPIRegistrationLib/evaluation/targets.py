@@ -9,7 +9,7 @@ import numpy as np
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.peers import Rtk, installed_version
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu
+from SOPIRegistrationLib.images.attenuation import attenuation_of_hu
 from SOPIRegistrationLib.images.materials import decompose
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.radiograph import Radiograph

@@ -12,9 +12,10 @@ import numpy as np
 from scipy import ndimage
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.attenuation import AIR_HU, MU_WATER
 from SOPIRegistrationLib.images.volume import Volume
 
-_AIR_HU, _SOFT_TISSUE_HU = -1000.0, 40.0
+_SOFT_TISSUE_HU = 40.0
 # Fat to contrast-filled organs: the most frequent of what is no air lies between.
 _SOFT_TISSUE_RANGE = (-200.0, 150.0)
 # Lungs are above, air and padding below.
@@ -29,7 +30,6 @@ _HIGHEST_BACKGROUND = 2500.0
 _ANY, _SOME = 0.001, 0.005
 # Attenuation of water between 40 and 120 keV, with room for other mixtures, 1/mm.
 _WATER_PER_MM = (0.012, 0.035)
-_MU_WATER = 0.02
 _VOXELS = 1_000_000
 _CORNERS = np.ix_((0, -1), (0, -1), (0, -1))
 
@@ -61,7 +61,7 @@ def in_hounsfield(volume: Volume) -> Volume:
         content = sample
     if _has_air(sample):
         # Lower than air is padding, which is not to be taken for it where there is air as well.
-        is_padded = background is not None and background < _AIR_HU - 100
+        is_padded = background is not None and background < AIR_HU - 100
         scale = _check_of_hu(content if is_padded and _has_air(content) else sample)
     else:
         scale = _other_scale(sample, content, background)
@@ -84,24 +84,24 @@ class _Scale:
     """HU are ``factor * (value - zero) - 1000``; with a note where that changes anything."""
 
     factor: float = 1.0
-    zero: float = _AIR_HU
+    zero: float = AIR_HU
     note: str = ""
 
     @classmethod
     def between(cls, air: float, soft_tissue: float, note: str) -> _Scale:
         """The scale on which air and soft tissue have their usual values."""
-        return cls((_SOFT_TISSUE_HU - _AIR_HU) / (soft_tissue - air), air, note)
+        return cls((_SOFT_TISSUE_HU - AIR_HU) / (soft_tissue - air), air, note)
 
     def applied(self, array: np.ndarray) -> np.ndarray:
         """Voxels in HU; int16 where they were whole numbers and stay so."""
         if self.factor == 1 and array.dtype.kind in "iu":
-            low, high = (float(value) - self.zero + _AIR_HU for value in (array.min(), array.max()))
+            low, high = (float(value) - self.zero + AIR_HU for value in (array.min(), array.max()))
             kind = np.int16 if low >= -32768 and high <= 32767 else np.int32
-            return np.subtract(array, int(self.zero - _AIR_HU), dtype=np.int32).astype(kind)
+            return np.subtract(array, int(self.zero - AIR_HU), dtype=np.int32).astype(kind)
         scaled = array.astype(np.float32)
         scaled -= np.float32(self.zero)
         scaled *= np.float32(self.factor)
-        scaled += np.float32(_AIR_HU)
+        scaled += np.float32(AIR_HU)
         return scaled
 
 
@@ -167,9 +167,9 @@ def _offset(sample: np.ndarray, content: np.ndarray, background: float | None) -
     """Hounsfield units with 1000 or 1024 added, as unsigned voxels need it; None if they are not."""
     if sample.min() < -150:
         return None
-    if background == sample.min() == _AIR_HU + 1024:
+    if background == sample.min() == AIR_HU + 1024:
         # Bones cut out, or a phantom, in even air.
-        return _Scale(zero=_AIR_HU + 1024, note=_offset_note(1024))
+        return _Scale(zero=AIR_HU + 1024, note=_offset_note(1024))
     upper = content[content > 500]
     if len(upper) < 0.01 * len(content):
         return None
@@ -186,7 +186,7 @@ def _offset(sample: np.ndarray, content: np.ndarray, background: float | None) -
         offset = 1000 if has_air and _mode(air) < 12 and (air > 0).any() else 1024
     else:
         return None
-    return _Scale(zero=_AIR_HU + offset, note=_offset_note(offset))
+    return _Scale(zero=AIR_HU + offset, note=_offset_note(offset))
 
 
 def _offset_note(offset: int) -> str:
@@ -202,7 +202,7 @@ def _scale_of_attenuation(sample: np.ndarray, content: np.ndarray, background: f
         peaks = (0.0, alone)
     for unit, per_mm in (("1/mm", 1.0), ("1/cm", 10.0)):
         low, high = (per_mm * value for value in _WATER_PER_MM)
-        water = per_mm * _MU_WATER
+        water = per_mm * MU_WATER
         is_cut_out = background is not None and abs(background) < 0.1 * water
         is_bone = is_cut_out and water < np.median(content) < 4 * water
         if is_bone and (peaks is None or np.quantile(content, 0.05) > water):
@@ -222,7 +222,7 @@ def _scale_by_peaks(sample: np.ndarray) -> _Scale | None:
         return None
     low, high = peaks
     note = (
-        f"air is at {low:.4g} and soft tissue at {high:.4g}, rescaled to {_AIR_HU:g} and "
+        f"air is at {low:.4g} and soft tissue at {high:.4g}, rescaled to {AIR_HU:g} and "
         f"{_SOFT_TISSUE_HU:g} HU, which means nothing if it is an MR image"
     )
     return _Scale.between(low, high, note)
@@ -307,7 +307,7 @@ def _with_air_around(volume: Volume, background: float) -> Volume:
     reaching[0] = False
     array = volume.array if volume.array.dtype.kind != "u" else volume.array.astype(np.int32)
     if background == 0:
-        air, why = _AIR_HU, f"0 HU, which is water: taken for air, {_AIR_HU:g} HU"
+        air, why = AIR_HU, f"0 HU, which is water: taken for air, {AIR_HU:g} HU"
         if array.min() >= 0:
             why += "; nothing in it is below water, as if it were an MR image, which means nothing here"
     else:

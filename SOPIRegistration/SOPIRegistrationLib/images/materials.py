@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from SOPIRegistrationLib.images.ct_preparation import METAL_CLAMP_HU, attenuation_of_hu
+from SOPIRegistrationLib.images.attenuation import METAL_CLAMP_HU, attenuation_of_hu
 from SOPIRegistrationLib.images.volume import Volume
 
 # Above the first, tissue is taken for a mixture of marrow and cortical bone, whose HU is the second, as in

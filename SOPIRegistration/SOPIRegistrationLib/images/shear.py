@@ -8,13 +8,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.images.attenuation import AIR_HU
 from SOPIRegistrationLib.images.volume import Volume
 
 # Cosine between two axes. Less is left as it is: the affine of a volume says it exactly all the same.
 TOLERANCE = 1e-3
 # Gantries tilt by 30 degrees at most; axes nearer to each other than 45 are a damaged header.
 _LARGEST_COSINE = np.sqrt(0.5)
-_AIR_HU = -1000.0
 # The largest side of a CT: nothing that is X-rayed on a C-arm is smaller or larger.
 _SMALLEST_MM, _LARGEST_MM = 1.0, 5000.0
 
@@ -114,7 +114,7 @@ def _resampled(array: np.ndarray, new_to_old: np.ndarray, size: list[int]) -> np
     transform.SetTranslation(new_to_old[:3, 3].tolist())
     image = sitk.GetImageFromArray(array)
     place = ([0.0] * 3, [1.0] * 3, np.eye(3).ravel().tolist())
-    linear = sitk.Resample(image, size, transform, sitk.sitkLinear, *place, _AIR_HU, sitk.sitkFloat32)
+    linear = sitk.Resample(image, size, transform, sitk.sitkLinear, *place, AIR_HU, sitk.sitkFloat32)
     values = sitk.GetArrayFromImage(linear)
     if array.dtype.kind not in "iu":
         return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pydicom
 
+from SOPIRegistrationLib.images.attenuation import AIR_HU
 from SOPIRegistrationLib.images.dicom_tags import plain_value
 
 # Transfer syntaxes of codecs, which hold the values alone; in all others cells are as the data set says.
@@ -72,7 +73,7 @@ def _as_stored(value: float, dataset) -> float:
 
 # HU that are measured, and so may be anything.
 _TISSUE_HU = -950.0, 2500.0
-_AIR_HU, _AIR_BELOW_HU = -1000.0, -500.0
+_AIR_BELOW_HU = -500.0
 
 
 def with_air_for_padding(values: np.ndarray, padding: np.ndarray | None, intercept: float) -> np.ndarray:
@@ -90,4 +91,4 @@ def with_air_for_padding(values: np.ndarray, padding: np.ndarray | None, interce
     if _TISSUE_HU[0] < padded < _TISSUE_HU[1]:
         return values
     is_hu = min(padded, lowest, intercept) <= _AIR_BELOW_HU
-    return np.where(padding, values.dtype.type(_AIR_HU if is_hu else lowest), values)
+    return np.where(padding, values.dtype.type(AIR_HU if is_hu else lowest), values)

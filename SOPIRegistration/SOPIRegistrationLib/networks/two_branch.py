@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import nn
 
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.images.ct_preparation import MU_WATER
+from SOPIRegistrationLib.images.attenuation import MU_WATER
 from SOPIRegistrationLib.images.pyramid import halved
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.networks.blocks import (

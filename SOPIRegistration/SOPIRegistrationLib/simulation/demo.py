@@ -8,7 +8,7 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu
+from SOPIRegistrationLib.images.attenuation import attenuation_of_hu
 from SOPIRegistrationLib.images.pyramid import area_average
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.volume import Volume

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.images.ct_preparation import centroid_lps, surface_points_lps
+from SOPIRegistrationLib.images.bone_surface import centroid_lps, surface_points_lps
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.subject.bodies import Bodies, Hold, RigidBody, neighbours

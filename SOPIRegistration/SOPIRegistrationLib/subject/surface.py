@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.images.ct_preparation import MU_WATER, centroid_lps, surface_points_lps
+from SOPIRegistrationLib.images.attenuation import MU_WATER
+from SOPIRegistrationLib.images.bone_surface import centroid_lps, surface_points_lps
 from SOPIRegistrationLib.images.identity import ct_identity
 from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT

@@ -13,12 +13,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from SOPIRegistrationLib.images.ct_preparation import (
-    METAL_CLAMP_HU,
-    MU_WATER,
-    attenuation_of_hu,
-    prepare_ct,
-)
+from SOPIRegistrationLib.images.attenuation import METAL_CLAMP_HU, MU_WATER, attenuation_of_hu
+from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import ProjectorVolume

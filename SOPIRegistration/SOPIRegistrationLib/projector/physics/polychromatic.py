@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 from array_api_compat import array_namespace
 
-from SOPIRegistrationLib.images.ct_preparation import METAL_CLAMP_HU, MU_WATER, attenuation_of_hu
+from SOPIRegistrationLib.images.attenuation import METAL_CLAMP_HU, MU_WATER, attenuation_of_hu
 from SOPIRegistrationLib.images.materials import Materials, decompose
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector.physics.beam import Beam, Spectrum, energy_of_water, linear_attenuation
