@@ -550,7 +550,7 @@ def test_a_mirrored_picture_has_mirrored_distortion(rng):
     one = Camera(K, 301, 221, distortion=np.array([1.2, -3.0, 0.004, -0.006, 5.0]))
     stored = rng.random((221, 301)).astype(np.float32)
     straight = as_seen_from_the_source(Radiograph(stored), False, one).pixels
-    turned = as_seen_from_the_source(Radiograph(stored), True, one.flipped()).pixels
+    turned = as_seen_from_the_source(Radiograph(stored), True, one.mirrored()).pixels
     np.testing.assert_allclose(turned, straight[:, ::-1], atol=1e-4)
 
 

@@ -178,29 +178,36 @@ def read_table(path: Path, out: Path) -> dict[int, tuple[str, ...]]:
         if None in row:
             raise InputError(f"table {path}, row {number} has more cells than there are columns")
         cells = {name.strip().replace("-", "_"): (cell or "").strip() for name, cell in row.items()}
-        command = cells.pop("command", "") or _COMMANDS[0]
-        if command not in _COMMANDS:
-            raise InputError(f"table {path}, row {number}: command '{command}' is not register or track")
         folder = cells.pop("out", "") or f"{number:04d}"
         if folder in folders:
             raise InputError(
                 f"table {path}, rows {folders[folder]} and {number} have the same out '{folder}'"
             )
         folders[folder] = number
-        words = [command]
-        for name in _PLAIN[command]:
-            cell = cells.pop(name, "")
-            if not cell:
-                raise InputError(f"table {path}, row {number} has no {name}: fill in that column")
-            words += _words(cell, path.parent)
-        for name, cell in cells.items():
-            if cell.lower() in ("", "no", "false"):
-                continue
-            words.append(f"--{name.replace('_', '-')}")
-            if cell.lower() not in ("yes", "true") or name == "mirrored":
-                words += _words(cell, path.parent)
+        words = _command_line(cells, f"table {path}, row {number}", path.parent)
         commands[number] = (*words, "--out", str((out / folder).absolute()))
     return commands
+
+
+def _command_line(cells: dict[str, str], where: str, beside: Path) -> list[str]:
+    """The words of a row but for its folder; ``where`` it stands, for messages."""
+    command = cells.pop("command", "") or _COMMANDS[0]
+    if command not in _COMMANDS:
+        raise InputError(f"{where}: command '{command}' is not register or track")
+    words = [command]
+    for name in _PLAIN[command]:
+        cell = cells.pop(name, "")
+        if not cell:
+            raise InputError(f"{where} has no {name}: fill in that column")
+        words += _words(cell, beside)
+    for name, cell in cells.items():
+        if cell.lower() in ("", "no", "false"):
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        # Options that are asked for or not stand alone; this one has yes and no for its values.
+        if cell.lower() not in ("yes", "true") or name == "mirrored":
+            words += _words(cell, beside)
+    return words
 
 
 def _words(cell: str, beside: Path) -> Iterator[str]:

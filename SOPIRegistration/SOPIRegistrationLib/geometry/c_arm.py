@@ -86,7 +86,7 @@ class CArmGeometry:
 
         In this order: the given one; in a calibrated set, where the central rays meet; the world's origin in
         a camera calibrated alone, for the calibration object stands where the patient does; 0.7 of the
-        source- detector distance. A single camera known by K alone has no scale to take one from: None
+        source-detector distance. A single camera known by K alone has no scale to take one from: None
         stays.
         """
         if self.sod_mm is not None:

@@ -53,23 +53,8 @@ class Camera:
     tolerances: Tolerances = EXACTLY_KNOWN
 
     def __post_init__(self):
-        K = np.asarray(self.K, dtype=np.float64)
-        T = np.asarray(self.T_world_to_camera, dtype=np.float64)
-        if K.shape != (3, 3) or not np.isfinite(K).all():
-            raise ValueError("K must be a finite 3x3 matrix in pixels")
-        if K[2, 2] == 0 or K[1, 0] or K[2, 0] or K[2, 1]:
-            raise ValueError("K must be [[fx, skew, cu], [0, fy, cv], [0, 0, 1]] in pixels")
-        K = K / K[2, 2]
-        if not (K[0, 0] > 0 and K[1, 1] > 0):
-            raise ValueError(
-                "K must have positive focal lengths fx and fy: columns are counted to the right, rows down, "
-                "and a camera looks along +z (give R and t of such axes, too)"
-            )
-        if T.shape != (4, 4) or not np.isfinite(T).all():
-            raise ValueError("T_world_to_camera must be a finite 4x4 matrix in mm")
-        rotation = T[:3, :3]
-        if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
-            raise ValueError("the camera's R must be a rotation (orthonormal, determinant +1)")
+        object.__setattr__(self, "K", _checked_K(self.K))
+        object.__setattr__(self, "T_world_to_camera", _checked_pose(self.T_world_to_camera))
         if self.width < 1 or self.height < 1:
             raise ValueError("image width and height must be positive")
         if self.distortion is not None:
@@ -77,12 +62,6 @@ class Camera:
             if distortion.shape != (5,) or not np.isfinite(distortion).all():
                 raise ValueError("distortion must be five finite numbers [k1, k2, p1, p2, k3]")
             object.__setattr__(self, "distortion", distortion if distortion.any() else None)
-        # A rotation typed with a few digits, one metre from the patient, would be off by millimetres.
-        U, _, Vt = np.linalg.svd(rotation)
-        T = T.copy()
-        T[:3, :3] = U @ Vt
-        object.__setattr__(self, "K", K)
-        object.__setattr__(self, "T_world_to_camera", T)
 
     @classmethod
     def from_c_arm(
@@ -157,22 +136,16 @@ class Camera:
         rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ self.K_inverse.T
         return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
 
-    def flipped(self) -> Camera:
-        """The camera of the image with its columns reversed, of a scene mirrored likewise."""
-        flip = np.array([[-1.0, 0, self.width - 1], [0, 1, 0], [0, 0, 1]])
-        K = flip @ self.K @ np.diag([-1.0, 1, 1])
+    def mirrored(self) -> Camera:
+        """The camera of the image with its columns in reverse order, of a scene mirrored likewise."""
+        K = self.K.copy()
+        K[0, 1], K[0, 2] = -K[0, 1], self.width - 1 - K[0, 2]
         distortion = None if self.distortion is None else self.distortion * [1, 1, 1, -1, 1]
         return replace(self, K=K, distortion=distortion)
 
     def as_world(self) -> Camera:
         """The same camera where its own frame is the world."""
         return replace(self, T_world_to_camera=np.eye(4))
-
-    def mirrored(self) -> Camera:
-        """The camera of the image with its columns in reverse order, as if seen from the other side."""
-        K = self.K.copy()
-        K[0, 1], K[0, 2] = -K[0, 1], self.width - 1 - K[0, 2]
-        return replace(self, K=K)
 
     def cropped(self, column: int, row: int, width: int, height: int) -> Camera:
         """The camera of the sub-image that starts at (column, row)."""
@@ -193,3 +166,35 @@ class Camera:
         """The camera after averaging ``factor`` x ``factor`` pixels; incomplete bins are dropped."""
         width, height = self.width // factor, self.height // factor
         return self.cropped(0, 0, width * factor, height * factor).resampled(width, height)
+
+
+def _checked_K(K) -> np.ndarray:
+    """(3, 3) intrinsics with a last entry of one."""
+    K = np.asarray(K, dtype=np.float64)
+    if K.shape != (3, 3) or not np.isfinite(K).all():
+        raise ValueError("K must be a finite 3x3 matrix in pixels")
+    if K[2, 2] == 0 or K[1, 0] or K[2, 0] or K[2, 1]:
+        raise ValueError("K must be [[fx, skew, cu], [0, fy, cv], [0, 0, 1]] in pixels")
+    K = K / K[2, 2]
+    if not (K[0, 0] > 0 and K[1, 1] > 0):
+        raise ValueError(
+            "K must have positive focal lengths fx and fy: columns are counted to the right, rows down, "
+            "and a camera looks along +z (give R and t of such axes, too)"
+        )
+    return K
+
+
+def _checked_pose(T) -> np.ndarray:
+    """(4, 4) extrinsics whose rotation is one to the last digit.
+
+    One that was typed with a few digits would, a metre from the patient, be off by millimetres.
+    """
+    T = np.array(T, dtype=np.float64)
+    if T.shape != (4, 4) or not np.isfinite(T).all():
+        raise ValueError("T_world_to_camera must be a finite 4x4 matrix in mm")
+    rotation = T[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+        raise ValueError("the camera's R must be a rotation (orthonormal, determinant +1)")
+    U, _, Vt = np.linalg.svd(rotation)
+    T[:3, :3] = U @ Vt
+    return T

@@ -19,9 +19,7 @@ import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
-from SOPIRegistrationLib.geometry.calibrations import (
-    written_calibration,
-)
+from SOPIRegistrationLib.geometry.calibrations import written_calibration
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.dicom_tag_values import SDD_TAG, SPACING_TAG, UNREADABLE_ANGLES
 from SOPIRegistrationLib.geometry.dicom_values import values_from_dicom
@@ -122,7 +120,7 @@ def _single_view(
     camera = _camera(values, sources, shape, origin, image_name, is_dicom)
     camera = replace(camera, tolerances=_tolerances(values, camera, reliability))
     if mirrored:
-        camera = camera.flipped()
+        camera = camera.mirrored()
     sod = positive(values, "sod_mm")
     return CArmGeometry((camera,), sod, view, rotation, mirrored, sources)
 
@@ -256,24 +254,31 @@ def _calibrated_set(entry: dict, path, shape, view, image_name) -> CArmGeometry:
         values["view"] = (view, "chosen by the user")
     sources = _sources(values) | {"cameras": origin}
     name, rotation, _ = _nominal(values, sources, origin)
-    built = []
-    for number, one in enumerate(cameras, start=1):
-        label = str(one.get("name", f"cam{number:02d}"))
-        where = f"{path}, camera '{label}'"
-        one_values = values_from_entry(one, where, CAMERA_KEYS)
-        T = np.eye(4)
-        if "R" in one_values:
-            T[:3, :3] = array_of(one_values, "R", (3, 3))
-        if "t" in one_values:
-            T[:3, 3] = array_of(one_values, "t", (3,))
-        if len(cameras) > 1 and not {"R", "t"} <= one_values.keys():
-            raise InputError(f"{where} lacks R and t, its place in the world the cameras share")
-        alone = _camera(one_values, {}, shape if len(cameras) == 1 else None, where, image_name, False)
-        built.append(_placed(where, alone, T, label))
+    alone = len(cameras) == 1
+    built = [
+        _calibrated(
+            one, str(one.get("name", f"cam{number:02d}")), path, shape if alone else None, image_name, alone
+        )
+        for number, one in enumerate(cameras, start=1)
+    ]
     if len({camera.name for camera in built}) < len(built):
         raise InputError(f"{path}: two cameras have the same name, give each its own")
     cameras = tuple(replace(camera, tolerances=_tolerances(values, camera, {})) for camera in built)
     return CArmGeometry(cameras, positive(values, "sod_mm"), name, rotation, mirrored, sources)
+
+
+def _calibrated(entry: dict, name: str, path, shape, image_name: str, alone: bool) -> Camera:
+    """One camera of a set; one that is ``alone`` may be the world."""
+    where = f"{path}, camera '{name}'"
+    values = values_from_entry(entry, where, CAMERA_KEYS)
+    T = np.eye(4)
+    if "R" in values:
+        T[:3, :3] = array_of(values, "R", (3, 3))
+    if "t" in values:
+        T[:3, 3] = array_of(values, "t", (3,))
+    if not alone and not {"R", "t"} <= values.keys():
+        raise InputError(f"{where} lacks R and t, its place in the world the cameras share")
+    return _placed(where, _camera(values, {}, shape, where, image_name, False), T, name)
 
 
 def geometry_as_dict(geometry: CArmGeometry) -> dict:

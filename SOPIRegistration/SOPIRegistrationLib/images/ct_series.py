@@ -108,26 +108,14 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
 
 def _series_of(path: Path, what: str) -> tuple[list[tuple[Path, Dataset]], list[str]]:
     """The files of the series meant, and notes."""
-    member = None
-    if not path.is_dir():
-        member = dicom_header(path)
-        if member is None:
-            raise InputError(f"{what} {path} is not a DICOM file that can be read: copy or export it again")
-        # A part of an enhanced CT that was cut into several files is as little without the others as a slice.
-        is_part = "ConcatenationUID" in member or frames_in(member) == 1
-        if getattr(member.file_meta, "MediaStorageSOPClassUID", "") == MediaStorageDirectoryStorage:
-            raise InputError(
-                f"{what} {path} is a DICOMDIR, a list of files: give the folder of its slices"
-                f"{_slices_below(path.parent)}"
-            )
-        if "Rows" not in member or not is_part:
-            return [(path, member)], []
+    member = None if path.is_dir() else _member(path, what)
+    # A part of an enhanced CT that was cut into several files is as little without the others as a slice.
+    if member is not None and (
+        "Rows" not in member or ("ConcatenationUID" not in member and frames_in(member) > 1)
+    ):
+        return [(path, member)], []
     folder = path if member is None else path.parent
-    series: dict = {}
-    for file in sorted(folder.iterdir()):
-        header = dicom_header(file) if file.is_file() else None
-        if header is not None and "Rows" in header:
-            series.setdefault(_uid(header), []).append((file, header))
+    series = _series_in(folder)
     if not series:
         raise InputError(
             f"{what} {folder} is a folder without a DICOM series: give the folder of its slices"
@@ -135,14 +123,48 @@ def _series_of(path: Path, what: str) -> tuple[list[tuple[Path, Dataset]], list[
         )
     if member is not None:
         return series.get(_uid(member), [(path, member)]), []
-    usable = [files for files in series.values() if what != "CT" or _is_ct(files[0][1])]
-    sizes = {id(files): sum(frames_in(header) for _, header in files) for files in series.values()}
-    largest = max(usable or series.values(), key=lambda files: sizes[id(files)])
+    return _largest([*series.values()], folder, what)
+
+
+def _member(path: Path, what: str) -> Dataset:
+    """The header of one file of a CT.
+
+    Raises:
+        InputError: it is no DICOM file, or a list of files.
+    """
+    member = dicom_header(path)
+    if member is None:
+        raise InputError(f"{what} {path} is not a DICOM file that can be read: copy or export it again")
+    if getattr(member.file_meta, "MediaStorageSOPClassUID", "") == MediaStorageDirectoryStorage:
+        raise InputError(
+            f"{what} {path} is a DICOMDIR, a list of files: give the folder of its slices"
+            f"{_slices_below(path.parent)}"
+        )
+    return member
+
+
+def _series_in(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
+    """The images of a folder by their series."""
+    series: dict[str, list[tuple[Path, Dataset]]] = {}
+    for file in sorted(folder.iterdir()):
+        header = dicom_header(file) if file.is_file() else None
+        if header is not None and "Rows" in header:
+            series.setdefault(_uid(header), []).append((file, header))
+    return series
+
+
+def _largest(
+    series: list[list[tuple[Path, Dataset]]], folder: Path, what: str
+) -> tuple[list[tuple[Path, Dataset]], list[str]]:
+    """The series of most images, of a CT where one is wanted, and a note where there are several."""
+    usable = [files for files in series if what != "CT" or _is_ct(files[0][1])]
+    sizes = {id(files): sum(frames_in(header) for _, header in files) for files in series}
+    largest = max(usable or series, key=lambda files: sizes[id(files)])
     if len(series) == 1:
         return largest, []
     rest = ", ".join(
         f"{sizes[id(files)]} ({value_of(files[0][1], 'Modality') or 'no modality'})"
-        for files in series.values()
+        for files in series
         if files is not largest
     )
     note = (

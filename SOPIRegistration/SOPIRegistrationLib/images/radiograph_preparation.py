@@ -52,25 +52,10 @@ def prepare_radiograph(
         InputError: another image size than the camera's, too small, constant, not finite, nothing exposed.
     """
     stored_camera = camera
-    pixels = np.asarray(radiograph.pixels)
-    if pixels.shape != camera.shape:
-        raise InputError(
-            f"X-ray {radiograph.name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, its geometry is for "
-            f"{camera.width} x {camera.height} (columns x rows): give the geometry of this image"
-        )
-    if min(pixels.shape) < SMALLEST_SIZE:
-        raise InputError(
-            f"X-ray {radiograph.name} has only {pixels.shape[1]} x {pixels.shape[0]} pixels (columns x "
-            f"rows): give an image of at least {SMALLEST_SIZE} x {SMALLEST_SIZE}"
-        )
     if polarity not in POLARITIES:
         raise InputError(f"polarity is '{polarity}': use {', '.join(POLARITIES)}")
-    is_integer = pixels.dtype.kind in "ui"
-    pixels = pixels.astype(np.float32)
-    if not np.isfinite(pixels).all():
-        raise InputError(f"X-ray {radiograph.name} has NaN or infinite pixels: export it again")
-    if pixels.min() == pixels.max():
-        raise InputError(f"X-ray {radiograph.name} is constant: every pixel is {pixels.flat[0]:g}, no image")
+    pixels = _usable_pixels(radiograph, camera)
+    is_integer = np.asarray(radiograph.pixels).dtype.kind in "ui"
 
     frame = _inside_constant_bars(pixels, radiograph.seen)
     corner = frame[1].start, frame[0].start
@@ -99,6 +84,31 @@ def prepare_radiograph(
         opposite = "bone-bright" if bone_dark else "bone-dark"
         other = partial(prepare_radiograph, radiograph, stored_camera, opposite, max_size, of_metal)
     return PreparedRadiograph(_filled(image, valid), valid, camera, radiograph.name, other, bone_dark)
+
+
+def _usable_pixels(radiograph: Radiograph, camera: Camera) -> np.ndarray:
+    """(rows, columns) float32.
+
+    Raises:
+        InputError: as :func:`prepare_radiograph`.
+    """
+    pixels = np.asarray(radiograph.pixels)
+    if pixels.shape != camera.shape:
+        raise InputError(
+            f"X-ray {radiograph.name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, its geometry is for "
+            f"{camera.width} x {camera.height} (columns x rows): give the geometry of this image"
+        )
+    if min(pixels.shape) < SMALLEST_SIZE:
+        raise InputError(
+            f"X-ray {radiograph.name} has only {pixels.shape[1]} x {pixels.shape[0]} pixels (columns x "
+            f"rows): give an image of at least {SMALLEST_SIZE} x {SMALLEST_SIZE}"
+        )
+    pixels = pixels.astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise InputError(f"X-ray {radiograph.name} has NaN or infinite pixels: export it again")
+    if pixels.min() == pixels.max():
+        raise InputError(f"X-ray {radiograph.name} is constant: every pixel is {pixels.flat[0]:g}, no image")
+    return pixels
 
 
 def _inside_constant_bars(pixels: np.ndarray, seen: np.ndarray | None) -> tuple[slice, slice]:

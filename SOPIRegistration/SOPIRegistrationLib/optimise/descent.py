@@ -61,47 +61,65 @@ def maximise_by_gradient(
         choices = ", ".join(_LEARNING_RATES)
         raise InputError(f"unknown gradient method '{method}': use one of {choices}")
     chart = PoseChart(T_start, centre_mm, scale)
-    rate = learning_rate or _LEARNING_RATES[method]
-    x = torch.zeros(6, dtype=torch.float64, requires_grad=True)
-    optimiser = _optimiser(method, x, rate)
-    best_value, best_x = -math.inf, np.zeros(6)
-    evaluations, value = 0, math.nan
-
-    def loss():
-        nonlocal best_value, best_x, evaluations, value
-        optimiser.zero_grad()
-        negative = -objective(chart.T(x))
-        negative.backward()
-        value = -negative.item()
-        evaluations += 1
-        if value > best_value:
-            best_value, best_x = value, x.detach().numpy().copy()
-        return negative
-
-    iteration, stale, reason = 0, 0, "iterations"
-    while iteration < max_iterations:
+    climb = _Climb(lambda x: objective(chart.T(x)), method, learning_rate or _LEARNING_RATES[method])
+    iteration, stale, reason = 0, 0, ""
+    while not reason and iteration < max_iterations:
         iteration += 1
-        before = best_value
-        optimiser.step(loss)
-        if not math.isfinite(value):
+        before = climb.best_value
+        climb.step()
+        if not math.isfinite(climb.value):
             reason = "objective not finite"
             break
         if report is not None:
-            report(Progress(stage, iteration / max_iterations, chart.T(best_x), best_value))
-        stale = 0 if best_value > before + gain_tolerance else stale + 1
-        if stale < patience:
-            continue
-        if method == "lbfgs":
-            reason = "gain"
-            break
-        rate, stale = rate / 2, 0
-        if rate < step_tolerance:
-            reason = "step"
-            break
+            report(Progress(stage, iteration / max_iterations, chart.T(climb.best_x), climb.best_value))
+        stale = 0 if climb.best_value > before + gain_tolerance else stale + 1
+        if stale >= patience:
+            stale, reason = 0, climb.halved(step_tolerance)
+    T = chart.T(climb.best_x)
+    return OptimisationResult(T, climb.best_value, iteration, climb.evaluations, reason or "iterations")
+
+
+class _Climb:
+    """An optimiser of torch on its way, and the best that it has seen.
+
+    Args:
+        objective: coordinates (6,) -> scalar.
+        method: as of :func:`maximise_by_gradient`.
+        rate: first step length.
+    """
+
+    def __init__(self, objective: Callable[[torch.Tensor], torch.Tensor], method: str, rate: float):
+        self._objective, self._method, self._rate = objective, method, rate
+        self._x = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+        self._optimiser = _optimiser(method, self._x, rate)
+        self.best_value, self.best_x = -math.inf, np.zeros(6)
+        self.evaluations, self.value = 0, math.nan
+
+    def step(self) -> None:
+        """One step, which may ask for the objective more than once."""
+        self._optimiser.step(self._loss)
+
+    def halved(self, tolerance: float) -> str:
+        """Go back to the best with half the step, or say why there is no more to gain."""
+        if self._method == "lbfgs":
+            return "gain"
+        self._rate /= 2
+        if self._rate < tolerance:
+            return "step"
         with torch.no_grad():
-            x.copy_(torch.from_numpy(best_x))
-        optimiser = _optimiser(method, x, rate)
-    return OptimisationResult(chart.T(best_x), best_value, iteration, evaluations, reason)
+            self._x.copy_(torch.from_numpy(self.best_x))
+        self._optimiser = _optimiser(self._method, self._x, self._rate)
+        return ""
+
+    def _loss(self) -> torch.Tensor:
+        self._optimiser.zero_grad()
+        negative = -self._objective(self._x)
+        negative.backward()
+        self.value = -negative.item()
+        self.evaluations += 1
+        if self.value > self.best_value:
+            self.best_value, self.best_x = self.value, self._x.detach().numpy().copy()
+        return negative
 
 
 def _optimiser(method: str, x: torch.Tensor, rate: float) -> torch.optim.Optimizer:

@@ -112,13 +112,19 @@ def paint_head(sculpture: Sculpture, rng: np.random.Generator) -> None:
     sculpture.organ([brain], 35.0)
     sculpture.organ([rod.placed(head) for rod in sinuses], _AIR_HU)
 
+    _paint_jaw(sculpture, head, rng)
+    _paint_neck(sculpture, scale, rng)
+
+
+def _paint_jaw(sculpture: Sculpture, head: Frame, rng: np.random.Generator) -> None:
+    """The lower jaw, more or less open, and the teeth of both jaws."""
     angle = np.linspace(-1.25, 1.25, 9)
     arch = np.stack([45 * np.sin(angle), -28 - 52 * np.cos(angle), np.full(9, -112.0)], axis=1)
     jaw = [(rod, 2.5) for rod in chain(arch, [(6, 12)] * 9, (0, 0, 1))]
     for end in (arch[0], arch[-1]):
         joint = np.array([1.15 * end[0], 4.0, -56])
         jaw.append((Rod(end, joint, (4, 14), (4, 8), _BACKWARDS), 2.0))
-    opened = Frame(nod @ se3.exp_so3(np.array([rng.uniform(0, 0.25), 0, 0])), head.origin_mm, scale)
+    opened = Frame(head.R @ se3.exp_so3(np.array([rng.uniform(0, 0.25), 0, 0])), head.origin_mm, head.scale)
     sculpture.bone([Part(rod.placed(opened), cortex) for rod, cortex in jaw], 3.0)
     for frame, height in ((head, -88.0), (opened, -98.0)):
         for x, y, _ in arch[1:-1:1] * [0.85, 0.95, 1]:
@@ -127,6 +133,9 @@ def paint_head(sculpture: Sculpture, rng: np.random.Generator) -> None:
                 filled = rng.random() < 0.06
                 sculpture.metal([tooth.placed(frame)], COBALT_CHROME_HU if filled else _TEETH_HU)
 
+
+def _paint_neck(sculpture: Sculpture, scale: float, rng: np.random.Generator) -> None:
+    """The cervical spine, in some with a plate in front."""
     neck_at = np.array([0, 12.0, -28])
     tilt, bend = rng.normal(0, 0.15), rng.normal(0.03, 0.05)
     middles = []
@@ -188,20 +197,7 @@ def paint_chest(sculpture: Sculpture, rng: np.random.Generator) -> None:
         turn = np.arctan2(sway[min(level + 1, 12)] - sway[max(level - 1, 0)], 2 * height[level])
         frame = Frame(se3.exp_so3(np.array([turn, 0, rng.normal(0, 0.03)])), body.points(spine[level]), scale)
         sculpture.bone(vertebra(frame, 27 + level, 21 + level, height[level] - 4), 2.0, density=0.7)
-    slope = rng.uniform(26, 44)
-    for level in levels[:12]:
-        # From beside the spine around the side to the cartilage, which does not show.
-        span = (2.2 if level < 7 else 2.2 - 0.28 * (level - 6)) * rng.normal(1, 0.03)
-        turn = np.linspace(0.28, 0.28 + span, 12)
-        for side in (-1, 1):
-            x = side * broad * share[level] * np.sin(turn)
-            y = spine[level][1] - 6 + (deep + 18) * share[level] * (np.cos(turn) - np.cos(turn[0]))
-            points = np.stack(
-                [x, y, spine[level][2] - slope * (turn - turn[0]) * (0.5 + share[level])], axis=1
-            )
-            points[:, 0] += side * 10
-            rib = chain(points, np.tile([2.8, 5.5], (12, 1)))
-            sculpture.bone([Part(rod.placed(body), 0.9) for rod in rib], 1.0, density=0.8)
+    _paint_ribs(sculpture, body, spine, broad * share, (deep + 18) * share, share, rng)
     front = spine[2][1] - 2 * deep
     breast = chain(
         [(0, front + 36, 96), (0, front + 14, 50), (0, front + 2, -55)],
@@ -216,13 +212,54 @@ def paint_chest(sculpture: Sculpture, rng: np.random.Generator) -> None:
         if arm.bone:
             sculpture.bone([Part(part.rod.placed(body), part.cortex_mm) for part in arm.bone])
     if rng.random() < 0.15:
-        for height in np.arange(60, -50, -22):
-            wire = np.array([0.0, front + 2, height])
-            loop = [
-                Rod(np.add(wire, [dx, dy, 0]), np.add(wire, [dx, -dy, 0]), (0.8, 0.8), (0.8, 0.8))
-                for dx, dy in ((-9, 6), (9, 6))
-            ]
-            sculpture.metal([rod.placed(body) for rod in loop], COBALT_CHROME_HU)
+        _paint_wires(sculpture, body, front)
+
+
+def _paint_ribs(
+    sculpture: Sculpture,
+    body: Frame,
+    spine: np.ndarray,
+    broad: np.ndarray,
+    deep: np.ndarray,
+    share: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """Twelve pairs of ribs, without their cartilage, which does not show.
+
+    Args:
+        sculpture: what they are painted in.
+        body: frame of the chest.
+        spine: (levels, 3) middles of the vertebrae, mm.
+        broad: (levels,) half of the chest's width there, mm.
+        deep: (levels,) half of its depth, mm.
+        share: (levels,) of the chest's largest width.
+        rng: draws lengths and slope.
+    """
+    slope = rng.uniform(26, 44)
+    for level in range(12):
+        # From beside the spine around the side.
+        span = (2.2 if level < 7 else 2.2 - 0.28 * (level - 6)) * rng.normal(1, 0.03)
+        turn = np.linspace(0.28, 0.28 + span, 12)
+        for side in (-1, 1):
+            x = side * broad[level] * np.sin(turn)
+            y = spine[level][1] - 6 + deep[level] * (np.cos(turn) - np.cos(turn[0]))
+            points = np.stack(
+                [x, y, spine[level][2] - slope * (turn - turn[0]) * (0.5 + share[level])], axis=1
+            )
+            points[:, 0] += side * 10
+            rib = chain(points, np.tile([2.8, 5.5], (12, 1)))
+            sculpture.bone([Part(rod.placed(body), 0.9) for rod in rib], 1.0, density=0.8)
+
+
+def _paint_wires(sculpture: Sculpture, body: Frame, front: float) -> None:
+    """The loops that close a breastbone after heart surgery; ``front`` is its y, mm."""
+    for height in np.arange(60, -50, -22):
+        wire = np.array([0.0, front + 2, height])
+        loop = [
+            Rod(np.add(wire, [dx, dy, 0]), np.add(wire, [dx, -dy, 0]), (0.8, 0.8), (0.8, 0.8))
+            for dx, dy in ((-9, 6), (9, 6))
+        ]
+        sculpture.metal([rod.placed(body) for rod in loop], COBALT_CHROME_HU)
 
 
 class _Arm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -48,50 +49,52 @@ _ROOT = [
 _CREST_THICKNESS = [7, 7.5, 6, 6, 6.5, 6, 5.5]
 
 
+class _Sacrum(NamedTuple):
+    """The sacrum's curve in its frame's sagittal plane, mm before scaling; five segments, S1 first.
+
+    Attributes:
+        ends: (6, 3) of the segments' bodies.
+        middles: (5, 3) of these.
+        down: (5, 3) unit vectors along them.
+        back: (5, 3) unit vectors across them.
+        radii: (6, 2) of the bodies at the ends.
+        cortex: its thickness, mm.
+    """
+
+    ends: np.ndarray
+    middles: np.ndarray
+    down: np.ndarray
+    back: np.ndarray
+    radii: np.ndarray
+    cortex: float
+
+
+# Outwards, in the frame of a side.
+_LEFT = np.array([1.0, 0, 0])
+
+
 def sacrum_shape(grid: Grid, spine: Spine, rng: np.random.Generator) -> BoneShape:
     """The sacrum: five fused bodies on a curve, wings, foramina, canal and crests."""
     frame, cortex = spine.sacrum, spine.quality.cortex
     reach = frame.scale * np.array([[-75, -75, -150], [75, 110, 40]])
     shape = BoneShape(grid, *(frame.origin_mm + reach))
-    height, bend, wing, wing_tall, wing_deep, wing_back, foramen, canal, lateral, median, median_tall = (
-        _SEGMENTS.T
-    )
+    height, bend, *_, canal, _, median, median_tall = _SEGMENTS.T
 
-    # The curve lies in the frame's sagittal plane; each segment has its own directions down and back.
     angle = np.cumsum(np.deg2rad(bend)) * rng.normal(1, 0.12)
     zero = np.zeros(5)
     down = np.stack([zero, -np.sin(angle), -np.cos(angle)], axis=1)
     back = np.stack([zero, np.cos(angle), -np.sin(angle)], axis=1)
     ends = np.concatenate([np.zeros((1, 3)), np.cumsum(down * height[:, None], axis=0)])
     middles = 0.5 * (ends[1:] + ends[:-1])
-    left = np.array([1.0, 0, 0])
-
     l5 = spine["L5"].sizes
     radii = np.outer(_SACRAL_TAPER, [0.5 * l5["width"], 0.49 * l5["depth"]])
     ends[0] = 3.5 * down[0]
+    sacrum = _Sacrum(ends, middles, down, back, radii, cortex)
     for body in chain(ends, radii, flat=(0, 1, 0)):
         shape.add(body.placed(frame), cortex, 2.0)
     for side in (-1, 1):
-        half = frame.side(side)
-        tips = middles + wing[:, None] * left + wing_back[:, None] * back
-        for n in range(5):
-            deep, tall = wing_deep[n], wing_tall[n]
-            root = middles[n] + 0.5 * radii[n, 0] * left
-            ala = Rod(root, tips[n], (0.6 * deep, 0.8 * tall), (0.75 * deep, tall), -down[n])
-            shape.add(ala.placed(half), 0.7 * cortex, 8.0)
-        for edge in chain(tips, [(8, 9), (8, 9), (7, 6), (6, 4), (4, 3)], flat=back[2]):
-            shape.add(edge.placed(half), 0.7 * cortex, 6.0)
-        facet = Rod(np.array([20, 18, -10]), np.array([21.5, 24, 9]), (5, 6), (4, 5), (0, 1, 0))
-        shape.add(facet.placed(half), 2.4 * cortex)
-        crest = middles + 15 * np.sqrt(wing / wing[0])[:, None] * left + lateral[:, None] * back
-        for ridge in chain(crest, [(6, 4)] * 5, flat=back[2]):
-            shape.add(ridge.placed(half), 0.8 * cortex, 4.0)
-        for n in range(5):
-            strut = Rod(middles[n] + 0.7 * radii[n, 0] * left, crest[n], (4, 6), (4, 5), down[n])
-            shape.add(strut.placed(half), 0.7 * cortex)
-        for n in range(4):
-            lamina = Rod(crest[n], middles[n] + (median[n] - 7) * back[n], (2.8, 9), (2.8, 9), down[n])
-            shape.add(lamina.placed(half), 0.8 * cortex, 2.0)
+        _add_sacral_wing(shape, sacrum, frame.side(side))
+        _add_sacral_arches(shape, sacrum, frame.side(side))
     for n in range(5):
         tip = middles[n] + median[n] * back[n]
         tubercle = Rod(tip - 8 * back[n], tip, (4, median_tall[n]), (3, 0.8 * median_tall[n]), down[n])
@@ -102,13 +105,48 @@ def sacrum_shape(grid: Grid, spine: Spine, rng: np.random.Generator) -> BoneShap
     ):
         shape.cut(sacral_canal.placed(frame), 0.7 * cortex)
     for side in (-1, 1):
-        for n in range(4):
-            hole, radius = ends[n + 1] + (14 - 1.4 * n) * left, foramen[n]
-            wide, narrow = (1.15 * radius, radius), (0.8 * radius, 0.7 * radius)
-            tunnel = Rod(hole - 26 * back[n] + 4 * left, hole + 40 * back[n], wide, narrow, -down[n])
-            shape.cut(tunnel.placed(frame.side(side)), 1.1 * cortex)
+        _cut_foramina(shape, sacrum, frame.side(side))
     shape.cut(Rod.ball(np.array([0, 0, 30.0]), 30.0).placed(frame), 1.2 * cortex)  # dish of the S1 endplate
     return shape
+
+
+def _add_sacral_wing(shape: BoneShape, sacrum: _Sacrum, half: Frame) -> None:
+    """One side's wing, its edge, and the facet to L5."""
+    _, _, wing, tall, deep, behind, *_ = _SEGMENTS.T
+    tips = sacrum.middles + wing[:, None] * _LEFT + behind[:, None] * sacrum.back
+    for n in range(5):
+        root = sacrum.middles[n] + 0.5 * sacrum.radii[n, 0] * _LEFT
+        ala = Rod(root, tips[n], (0.6 * deep[n], 0.8 * tall[n]), (0.75 * deep[n], tall[n]), -sacrum.down[n])
+        shape.add(ala.placed(half), 0.7 * sacrum.cortex, 8.0)
+    for edge in chain(tips, [(8, 9), (8, 9), (7, 6), (6, 4), (4, 3)], flat=sacrum.back[2]):
+        shape.add(edge.placed(half), 0.7 * sacrum.cortex, 6.0)
+    facet = Rod(np.array([20, 18, -10]), np.array([21.5, 24, 9]), (5, 6), (4, 5), (0, 1, 0))
+    shape.add(facet.placed(half), 2.4 * sacrum.cortex)
+
+
+def _add_sacral_arches(shape: BoneShape, sacrum: _Sacrum, half: Frame) -> None:
+    """One side's lateral crest, and what leads from it to the bodies and to the median crest."""
+    wing, lateral, median = (_SEGMENTS[:, column] for column in (2, 8, 9))
+    _, middles, down, back, radii, cortex = sacrum
+    crest = middles + 15 * np.sqrt(wing / wing[0])[:, None] * _LEFT + lateral[:, None] * back
+    for ridge in chain(crest, [(6, 4)] * 5, flat=back[2]):
+        shape.add(ridge.placed(half), 0.8 * cortex, 4.0)
+    for n in range(5):
+        strut = Rod(middles[n] + 0.7 * radii[n, 0] * _LEFT, crest[n], (4, 6), (4, 5), down[n])
+        shape.add(strut.placed(half), 0.7 * cortex)
+    for n in range(4):
+        lamina = Rod(crest[n], middles[n] + (median[n] - 7) * back[n], (2.8, 9), (2.8, 9), down[n])
+        shape.add(lamina.placed(half), 0.8 * cortex, 2.0)
+
+
+def _cut_foramina(shape: BoneShape, sacrum: _Sacrum, half: Frame) -> None:
+    """One side's tunnels for the nerves, between the segments."""
+    ends, _, down, back, _, cortex = sacrum
+    for n in range(4):
+        hole, radius = ends[n + 1] + (14 - 1.4 * n) * _LEFT, _SEGMENTS[n, 6]
+        wide, narrow = (1.15 * radius, radius), (0.8 * radius, 0.7 * radius)
+        tunnel = Rod(hole - 26 * back[n] + 4 * _LEFT, hole + 40 * back[n], wide, narrow, -down[n])
+        shape.cut(tunnel.placed(half), 1.1 * cortex)
 
 
 def pelvis_frame(spine: Spine, side: int, rng: np.random.Generator) -> Frame:

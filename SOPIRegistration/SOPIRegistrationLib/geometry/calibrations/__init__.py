@@ -26,8 +26,7 @@ class Format:
         title: its name for people.
         recognises: whether a text is of this format.
         read: (text, name of its camera, entry given beside it) -> (entry of a geometry JSON, what was
-        assumed).
-            Raises InputError without the file's name.
+            assumed). Raises InputError without the file's name.
         write: cameras, and whether their images are stored mirrored -> text. Raises InputError likewise. None
             where the format is only read.
         holds_several: whether one file holds several cameras.

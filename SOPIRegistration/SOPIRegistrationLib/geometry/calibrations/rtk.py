@@ -48,22 +48,26 @@ def read(text: str, name: str, given: dict) -> tuple[dict, str]:
     origin = given.get("projection_origin_mm", middle)
     to_pixels = np.linalg.inv([[spacing[1], 0, origin[0]], [0, spacing[0], origin[1]], [0, 0, 1]])
     # The source sees the stored image mirrored: its columns are reversed.
-    reverse = np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]])
-    cameras = []
-    for number, projection in enumerate(projections, start=1):
-        if _number(root, projection, "RadiusCylindricalDetector"):
-            raise InputError("its detector is a cylinder: flat ones are read")
-        matrix = projection.findtext("Matrix")
-        P = required_numbers(matrix or "", 12, f"the matrix of projection {number}").reshape(3, 4)
-        K, R, t = decomposed(reverse @ to_pixels @ P)
-        if t[2] < 0:
-            raise InputError(f"projection {number} has the isocentre behind the source: export it again")
-        camera = {"name": f"view{number:04d}", "K": K, "R": R, "t": t, "width": width, "height": height}
-        distance = _number(root, projection, "SourceToDetectorDistance")
-        if distance > 0:
-            camera["sdd_mm"] = distance
-        cameras.append(camera)
+    to_seen = np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]]) @ to_pixels
+    size = {"width": width, "height": height}
+    cameras = [
+        _camera(root, projection, number, to_seen) | size for number, projection in enumerate(projections, 1)
+    ]
     return {"cameras": cameras, "mirrored": True}, "rows along the detector's y, upwards"
+
+
+def _camera(root, projection, number: int, to_seen: np.ndarray) -> dict:
+    """The entry of one projection; ``to_seen`` (3, 3) maps the detector, mm, to the pixels seen."""
+    if _number(root, projection, "RadiusCylindricalDetector"):
+        raise InputError("its detector is a cylinder: flat ones are read")
+    matrix = projection.findtext("Matrix")
+    P = required_numbers(matrix or "", 12, f"the matrix of projection {number}").reshape(3, 4)
+    K, R, t = decomposed(to_seen @ P)
+    if t[2] < 0:
+        raise InputError(f"projection {number} has the isocentre behind the source: export it again")
+    camera = {"name": f"view{number:04d}", "K": K, "R": R, "t": t}
+    distance = _number(root, projection, "SourceToDetectorDistance")
+    return camera | {"sdd_mm": distance} if distance > 0 else camera
 
 
 def write(cameras: Sequence[Camera], mirrored: bool) -> str:

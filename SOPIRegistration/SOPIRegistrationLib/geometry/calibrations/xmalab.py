@@ -1,8 +1,7 @@
 """Camera files of XMALab and Autoscoper, "MayaCam" 2.0 and 1.0.
 
-MayaCam 2.0: image size (columns, rows), camera matrix, rotation and translation in OpenCV's convention,
-which is
-ours: rows downwards, first pixel's centre at (0, 0), world to camera. Autoscoper turns the y axis over
+MayaCam 2.0: image size (columns, rows), camera matrix, rotation and translation in OpenCV's convention, which
+is ours: rows downwards, first pixel's centre at (0, 0), world to camera. Autoscoper turns the y axis over
 itself. MayaCam 1.0: five lines of three numbers: the source's place in the world; its rotations about the
 local x, y and z axes, deg, applied in the order z, y, x, to a camera that looks along its -z with y up; the
 film's place (derived); u0, v0 and the focal length in pixels (negative or not), counted from one, v0 upwards
