@@ -10,8 +10,9 @@ import pytest
 import SimpleITK as sitk
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.evaluation.listed import DrawnStarts, read_cases_file
+from SOPIRegistrationLib.evaluation.listed import read_cases_file
 from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
+from SOPIRegistrationLib.evaluation.starts import DrawnStarts
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.projector import ProjectorVolume, project

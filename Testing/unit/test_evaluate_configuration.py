@@ -11,9 +11,10 @@ import pytest
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.configuration import evaluation_of, read_configuration
-from SOPIRegistrationLib.evaluation.listed import BoundedStarts
+from SOPIRegistrationLib.evaluation.detector import Detector
 from SOPIRegistrationLib.evaluation.methods import METHODS
-from SOPIRegistrationLib.evaluation.simulated import Detector, SimulatedCases
+from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
+from SOPIRegistrationLib.evaluation.starts import BoundedStarts
 from SOPIRegistrationLib.geometry import se3
 from support.evaluation import PIXELS, poses, rows_of, write_ct
 

@@ -5,6 +5,7 @@ The network is untrained: its encoders begin alike, and so it is a similarity al
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -18,18 +19,15 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
-from SOPIRegistrationLib.networks import embedding
 from SOPIRegistrationLib.networks.comparing import ComparingRTPI
 from SOPIRegistrationLib.networks.composite import CompositeSimilarity
-from SOPIRegistrationLib.networks.embedding import SCALE
+from SOPIRegistrationLib.networks.embedding import SCALE, moving_images
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations
 from SOPIRegistrationLib.optimise.momentum import momentum_descent
 from SOPIRegistrationLib.projector import project
-from SOPIRegistrationLib.projector.autograd import project_tensors
-from SOPIRegistrationLib.refine import network as refinement
 from SOPIRegistrationLib.refine.learned import STAGE, Learned, LearnedObjective, LearnedThenOptimised
-from SOPIRegistrationLib.refine.network import EmbeddedView, descended, load_network, refined, stepped
+from SOPIRegistrationLib.refine.network import descended, load_network, refined, stepped
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
@@ -153,10 +151,11 @@ def test_momentum_stops_when_asked_and_where_nothing_is_defined():
     np.testing.assert_array_equal(T[1], starts[1])
 
 
-def test_both_derivatives_of_an_objective_agree(scene, monkeypatch):
+def test_both_derivatives_of_an_objective_agree(scene):
     """In the world of two C-arms, neither at its origin."""
     # An untrained network is more curved than a trained one: differences closer by.
-    monkeypatch.setattr(scene.network, "difference", 0.01)
+    network = copy.deepcopy(scene.network)
+    network.difference = 0.01
     turned = se3.rigid(se3.exp_so3(np.array([0.2, 0.9, -0.3])), np.array([30.0, -50.0, 80.0]))
     side = np.eye(4)
     side[:3, :3] = se3.exp_so3(np.array([0.0, 0.2, 0.0]))
@@ -167,7 +166,7 @@ def test_both_derivatives_of_an_objective_agree(scene, monkeypatch):
         for T, name in ((turned, "a"), (side @ turned, "b"))
     ]
     T = np.linalg.inv(turned) @ np.stack([scene.start(NEAR), scene.start(-NEAR)])
-    objective = scene.objective(T, views)
+    objective = LearnedObjective(network, scene.comparison(views=views), T)
     model = objective.equations(T, np.arange(2))
     error, gradient = objective.error_and_gradient(T, np.arange(2))
     np.testing.assert_allclose(model.cost, error, rtol=1e-5)
@@ -246,38 +245,20 @@ def test_what_sees_nothing_nearer_ends_at_once():
     assert not objective.near_starts
 
 
-def test_nearby_finer_images_are_compared_weighted_as_in_training(scene, monkeypatch):
-    seen = []
-
-    class View(EmbeddedView):
-        def __init__(self, network, image, valid, camera, body, bone, centre_lps_mm, reach=1.0):
-            seen.append((image.shape, valid.shape, camera.shape, reach))
-            super().__init__(network, image, valid, camera, body, bone, centre_lps_mm, reach)
-
-    monkeypatch.setattr(refinement, "EmbeddedView", View)
+def test_nearby_finer_images_are_compared_weighted_as_in_training(scene):
     pixels = COMPOSITE.pixels
     T = np.stack([scene.start(NEAR), scene.start(-NEAR)])
     config = replace(COMPOSITE, image=True, reach=8.0, near_pixels=2 * pixels)
     far = LearnedObjective(CompositeSimilarity(config).eval(), scene.comparison(), T)
     near = far.nearby(T[:1])
+    seen = [(view.valid.shape, view.camera.shape, view.reach) for one in (far, near) for view in one.views]
     size = (pixels, pixels), (2 * pixels, 2 * pixels)
-    assert seen == [
-        ((2, *size[0]), (2, *size[0]), size[0], 8.0),
-        ((1, *size[1]), (1, *size[1]), size[1], 1.0),
-    ]
+    assert seen == [((2, *size[0]), size[0], 8.0), ((1, *size[1]), size[1], 1.0)]
     assert near.errors(T[:1], np.zeros(1, int)) != far.errors(T[:1], np.zeros(1, int))
 
 
-def test_rays_that_leave_the_scan_are_left_out(scene, monkeypatch):
+def test_rays_that_leave_the_scan_are_left_out(scene):
     """Where they do at each start: what lies behind its end is unknown."""
-    seen = []
-
-    class View(EmbeddedView):
-        def __init__(self, network, image, valid, camera, *others):
-            seen.append((valid, camera))
-            super().__init__(network, image, valid, camera, *others)
-
-    monkeypatch.setattr(refinement, "EmbeddedView", View)
     whole = scene.case.ct
     first, last = len(whole.array) // 3, 2 * len(whole.array) // 3
     origin = whole.index_to_lps.copy()
@@ -285,10 +266,12 @@ def test_rays_that_leave_the_scan_are_left_out(scene, monkeypatch):
     part = Subject(prepare_ct(Volume(whole.array[first:last], origin)))
     # From the front, and from below: there rays go in by the lower end.
     T = np.stack([scene.case.T_true, scene.start([0.12, 0, 0, 0, 0, 0])])
-    for subject in (scene.subject, part):
-        LearnedObjective(scene.network, scene.comparison(subject), T)
-    LearnedObjective(scene.network, scene.comparison(part), T, all_rays=True)
-    (all_valid, _), (valid, camera), (same_for_all, _) = seen
+    of_all, of_part = (
+        LearnedObjective(scene.network, scene.comparison(subject), T) for subject in (scene.subject, part)
+    )
+    all_rays = LearnedObjective(scene.network, scene.comparison(part), T, all_rays=True)
+    all_valid, valid, same_for_all = (one.views[0].valid.numpy() for one in (of_all, of_part, all_rays))
+    camera = of_part.views[0].camera
     np.testing.assert_array_equal(same_for_all, all_valid[:1])
     assert valid.shape == all_valid.shape == (2, *camera.shape)
     left_out = all_valid & ~valid
@@ -304,26 +287,22 @@ def test_rays_that_leave_the_scan_are_left_out(scene, monkeypatch):
     assert left_out[1].sum() > 1.05 * left_out[0].sum()
 
 
-def test_a_segmented_bone_is_rendered_once_and_compared_where_it_is(scene, monkeypatch):
+def test_a_segmented_bone_is_rendered_once_and_compared_where_it_is(scene):
     array = scene.case.ct.array
     hu = np.where(array > 250, array, -1000).astype(array.dtype)
     bones = Subject(prepare_ct(scene.case.ct.same_grid(hu)))
     unmasked = CompositeSimilarity(replace(scene.network.config, masked=False)).eval()
     unmasked.load_state_dict(scene.network.state_dict())
-    counted, T, start = [], scene.start(NEAR)[None], np.zeros(1, int)
-
-    def render(volume, *args):
-        counted.append(volume)
-        return project_tensors(volume, *args)
-
-    monkeypatch.setattr(embedding, "project_tensors", render)
-    for subject, times in ((scene.subject, 2), (bones, 1)):
+    T, start = scene.start(NEAR)[None], np.zeros(1, int)
+    for subject in (scene.subject, bones):
         whole, masked = (
             LearnedObjective(network, scene.comparison(subject), T) for network in (unmasked, scene.network)
         )
-        counted.clear()
+        [view] = whole.views
+        images = moving_images(view.body, view.bone, view.camera, T, subject.ct.rotation_centre_lps_mm)
+        assert (images.body is images.bone) == (images.body_jacobian is images.bone_jacobian)
+        assert (images.body is images.bone) == (subject is bones)
         error = whole.errors(T, start)
-        assert len(counted) == times
         assert (error == pytest.approx(masked.errors(T, start), rel=1e-5)) == (subject is bones)
         # The same function, however it is asked.
         assert whole.equations(T, start).cost == pytest.approx(error, rel=1e-5)

@@ -22,6 +22,7 @@ from SOPIRegistrationLib.training.ifr import (
     direction_loss,
     distance_loss,
     geodesic_direction,
+    rendered,
     step_loss,
 )
 from SOPIRegistrationLib.training.pairs import PairOptions, draw_pairs
@@ -173,21 +174,19 @@ def test_training_learns_from_its_pairs(phantoms, make, config, weights):
     torch.testing.assert_close(R @ R.mT, torch.eye(3).to(R).expand_as(R), atol=1e-6, rtol=0)
 
 
-def test_a_pose_is_corrected_by_the_networks_own_step(phantoms, monkeypatch):
+def test_a_pose_is_corrected_by_the_networks_own_step(phantoms):
+    """Each correction sees DRRs at another pose, at first at the start."""
     task = EmbeddingTask(CompositeSimilarity, COMPOSITE, IFRLossWeights(0.0, 1.0, 0.0), corrections=3)
     pairs, seen = pairs_of(phantoms, task, 4), []
-    import SOPIRegistrationLib.training.ifr as ifr
-
-    rendered = ifr.rendered
-    monkeypatch.setattr(ifr, "rendered", lambda pairs, T: seen.append(T) or rendered(pairs, T))
     torch.manual_seed(0)
-    losses = list(task.losses(task.network(), pairs, Stopwatch()))
+    network = task.network()
+    network.register_forward_hook(lambda _, given, __: seen.append(given[2].body))
+    losses = list(task.losses(network, pairs, Stopwatch()))
     assert len(losses) == len(seen) == 3
-    assert torch.equal(seen[0], pairs.T_start)
+    assert torch.equal(seen[0], rendered(pairs, pairs.T_start).body)
     for before, after in pairwise(seen):
-        moved = se3.twist_about(before, after, pairs.centre_lps_mm)
-        assert (moved.norm(dim=1) > 1e-6).all()
-        assert (moved.abs().amax(dim=1) < 500).all()
+        assert ((before - after).abs().amax(dim=(1, 2)) > 0).all()
+        assert after.isfinite().all()
 
 
 @pytest.mark.slow

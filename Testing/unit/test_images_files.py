@@ -12,7 +12,13 @@ import pytest
 import SimpleITK as sitk
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, XRayAngiographicImageStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEGLosslessSV1,
+    XRayAngiographicImageStorage,
+    generate_uid,
+)
 from scipy.spatial.transform import Rotation
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph, read_volume
@@ -527,20 +533,22 @@ def test_a_sign_against_the_display_is_a_hypothesis(tmp_path, pixels):
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_compressed_dicom_gives_the_stored_values(tmp_path, pixels, photometric, monkeypatch):
-    path = write_dicom(
-        tmp_path / "x.dcm",
-        np.stack([pixels, pixels + 3]),
-        PhotometricInterpretation=photometric,
-        RescaleSlope="2",
-        RescaleIntercept="-7",
-    )
-
-    # pydicom without a decoder for the transfer syntax.
-    def no_decoder(self):
-        raise RuntimeError("unable to decompress")
-
-    monkeypatch.setattr(pydicom.Dataset, "pixel_array", property(no_decoder))
+def test_compressed_dicom_gives_the_stored_values(tmp_path, pixels, photometric):
+    """In a way that pydicom has no decoder for: lossless JPEG."""
+    path = tmp_path / "x.dcm"
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetFileName(str(path))
+    writer.UseCompressionOn()
+    writer.SetCompressor("JPEG")
+    writer.Execute(sitk.GetImageFromArray(np.stack([pixels, pixels + 3]).astype(np.uint16)))
+    dataset = pydicom.dcmread(path)
+    assert dataset.file_meta.TransferSyntaxUID == JPEGLosslessSV1
+    dataset.Modality, dataset.PhotometricInterpretation = "XA", photometric
+    dataset.RescaleSlope, dataset.RescaleIntercept = "2", "-7"
+    dataset.save_as(path)
+    with pytest.raises(RuntimeError):
+        pydicom.pixels.pixel_array(dataset)
     np.testing.assert_allclose(read_radiograph(path, 2).pixels, pixels + 3)
 
 

@@ -113,27 +113,24 @@ def test_views_reach_all_around_the_nominal_one(scene):
     np.testing.assert_allclose(centre, [[0, 0, 700]] * len(T), atol=1e-9)
 
 
-def test_the_surest_pose_comes_first(scene, weights, monkeypatch):
+def test_the_surest_pose_comes_first(scene):
     """A network that corrects nothing and doubts a view the more, the further it is from one of them."""
-    network = load_network(weights)
     wanted = views_around(scene.frame)[30]
 
-    def doubting(fixed, moving, camera):
-        axes = torch.from_numpy(wanted[:3, 1:3]).T.reshape(1, 6).float()
-        doubt = (camera[:, 3:] - axes).norm(dim=1, keepdim=True)
-        return Correction(torch.zeros(len(camera), 6), doubt.expand(-1, 6) + 1e-3)
+    class Doubting(ComparingRTPI):
+        def compare(self, fixed, moving, camera):
+            axes = torch.from_numpy(wanted[:3, 1:3]).T.reshape(1, 6).float()
+            doubt = (camera[:, 3:] - axes).norm(dim=1, keepdim=True)
+            return Correction(torch.zeros(len(camera), 6), doubt.expand(-1, 6) + 1e-3)
 
-    monkeypatch.setattr(network, "compare", doubting)
-    found = network_poses(network, scene.xray, scene.subject, scene.frame)
+    found = network_poses(Doubting(COMPARING).eval(), scene.xray, scene.subject, scene.frame)
     np.testing.assert_allclose(found.T_lps_to_camera[0], wanted, atol=1e-9)
     assert (np.diff(found.expected_error[:, 0]) >= 0).all()
 
 
-def test_views_are_rendered_once_for_a_ct(scene, weights, monkeypatch):
-    network = load_network(weights)
-    seen = []
-    encode = network.encode_moving
-    monkeypatch.setattr(network, "encode_moving", lambda x: seen.append(len(x)) or encode(x))
+def test_views_are_rendered_once_for_a_ct(scene):
+    network, seen = ComparingRTPI(COMPARING).eval(), []
+    network.moving_encoder.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
     subject = Subject(scene.ct)
     first = network_poses(network, scene.xray, subject, scene.frame)
     assert sum(seen) == len(views_around(scene.frame))
@@ -249,14 +246,13 @@ def test_it_stops_while_the_network_is_asked(scene, weights):
     assert result.stages == []
 
 
-def test_the_published_network_runs_and_sees_a_ct_once(scene, tmp_path, monkeypatch):
+def test_the_published_network_runs_and_sees_a_ct_once(scene, tmp_path):
     torch.manual_seed(0)
     network = TwoBranchRTPI(TWO_BRANCH)
     save_weights(tmp_path / "two.safetensors", network, CARD)
     loaded = load_network(tmp_path / "two.safetensors")
     encoded = []
-    encode = loaded.encode_volume
-    monkeypatch.setattr(loaded, "encode_volume", lambda volume: encoded.append(1) or encode(volume))
+    loaded.volume_branch.register_forward_hook(lambda *_: encoded.append(1))
     result = [
         scene.register(RegistrationSettings("rtpi", "none", weights={"rtpi": tmp_path / "two.safetensors"}))
         for _ in range(2)

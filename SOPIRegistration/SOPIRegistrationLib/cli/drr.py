@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from SOPIRegistrationLib.cli.common import add_ct_arguments, add_view_argument, 
 from SOPIRegistrationLib.cli.register import one_camera, pose_frame, with_depth_of_start
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.files import load_geometry
+from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import bone_only
 from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.images.overlay import display_window, windowed
@@ -77,14 +80,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: an input is unusable, or the CT is not in the image.
     """
-    if args.out.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"--out {args.out} is neither .nrrd (line integrals) nor .png (for looking)")
-    if args.out.is_dir():
-        raise InputError(f"--out {args.out} is a folder: give a file")
-    if args.pose is not None:
-        require_file(args.pose, "pose")
-    if args.metal is not None and args.physics is None:
-        raise InputError("--metal is for the physics-based projection: add --physics")
+    _check(args)
     beam = None if args.physics is None else Beam(args.physics)
     with staged(args.out.parent) as folder:
         known = load_geometry(args.geometry, view=args.view)
@@ -94,11 +90,7 @@ def run(args: argparse.Namespace) -> int:
         if args.pose is not None:
             chosen = with_depth_of_start(chosen, ct, args.pose, known.cameras)
         frame = pose_frame(chosen, ct, args.geometry)
-        if args.pose is not None:
-            T = read_start(args.pose, frame, known.cameras, camera)
-        else:
-            theta = np.concatenate([np.deg2rad(args.theta[:3]), args.theta[3:]])
-            T = se3.invert_rigid(camera.T_world_to_camera) @ frame.T_from_theta(theta)
+        T = _pose(args, frame, known.cameras, camera)
         content = bone_only(ct) if args.content == "bone" else ct.attenuation
         if beam is None:
             volume = ProjectorVolume(content)
@@ -118,3 +110,29 @@ def run(args: argparse.Namespace) -> int:
     what = "line integrals" if beam is None else f"attenuation at {beam.tube_voltage_kv:g} kV"
     print(f"{args.out}: {camera.width} x {camera.height} pixels, {what} up to {image.max():.2f}")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what can be refused before anything is read.
+
+    Raises:
+        InputError: an output or a pose file that is none, or options that do not go together.
+    """
+    if args.out.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"--out {args.out} is neither .nrrd (line integrals) nor .png (for looking)")
+    if args.out.is_dir():
+        raise InputError(f"--out {args.out} is a folder: give a file")
+    if args.pose is not None:
+        require_file(args.pose, "pose")
+    if args.metal is not None and args.physics is None:
+        raise InputError("--metal is for the physics-based projection: add --physics")
+
+
+def _pose(
+    args: argparse.Namespace, frame: PoseFrame, cameras: Sequence[Camera], camera: Camera
+) -> np.ndarray:
+    """(4, 4) T_lps_to_world of ``--pose`` or ``--theta``."""
+    if args.pose is not None:
+        return read_start(args.pose, frame, cameras, camera)
+    theta = np.concatenate([np.deg2rad(args.theta[:3]), args.theta[3:]])
+    return se3.invert_rigid(camera.T_world_to_camera) @ frame.T_from_theta(theta)

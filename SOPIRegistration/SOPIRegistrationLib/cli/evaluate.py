@@ -12,11 +12,11 @@ from SOPIRegistrationLib.cli.common import parse_weights
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.configuration import (
     CASES_BY_DEFAULT,
-    LEAST_PIXELS,
     METHODS_BY_DEFAULT,
     evaluation_of,
     read_configuration,
 )
+from SOPIRegistrationLib.evaluation.configuration_keys import LEAST_PIXELS
 from SOPIRegistrationLib.evaluation.methods import METHODS, NETWORKS
 from SOPIRegistrationLib.evaluation.problem import BASELINE_PIXELS
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS

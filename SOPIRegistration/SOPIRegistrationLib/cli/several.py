@@ -51,13 +51,8 @@ def run_several(args: argparse.Namespace) -> int:
         InputError: an input is unusable.
     """
     began = time.perf_counter()
-    if args.xrays:
-        paths = [args.ct, *args.xray]
-    elif args.xray:
-        paths, args.xrays, args.xray = [args.ct], args.xray, []
-    else:
-        raise InputError(f"{args.ct}: no X-ray is given: name it after --xrays")
-    args.xray, starts = [], start_files(args.init)
+    paths = _bodies_asked_for(args)
+    starts = start_files(args.init)
     # Starts of single bodies are told apart later: what is not given is sought.
     if starts:
         args.init = str(starts.get("", "auto"))
@@ -94,6 +89,19 @@ def run_several(args: argparse.Namespace) -> int:
         files = write_bodies_results(folder, result, bodies, geometry, seconds_preparation)
     print(summary(result, seconds_preparation, files, args.out))
     return 0
+
+
+def _bodies_asked_for(args: argparse.Namespace) -> list[Path]:
+    """Files of the bodies; what stands after the first is one where ``--xrays`` names the X-rays.
+
+    Raises:
+        InputError: no X-ray.
+    """
+    if not args.xrays and not args.xray:
+        raise InputError(f"{args.ct}: no X-ray is given: name it after --xrays")
+    paths = [args.ct, *args.xray] if args.xrays else [args.ct]
+    args.xrays, args.xray = args.xrays or args.xray, []
+    return paths
 
 
 def start_files(words: str | Sequence[str]) -> dict[str, Path]:

@@ -12,9 +12,10 @@ import numpy as np
 
 from SOPIRegistrationLib.evaluation.anatomies import ct_of_labels
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase, digest
+from SOPIRegistrationLib.evaluation.detector import PAPER_C_ARM, Detector
 from SOPIRegistrationLib.evaluation.peers import Rtk
 from SOPIRegistrationLib.evaluation.problem import SeveralBodies
-from SOPIRegistrationLib.evaluation.simulated import COARSE_MM, FINE_MM, Detector
+from SOPIRegistrationLib.evaluation.simulated import COARSE_MM, FINE_MM
 from SOPIRegistrationLib.evaluation.targets import PHOTONS, displayed, photographed, require_target
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -31,8 +32,6 @@ from SOPIRegistrationLib.subject.labelled import cut_up
 # How the pose differs from the nominal view, and the start from the pose, at most about and along each axis.
 _TURN_DEG, _SHIFT_MM = 8.0, (8.0, 8.0, 20.0)
 _START_TURN_DEG, _START_SHIFT_MM = 5.0, 5.0
-
-DETECTOR = Detector()
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class BentCases:
     seed: int = 1
     views: int = 1
     pixels: int = 256
-    detector: Detector = DETECTOR
+    detector: Detector = PAPER_C_ARM
     turn_deg: float = 6.0
     shift_mm: float = 3.0
     start_along_mm: float = 0.0

@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.bent import BentCases
+from SOPIRegistrationLib.evaluation.case_list import cases_of_rows
 from SOPIRegistrationLib.evaluation.cases import CaseSource, TruthDeviation, digest
+from SOPIRegistrationLib.evaluation.configuration_keys import (
+    BENT,
+    DETECTOR,
+    GROUP,
+    LISTED,
+    OF_BENT,
+    OF_GEOMETRY,
+    OF_TRUTH,
+    PIPELINE,
+    SIMULATED,
+    STARTS,
+    TOP,
+    VARIANT,
+    XRAY,
+    Kind,
+    is_number,
+)
+from SOPIRegistrationLib.evaluation.detector import Detector
 from SOPIRegistrationLib.evaluation.figures import COLUMNS
-from SOPIRegistrationLib.evaluation.listed import (
-    COLUMNS as LISTED_COLUMNS,
-)
-from SOPIRegistrationLib.evaluation.listed import (
-    BoundedStarts,
-    DrawnStarts,
-    ListedCases,
-    Starts,
-    listed_cases,
-    read_cases_file,
-)
+from SOPIRegistrationLib.evaluation.listed import ListedCases, read_cases_file
 from SOPIRegistrationLib.evaluation.methods import (
     METHODS,
     NETWORKS,
@@ -37,158 +45,15 @@ from SOPIRegistrationLib.evaluation.methods import (
     runnable_methods,
 )
 from SOPIRegistrationLib.evaluation.problem import BASELINE_PIXELS, Estimate, Problem
-from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, START_PROTOCOLS
 from SOPIRegistrationLib.evaluation.runner import Evaluation, Group, default_workers
-from SOPIRegistrationLib.evaluation.simulated import (
-    CONTENTS,
-    LUMBAR,
-    STRANGERS,
-    STREAMS,
-    Detector,
-    SimulatedCases,
-)
-from SOPIRegistrationLib.evaluation.tables import SECTIONS
-from SOPIRegistrationLib.evaluation.targets import TARGETS
-from SOPIRegistrationLib.geometry.tolerances import EXACT, SourceTolerances
-from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
+from SOPIRegistrationLib.evaluation.simulated import SimulatedCases
+from SOPIRegistrationLib.evaluation.starts import BoundedStarts, DrawnStarts, Starts
+from SOPIRegistrationLib.geometry.tolerances import EXACT
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
-from SOPIRegistrationLib.simulation.regions import REGIONS
 
 CASES_BY_DEFAULT = 20
 METHODS_BY_DEFAULT = ("initial", "opt", "search")
-LEAST_PIXELS = 32
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What a key may hold."""
-
-    said: str
-    is_one: Callable[[Any], bool]
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_names(value) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) and one for one in value)
-
-
-def _whole(least: int) -> _Kind:
-    return _Kind(f"a whole number, {least} or more", lambda value: _is_whole(value) and value >= least)
-
-
-def _one_of(names) -> _Kind:
-    return _Kind(f"one of {', '.join(name or repr(name) for name in names)}", lambda value: value in names)
-
-
-def _table_of(keys: Mapping[str, _Kind]) -> _Kind:
-    return _Kind(f"a table of {', '.join(keys)}", lambda value: isinstance(value, dict))
-
-
-_TEXT = _Kind("text", lambda value: isinstance(value, str) and bool(value))
-_FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
-_LENGTH = _Kind("a number above 0", lambda value: _is_number(value) and value > 0)
-_SPREAD = _Kind("a number, 0 or above", lambda value: _is_number(value) and value >= 0)
-_NAMES = _Kind("a list of names", _is_names)
-_TABLE = _Kind("a table", lambda value: isinstance(value, dict))
-_TABLES = _Kind(
-    "tables in double brackets",
-    lambda value: isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value),
-)
-
-_STARTS = {
-    "number": _whole(1),
-    "protocol": _one_of(START_PROTOCOLS),
-    "angle_deg": _LENGTH,
-    "shift_mm": _LENGTH,
-}
-_OF_GEOMETRY = dict.fromkeys((one.name for one in fields(SourceTolerances)), _SPREAD)
-_DETECTOR = {"sdd_mm": _LENGTH, "sod_mm": _LENGTH, "size_mm": _LENGTH}
-_VARIANT = {
-    "method": _one_of(METHODS),
-    "init": _TEXT,
-    "refine": _TEXT,
-    "weights": _TABLE,
-    "mirrored": _one_of(("auto", "yes", "no")),
-    "expected": _one_of(("nominal view", "start")),
-    "summary": _TEXT,
-}
-_PIPELINE = ("method", "init", "refine", "mirrored", "expected")
-_XRAY = dict.fromkeys(LISTED_COLUMNS, _TEXT)
-_SIMULATED = {
-    "protocol": _one_of(PROTOCOLS),
-    "target": _one_of(TARGETS),
-    "ct": _NAMES,
-    "labels": _FLAG,
-    "phantoms": _whole(1),
-    "content": _one_of(CONTENTS),
-    "view": _one_of(NOMINAL_VIEWS),
-    "pixels": _whole(LEAST_PIXELS),
-    "detector": _table_of(_DETECTOR),
-    "cases_a_patient": _whole(1),
-    "scan_height_mm": _LENGTH,
-    "streams": _one_of(STREAMS),
-    "stranger": _one_of(STRANGERS),
-    "region": _one_of((LUMBAR, *REGIONS)),
-    "bone": _whole(1),
-    "bone_mm": _LENGTH,
-    "views": _whole(1),
-    "told_view": _one_of(NOMINAL_VIEWS),
-    "ct_scale_percent": _LENGTH,
-    "geometry_error": _table_of(_OF_GEOMETRY),
-    "geometry_tolerance": _table_of(_OF_GEOMETRY),
-}
-_BENT = {
-    "chain": _Kind(
-        "a list of two labels or more",
-        lambda value: isinstance(value, list) and len(value) > 1 and all(map(_is_whole, value)),
-    ),
-    "label_maps": _NAMES,
-    "turn_deg": _SPREAD,
-    "shift_mm": _SPREAD,
-    "start_along_mm": _Kind("a number", _is_number),
-}
-# Of simulated cases only these go with bent ones.
-_OF_BENT = ("ct", "labels", "views", "pixels", "detector")
-_OF_TRUTH = dict.fromkeys((one.name for one in fields(TruthDeviation)), _SPREAD)
-_LISTED = {
-    "cases_file": _TEXT,
-    "xrays": _TABLES,
-    "starts": _table_of(_STARTS),
-    "truth_deviation": _table_of(_OF_TRUTH),
-}
-_GROUP = {
-    "name": _TEXT,
-    "methods": _NAMES,
-    "cases": _whole(1),
-    "first": _whole(0),
-    "seed": _whole(0),
-    "within": _TABLE,
-    "bent": _table_of(_BENT),
-    **_SIMULATED,
-    **_LISTED,
-}
-_TOP = {
-    **{key: kind for key, kind in _GROUP.items() if key != "name"},
-    "title": _TEXT,
-    "timeout_s": _LENGTH,
-    "workers": _whole(1),
-    "baseline_pixels": _whole(LEAST_PIXELS),
-    "fresh": _FLAG,
-    "tables": _Kind(
-        f"a list of {', '.join(SECTIONS)}", lambda value: _is_names(value) and set(value) <= set(SECTIONS)
-    ),
-    "weights": _TABLE,
-    "variants": _TABLE,
-    "groups": _TABLES,
-}
 
 
 def read_configuration(path: Path) -> dict:
@@ -230,7 +95,7 @@ class _Reader:
         self._path = path
 
     def evaluation(self, content: dict) -> Evaluation:
-        self._check(content, _TOP)
+        self._check(content, TOP)
         weights = self._weights(content.get("weights", {}), "weights")
         variants, settings = {}, {}
         for name, table in content.get("variants", {}).items():
@@ -238,7 +103,7 @@ class _Reader:
         for name in variants:
             if name in METHODS:
                 raise InputError(f"{self._where}: variant {name} is called as a method is: rename it")
-        shared = {key: value for key, value in content.items() if key in _GROUP}
+        shared = {key: value for key, value in content.items() if key in GROUP}
         tables = content.get("groups", [{}])
         groups = tuple(self._group(shared, table, len(tables) > 1, weights, variants) for table in tables)
         names = [group.name for group in groups]
@@ -258,7 +123,7 @@ class _Reader:
             tuple(content.get("tables", ())),
         )
 
-    def _check(self, table: dict, keys: Mapping[str, _Kind], of: str = "") -> None:
+    def _check(self, table: dict, keys: Mapping[str, Kind], of: str = "") -> None:
         """Whether a table has known keys with possible values only.
 
         Raises:
@@ -292,18 +157,18 @@ class _Reader:
         """A method of its own, and what it depends on."""
         of = f", variant {name}"
         if not isinstance(table, dict):
-            raise InputError(f"{self._where}{of} is {table!r}: give a table of {', '.join(_VARIANT)}")
-        self._check(table, _VARIANT, of)
+            raise InputError(f"{self._where}{of} is {table!r}: give a table of {', '.join(VARIANT)}")
+        self._check(table, VARIANT, of)
         weights = self._weights(table.get("weights", {}), f"variant {name}: weights")
         for network, file in weights.items():
             if not file.is_file():
                 raise InputError(f"{self._where}{of}: weights of {network}, {file}, do not exist: train them")
-        settings = {key: table[key] for key in _PIPELINE if key in table}
+        settings = {key: table[key] for key in PIPELINE if key in table}
         settings |= {f"weights of {network}": digest(file) for network, file in weights.items()}
         if "method" in table:
-            if set(_PIPELINE[1:]) & table.keys():
+            if set(PIPELINE[1:]) & table.keys():
                 raise InputError(
-                    f"{self._where}{of} has a method, and {', '.join(_PIPELINE[1:])}: give one of both"
+                    f"{self._where}{of} has a method, and {', '.join(PIPELINE[1:])}: give one of both"
                 )
             base = METHODS[table["method"]]
             summary = table.get("summary", base.summary)
@@ -327,7 +192,7 @@ class _Reader:
     ) -> Group:
         name = table.get("name", "")
         of = f", group {name}" if name else ""
-        self._check(table, _GROUP, of)
+        self._check(table, GROUP, of)
         if named and not name:
             raise InputError(f"{self._where}: a group has no name: give each one")
         table = shared | table
@@ -339,7 +204,7 @@ class _Reader:
             raise InputError(str(error) if self._path is None else f"{self._where}{of}: {error}") from None
         within = tuple(table.get("within", {}).items())
         for column, most in within:
-            if column not in COLUMNS or not _is_number(most):
+            if column not in COLUMNS or not is_number(most):
                 raise InputError(
                     f"{self._where}{of}: within has {column} = {most!r}: give a column of errors, such as "
                     "mpd_object_mm, and a number"
@@ -351,46 +216,48 @@ class _Reader:
         return Group(name, source, tuple(methods), range(first, first + cases), within)
 
     def _source(self, table: dict, of: str) -> CaseSource:
-        listed = [key for key in _LISTED if key in table]
-        simulated = [key for key in _SIMULATED if key in table]
         if "bent" in table:
             return self._bent(table, of)
-        if not listed:
+        if not any(key in table for key in LISTED):
             return self._simulated(table, of)
-        if simulated:
-            raise InputError(
-                f"{self._where}{of}: {simulated[0]} is for simulated cases: leave it out with {listed[0]}"
-            )
+        return self._listed(table, of)
+
+    def _listed(self, table: dict, of: str) -> ListedCases:
+        listed = next(key for key in LISTED if key in table)
+        for key in SIMULATED:
+            if key in table:
+                raise InputError(
+                    f"{self._where}{of}: {key} is for simulated cases: leave it out with {listed}"
+                )
         starts = None
         if "starts" in table:
             starts = self._starts(table["starts"], table.get("seed", 1), of)
         deviation = self._truth_deviation(table, of)
+        if "cases_file" in table and "xrays" in table:
+            raise InputError(f"{self._where}{of}: give cases_file or xrays, not both")
         if "cases_file" in table:
-            if "xrays" in table:
-                raise InputError(f"{self._where}{of}: give cases_file or xrays, not both")
             source = read_cases_file(self._file(table["cases_file"]), starts)
             return replace(source, truth_deviation=deviation)
         if "xrays" not in table:
             raise InputError(f"{self._where}{of}: starts are for cases of your own: give cases_file or xrays")
-        rows = []
-        for number, row in enumerate(table["xrays"], 1):
-            self._check(row, _XRAY, f"{of}, X-ray {number}")
-            rows.append((f"X-ray {number}", row))
-        source = listed_cases(self._path or Path("options"), rows, starts)
-        return replace(source, truth_deviation=deviation)
+        rows = [(f"X-ray {number}", row) for number, row in enumerate(table["xrays"], 1)]
+        for place, row in rows:
+            self._check(row, XRAY, f"{of}, {place}")
+        path = self._path or Path("options")
+        return ListedCases(path, cases_of_rows(path, rows), starts, deviation)
 
     def _truth_deviation(self, table: dict, of: str) -> TruthDeviation | None:
         given = table.get("truth_deviation")
         if given is None:
             return None
-        self._check(given, _OF_TRUTH, f"{of}, truth_deviation")
-        missing = [key for key in _OF_TRUTH if key not in given]
+        self._check(given, OF_TRUTH, f"{of}, truth_deviation")
+        missing = [key for key in OF_TRUTH if key not in given]
         if missing:
             raise InputError(f"{self._where}{of}: truth_deviation has no {missing[0]}: give it")
         return TruthDeviation(**given)
 
     def _starts(self, table: dict, seed: int, of: str) -> Starts:
-        self._check(table, _STARTS, f"{of}, starts")
+        self._check(table, STARTS, f"{of}, starts")
         if "number" not in table:
             raise InputError(f"{self._where}{of}: starts has no number: say how many of each case")
         bounds = [key for key in ("angle_deg", "shift_mm") if key in table]
@@ -401,9 +268,9 @@ class _Reader:
         return DrawnStarts(table["number"], table.get("protocol", "paper"), seed)
 
     def _bent(self, table: dict, of: str) -> BentCases:
-        self._check(table["bent"], _BENT, f"{of}, bent")
-        for key in (*_SIMULATED, *_LISTED):
-            if key in table and key not in _OF_BENT:
+        self._check(table["bent"], BENT, f"{of}, bent")
+        for key in (*SIMULATED, *LISTED):
+            if key in table and key not in OF_BENT:
                 raise InputError(f"{self._where}{of}: {key} does not go with bent: leave it out")
         given = {key: table[key] for key in ("views", "pixels", "seed") if key in table} | table["bent"]
         cts = tuple(self._existing(file, "CT") for file in table.get("ct", ()))
@@ -414,21 +281,21 @@ class _Reader:
                 "or labels = true where ct names label maps of bones"
             )
         if "detector" in table:
-            self._check(table["detector"], _DETECTOR, f"{of}, detector")
+            self._check(table["detector"], DETECTOR, f"{of}, detector")
             given["detector"] = Detector(**table["detector"])
         if "chain" in given:
             given["chain"] = tuple(given["chain"])
         return BentCases(cts=cts, label_maps=maps, **given)
 
     def _simulated(self, table: dict, of: str) -> SimulatedCases:
-        given = {key: table[key] for key in _SIMULATED if key in table}
+        given = {key: table[key] for key in SIMULATED if key in table}
         given["cts"] = tuple(self._existing(file, "CT") for file in given.pop("ct", ()))
         if "detector" in given:
-            self._check(given["detector"], _DETECTOR, f"{of}, detector")
+            self._check(given["detector"], DETECTOR, f"{of}, detector")
             given["detector"] = Detector(**given["detector"])
         for key in ("geometry_error", "geometry_tolerance"):
             if key in given:
-                self._check(given[key], _OF_GEOMETRY, f"{of}, {key}")
+                self._check(given[key], OF_GEOMETRY, f"{of}, {key}")
                 given[key] = replace(EXACT, **given[key])
         if given.get("labels") and not given["cts"]:
             raise InputError(f"{self._where}{of}: labels says that ct is a label map: give ct")

@@ -17,6 +17,7 @@ from SOPIRegistrationLib.geometry.views import THETA_NAMES, theta_as_dict, theta
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration.evidence import Evidence
+from SOPIRegistrationLib.registration.result import RegistrationResult
 from SOPIRegistrationLib.similarity import gradient_correlation, ncc
 
 _MEASURE_PIXELS = 256
@@ -93,13 +94,18 @@ def end_figures(case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict:
 
 def judgement_figures(case: EvaluationCase, estimate: Estimate) -> dict:
     """What a method says about its own result: nothing, or verdict, what it takes the X-ray for, predicted
-    errors and correlations (of the locally normalised images, at its pose and at the true one)."""
+    errors and correlations."""
     row: dict = {"verdict": estimate.verdict, "device": estimate.device}
-    result = estimate.result
-    if result is None:
+    if estimate.result is None:
         return row
+    row |= _verdict_figures(estimate.result)
+    # One body by itself agrees with no picture of several.
+    return row if case.several is not None else row | _correlations(case, estimate)
+
+
+def _verdict_figures(result: RegistrationResult) -> dict:
     verdict = result.verdict
-    row["content"] = result.content
+    row: dict = {"content": result.content}
     row |= {f"found_{name}": value for name, value in result.image().items()}
     row["found_mirrored"] = int(result.mirrored)
     row |= {"probability": verdict.probability, "share": verdict.share}
@@ -109,9 +115,12 @@ def judgement_figures(case: EvaluationCase, estimate: Estimate) -> dict:
         parts = [getattr(verdict, f"{prefix}_error_{unit}") for unit in ("deg", "mm")]
         if all(part is not None for part in parts):
             row |= _axis_entries(prefix, *parts)
-    if case.several is not None:
-        # One body by itself agrees with no picture of several.
-        return row
+    return row
+
+
+def _correlations(case: EvaluationCase, estimate: Estimate) -> dict[str, float]:
+    """Of the locally normalised images, at the pose that was found and at the true one."""
+    result = estimate.result
     reading = Reading(result.radiographs, result.mirrored)
     compared = Case(case.subject, reading, case.frame)
     target = next(target for target in compared.targets if target.content == result.content)
@@ -119,7 +128,7 @@ def judgement_figures(case: EvaluationCase, estimate: Estimate) -> dict:
     def correlation(reading: Reading, T: np.ndarray) -> float:
         return float(Comparison(compared, reading, target).structural_correlation(T[None])[0])
 
-    row["correlation"] = correlation(reading, estimate.T_lps_to_world)
+    row = {"correlation": correlation(reading, estimate.T_lps_to_world)}
     if case.T_true is not None:
         if case.drawn is not None and case.drawn.mirrored != result.mirrored:
             reading = reading.turned_over()

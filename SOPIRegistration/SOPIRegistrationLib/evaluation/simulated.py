@@ -19,11 +19,12 @@ from SOPIRegistrationLib.evaluation.anatomies import (
     thicker_end,
 )
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase, digest
+from SOPIRegistrationLib.evaluation.detector import PAPER_C_ARM, Detector, believed
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, DrawnPoses
 from SOPIRegistrationLib.evaluation.targets import Photographer, photographer, require_target
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.geometry.tolerances import EXACT, SourceTolerances, Tolerances
+from SOPIRegistrationLib.geometry.tolerances import EXACT, SourceTolerances
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
@@ -56,26 +57,6 @@ STRANGERS = {
 LUMBAR = "lumbar"
 # Another phantom has a seed this much further.
 _OTHER_PHANTOM = 500
-
-
-@dataclass(frozen=True)
-class Detector:
-    """A C-arm with a square detector, its principal point in the middle.
-
-    Attributes:
-        sdd_mm: source-detector distance.
-        sod_mm: nominal source-object distance.
-        size_mm: edge of the detector.
-    """
-
-    sdd_mm: float = 1011.7
-    sod_mm: float = 700.0
-    size_mm: float = 1024 * 0.19959
-
-    def camera(self, pixels: int) -> Camera:
-        """The whole detector in ``pixels`` x ``pixels``."""
-        pitch = self.size_mm / pixels
-        return Camera.from_c_arm(self.sdd_mm, (pitch, pitch), pixels, pixels)
 
 
 @dataclass(frozen=True)
@@ -124,7 +105,7 @@ class SimulatedCases:
     pixels: int = 256
     content: str = "body"
     phantoms: int = PHANTOMS_BY_DEFAULT
-    detector: Detector = Detector()
+    detector: Detector = PAPER_C_ARM
     labels: bool = False
     cases_a_patient: int = 1
     scan_height_mm: float | None = None
@@ -204,7 +185,7 @@ class SimulatedCases:
         else:
             shot = self.shot(number, *(np.random.default_rng([self.seed, number, i]) for i in range(2)))
         patient, drawn = shot.patient, shot.drawn
-        cameras = self._cameras(patient.camera)
+        cameras = self.detector.views(patient.camera, self.views)
         radiographs = tuple(
             prepare_radiograph(_stored(radiograph, drawn), self._believed(camera, number))
             for radiograph, camera in zip(shot.radiographs, cameras, strict=True)
@@ -247,16 +228,6 @@ class SimulatedCases:
         T_start = frame.T_from_theta(theirs.theta_from_T(drawn.T_start))
         return _Shot(patient, replace(drawn, T_start=T_start), radiographs)
 
-    def _cameras(self, first: Camera) -> list[Camera]:
-        """Of all views; the world is the first one's frame."""
-        middle = np.array([0.0, 0.0, self.detector.sod_mm])
-        cameras = [first]
-        for number in range(1, self.views):
-            turn = se3.exp_so3(np.array([0.0, np.deg2rad(90.0 * number), 0.0]))
-            T = se3.rigid(turn, middle - turn @ middle)
-            cameras.append(replace(first, T_world_to_camera=T, name=f"view {number + 1}"))
-        return cameras
-
     def _photographed(
         self,
         patient: _Patient,
@@ -271,7 +242,7 @@ class SimulatedCases:
         y + (1 / scale - 1) y_c: as if the patient were so far away.
         """
         shots = []
-        for camera in self._cameras(patient.camera):
+        for camera in self.detector.views(patient.camera, self.views):
             T = camera.T_world_to_camera @ T_lps_to_world
             if scale != 1.0:
                 T[:3, 3] += (1 / scale - 1) * se3.transform_points(T, centre_lps_mm)
@@ -291,16 +262,8 @@ class SimulatedCases:
         """The camera that a registration is given for the one that took a case's X-ray."""
         if EXACT == self.geometry_error == self.geometry_tolerance:
             return camera
-        error, told = self.geometry_error, self.geometry_tolerance
-        distance, spacing, *shift = np.random.default_rng([self.seed, number, 3]).normal(size=4)
-        sdd = camera.sdd_mm * (1 + distance * error.sdd_percent / 100)
-        pitch = np.array(camera.pixel_spacing_mm) * (1 + spacing * error.pixel_spacing_percent / 100)
-        centre = camera.K[:2, 2] + np.multiply(shift, error.principal_point_px)
-        believed = Camera.from_c_arm(sdd, pitch, camera.width, camera.height, centre, camera.name)
-        tolerances = Tolerances(
-            told.sdd_percent / 100 * sdd, told.principal_point_px, told.pixel_spacing_percent
-        )
-        return replace(believed, T_world_to_camera=camera.T_world_to_camera, tolerances=tolerances)
+        rng = np.random.default_rng([self.seed, number, 3])
+        return believed(camera, self.geometry_error, self.geometry_tolerance, rng)
 
     def _frame(self, ct: PreparedCT, view: str = "") -> PoseFrame:
         return PoseFrame(ct.rotation_centre_lps_mm, self.detector.sod_mm, view or self.view)

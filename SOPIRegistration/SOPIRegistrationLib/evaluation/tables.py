@@ -51,6 +51,13 @@ SECTIONS = {
     "seconds": "the first registration of a process, and a later one",
     "assisted": "what choosing by the truth would report: no result",
 }
+# Sections that are one table of all groups, with their headings.
+_OF_ALL = {
+    "verdicts": ("Verdicts", verdicts_table),
+    "reliability": ("Probabilities", reliability_table),
+    "predicted": ("Predicted errors", predicted_table),
+    "seconds": ("Seconds, the first registration of a process and a later one", seconds_table),
+}
 OF_SEVERAL = ("summary", "verdicts", "reliability", "predicted", "seconds")
 
 
@@ -83,22 +90,15 @@ def table(
             f"{heading}: {name}" if name else heading: lines
             for heading, lines in _sections_of_group(own, known[name], chosen).items()
         }
-    for name, (heading, make) in {
-        "verdicts": ("Verdicts", verdicts_table),
-        "reliability": ("Probabilities", reliability_table),
-        "predicted": ("Predicted errors", predicted_table),
-        "seconds": ("Seconds, the first registration of a process and a later one", seconds_table),
-    }.items():
-        if name in chosen and (lines := make(series)):
-            sections[heading] = lines
+    sections |= {
+        heading: lines
+        for name, (heading, make) in _OF_ALL.items()
+        if name in chosen and (lines := make(series))
+    }
     methods = {one.name: one for one in series}.values()
     sections["Methods"] = [f"- {one.label} (`{one.name}`): {one.summary}" for one in methods]
-    if failed := [row for one in series for row in one.rows if row["error"]]:
-        sections["Errors"] = [
-            f"- {row['group']}{', ' if row['group'] else ''}case {row['case']}, `{row['method']}`: "
-            f"{row['error']}"
-            for row in failed
-        ]
+    if errors := _errors(series):
+        sections["Errors"] = errors
     for name, own in groups.items():
         if "assisted" in chosen and (assisted := assisted_table(own)):
             heading = "No result: what choosing by the truth would report"
@@ -107,6 +107,15 @@ def table(
     for heading, content in sections.items():
         lines += ["", *([f"## {heading}", ""] if heading else []), *content]
     return "\n".join(lines) + "\n"
+
+
+def _errors(series: Sequence[Series]) -> list[str]:
+    return [
+        f"- {row['group']}{', ' if row['group'] else ''}case {row['case']}, `{row['method']}`: {row['error']}"
+        for one in series
+        for row in one.rows
+        if row["error"]
+    ]
 
 
 def _of_group(settings: dict, name: str) -> dict:

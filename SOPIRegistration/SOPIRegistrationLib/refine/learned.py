@@ -42,6 +42,9 @@ class LearnedObjective:
         near: compare as for poses near home: features weighted as in training, images of ``near_pixels``.
         all_rays: count them all the same. Only then can errors of different starts be compared: of a steep
             view most rays leave a scan, and what is left of it is easily alike.
+
+    Attributes:
+        views: what is compared of each X-ray (``refine.network.EmbeddedView``).
     """
 
     def __init__(
@@ -60,27 +63,27 @@ class LearnedObjective:
         if near:
             pixels, reach = config.near_pixels or pixels, 1.0
         moving, bones = compared_target(case.subject).moving, case.subject.bones
-        self._views = []
+        self.views = []
         for radiograph in comparison.radiographs:
             view = square_radiograph(radiograph, pixels)
             camera = view.camera
             volumes = (volume.for_camera(camera, T_start[0]) for volume in (moving, bones))
             valid = view.valid[None] if all_rays else comparable_pixels(view, moving, T_start)
             image = np.repeat(view.image[None], len(valid), axis=0)
-            self._views.append(
+            self.views.append(
                 EmbeddedView(network, image, valid, camera, *volumes, case.centre_lps_mm, reach)
             )
 
     def equations(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> NormalEquations:
         """L_N and its quadratic model at (P, 4, 4) poses."""
-        parts = [view.equations(T_lps_to_world, starts) for view in self._views]
+        parts = [view.equations(T_lps_to_world, starts) for view in self.views]
         return NormalEquations(*(np.mean(part, axis=0) for part in zip(*parts, strict=True)))
 
     def error_and_gradient(
         self, T_lps_to_world: np.ndarray, starts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """L_N (P,) and its gradient (P, 6) at (P, 4, 4) poses."""
-        parts = [view.error_and_gradient(T_lps_to_world, starts) for view in self._views]
+        parts = [view.error_and_gradient(T_lps_to_world, starts) for view in self.views]
         error, gradient = (np.mean(part, axis=0) for part in zip(*parts, strict=True))
         return error, gradient
 
@@ -90,7 +93,7 @@ class LearnedObjective:
 
     def errors(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """(P,) L_N alone."""
-        return np.mean([view.errors(T_lps_to_world, starts) for view in self._views], axis=0)
+        return np.mean([view.errors(T_lps_to_world, starts) for view in self.views], axis=0)
 
 
 def refine_learned(hypotheses: Hypotheses, run: Run, weights: str | Path | None = None) -> Hypotheses:

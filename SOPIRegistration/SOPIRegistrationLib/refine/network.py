@@ -52,6 +52,10 @@ class EmbeddedView:
             compared where it projects whatever the network: the X-ray may show more.
         centre_lps_mm: (3,) rotation centre.
         reach: how many times more the image itself weighs among the features than in training.
+
+    Attributes:
+        valid: (S, N, N) tensor on the network's device.
+        camera, body, bone, reach: as given.
     """
 
     def __init__(
@@ -65,14 +69,14 @@ class EmbeddedView:
         centre_lps_mm: np.ndarray,
         reach: float = 1.0,
     ):
-        self._network, self._reach = network, reach
+        self._network, self.reach = network, reach
         self._masked = network.config.masked or body is bone
         self._device = next(network.parameters()).device
         image, valid = (
             torch.as_tensor(array).reshape(-1, *camera.shape).to(self._device) for array in (image, valid)
         )
-        self._valid = valid
-        self._camera, self._body, self._bone = camera, body, bone
+        self.valid = valid
+        self.camera, self.body, self.bone = camera, body, bone
         # A twist about the rotation centre in world axes to one in camera axes.
         self._axes = np.kron(np.eye(2), camera.T_world_to_camera[:3, :3])
         self._centre = np.asarray(centre_lps_mm, dtype=np.float64)
@@ -114,14 +118,14 @@ class EmbeddedView:
             return error.double().cpu().numpy()
 
     def _embedded(self, fixed, valid, images, with_jacobian: bool = False) -> Embedded:
-        return self._network.embed(fixed, valid, images, with_jacobian, self._reach, self._masked)
+        return self._network.embed(fixed, valid, images, with_jacobian, self.reach, self._masked)
 
     def _inputs(self, T_lps_to_world, starts, with_jacobian: bool = True):
-        seen = self._body, self._bone, self._camera, T_lps_to_world, self._centre
+        seen = self.body, self.bone, self.camera, T_lps_to_world, self._centre
         images = moving_images(*seen, with_jacobian).to(self._device)
-        index = torch.as_tensor(starts if len(self._valid) > 1 else np.zeros(len(starts), dtype=int))
+        index = torch.as_tensor(starts if len(self.valid) > 1 else np.zeros(len(starts), dtype=int))
         index = index.to(self._device)
-        return tuple(m[index] for m in self._fixed), self._valid[index], images
+        return tuple(m[index] for m in self._fixed), self.valid[index], images
 
 
 class Objective(Protocol):
