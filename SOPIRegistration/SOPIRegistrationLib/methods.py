@@ -72,12 +72,8 @@ def names(methods: tuple[Method, ...]) -> tuple[str, ...]:
 
 
 def initialiser(settings, start=None):
-    """The initialiser that settings (``settings.RegistrationSettings``) name.
-
-    Args:
-        settings: how to register.
-        start: (4, 4) T_lps_to_world of the start pose, where it is given.
-    """
+    """The initialiser that settings (``settings.RegistrationSettings``) name; ``start`` (4, 4) T_lps_to_world
+    if given."""
     return _chosen(INITIALISERS, settings.init).made(settings, start)
 
 

@@ -144,10 +144,7 @@ def read_ct(path: Path, mask: Path | None, bone_threshold_hu: float | None) -> P
 
 
 def has_cuda(device: str) -> bool:
-    """Whether to train on a GPU; needs torch.
-
-    Args:
-        device: "auto", "cpu" or "cuda".
+    """Whether to train on a GPU, by "auto", "cpu" or "cuda"; needs torch.
 
     Raises:
         InputError: a GPU was asked for, and none is usable.

@@ -62,13 +62,9 @@ class FileInfo:
 def describe(
     path: Path, geometry: str | None = None, view: str | None = None, frame: int | None = None
 ) -> FileInfo:
-    """What the program makes of a file; one that cannot be used is of the kind "unusable", its warning why.
+    """What the program makes of a file or folder; one that cannot be used is "unusable", its warning why.
 
-    Args:
-        path: file or folder.
-        geometry: geometry file or preset, for an X-ray.
-        view: nominal view, for an X-ray.
-        frame: of a multi-frame X-ray, from 1; the first unless given.
+    An X-ray's geometry file or preset, nominal view and frame (from 1, the first unless given) may be told.
     """
     with _logged_warnings() as said:
         try:

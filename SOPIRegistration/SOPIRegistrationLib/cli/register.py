@@ -182,11 +182,7 @@ def request_of(args: argparse.Namespace) -> Request:
 
 
 def _xrays(args: argparse.Namespace) -> list[Path]:
-    """The X-rays, given after the body or with ``--xrays``.
-
-    Raises:
-        InputError: none.
-    """
+    """The X-rays, given after the body or with ``--xrays``; InputError for none."""
     if not args.xray and not args.xrays:
         raise InputError(f"{args.ct}: no X-ray is given: name it after the body")
     return args.xray or args.xrays
@@ -250,11 +246,7 @@ def within_masks(
 
 
 def pose_frame(geometry: CArmGeometry, ct: PreparedCT, origin: str | None) -> PoseFrame:
-    """Frame of theta about the CT's bones.
-
-    Raises:
-        InputError: no source-object distance is known.
-    """
+    """Frame of theta about the CT's bones; InputError where no source-object distance is known."""
     try:
         return geometry.pose_frame(ct.rotation_centre_lps_mm)
     except InputError as error:
@@ -266,14 +258,8 @@ def with_depth_of_start(
 ) -> CArmGeometry:
     """The geometry; one that knows no source-object distance takes it from a start pose that has one.
 
-    A result.json holds a pose of the CT in the camera, a transform file one from the nominal place, which the
-    distance is needed for.
-
-    Args:
-        geometry: with the X-ray's camera first.
-        ct: whose rotation centre's depth is taken.
-        start: result.json or transform file.
-        cameras: all cameras of the set.
+    A result.json (of one of ``cameras``, the set's) holds a pose of the CT in the camera, a transform file
+    one from the nominal place, which the distance is needed for.
 
     Raises:
         InputError: the file has no usable pose.

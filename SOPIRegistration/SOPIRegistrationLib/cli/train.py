@@ -33,9 +33,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train.
-
-    Raises:
-        InputError: an option or a CT is unusable.
-    """
+    """Train; InputError for an unusable option or CT."""
     return args.train(args)

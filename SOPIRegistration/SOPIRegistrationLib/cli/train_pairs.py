@@ -193,11 +193,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def require_share(args: argparse.Namespace, name: str) -> None:
-    """Check an option that is a share.
-
-    Raises:
-        InputError: it is not 0 to 1.
-    """
+    """Raise InputError unless an option is a share, 0 to 1."""
     value = getattr(args, name)
     if not 0 <= value <= 1:
         raise InputError(f"--{name.replace('_', '-')} is {value:g}: give 0 to 1")

@@ -61,16 +61,11 @@ class Run:
         similarity: float | None = None,
         fraction: float = 0.0,
     ) -> None:
-        """Tell the caller of a stage under way.
+        """Tell the caller of a stage under way, its best pose T (4, 4) T_lps_to_world so far, and the
+        correlation there.
 
-        Args:
-            stage: its name.
-            T: (4, 4) T_lps_to_world, its best pose so far.
-            similarity: correlation there.
-            fraction: share of the stage that is done.
-
-        Raises:
-            Cancelled: the caller wants it to stop.
+        ``fraction`` is the share of the stage that is done. Raises Cancelled where the caller wants it to
+        stop.
         """
         if T is not None:
             self.T = T
@@ -94,12 +89,8 @@ class Run:
 
     @contextmanager
     def stage(self, name: str, shows_poses: bool = True) -> Iterator[Stage]:
-        """A stage; what it reached is recorded at its end.
-
-        Args:
-            name: of the stage.
-            shows_poses: whether the poses on its way may stand for the best one so far.
-        """
+        """A stage; what it reached is recorded at its end. Its poses on the way may stand for the best so
+        far, or not."""
         began, stage = time.perf_counter(), Stage(self, name, shows_poses)
         yield stage
         if stage.T is not None:

@@ -273,14 +273,11 @@ class Target:
 
 
 def targets_of(subject: Subject, content: str = "auto") -> tuple[Target, ...]:
-    """The targets of a subject, in the order in which they are tried.
+    """The targets of a subject, in the order in which they are tried; ``content`` "body", "bone" or "auto"
+    for both.
 
-    Metal has one, whatever content is asked for. A CT that is a segmented bone already has no body besides:
-    its bone is compared with its surroundings only, in an X-ray that shows more.
-
-    Args:
-        subject: the CT or surface.
-        content: "body", "bone", or "auto" for both; "metal" is that of an implant.
+    Metal has one, whatever is asked for. A CT that is a segmented bone already has no body besides: its bone
+    is compared with its surroundings only, in an X-ray that shows more.
     """
     if subject.ct.is_metal:
         return (subject.kept("target metal", None, lambda: _metal_target(subject)),)

@@ -87,11 +87,7 @@ def read_rows(path: Path) -> Rows:
 
 
 def cases_of_rows(path: Path, rows: Rows) -> tuple[ListedCase, ...]:
-    """Cases of rows with the columns of :func:`read_rows`.
-
-    Args:
-        path: the file that they stand in; relative paths start at its folder.
-        rows: where each stands in the file, and its cells by column.
+    """Cases of rows (:func:`read_rows`) of a file, at whose folder relative paths start.
 
     Raises:
         InputError: a row names no CT or X-ray, or a missing file.

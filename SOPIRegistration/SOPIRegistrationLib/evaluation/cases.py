@@ -111,11 +111,7 @@ class CaseSource(Protocol):
     """Makes cases by number; hashable, and small enough to be sent to other processes."""
 
     def check(self) -> None:
-        """Whether the cases can be made, as far as a look tells.
-
-        Raises:
-            InputError: they cannot.
-        """
+        """Raise InputError where the cases cannot be made, as far as a look tells."""
 
     def settings(self) -> dict:
         """What the cases depend on, for the fingerprint of an evaluation."""
@@ -124,11 +120,7 @@ class CaseSource(Protocol):
         """The patient of a case: cases of one patient are best made one after the other."""
 
     def make(self, number: int) -> EvaluationCase:
-        """Case of that number.
-
-        Raises:
-            InputError: one of its files is unusable.
-        """
+        """Case of that number; InputError where one of its files is unusable."""
 
 
 def digest(path: Path) -> str:

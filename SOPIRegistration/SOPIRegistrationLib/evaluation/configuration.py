@@ -73,11 +73,8 @@ def read_configuration(path: Path) -> dict:
 
 
 def evaluation_of(content: dict, path: Path | None = None) -> Evaluation:
-    """The evaluation that a configuration describes.
-
-    Args:
-        content: as :func:`read_configuration` gives it; the options of the command line look the same.
-        path: of the file; None for options.
+    """The evaluation that a configuration describes, of a file or, without one, of the command line's
+    options.
 
     Raises:
         InputError: an unknown key, a value that is none, a method that cannot run here, or an unusable list

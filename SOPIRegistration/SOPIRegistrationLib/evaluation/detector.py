@@ -48,14 +48,8 @@ PAPER_C_ARM = Detector()
 def believed(
     camera: Camera, error: SourceTolerances, told: SourceTolerances, rng: np.random.Generator
 ) -> Camera:
-    """A camera beside the true one.
-
-    Args:
-        camera: the true one.
-        error: by how much it is off, standard deviations.
-        told: what its tolerances say of that.
-        rng: draws the errors.
-    """
+    """A camera beside the true one, off by ``error`` (standard deviations), with the tolerances that are
+    ``told``."""
     distance, spacing, *shift = rng.normal(size=4)
     sdd = camera.sdd_mm * (1 + distance * error.sdd_percent / 100)
     pitch = np.array(camera.pixel_spacing_mm) * (1 + spacing * error.pixel_spacing_percent / 100)

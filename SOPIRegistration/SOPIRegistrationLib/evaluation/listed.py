@@ -205,13 +205,6 @@ def _subject(ct: Path, mask: Path | None) -> Subject:
 
 
 def read_cases_file(path: Path, starts: Starts | None = None) -> ListedCases:
-    """The cases of a CSV file (:func:`~SOPIRegistrationLib.evaluation.case_list.read_rows`).
-
-    Args:
-        path: the CSV file.
-        starts: drawn about the truths in place of the listed starts.
-
-    Raises:
-        InputError: no such file, another layout, or a line that names a missing file.
-    """
+    """The cases of a CSV file (``case_list.read_rows``), with starts drawn about their truths in place of the
+    listed ones."""
     return ListedCases(path, cases_of_rows(path, read_rows(path)), starts)

@@ -61,15 +61,8 @@ def weights_file(network: str, given: Mapping[str, Path]) -> Path | None:
 
 
 def require_methods(names: Sequence[str], given: Mapping[str, Path]) -> None:
-    """Whether methods of these names can run here.
-
-    Args:
-        names: of methods.
-        given: files of weights by network, over the installed ones.
-
-    Raises:
-        InputError: one is unknown, or its package or weights are missing.
-    """
+    """Raise InputError where a method is unknown, or its package, or weights (installed or ``given``) are
+    missing."""
     for name in names:
         if name not in METHODS:
             raise InputError(f"unknown method '{name}': use {', '.join(METHODS)}")
@@ -140,27 +133,13 @@ class Pipeline:
 
 
 def by_part(problem: Problem, report: Report, *, part: Callable, network: str | None = None) -> Estimate:
-    """One of the ``parts`` of a registration by itself.
-
-    Args:
-        problem: what to register.
-        report: told every iteration; raises ``Cancelled`` to end.
-        part: the part.
-        network: whose weights it is given, if it takes any.
-    """
+    """One of the ``parts`` of a registration by itself, with the weights of a network if it takes any."""
     weights = {} if network is None else {"weights": weights_file(network, problem.weights)}
     return Estimate(part(problem, report, **weights))
 
 
 def in_turn(problem: Problem, report: Report, *, first: Callable, then: Callable) -> Estimate:
-    """Two methods, the second from the pose of the first.
-
-    Args:
-        problem: what to register.
-        report: told every iteration; raises ``Cancelled`` to end.
-        first: method, as ``solve``.
-        then: method that starts from the start pose of its problem.
-    """
+    """Two methods, each as ``solve``; the second from the pose of the first."""
     found = first(problem, report)
     return then(replace(problem, T_start=found.T_lps_to_world), report)
 
@@ -173,13 +152,8 @@ _OWN_START = "knows no start"
 def by_bodies(problem: Problem, report: Report, *, as_one_piece: bool = False) -> Estimate:
     """Of several bodies the one that is asked for: all are registered at once.
 
-    Args:
-        problem: of one of several bodies.
-        report: told as it goes; raises ``Cancelled`` to end.
-        as_one_piece: whether the pose is that of the piece, before it was released.
-
-    Raises:
-        InputError: the problem has one body only.
+    ``as_one_piece`` takes the pose of the piece, before it was released. Raises InputError where there is one
+    body only.
     """
     if problem.several is None:
         raise InputError("the X-ray has one body only: this method is for cases with a key bent")

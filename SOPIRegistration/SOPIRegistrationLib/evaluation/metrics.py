@@ -152,16 +152,8 @@ def structural_similarity(
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a rate (Wilson, *Probable inference*, JASA 22, 1927; the score interval).
-
-    Args:
-        successes: of ``trials`` > 0.
-        trials: how many.
-        confidence: of the interval.
-
-    Returns:
-        (low, high) in [0, 1].
-    """
+    """(low, high) of a rate of ``trials`` > 0 (Wilson, *Probable inference*, JASA 22, 1927; the score
+    interval)."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     rate = successes / trials
     centre = rate + z**2 / (2 * trials)
@@ -187,17 +179,8 @@ def bootstrap_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Confidence interval by the percentile bootstrap (Efron and Tibshirani 1993, ch. 13).
-
-    Args:
-        values: (n,) sample.
-        statistic: of samples along an axis, as ``np.median``.
-        confidence: of the interval.
-        resamples: bootstrap samples.
-        seed: of their drawing.
-
-    Returns:
-        (low, high).
+    """(low, high) of a statistic of samples (n,), as ``np.median`` along an axis, by the percentile bootstrap
+    (Efron and Tibshirani 1993, ch. 13).
     """
     values = np.asarray(values, dtype=np.float64)
     drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))

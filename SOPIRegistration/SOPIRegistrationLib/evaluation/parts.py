@@ -24,13 +24,8 @@ BELIEVED_BEAM = Beam(70)
 
 
 def first_answer(problem: Problem, report: Report, *, weights: Path | None) -> np.ndarray:
-    """The pose of which a pose network is surest when it has compared the X-ray with all its views.
-
-    Args:
-        problem: what to register.
-        report: a look is over before it could be told.
-        weights: file of the network; the installed pose network's if None.
-    """
+    """The pose of which a pose network, the installed one unless given, is surest at one look at all its
+    views."""
     from SOPIRegistrationLib.initialise.network import load_network, network_poses
 
     radiograph = problem.radiographs[0]

@@ -50,12 +50,8 @@ class Ours:
         return project(self._volume, self._camera, T_lps_to_camera)
 
     def image_and_gradient(self, T_lps_to_camera, weights) -> tuple[np.ndarray, np.ndarray]:
-        """Image, and the gradient (6,) of ``sum(weights * image)`` by the pose's twist.
-
-        Args:
-            T_lps_to_camera: (4, 4) pose, mm.
-            weights: (rows, columns) float32.
-        """
+        """Image (rows, columns) at a pose (4, 4), mm, and the gradient (6,) of ``sum(weights * image)`` by
+        its twist."""
         image, jacobian = project_with_jacobian(self._volume, self._camera, T_lps_to_camera)
         return image, np.einsum("vu,vuk->k", weights, jacobian)
 

@@ -76,14 +76,7 @@ class Protocol:
     def draw_poses(
         self, rng: np.random.Generator, frame: PoseFrame, ct: PreparedCT, camera: Camera
     ) -> DrawnPoses:
-        """Poses of one case.
-
-        Args:
-            rng: of everything drawn.
-            frame: nominal view, source-object distance and rotation centre that the registration is told.
-            ct: what is registered.
-            camera: of the X-ray.
-        """
+        """Poses of one case, of a CT in a camera, about the frame that the registration is told."""
         theta_true, theta_start = self.draw(rng)
         return DrawnPoses(frame.T_from_theta(theta_true), frame.T_from_theta(theta_start))
 

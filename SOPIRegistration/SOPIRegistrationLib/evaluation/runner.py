@@ -132,11 +132,7 @@ class Evaluation:
         return {"group": group, "case": number, "method": method, "workers": self.workers, "error": reason}
 
     def check(self) -> None:
-        """Whether the cases can be made.
-
-        Raises:
-            InputError: they cannot.
-        """
+        """Raise InputError where the cases cannot be made."""
         for group in self.groups:
             group.source.check()
 
@@ -326,8 +322,5 @@ def _stop_at_once(progress: Progress) -> None:
 
 
 def default_workers(cores: int | None = None) -> int:
-    """One process for every four cores, this machine's unless given, at least one.
-
-    A registration alone keeps a few cores busy, and times of those that wait for each other mean nothing.
-    """
+    """One process for every four cores: times of registrations that wait for each other mean nothing."""
     return max(1, (cores or os.cpu_count() or 1) // 4)

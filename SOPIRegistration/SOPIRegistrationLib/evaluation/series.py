@@ -78,12 +78,8 @@ class Series:
         return len(kept), len(counted)
 
     def accepted(self, wrong: str = "right", value: str = "0") -> tuple[int, int, int]:
-        """How many verdicts there are, how many of them are accept, and how many of those are wrong.
-
-        Args:
-            wrong: column that tells a wrong pose.
-            value: what stands there then.
-        """
+        """How many verdicts there are, how many are accept, and how many of those have ``value`` in the
+        column ``wrong``."""
         judged = [row for row in self.solved if row["verdict"]]
         accepted = [row for row in judged if row["verdict"] == "accept"]
         return len(judged), len(accepted), sum(row[wrong] == value for row in accepted)

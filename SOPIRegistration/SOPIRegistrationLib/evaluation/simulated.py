@@ -130,11 +130,7 @@ class SimulatedCases:
         return number // self.cases_a_patient % self.patients
 
     def check(self) -> None:
-        """Whether the cases can be made.
-
-        Raises:
-            InputError: RTK is missing, or a CT is unusable.
-        """
+        """Raise InputError where RTK is missing, or a CT is unusable."""
         require_target(self.target)
         for path in self.cts:
             for note in read_volume(path, "mask" if self.labels else "CT").notes:

@@ -46,15 +46,7 @@ TARGETS = {
 
 
 def require_target(name: str, version_of: Callable[[str], str | None] = installed_version) -> None:
-    """Whether targets of that kind can be made here.
-
-    Args:
-        name: one of ``TARGETS``.
-        version_of: of an installed package; None where it is absent.
-
-    Raises:
-        InputError: no such kind, or RTK is not installed.
-    """
+    """Raise InputError where there is no target of that name in ``TARGETS``, or RTK is not installed."""
     if name not in TARGETS:
         raise InputError(f"unknown target '{name}': use {', '.join(TARGETS)}")
     if name != "ours" and version_of(Rtk.distribution) is None:

@@ -23,10 +23,7 @@ def shifted(T, camera: Camera, centre, from_px, to_px) -> np.ndarray:
 
 
 def tilted(T, camera: Camera, centre, from_px, to_px, rad_per_width: float = np.pi / 2) -> np.ndarray:
-    """Pose turned out of the picture's plane about the centre, as a ball is turned by the mouse on its front.
-
-    By ``rad_per_width`` for a drag over the longer edge of the X-ray.
-    """
+    """Pose turned out of the picture's plane about the centre, as a ball is by the mouse on its front."""
     du, dv = np.subtract(to_px, from_px) * rad_per_width / max(camera.shape)
     # The front, nearer to the source, moves with the mouse: u to the right is a turn about -y.
     return se3.move_about(T, np.array([dv, -du, 0.0, 0, 0, 0]), np.asarray(centre))

@@ -102,9 +102,8 @@ class CArmGeometry:
         return replace(self, sod_mm=sod, sources={**self.sources, "sod_mm": source})
 
     def with_sod_of(self, T_lps_to_camera: np.ndarray, centre_lps_mm) -> CArmGeometry:
-        """The same with the depth of a rotation centre (LPS, mm) at a pose (4, 4) as source-object distance.
-
-        Only where no other is known, as for a camera known by K alone.
+        """The same; where none is known, with the depth of a centre (LPS, mm) at a pose (4, 4) as
+        source-object distance.
 
         Raises:
             InputError: the centre is not in front of the source.

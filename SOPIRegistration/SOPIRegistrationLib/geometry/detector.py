@@ -15,13 +15,8 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 
 
 def T_camera_to_scene(camera: Camera, frame: PoseFrame, reference: Camera | None = None) -> np.ndarray:
-    """(4, 4) place of a camera in the scene.
-
-    Args:
-        camera: the camera.
-        frame: nominal view of the reference camera.
-        reference: the camera of a calibrated set that the frame belongs to; ``camera`` itself unless given.
-    """
+    """(4, 4) place of a camera in the scene, where the frame is nominal of the ``reference`` camera of its
+    set."""
     T_camera_to_reference = np.eye(4)
     if reference is not None:
         T_camera_to_reference = reference.T_world_to_camera @ se3.invert_rigid(camera.T_world_to_camera)
@@ -31,13 +26,8 @@ def T_camera_to_scene(camera: Camera, frame: PoseFrame, reference: Camera | None
 def detector_to_scene(camera: Camera, frame: PoseFrame, reference: Camera | None = None) -> np.ndarray:
     """(4, 4) place in the scene of pixel indices (u, v, 0, 1); third axis: along the central ray, 1 mm.
 
-    A camera known by its K alone projects alike on every plane: its detector is put as far behind the patient
-    as a usual C-arm holds it.
-
-    Args:
-        camera: the camera.
-        frame: nominal view of the reference camera.
-        reference: the camera of a calibrated set that the frame belongs to; ``camera`` itself unless given.
+    Frame and reference as for :func:`T_camera_to_scene`. A camera known by its K alone projects alike on
+    every plane: its detector is put as far behind the patient as a usual C-arm holds it.
     """
     depth_mm = camera.sdd_mm or frame.sod_mm / DEFAULT_SOD_FRACTION
     pixels_to_camera = np.eye(4)

@@ -312,15 +312,8 @@ def geometry_as_dict(geometry: CArmGeometry) -> dict:
 
 
 def geometry_from_dict(entry: dict, origin: str) -> CArmGeometry:
-    """Inverse of :func:`geometry_as_dict`.
-
-    Args:
-        entry: the JSON entry.
-        origin: where it was kept, for messages.
-
-    Raises:
-        InputError: a value is unusable.
-    """
+    """Inverse of :func:`geometry_as_dict`; ``origin`` says in messages where it was kept. InputError if
+    unusable."""
     geometry = _calibrated_set(entry, origin, None, None, origin)
     return replace(geometry, sources=entry.get("sources", geometry.sources))
 

@@ -44,15 +44,10 @@ def deviated(camera: Camera, deviation: np.ndarray) -> Camera:
 
 
 def turns_of_rays(rays: np.ndarray) -> np.ndarray:
-    """How the rays of pixels turn with the intrinsics, rad by unit of each of k.
+    """How rays (3, rows, columns), unit vectors in camera axes, turn with k: (3, 3, rows, columns), rad by
+    unit of each.
 
     A ray through (x, y, 1) at depth one moves to ((x - bx) exp -a, (y - by) exp -a, 1).
-
-    Args:
-        rays: (3, rows, columns) unit vectors, camera axes.
-
-    Returns:
-        (3, 3, rows, columns): by a, bx and by; vectors in camera axes.
     """
     x, y, z = rays
     zero = np.zeros_like(z)

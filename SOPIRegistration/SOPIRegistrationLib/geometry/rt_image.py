@@ -57,11 +57,8 @@ def view_of_gantry(gantry_deg: float, support_deg: float, patient_position: str)
 def principal_point(position_mm, spacing_mm, receptor_mm) -> np.ndarray:
     """(2,) where the beam's axis meets the image, pixels (u, v).
 
-    Args:
-        position_mm: RT Image Position (3002,0012): x, y of the first pixel's centre on the receptor.
-        spacing_mm: (row, column).
-        receptor_mm: X-Ray Image Receptor Translation (3002,000D): x, y of the receptor's origin, from the
-            axis.
+    From RT Image Position, the first pixel's x, y on the receptor; the spacing (row, column); and the
+    receptor's X-Ray Image Receptor Translation from the axis; all mm.
     """
     (x, y), (row, column) = position_mm, spacing_mm
     return np.array([(-receptor_mm[0] - x) / column, (y + receptor_mm[1]) / row])

@@ -23,16 +23,7 @@ SHARED_KEYS = {"sod_mm", "view", "nominal_rotation", "sources", "comment", *TOLE
 
 
 def values_from_entry(entry: dict, origin, allowed: set[str]) -> Values:
-    """Values of a JSON object.
-
-    Args:
-        entry: the object.
-        origin: where it stands, for messages.
-        allowed: its keys.
-
-    Raises:
-        InputError: it has another key.
-    """
+    """Values of a JSON object that stands at ``origin``; InputError for a key that is not ``allowed``."""
     unknown = sorted(set(entry) - allowed)
     if unknown:
         raise InputError(f"{origin}: unknown key '{unknown[0]}', known are {', '.join(sorted(allowed))}")

@@ -195,14 +195,8 @@ class PoseFrame:
             object.__setattr__(self, "rotation", nominal_view(self.view))
 
     def T_from_theta(self, theta) -> np.ndarray:
-        """Pose of pose parameters.
-
-        Args:
-            theta: (..., 6) rx, ry, rz (rad), tx, ty, tz (mm); numpy or torch (then differentiable).
-
-        Returns:
-            (..., 4, 4) T_lps_to_camera, mm.
-        """
+        """(..., 4, 4) T_lps_to_camera, mm, of theta (..., 6), rad and mm; numpy, or torch and then
+        differentiable."""
         xp = array_namespace(theta)
         N, centre, sod = self._constants_like(theta)
         R = rotation_from_theta(theta[..., :3]) @ N
@@ -260,14 +254,8 @@ _ANOTHER_VIEW = np.cos(np.deg2rad(70.0))
 
 
 def view_seen(rotation: np.ndarray) -> tuple[str, float]:
-    """What a pose looks like on the screen.
-
-    Args:
-        rotation: (3, 3) LPS -> camera.
-
-    Returns:
-        The named nominal view whose central ray is nearest, and by how many degrees the picture is turned
-        against it, -180 to 180.
+    """The nominal view whose central ray is nearest to that of a rotation (3, 3) LPS -> camera, and the
+    picture's turn against it, deg, -180 to 180.
     """
     turned = {name: rotation @ nominal_view(name).T for name in NOMINAL_VIEWS}
     name = max(turned, key=lambda one: turned[one][2, 2])

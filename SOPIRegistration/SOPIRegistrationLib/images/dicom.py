@@ -150,11 +150,8 @@ def _looked_up_colours(pixels: np.ndarray, dataset, path: Path) -> np.ndarray:
 
 
 def _gray_of_colours(pixels: np.ndarray, path: Path, photometric: str) -> np.ndarray:
-    """The gray picture that a secondary capture often stores as three equal colours.
-
-    Raises:
-        InputError: they are not equal.
-    """
+    """The gray picture that a secondary capture often stores as three equal colours; InputError for
+    others."""
     if pixels.ndim != 3 or (pixels != pixels[..., :1]).any():
         raise InputError(f"X-ray {path} is a colour image ({photometric}): give the grayscale original")
     return np.ascontiguousarray(pixels[..., 0])

@@ -13,16 +13,10 @@ _VOXELS = 2_000_000
 
 
 def ct_identity(volume: Volume) -> str:
-    """A short hash of a CT's voxels and their place.
+    """16 hexadecimal digits of a CT's voxels, HU, and their place.
 
     The same for the same CT as read by different readers: in whatever order and direction its axes are
     stored, as integers or floats.
-
-    Args:
-        volume: CT in HU.
-
-    Returns:
-        16 hexadecimal digits.
     """
     array, affine = _canonical(volume)
     step = max(1, int(np.ceil((array.size / _VOXELS) ** (1 / 3))))

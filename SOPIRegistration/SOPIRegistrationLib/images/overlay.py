@@ -109,16 +109,8 @@ BODY_COLOURS = np.array(
 
 
 def edges_of_bodies(xray: np.ndarray, drrs: Sequence[np.ndarray], valid: np.ndarray) -> np.ndarray:
-    """The X-ray with the edges of several bodies, each in its own colour.
-
-    Args:
-        xray: (rows, columns) X-ray.
-        drrs: (rows, columns) DRR of each body by itself.
-        valid: (rows, columns) bool, where the X-ray shows the patient.
-
-    Returns:
-        (rows, columns, 3) uint8 RGB.
-    """
+    """(rows, columns, 3) uint8 RGB: an X-ray (rows, columns), where it is valid, with the edges of each DRR
+    in a colour."""
     colours = [BODY_COLOURS[number % len(BODY_COLOURS)] for number in range(len(drrs))]
     bodies = list(zip(drrs, colours, strict=True))
     return fusion_image(xray, drrs[0], valid, "edges", bodies=bodies)

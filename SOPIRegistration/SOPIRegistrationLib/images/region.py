@@ -44,24 +44,12 @@ def restricted(prepared: PreparedRadiograph, region: np.ndarray) -> PreparedRadi
 
 
 def region_seen(region: np.ndarray, geometry: CArmGeometry) -> np.ndarray:
-    """(rows, columns) bool of a region on the X-ray as stored, as its geometry's camera sees it.
-
-    Args:
-        region: (rows, columns) bool on the stored pixels.
-        geometry: of the one X-ray.
-    """
+    """(rows, columns) bool of a region on one X-ray's stored pixels, as its geometry's camera sees it."""
     stored = Radiograph(region.astype(np.float32))
     return as_seen_from_the_source(stored, geometry.mirrored, geometry.camera).pixels > 0.5
 
 
 def read_region(path: str | os.PathLike, geometry: CArmGeometry) -> np.ndarray:
-    """The region of a picture, True where it is not 0, as the camera sees it.
-
-    Args:
-        path: a gray picture of the X-ray's size.
-        geometry: of the one X-ray.
-
-    Raises:
-        InputError: it cannot be read as a gray picture, or is the same everywhere.
-    """
+    """The region of a gray picture of the X-ray's size, True where it is not 0, as the camera sees it;
+    InputError if none."""
     return region_seen(read_radiograph(path, is_mask=True).pixels != 0, geometry)

@@ -15,13 +15,7 @@ _LEAST_SHOWN = 0.05
 
 
 def shown_by_tags(dataset, index: int, shape: tuple[int, int]) -> np.ndarray | None:
-    """Bool (rows, columns), False behind collimator or shutter; None where no tag tells.
-
-    Args:
-        dataset: the pydicom data set.
-        index: of the frame, from 0.
-        shape: rows, columns.
-    """
+    """Bool (rows, columns) of a frame, False behind collimator or shutter; None where no tag tells."""
     shown = np.ones(shape, dtype=bool)
     for name in ("Collimator", "Shutter"):
         inside = _inside(dataset, index, shape, name)

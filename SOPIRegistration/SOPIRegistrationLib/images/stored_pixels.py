@@ -47,15 +47,8 @@ def _bits_below(dataset) -> int:
 
 
 def is_padding(dataset, pixels: np.ndarray) -> np.ndarray | None:
-    """Where Pixel Padding Value (0028,0120) and its Range Limit say that nothing was measured.
-
-    Args:
-        dataset: the pydicom data set.
-        pixels: stored values, of any shape.
-
-    Returns:
-        bool of the same shape; None where the file says nothing.
-    """
+    """Bool, where Pixel Padding Value (0028,0120) and its Range Limit say that no stored value was measured;
+    or None."""
     value, limit = (plain_value(dataset, f"PixelPadding{what}") for what in ("Value", "RangeLimit"))
     if not isinstance(value, float):
         return None

@@ -43,11 +43,7 @@ class NetworkPoses:
 
 
 def load_network(path: str | Path | None = None) -> PoseNetwork:
-    """The network of a file of weights, or the installed one; read once.
-
-    Raises:
-        InputError: no such weights, damaged, or those of something else.
-    """
+    """The network of a file of weights, or the installed one, read once; InputError for others."""
     return network_of(path, RTPI, PoseNetwork, "pose initialiser")
 
 
@@ -83,15 +79,8 @@ def network_poses(
 
 
 def require_same_ct(network: PoseNetwork, ct_identity: str) -> None:
-    """Whether a network may be asked about a CT: a patient's network knows only its own.
-
-    Args:
-        network: any.
-        ct_identity: of the CT to be registered (``images.identity``).
-
-    Raises:
-        InputError: it was trained on another CT.
-    """
+    """Raise InputError where a patient's network is asked about another CT than its own
+    (``images.identity``)."""
     if isinstance(network, PatientNetwork) and network.config.ct_identity != ct_identity:
         raise InputError(
             "these weights were trained on another CT: train for this one (sopi train patient), or choose "

@@ -145,11 +145,7 @@ class Patient(InTurn):
         return self._network, self._network.thorough()
 
     def expected(self, case: Case) -> np.ndarray:
-        """(4, 4) T_lps_to_world about which the network was trained.
-
-        Raises:
-            InputError: it was trained on another CT.
-        """
+        """(4, 4) T_lps_to_world about which the network was trained; InputError if on another CT."""
         network = _own_network(self._network.weights, case.subject)
         return np.linalg.inv(case.T_world_to_camera) @ np.reshape(network.config.T_reference, (4, 4))
 

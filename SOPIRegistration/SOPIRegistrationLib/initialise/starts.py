@@ -46,11 +46,7 @@ class Nominal(InTurn):
         return AboutExpected(self.name), AboutExpected(self.name, further=True), *around
 
     def propose(self, case: Case, run: Run) -> Iterator[Proposal]:
-        """See ``initialiser.Initialiser``.
-
-        Raises:
-            InputError: the object lies outside the X-ray at the expected pose.
-        """
+        """See ``initialiser.Initialiser``; InputError where the object lies outside the X-ray."""
         _require_in_view(case)
         return super().propose(case, run)
 
@@ -61,11 +57,7 @@ class Given(Nominal):
     name = "given pose"
 
     def expected(self, case: Case) -> np.ndarray:
-        """(4, 4) the given pose.
-
-        Raises:
-            InputError: none was given.
-        """
+        """(4, 4) the given pose; InputError for none."""
         if self.start is None:
             raise InputError("no start pose is given: give one, or choose another way to start")
         return np.asarray(self.start, dtype=np.float64)

@@ -287,13 +287,10 @@ def drrs_to_compare(
 
 
 def moving_channels(drrs: Drrs) -> torch.Tensor:
-    """What the network sees of the DRRs.
+    """(B, 7, N, N) float32: body, bone, body locally standardised, the four changes, to the order of one.
 
-    The changes say what a turn does, which a single projection does not: which of two structures is nearer
-    the source cannot be seen in it, and decides which way they move.
-
-    Returns:
-        (B, 7, N, N) float32: body, bone, body locally standardised, the four changes, to the order of one.
+    Of the changes a single projection tells nothing: which of two structures is nearer the source decides
+    which way they move.
     """
     body = drrs.body / _THICK
     local = locally_standardised(body, torch.ones_like(body, dtype=torch.bool))
@@ -304,16 +301,10 @@ def moving_channels(drrs: Drrs) -> torch.Tensor:
 def camera_features(
     K: torch.Tensor, T_lps_to_camera: torch.Tensor, centre_lps_mm: torch.Tensor, pixels: int
 ) -> torch.Tensor:
-    """(B, 9) what the network is told of camera and pose.
+    """(B, 9) what the network is told of cameras K (B, 3, 3) and poses (B, 4, 4), mm, of centres (B, 3).
 
     Image width over focal length, depth of the rotation centre (m), mm at that depth per width; the patient's
     posterior and superior axes in the camera.
-
-    Args:
-        K: (B, 3, 3) intrinsics, pixels.
-        T_lps_to_camera: (B, 4, 4) poses, mm.
-        centre_lps_mm: (B, 3) rotation centres.
-        pixels: width of the image.
     """
     aperture = pixels / K[:, 0, 0]
     depth = centre_in_camera(T_lps_to_camera, centre_lps_mm)[:, 2] / 1000

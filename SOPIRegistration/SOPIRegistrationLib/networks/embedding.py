@@ -104,16 +104,9 @@ def _about(centre: torch.Tensor, rays: torch.Tensor, jacobian: torch.Tensor) -> 
 
 
 def moving_channels(body: torch.Tensor, bone: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """What a network sees of DRRs, differentiable by them.
+    """(B, 3, N, N) float32 of line integrals (B, N, N) through the CT and its bones, differentiable by them.
 
-    Args:
-        body: (B, N, N) line integrals through all of the CT.
-        bone: (B, N, N) line integrals through its bones.
-        valid: (B, N, N) bool, usable pixels of the X-ray.
-
-    Returns:
-        (B, 3, N, N) float32: the body standardised over the valid pixels, the bones, the body locally
-        standardised; all zero where invalid.
+    The body standardised over the valid pixels, the bones, the body locally standardised; zero where invalid.
     """
     values = standardised(body, valid)
     bones = torch.where(valid, bone / _THICK_BONE, 0)
@@ -336,11 +329,8 @@ class ErrorModel:
     hessian: torch.Tensor
 
     def step(self, damping: float = 1e-2) -> torch.Tensor:
-        """(B, 6) damped Gauss-Newton step, in units of ``SCALE``; differentiable.
-
-        Args:
-            damping: added to the Hessian, as a share of its diagonal (Marquardt).
-        """
+        """(B, 6) Gauss-Newton step, in units of ``SCALE``, damped by a share of the diagonal (Marquardt);
+        differentiable."""
         diagonal = self.hessian.diagonal(dim1=1, dim2=2)
         # What no parameter says anything about must not make the system singular.
         added = damping * (diagonal + 0.1 * diagonal.mean(dim=1, keepdim=True)) + 1e-8

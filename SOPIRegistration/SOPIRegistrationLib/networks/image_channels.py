@@ -10,15 +10,10 @@ _WINDOW = 0.2
 
 
 def fixed_channels(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """What a network sees of an X-ray: values, ranks, mask.
+    """(B, 4, N, N) float32 of X-rays (B, N, N), bone bright, any scale, any monotone curve.
 
-    Args:
-        image: (B, N, N) bone bright, any scale, any monotone curve.
-        valid: (B, N, N) bool.
-
-    Returns:
-        (B, 4, N, N) float32: standardised over the valid pixels; rank among them, to which no monotone curve
-        makes a difference, from -1 to 1; locally standardised, in which bones stand out; the mask.
+    Standardised over the valid pixels; rank among them, to which no monotone curve makes a difference, from
+    -1 to 1; locally standardised, in which bones stand out; the mask.
     """
     values = standardised(image, valid)
     channels = [values, ranks(image, valid), locally_standardised(values, valid), valid.float()]

@@ -240,14 +240,8 @@ class TwoBranchRTPI(nn.Module):
         self.register_buffer("theta_half_range", half_range, persistent=False)
 
     def encode_volume(self, volume: torch.Tensor) -> torch.Tensor:
-        """The CT's share of the merged map; once a CT serves all its X-rays.
-
-        Args:
-            volume: (V, 1, D, H, W) cubes of :func:`nominal_cube`.
-
-        Returns:
-            (V, merged_channels, h, w).
-        """
+        """(V, merged_channels, h, w), the CTs' share of the merged map, of cubes (V, 1, D, H, W); once for
+        all X-rays of a CT."""
         features = self.volume_branch(volume)
         # Depth into channels. Enlarging takes pixels from channels (Shi et al., CVPR 2016), so that what lies
         # beside each other in the CT does so in the map.

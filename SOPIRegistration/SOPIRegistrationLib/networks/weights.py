@@ -131,16 +131,10 @@ def load_weights(path: str | Path) -> Weights:
 
 
 def network_of(path: str | Path | None, name: str, kind: type, what: str) -> nn.Module:
-    """The network of a file of weights, or the installed one; read once.
-
-    Args:
-        path: the file; None for the installed weights.
-        name: of the installed weights (``installed``).
-        kind: class, or union of classes, that it must be of.
-        what: those, in words.
+    """The network of a file of weights, or, by its name, the installed one; read once.
 
     Raises:
-        InputError: no such weights, damaged, or those of something else.
+        InputError: no such weights, damaged, or not of ``kind``, a class or union, ``what`` in words.
     """
     path = Path(path) if path is not None else installed_weights(name)
     network = _network(path, path.stat().st_mtime_ns if path.exists() else 0)

@@ -56,16 +56,8 @@ def polychromatic(subject: Subject, target: Target, beam: Beam | None = None) ->
 
 
 def with_beam(hypotheses: Hypotheses, run: Run, beam: Beam | None = None) -> Hypotheses:
-    """Levenberg-Marquardt between the X-ray and the log image of a beam.
-
-    Args:
-        hypotheses: near enough for the fine levels.
-        run: told every iteration.
-        beam: of the X-rays; a usual C-arm's if None.
-
-    Returns:
-        The best of the poses reached.
-    """
+    """The best pose by Levenberg-Marquardt between the X-ray and the log image of a beam, a usual C-arm's if
+    None."""
     comparison = hypotheses.comparison
     physical = replace(comparison, target=polychromatic(comparison.case.subject, comparison.target, beam))
     found = through_levels(

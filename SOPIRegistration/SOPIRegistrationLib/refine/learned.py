@@ -166,11 +166,7 @@ class Learned:
         return replace(found, comparison=best)
 
     def warm_up(self, subject: Subject) -> None:
-        """Import torch, load the network.
-
-        Raises:
-            InputError: the subject is of metal.
-        """
+        """Import torch, load the network; InputError where the subject is of metal."""
         from SOPIRegistrationLib.refine.network import load_network
 
         _require_no_metal(subject)

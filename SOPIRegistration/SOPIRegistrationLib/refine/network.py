@@ -31,11 +31,7 @@ _SECOND_TRIES, _SHORT_DESCENT, _COARSE = 2, 80, 0.05
 
 
 def load_network(path: str | Path | None = None) -> EmbeddingNetwork:
-    """The network of a file of weights, or the installed one; read once.
-
-    Raises:
-        InputError: no such weights, damaged, or those of something else.
-    """
+    """The network of a file of weights, or the installed one, read once; InputError for others."""
     return network_of(path, IFR, EmbeddingNetwork, "fine registration")
 
 

@@ -15,12 +15,7 @@ class Refiner(Protocol):
     """Makes a pose of proposed ones; one entry of ``methods.REFINEMENTS``."""
 
     def takes(self, proposal: Proposal, statuses: Sequence[str]) -> bool:
-        """Whether to go on with a proposal.
-
-        Args:
-            proposal: the next one.
-            statuses: of the verdicts on what became of those before.
-        """
+        """Whether to go on with a proposal, after verdicts with these statuses on those before."""
 
     def thin(self, proposal: Proposal, run: Run) -> Hypotheses | None:
         """The few hypotheses of a proposal that are worth refining to the end; None if it holds none."""

@@ -142,9 +142,6 @@ def _write_alternatives(
         place: of the body among them.
         mirrored: whether the X-rays are stored mirrored.
         poses: (N, 4, 4) of all bodies; that of the result alone unless given.
-
-    Returns:
-        The files' names.
     """
     reference, names = result.radiographs[0].camera, []
     for number, one in enumerate(result.alternatives, 1):
@@ -172,13 +169,8 @@ def _write_edges(
 def result_content(
     result: RegistrationResult | BodiesResult, geometry: CArmGeometry, seconds_preparation: float
 ) -> dict:
-    """What result.json holds: plain values, without NaN.
-
-    Args:
-        result: the registration.
-        geometry: cameras of the views, in their order, with their place in the world (R, t).
-        seconds_preparation: time spent on reading and preparing the inputs.
-    """
+    """What result.json holds: plain values, without NaN; ``geometry`` has a camera for each view, in their
+    order."""
     found = geometry_as_dict(_as_found(result, geometry))
     entry = result.to_dict(found, round(seconds_preparation, 4), geometry.mirrored)
     return _without_nan(entry)

@@ -93,12 +93,9 @@ class Habitus:
         return self.half_width + (end - self.half_width) * np.abs(rise) ** 1.5
 
     def wall_point(self, azimuth, z, inside_mm: float) -> np.ndarray:
-        """Points (n, 3) in the wall of the trunk, ``inside_mm`` under the fat.
+        """Points (n, 3) in the wall of the trunk, ``inside_mm`` under the fat, at heights z (n,).
 
-        Args:
-            azimuth: (n,) rad about the axis: 0 at the back, pi/2 at the left, pi in front.
-            z: (n,) heights.
-            inside_mm: depth.
+        ``azimuth`` (n,) rad about the axis: 0 at the back, pi/2 at the left, pi in front.
         """
         side, front, back = (thickness + inside_mm for thickness in self.fat)
         sine, cosine = np.sin(azimuth), np.cos(azimuth)

@@ -91,13 +91,8 @@ def random_paper_theta(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def fine_line_integrals(seed: int, camera: Camera, T_lps_to_world: np.ndarray) -> np.ndarray:
-    """Line integrals (rows, columns) of a phantom, finer in every respect than its CT and without CT noise.
-
-    Args:
-        seed: of the phantom.
-        camera: geometry of the image; each of its pixels averages the intensity over its area.
-        T_lps_to_world: (4, 4) pose, mm.
-    """
+    """Line integrals (rows, columns) of a phantom at a pose, finer in every respect than its CT and without
+    CT noise."""
     patient = lumbar_phantom(seed, XRAY_SPACING_MM, noise_hu=0.0).ct
     attenuation = patient.same_grid(attenuation_of_hu(patient.array.astype(np.float32)))
     fine = camera.resampled(camera.width * XRAY_OVERSAMPLING, camera.height * XRAY_OVERSAMPLING)

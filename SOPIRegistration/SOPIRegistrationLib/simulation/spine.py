@@ -247,13 +247,8 @@ class Spine:
         return replace(self, vertebrae=vertebrae, sacrum=self.sacrum.moved(shift_mm))
 
     def beside(self, heights, left, back) -> np.ndarray:
-        """Points (n, 3) along the spine, body frame.
-
-        Args:
-            heights: (n,) above the middle of L3, mm before scaling, as the next two.
-            left: (n,) or one number: offset from the line through the vertebral bodies.
-            back: likewise.
-        """
+        """Points (n, 3) along the spine, at heights (n,) above the middle of L3; left of and behind the
+        bodies, mm unscaled."""
         line = np.array([self.sacrum.origin_mm, *(v.frame.origin_mm for v in self.vertebrae[::-1])])
         z = self["L3"].frame.origin_mm[2] + self.scale * np.asarray(heights, dtype=float)
         x, y = (np.interp(z, line[:, 2], line[:, axis]) for axis in (0, 1))

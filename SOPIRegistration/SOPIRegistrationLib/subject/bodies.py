@@ -97,22 +97,14 @@ class Bodies:
         return len(self.bodies)
 
     def __getitem__(self, name: str) -> RigidBody:
-        """The body of that name.
-
-        Raises:
-            InputError: there is none.
-        """
+        """The body of that name; InputError for none."""
         for body in self.bodies:
             if body.name == name:
                 return body
         raise InputError(f"no body is called '{name}': there are {', '.join(self.names)}")
 
     def require(self, names: Iterable[str]) -> None:
-        """Refuse names that no body has.
-
-        Raises:
-            InputError: there is none of one of them.
-        """
+        """Raise InputError where no body has one of these names."""
         for name in names:
             _ = self[name]
 

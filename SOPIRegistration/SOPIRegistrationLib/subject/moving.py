@@ -62,13 +62,10 @@ class MovingVolume:
 
 
 def beyond_border(border: Volume) -> list[Volume]:
-    """Where an object goes on that leaves its scan: the ends of the scan continued straight outwards.
+    """The ends of a scan continued straight outwards: coarser masks, one for each face through which an
+    object leaves.
 
-    Args:
-        border: float32 mask, 1 in the outermost voxels through which the object leaves.
-
-    Returns:
-        Coarser float32 masks, one for each face of the grid through which the object leaves.
+    ``border`` is the mask of the outermost voxels through which it does.
     """
     faces = ((axis, end, np.take(border.array, end, axis)) for axis in range(3) for end in (0, -1))
     # A face that is marked along its edges alone is a side of the box about the object.

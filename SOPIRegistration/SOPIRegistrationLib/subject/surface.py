@@ -93,11 +93,7 @@ def is_surface(path: Path) -> bool:
 
 
 def material_named(name: str) -> Material:
-    """A material by its name, in capitals or not.
-
-    Raises:
-        InputError: there is none of this name.
-    """
+    """A material by its name, in capitals or not; InputError for none."""
     for known, material in MATERIALS.items():
         if known.lower() == name.lower():
             return material

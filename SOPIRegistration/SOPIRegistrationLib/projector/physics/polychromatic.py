@@ -135,13 +135,8 @@ class PolychromaticVolume(SeenVolume):
     def from_attenuation(
         cls, attenuation: Volume, beam: Beam | Spectrum | None = None, metal: str | None = None
     ) -> PolychromaticVolume:
-        """The materials of a prepared CT's attenuation (1/mm) in a beam.
-
-        Args:
-            attenuation: 1/mm.
-            beam: the default C-arm's unless given.
-            metal: one of ``METALS``, where implants are to be of it; else they count as bone.
-        """
+        """The materials of a CT's attenuation, 1/mm, in a beam; implants of one of ``METALS``, else they
+        count as bone."""
         volumes = material_volumes(decompose(attenuation, metal is not None))
         return cls([ProjectorVolume(volume) for volume in volumes], response_of(beam, metal))
 

@@ -16,10 +16,8 @@ class Response(Protocol):
     def projection(self, integrals: Sequence, jacobians: Sequence, with_jacobian: bool):
         """Image (..., rows, columns) and, where asked for, its Jacobian by the chain rule, else None.
 
-        Args:
-            integrals: numpy line integrals (..., rows, columns) of each volume.
-            jacobians: their Jacobians (..., rows, columns, 6), which may be overwritten, or None.
-            with_jacobian: whether the Jacobian is wanted.
+        From line integrals (..., rows, columns) of each volume and their Jacobians (..., rows, columns, 6),
+        which may be overwritten.
         """
 
 
