@@ -302,13 +302,6 @@ def test_resampling_keeps_positions_on_the_detector(camera, rng):
     assert resampled.pixel_spacing_mm == pytest.approx((0.8, 1.2))
 
 
-def test_binning_averages_pixel_centres(camera, rng):
-    points = points_in_front(rng)
-    binned = camera.binned(3)
-    assert binned.shape == (160, 213)
-    np.testing.assert_allclose(binned.project(points), (camera.project(points) - 1) / 3)
-
-
 def test_camera_refuses_what_is_no_camera():
     good = np.diag([1000.0, 1000, 1])
     for K, message in (

@@ -162,11 +162,6 @@ class Camera:
         tolerances = self.tolerances.in_pixels_of(1 / sx)
         return replace(self, K=scale @ self.K, width=width, height=height, tolerances=tolerances)
 
-    def binned(self, factor: int) -> Camera:
-        """The camera after averaging ``factor`` x ``factor`` pixels; incomplete bins are dropped."""
-        width, height = self.width // factor, self.height // factor
-        return self.cropped(0, 0, width * factor, height * factor).resampled(width, height)
-
 
 def _checked_K(K) -> np.ndarray:
     """(3, 3) intrinsics with a last entry of one."""

@@ -7,6 +7,7 @@ Composite connections: Liu et al., *CBNet*, AAAI 2020. Focal block: after CFNet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,16 +16,15 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from SOPIRegistrationLib.networks.blocks import NORMS, Norm, SplitAttentionBottleneck
-from SOPIRegistrationLib.networks.embedding import EmbeddingNetwork
+from SOPIRegistrationLib.networks.embedding import EmbeddingConfig, EmbeddingNetwork
 from SOPIRegistrationLib.networks.weights import registered
 
 
 @dataclass(frozen=True)
-class CompositeConfig:
+class CompositeConfig(EmbeddingConfig):
     """Sizes of a :class:`CompositeSimilarity`; the published ones unless given.
 
     Attributes:
-        pixels: width and height of the compared images.
         stem_channels: of the stem's convolutions.
         stem_strides: theirs.
         block_channels: of the convolution block behind the stem.
@@ -34,12 +34,6 @@ class CompositeConfig:
         focal_expansion: by how much the focal block is wider inside.
         embedding_channels: to which every scale is brought at the end; None leaves them as they are.
         fine: whether there is another scale, with the resolution of the convolution block.
-        norm: "batch" or "layer"; the latter is the same in training and use.
-        masked: whether M' of Eq. 6 is the projected bone mask; otherwise all valid pixels count.
-        image: whether the image itself is one more feature at the coarsest scale.
-        reach: how many times more it weighs than in training while home is far.
-        near_pixels: width and height of the images that are compared at the end; None for the same.
-        inference: how poses are found: by "least squares" or, as published, "descent".
     """
 
     pixels: int = 256
@@ -52,25 +46,16 @@ class CompositeConfig:
     focal_expansion: int = 4
     embedding_channels: int | None = None
     fine: bool = False
-    norm: str = "batch"
-    masked: bool = True
-    image: bool = False
-    reach: float = 1.0
-    near_pixels: int | None = None
-    inference: str = "descent"
 
     def __post_init__(self):
-        if self.norm not in NORMS:
-            raise ValueError(f"unknown norm '{self.norm}': use {' or '.join(NORMS)}")
+        super().__post_init__()
         if len(self.stem_channels) != len(self.stem_strides):
             raise ValueError("the stem needs as many strides as channels")
-        # The deepest maps of a cascade fusion block are four times coarser than its input.
-        divisor = 8
-        for stride in self.stem_strides:
-            divisor *= stride
-        for pixels in (self.pixels, self.near_pixels or self.pixels):
-            if pixels % divisor:
-                raise ValueError(f"pixels must be a multiple of {divisor}, not {pixels}")
+
+    @property
+    def divisor(self) -> int:
+        """The deepest maps of a cascade fusion block are four times coarser than its input."""
+        return 8 * math.prod(self.stem_strides)
 
 
 CONFIGURATIONS = {

@@ -19,6 +19,7 @@ from torch import nn
 
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.networks.blocks import NORMS
 from SOPIRegistrationLib.networks.image_channels import FIXED_CHANNELS, locally_standardised, standardised
 from SOPIRegistrationLib.optimise.pose_chart import PoseScale
 from SOPIRegistrationLib.projector import ProjectorVolume
@@ -150,17 +151,50 @@ class ImageCurve(nn.Module):
         return channels[:, :1] + self.added(channels)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingConfig:
+    """What every learned similarity is configured by; its sizes are its own.
+
+    Features of structures say where home is from nearby; far from it they are all equally unlike, but the
+    images of bodies go on to differ more. The encoders are convolutions, trained on structures of many sizes:
+    on finer images they see finer ones.
+
+    Attributes:
+        pixels: width and height of the compared images.
+        norm: "batch" or "layer"; the latter is the same in training and use.
+        masked: whether M' of Eq. 6 is the projected bone mask; otherwise all valid pixels count.
+        image: whether the image itself is one more feature at the coarsest scale.
+        reach: how many times more it weighs than in training while home is far.
+        near_pixels: width and height of the images that are compared at the end; None for the same.
+        inference: how poses are found: by "least squares" or, as published, "descent".
+    """
+
+    pixels: int = 64
+    norm: str = "batch"
+    masked: bool = True
+    image: bool = False
+    reach: float = 1.0
+    near_pixels: int | None = None
+    inference: str = "descent"
+
+    def __post_init__(self):
+        if self.norm not in NORMS:
+            raise ValueError(f"unknown norm '{self.norm}': use {' or '.join(NORMS)}")
+        for pixels in (self.pixels, self.near_pixels or self.pixels):
+            if pixels % self.divisor:
+                raise ValueError(f"pixels must be a multiple of {self.divisor}, not {pixels}")
+
+    @property
+    def divisor(self) -> int:
+        """Of what number ``pixels`` must be a multiple."""
+        return 1
+
+
 class EmbeddingNetwork(nn.Module):
     """Encoders of X-ray and DRR, of the same structure, that share no weights.
 
     Args:
-        config: sizes, kept as ``config``; has ``pixels``, width and height of the images, ``masked``, whether
-            M' of Eq. 6 is the projected bone mask or all of the valid X-ray, ``image``, whether the image
-            itself is one more feature at the coarsest scale, ``reach``, how many times more that weighs than
-            in training while home is far, ``near_pixels``, the size of the images at the end if another, and
-            ``inference``, how poses are found. Features of structures say where home is from nearby; far from
-            it they are all equally unlike, but the images of bodies go on to differ more. The encoders are
-            convolutions, trained on structures of many sizes: on finer images they see finer ones.
+        config: kept as ``config``.
         encoder: makes the encoder of images with so many channels, a module from (B, channels, N, N) to a
             tuple of maps, the coarsest last.
 
@@ -171,7 +205,7 @@ class EmbeddingNetwork(nn.Module):
 
     difference = 0.05
 
-    def __init__(self, config, encoder: Callable[[int], nn.Module]):
+    def __init__(self, config: EmbeddingConfig, encoder: Callable[[int], nn.Module]):
         super().__init__()
         self.config = config
         self.fixed_encoder = encoder(FIXED_CHANNELS)

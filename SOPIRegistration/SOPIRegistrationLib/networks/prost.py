@@ -7,57 +7,41 @@ projector has no derivative by the voxels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from SOPIRegistrationLib.networks.blocks import NORMS, ResidualBottleneck
-from SOPIRegistrationLib.networks.embedding import EmbeddingNetwork
+from SOPIRegistrationLib.networks.embedding import EmbeddingConfig, EmbeddingNetwork
 from SOPIRegistrationLib.networks.weights import registered
 
 
 @dataclass(frozen=True)
-class ProstConfig:
-    """Sizes of a :class:`ProstSimilarity`; the published ones unless given.
+class ProstConfig(EmbeddingConfig):
+    """Sizes of a :class:`ProstSimilarity`; the published ones unless given, which have no mask.
 
     Attributes:
-        pixels: width and height of the compared images, a multiple of eight.
         widths: channels of the stages that halve the resolution.
         out_channels: of the features.
-        norm: "batch" or "layer"; the latter is the same in training and use.
-        masked: whether M' of Eq. 6 is the projected bone mask; ProST has none.
-        image: whether the image itself is one more feature at the coarsest scale; ProST has none.
-        reach: how many times more it weighs than in training while home is far.
-        near_pixels: width and height of the images that are compared at the end, such a multiple, too; None
-            for the same.
-        inference: how poses are found: by "least squares" or, as published, "descent".
     """
 
     pixels: int = 128
     widths: tuple[int, ...] = (16, 64, 128)
     out_channels: int = 64
-    norm: str = "batch"
-    masked: bool = False
-    image: bool = False
-    reach: float = 1.0
-    near_pixels: int | None = None
-    inference: str = "descent"
+    masked: bool = field(default=False, kw_only=True)
 
-    def __post_init__(self):
-        if self.norm not in NORMS:
-            raise ValueError(f"unknown norm '{self.norm}': use {' or '.join(NORMS)}")
-        divisor = 2 ** len(self.widths)
-        for pixels in (self.pixels, self.near_pixels or self.pixels):
-            if pixels % divisor:
-                raise ValueError(f"pixels must be a multiple of {divisor}, not {pixels}")
+    @property
+    def divisor(self) -> int:
+        """Each stage halves the resolution."""
+        return 2 ** len(self.widths)
 
 
 # ProST's own, and one to compare with the light composite encoder on CPUs.
 CONFIGURATIONS = {
     "deep-reg": ProstConfig(),
     "deep-reg-light": ProstConfig(
-        64, (8, 32, 64), 32, "layer", image=True, reach=8.0, inference="least squares"
+        64, (8, 32, 64), 32, norm="layer", image=True, reach=8.0, inference="least squares"
     ),
 }
 

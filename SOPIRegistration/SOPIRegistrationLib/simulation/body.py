@@ -173,12 +173,7 @@ class _Canvas:
 
     def paint(self, rods: list[Rod], value) -> None:
         """Paint with a value in HU, or with a function of the part of the grid and the signed distance."""
-        for rod in rods:
-            box = self.grid.box(*rod.bounds(self.grid.spacing_mm))
-            part = self.grid.crop(box)
-            if part.is_empty:
-                continue
-            distance = rod.distance(part)
+        for box, part, distance in self.grid.around(rods):
             share = part.coverage(distance) * self.inside[box]
             _paint(self.hu[box], share, value(part, distance) if callable(value) else value)
 

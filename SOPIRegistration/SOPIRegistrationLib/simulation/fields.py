@@ -6,6 +6,7 @@ voxel size.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -59,6 +60,14 @@ class Grid:
         """The part of the grid inside ``box``."""
         k, j, i = box
         return Grid(self.x[i], self.y[j], self.z[k], self.spacing_mm)
+
+    def around(self, rods: Iterable[Rod]) -> Iterator[tuple[tuple[slice, slice, slice], Grid, np.ndarray]]:
+        """Of each rod in the grid its box, the grid's part there, and the signed distance from it, mm."""
+        for rod in rods:
+            box = self.box(*rod.bounds(self.spacing_mm))
+            part = self.crop(box)
+            if not part.is_empty:
+                yield box, part, rod.distance(part)
 
     def coverage(self, distance: np.ndarray) -> np.ndarray:
         """Share of a voxel inside a surface at signed ``distance``, mm (negative inside): partial volume."""

@@ -71,12 +71,8 @@ class Sculpture:
 
     def organ(self, rods: Sequence[Rod], hu: float) -> None:
         """Soft tissue, gas, contrast agent or metal; not where bone is."""
-        for rod in rods:
-            box = self.grid.box(*rod.bounds(self.grid.spacing_mm))
-            part = self.grid.crop(box)
-            if not part.is_empty:
-                share = part.coverage(rod.distance(part)) * (self.labels[box] == 0)
-                self._mix(box, share, np.float32(hu))
+        for box, part, distance in self.grid.around(rods):
+            self._mix(box, part.coverage(distance) * (self.labels[box] == 0), np.float32(hu))
 
     def metal(
         self, rods: Sequence[Rod], hu: float, label: int | None = None, shell_mm: float | None = None
@@ -89,12 +85,7 @@ class Sculpture:
             label: of the bone that it is part of; it keeps the numbers that are there unless given.
             shell_mm: thickness of the wall of a hollow part; solid unless given.
         """
-        for rod in rods:
-            box = self.grid.box(*rod.bounds(self.grid.spacing_mm))
-            part = self.grid.crop(box)
-            if part.is_empty:
-                continue
-            distance = rod.distance(part)
+        for box, part, distance in self.grid.around(rods):
             share = part.coverage(distance)
             if shell_mm is not None:
                 share = share * (1 - part.coverage(distance + np.float32(shell_mm)))
