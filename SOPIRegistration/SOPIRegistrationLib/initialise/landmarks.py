@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
 
 _MIN_PAIRS = 4
 # Second over first singular value of centred points, below which they count as lying on a line.
@@ -167,26 +168,17 @@ class _Reprojection:
 
     def _descend(self, R, t) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Levenberg-Marquardt on every pose at once; no step may take a point behind the camera."""
+        # The points turn about their centroid, which is their frame's origin here.
+        found = levenberg_marquardt(self._equations, se3.rigid(R, t), np.zeros(3), _ITERATIONS)
+        return found.T[:, :3, :3], found.T[:, :3, 3], found.equations.cost
+
+    def _equations(self, T: np.ndarray, _) -> NormalEquations:
+        R, t = T[:, :3, :3], T[:, :3, 3]
         errors, in_camera = self._errors(R, t)
-        cost = np.sum(errors**2, axis=(1, 2))
-        damping = np.full(len(R), 1e-2)
-        for _ in range(_ITERATIONS):
-            J = self._jacobian(in_camera, t)
-            normal = J.swapaxes(-1, -2) @ J
-            gradient = J.swapaxes(-1, -2) @ errors.reshape(len(R), -1, 1)
-            diagonal = np.einsum("sii->si", normal)
-            damped = normal + (damping[:, None] * diagonal + 1e-12)[..., None] * np.eye(6)
-            step = -np.linalg.solve(damped, gradient)[..., 0]
-            R_new, t_new = se3.exp_so3(step[:, :3]) @ R, t + step[:, 3:]
-            errors_new, in_camera_new = self._errors(R_new, t_new)
-            cost_new = np.sum(errors_new**2, axis=(1, 2))
-            better = (cost_new < cost) & (in_camera_new[..., 2] > 0).all(axis=1)
-            R, t = np.where(better[:, None, None], R_new, R), np.where(better[:, None], t_new, t)
-            errors = np.where(better[:, None, None], errors_new, errors)
-            in_camera = np.where(better[:, None, None], in_camera_new, in_camera)
-            cost = np.where(better, cost_new, cost)
-            damping = np.clip(np.where(better, damping / 5, damping * 4), 1e-9, 1e9)
-        return R, t, cost
+        in_front = (in_camera[..., 2] > 0).all(axis=1)
+        r, J = errors.reshape(len(T), -1, 1), self._jacobian(in_camera, t)
+        cost = np.where(in_front, (r * r).sum(axis=(1, 2)), np.inf)
+        return NormalEquations(cost, (J.swapaxes(-1, -2) @ r)[..., 0], J.swapaxes(-1, -2) @ J)
 
     def _jacobian(self, in_camera, t) -> np.ndarray:
         """(s, 2n, 6) derivatives of the errors by (w, v): R -> exp(w) R, t -> t + v."""

@@ -230,11 +230,10 @@ class _XrayVariants:
         self.edge = edge
         camera, focal = radiograph.camera, canvas.K[0, 0]
         y, x = np.mgrid[:edge, :edge] - (edge - 1) / 2
-        cos, sin = np.cos(self.parameters[:, 0]), np.sin(self.parameters[:, 0])
-        scale = self.parameters[:, 1]
-        column = lambda values: values[:, None, None]  # noqa: E731
-        ray_x = (column(cos) * x - column(sin) * y) / (focal * column(scale))
-        ray_y = (column(sin) * x + column(cos) * y) / (focal * column(scale))
+        roll, scale = self.parameters.T[..., None, None]
+        cos, sin = np.cos(roll), np.sin(roll)
+        ray_x = (cos * x - sin * y) / (focal * scale)
+        ray_y = (sin * x + cos * y) / (focal * scale)
         u = camera.K[0, 0] * ray_x + camera.K[0, 1] * ray_y + camera.K[0, 2]
         v = camera.K[1, 1] * ray_y + camera.K[1, 2]
         images = ndimage.map_coordinates(radiograph.image, [v, u], order=1, mode="nearest")
@@ -245,7 +244,10 @@ class _XrayVariants:
 
     def transform(self, size: int) -> None:
         """Fourier transforms of the images, their masks and their squares."""
-        conjugate = lambda array: np.conj(fft.rfft2(array, (size, size), workers=-1))  # noqa: E731
+
+        def conjugate(array):
+            return np.conj(fft.rfft2(array, (size, size), workers=-1))
+
         self._image_spectra = conjugate(self._images)
         self._valid_spectra = conjugate(self._valid)
         self._energy_spectra = conjugate(self._images**2)

@@ -1,1 +1,1 @@
-"""Learned fine registration: the pose at which the features of X-ray and DRR agree."""
+"""What makes poses of hypotheses: one refiner a file, and what they share."""

@@ -61,7 +61,7 @@ def write_results(
     names = []
     for number, radiograph in enumerate(result.radiographs):
         camera = radiograph.camera
-        suffix = "_" + re.sub(r"[^\w.-]", "_", camera.name) if number else ""
+        suffix = _suffix(camera, number)
         drr = project(moving.level(0), camera, result.T_lps_to_world)
         picture = fusion_image(radiograph.image, drr, radiograph.valid)
         # As the X-ray is stored.
@@ -105,7 +105,7 @@ def write_bodies_results(
     volumes = [body.subject.shown.level(0) for body in bodies.bodies]
     for number, radiograph in enumerate(result.radiographs):
         camera = radiograph.camera
-        suffix = "_" + re.sub(r"[^\w.-]", "_", camera.name) if number else ""
+        suffix = _suffix(camera, number)
         drr = project_bodies(volumes, camera, poses)
         alone = [project(volume, camera, T) for volume, T in zip(volumes, poses, strict=True)]
         write_detector_image(
@@ -115,12 +115,22 @@ def write_bodies_results(
         names += [f"drr{suffix}.nrrd", f"overlay{suffix}.png"]
     transforms = []
     for place, body in enumerate(result.bodies):
-        plain = re.sub(r"[^\w.-]", "_", body.name)
+        plain = _plain(body.name)
         names += _write_alternatives(folder, result.of(body), plain, volumes, place, mirrored, poses)
         transforms.append(f"{plain}_to_carm.tfm")
         write_transform(folder / transforms[-1], reference.T_world_to_camera @ body.T_lps_to_world, frame)
     write_content(folder / "result.json", result_content(result, geometry, seconds_preparation))
     return ["result.json", *transforms, *names]
+
+
+def _suffix(camera: Camera, view: int) -> str:
+    """What the names of a view's files end with; nothing of the first."""
+    return f"_{_plain(camera.name)}" if view else ""
+
+
+def _plain(name: str) -> str:
+    """A name fit for a file's."""
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 def _write_alternatives(
@@ -151,7 +161,7 @@ def _write_alternatives(
         there = np.array([result.T_lps_to_world] if poses is None else poses)
         there[place] = one.T_lps_to_world
         for view, radiograph in enumerate(result.radiographs):
-            suffix = "_" + re.sub(r"[^\w.-]", "_", radiograph.camera.name) if view else ""
+            suffix = _suffix(radiograph.camera, view)
             alone = [project(volume, radiograph.camera, T) for volume, T in zip(volumes, there, strict=True)]
             names.append(f"overlay_{stem}{suffix}.png")
             _write_edges(folder / names[-1], radiograph, alone, mirrored)
