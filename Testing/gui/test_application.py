@@ -15,7 +15,7 @@ CHROME = 250
 @pytest.fixture
 def demo(user, demo_case):
     """A user before the demo case, in a window of 1600 x 1000."""
-    user.host.app.layoutManager()._resize(WINDOW[0] - PANEL_WIDTH, WINDOW[1] - 140)
+    user.host.resize_views(WINDOW[0] - PANEL_WIDTH, WINDOW[1] - 140)
     user.take_demo(demo_case)
     user.show_views()
     user.host.process(0.1)
@@ -193,7 +193,7 @@ def share_of_view(user, body_name="CT bones") -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("then", ["maximise", "handles", "nothing"])
 def test_the_3d_view_shows_the_body(demo, then):
     if then == "maximise":
-        demo.host.app.layoutManager()._resize(2000, 1300)
+        demo.host.resize_views(2000, 1300)
     elif then == "handles":
         demo.ui.handlesCheckBox.checked = True
     demo.host.process(0.3)
@@ -218,7 +218,7 @@ def test_views_are_fitted_when_their_size_changes_and_never_while_somebody_zooms
         return spread.max() == pytest.approx(1.0, abs=0.01)
 
     assert is_fitted()
-    layouts._resize(900, 500)
+    demo.host.resize_views(900, 500)
     demo.host.process(0.2)
     assert is_fitted()
     node.SetFieldOfView(*(np.array(node.GetFieldOfView()) * [0.5, 0.5, 1]))
@@ -228,7 +228,7 @@ def test_views_are_fitted_when_their_size_changes_and_never_while_somebody_zooms
     demo.click("optimiseButton")
     demo.wait()
     assert node.GetFieldOfView() == zoomed
-    layouts._resize(1000, 700)
+    demo.host.resize_views(1000, 700)
     demo.host.process(0.2)
     assert is_fitted()
 

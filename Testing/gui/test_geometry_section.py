@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from support.xray_files import dicom, saved
 
 
 @pytest.fixture
@@ -124,21 +125,22 @@ def test_saved_and_loaded_again(with_xray, tmp_path):
     assert (again.sod_mm, again.view) == (known.sod_mm, known.view)
 
 
-def test_dicom_tags_are_taken_when_the_xray_is_chosen(user, monkeypatch):
+def test_dicom_tags_are_taken_when_the_xray_is_chosen(user, tmp_path, monkeypatch):
+    """From the file that the application's database has of it."""
     import slicer
-    from SOPIRegistrationLib.images.radiograph import Radiograph
 
     pixels = np.random.default_rng(3).integers(0, 255, (64, 64)).astype(np.uint8)
     tags = {
-        "DistanceSourceToDetector": 1100.0,
+        "DistanceSourceToDetector": 1100,
         "ImagerPixelSpacing": [0.3, 0.3],
-        "DistanceSourceToPatient": 720.0,
+        "DistanceSourceToPatient": 720,
     }
-    monkeypatch.setattr(
-        "SOPIRegistrationLib.panel.xray_facts.radiograph_from_node",
-        lambda node, frame=None: Radiograph(pixels, "XA", None, tags),
-    )
-    user.choose(xray=slicer.util.addVolumeFromArray(pixels[None], name="XA"))
+    path = saved(dicom(pixels, **tags), tmp_path / "xray.dcm")
+    database = type("Database", (), {"fileForInstance": lambda self, uid: str(path)})()
+    monkeypatch.setattr(slicer, "dicomDatabase", database, raising=False)
+    node = slicer.util.addVolumeFromArray(pixels[None], name="XA")
+    node.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    user.choose(xray=node)
     assert user.ui.presetCombo.currentIndex == 1
     assert (user.ui.sddSpinBox.value, user.ui.sodSpinBox.value) == (1100.0, 720.0)
     assert "DICOM" in user.ui.geometrySourceLabel.text

@@ -28,7 +28,7 @@ class Album:
     def __init__(self, user, folder: Path):
         self._user, self._folder = user, folder
         folder.mkdir(parents=True, exist_ok=True)
-        user.host.app.layoutManager()._resize(*VIEWS)
+        user.host.resize_views(*VIEWS)
 
     def window(self, name: str) -> None:
         """Panel and views."""

@@ -137,6 +137,10 @@ class Host:
                 part.blockSignals(True)
                 part.setMRMLScene(None)
 
+    def resize_views(self, width: int, height: int) -> None:
+        """Give all views together another size, pixels, as a user does with the window."""
+        self.app.layoutManager()._resize(width, height)
+
     def process(self, seconds: float = 0.0, until=None) -> bool:
         """Run the event loop for a time, or until something holds; False if it did not in that time."""
         timer = QtCore.QElapsedTimer()
