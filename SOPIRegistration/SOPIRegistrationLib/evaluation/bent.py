@@ -16,7 +16,7 @@ from SOPIRegistrationLib.evaluation.detector import PAPER_C_ARM, Detector
 from SOPIRegistrationLib.evaluation.peers import Rtk
 from SOPIRegistrationLib.evaluation.problem import SeveralBodies
 from SOPIRegistrationLib.evaluation.simulated import COARSE_MM, FINE_MM
-from SOPIRegistrationLib.evaluation.targets import PHOTONS, displayed, photographed, require_target
+from SOPIRegistrationLib.evaluation.targets import PHOTONS, displayed, require_target, with_quanta
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
@@ -102,21 +102,21 @@ class BentCases:
         Raises:
             InputError: its CT or label map is unusable.
         """
-        shot = _shot(self, self.patient_of(number))
-        body = shot.several.bodies.bodies[number % len(self.chain)]
+        exposure = _exposure(self, self.patient_of(number))
+        body = exposure.several.bodies.bodies[number % len(self.chain)]
         return EvaluationCase(
             number,
-            f"{shot.name}, {body.name}",
+            f"{exposure.name}, {body.name}",
             body.subject,
-            shot.several.radiographs,
-            replace(shot.several.frame, centre_lps_mm=body.centre_lps_mm),
-            shot.T_start,
-            shot.T_true[body.name],
+            exposure.several.radiographs,
+            replace(exposure.several.frame, centre_lps_mm=body.centre_lps_mm),
+            exposure.T_start,
+            exposure.T_true[body.name],
             body=body.name,
-            several=shot.several,
+            several=exposure.several,
         )
 
-    def taken(self, index: int) -> _Shot:
+    def taken(self, index: int) -> _Exposure:
         """X-ray of that number."""
         rng = np.random.default_rng([self.seed, index])
         name, patient, bodies = self._patient(index)
@@ -131,13 +131,13 @@ class BentCases:
         radiographs = []
         for camera in cameras:
             integrals = Rtk(moved, camera.as_world()).image(camera.T_world_to_camera @ T)
-            pixels = displayed(photographed(integrals, PHOTONS, rng), rng)
+            pixels = displayed(with_quanta(integrals, PHOTONS, rng), rng)
             radiographs.append(prepare_radiograph(Radiograph(pixels, camera.name, bone_dark=False), camera))
         away = np.array([*np.deg2rad([_START_TURN_DEG] * 3), *[_START_SHIFT_MM] * 3])
         start = se3.move_about(T, away * rng.uniform(-1, 1, 6), frame.centre_lps_mm)
         start[:3, 3] += start[:3, 2] * self.start_along_mm
         several = SeveralBodies(bodies, tuple(radiographs), frame, {bodies.names[0]: start})
-        return _Shot(name, several, start, dict(zip(bodies.names, T @ motions, strict=True)))
+        return _Exposure(name, several, start, dict(zip(bodies.names, T @ motions, strict=True)))
 
     def _patient(self, index: int) -> tuple[str, Bodies, Bodies]:
         """Name, the patient cut up, and the CT of the same that is registered."""
@@ -167,7 +167,7 @@ class BentCases:
         return cameras
 
 
-class _Shot(NamedTuple):
+class _Exposure(NamedTuple):
     """One X-ray, or several, of a bent CT."""
 
     name: str
@@ -178,5 +178,5 @@ class _Shot(NamedTuple):
 
 # The bones of one X-ray follow each other.
 @lru_cache(maxsize=1)
-def _shot(source: BentCases, index: int) -> _Shot:
+def _exposure(source: BentCases, index: int) -> _Exposure:
     return source.taken(index)

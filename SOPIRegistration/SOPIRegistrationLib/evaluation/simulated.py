@@ -21,7 +21,7 @@ from SOPIRegistrationLib.evaluation.anatomies import (
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase, digest
 from SOPIRegistrationLib.evaluation.detector import PAPER_C_ARM, Detector, believed
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS, DrawnPoses
-from SOPIRegistrationLib.evaluation.targets import Photographer, photographer, require_target
+from SOPIRegistrationLib.evaluation.targets import Simulator, require_target, simulator
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.tolerances import EXACT, SourceTolerances
@@ -174,17 +174,19 @@ class SimulatedCases:
             InputError: its CT is unusable.
         """
         if self.streams == "sequence":
-            shot = _sequence(self).shot(number)
+            exposure = _sequence(self).exposure(number)
         elif self.streams == "case":
             rng = np.random.default_rng([self.seed, number])
-            shot = self.shot(number, rng, rng)
+            exposure = self.exposure(number, rng, rng)
         else:
-            shot = self.shot(number, *(np.random.default_rng([self.seed, number, i]) for i in range(2)))
-        patient, drawn = shot.patient, shot.drawn
+            exposure = self.exposure(
+                number, *(np.random.default_rng([self.seed, number, i]) for i in range(2))
+            )
+        patient, drawn = exposure.patient, exposure.drawn
         cameras = self.detector.views(patient.camera, self.views)
         radiographs = tuple(
             prepare_radiograph(_stored(radiograph, drawn), self._believed(camera, number))
-            for radiograph, camera in zip(shot.radiographs, cameras, strict=True)
+            for radiograph, camera in zip(exposure.radiographs, cameras, strict=True)
         )
         subject = patient.subject
         if self.bone is not None:
@@ -204,7 +206,9 @@ class SimulatedCases:
             tuple(camera.mirrored() if drawn.mirrored else camera for camera in cameras),
         )
 
-    def shot(self, number: int, pose_rng: np.random.Generator, image_rng: np.random.Generator) -> _Shot:
+    def exposure(
+        self, number: int, pose_rng: np.random.Generator, image_rng: np.random.Generator
+    ) -> _Exposure:
         """The X-ray of a case, not yet stored, from the generators' present state."""
         patient = _patient(self, self.patient_of(number))
         ct = patient.subject.ct
@@ -214,17 +218,17 @@ class SimulatedCases:
         if not self.stranger:
             drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, frame, ct, patient.camera)
             larger = np.random.default_rng([self.seed, number, 4]).normal() * self.ct_scale_percent / 100
-            shots = self._photographed(patient, drawn.T_true, image_rng, 1 + larger, frame.centre_lps_mm)
-            return _Shot(patient, drawn, shots)
+            radiographs = self._exposed(patient, drawn.T_true, image_rng, 1 + larger, frame.centre_lps_mm)
+            return _Exposure(patient, drawn, radiographs)
         stranger = self._stranger(patient, number)
         theirs = self._frame(stranger.subject.ct)
         drawn = PROTOCOLS[self.protocol].draw_poses(pose_rng, theirs, stranger.subject.ct, stranger.camera)
-        radiographs = self._photographed(stranger, drawn.T_true, image_rng)
+        radiographs = self._exposed(stranger, drawn.T_true, image_rng)
         # The start is as far from the nominal view of the CT that is registered.
         T_start = frame.T_from_theta(theirs.theta_from_T(drawn.T_start))
-        return _Shot(patient, replace(drawn, T_start=T_start), radiographs)
+        return _Exposure(patient, replace(drawn, T_start=T_start), radiographs)
 
-    def _photographed(
+    def _exposed(
         self,
         patient: _Patient,
         T_lps_to_world: np.ndarray,
@@ -237,13 +241,13 @@ class SimulatedCases:
         A point y of the patient is then at scale y + (1 - scale) y_c in a camera, on one ray with
         y + (1 / scale - 1) y_c: as if the patient were so far away.
         """
-        shots = []
+        radiographs = []
         for camera in self.detector.views(patient.camera, self.views):
             T = camera.T_world_to_camera @ T_lps_to_world
             if scale != 1.0:
                 T[:3, 3] += (1 / scale - 1) * se3.transform_points(T, centre_lps_mm)
-            shots.append(patient.photograph(T, rng))
-        return tuple(shots)
+            radiographs.append(patient.expose(T, rng))
+        return tuple(radiographs)
 
     def phantom(self, index: int, spacing_mm: float) -> RegionPhantom:
         """CT and labels of one of the phantoms."""
@@ -278,10 +282,10 @@ class _Patient(NamedTuple):
     subject: Subject
     volume: Volume
     camera: Camera
-    photograph: Photographer
+    expose: Simulator
 
 
-class _Shot(NamedTuple):
+class _Exposure(NamedTuple):
     """A case's X-rays as they were taken."""
 
     patient: _Patient
@@ -343,7 +347,7 @@ def _volumes(source: SimulatedCases, index: int) -> tuple[Volume, Volume]:
 def _made_patient(source: SimulatedCases, ct: Volume, patient: Volume | None = None) -> _Patient:
     prepared = prepare_ct(ct)
     camera = source.detector.camera(source.pixels)
-    made = photographer(source.target, prepared, ct if patient is None else patient, camera)
+    made = simulator(source.target, prepared, ct if patient is None else patient, camera)
     return _Patient(ct.name, Subject(prepared), ct, camera, made)
 
 
@@ -355,14 +359,14 @@ class _Sequence:
         self._rng = np.random.default_rng(source.seed)
         self._states = [self._rng.bit_generator.state]
 
-    def shot(self, number: int) -> _Shot:
+    def exposure(self, number: int) -> _Exposure:
         """The X-ray of a case; all before it that were never made are made first."""
         for current in range(min(number, len(self._states) - 1), number + 1):
             self._rng.bit_generator.state = self._states[current]
-            shot = self._source.shot(current, self._rng, self._rng)
+            exposure = self._source.exposure(current, self._rng, self._rng)
             if current + 1 == len(self._states):
                 self._states.append(self._rng.bit_generator.state)
-        return shot
+        return exposure
 
 
 @lru_cache(maxsize=8)

@@ -29,7 +29,7 @@ TARGET_BEAM = Beam(80)
 _SCATTERED = XRayDegradation(scatter_to_primary=0.5, photons=PHOTONS)
 
 # Makes the X-ray of a pose (4, 4) T_lps_to_camera; the generator is of its noise and whatever else is drawn.
-Photographer = Callable[[np.ndarray, np.random.Generator], Radiograph]
+Simulator = Callable[[np.ndarray, np.random.Generator], Radiograph]
 
 TARGETS = {
     "ours": "rendered by this project's projector from the very volume that is registered, no noise (as in "
@@ -53,7 +53,7 @@ def require_target(name: str, version_of: Callable[[str], str | None] = installe
         raise InputError(f"target {name} needs RTK: pip install itk-rtk, or use --target ours")
 
 
-def photographer(name: str, prepared: PreparedCT, patient: Volume, camera: Camera) -> Photographer:
+def simulator(name: str, prepared: PreparedCT, patient: Volume, camera: Camera) -> Simulator:
     """What makes the X-rays of one patient.
 
     Args:
@@ -75,29 +75,29 @@ def photographer(name: str, prepared: PreparedCT, patient: Volume, camera: Camer
     renderer = Rtk(attenuation, camera)
     if name == "rtk-clean":
         return lambda T, rng: Radiograph(
-            photographed(renderer.image(T), MANY_PHOTONS, rng), "target", bone_dark=False
+            with_quanta(renderer.image(T), MANY_PHOTONS, rng), "target", bone_dark=False
         )
     if name == "rtk":
         return lambda T, rng: Radiograph(
-            displayed(photographed(renderer.image(T), PHOTONS, rng), rng), "target", bone_dark=False
+            displayed(with_quanta(renderer.image(T), PHOTONS, rng), rng), "target", bone_dark=False
         )
     return lambda T, rng: simulate_radiograph(renderer.image(T), random_degradation(rng), rng, "target")
 
 
-def _polychromatic(attenuation: Volume, camera: Camera) -> Photographer:
+def _polychromatic(attenuation: Volume, camera: Camera) -> Simulator:
     """X-rays of a beam, by RTK's line integrals of every material."""
     renderers = [Rtk(volume, camera) for volume in material_volumes(decompose(attenuation))]
     response = BeamResponse(TARGET_BEAM.spectrum)
 
-    def photograph(T: np.ndarray, rng: np.random.Generator) -> Radiograph:
+    def expose(T: np.ndarray, rng: np.random.Generator) -> Radiograph:
         # RTK may return minus a rounding error beside the object.
         integrals = [np.maximum(renderer.image(T), 0) for renderer in renderers]
         return simulate_radiograph(response(integrals)[0], _SCATTERED, rng, "target")
 
-    return photograph
+    return expose
 
 
-def photographed(line_integrals: np.ndarray, photons: float, rng: np.random.Generator) -> np.ndarray:
+def with_quanta(line_integrals: np.ndarray, photons: float, rng: np.random.Generator) -> np.ndarray:
     """Line integrals as so many photons a pixel show them."""
     counts = np.maximum(rng.poisson(photons * np.exp(-line_integrals.astype(np.float64))), 1)
     return (-np.log(counts / photons)).astype(np.float32)
