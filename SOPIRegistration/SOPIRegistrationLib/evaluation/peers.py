@@ -222,6 +222,7 @@ class DiffDrr(_TorchPeer):
         subject = torchio.Subject(volume=density, density=density, mask=None, reorient=torch.eye(4))
         sdd_mm = camera.sdd_mm or _ANY_SDD_MM
         pitch_x, pitch_y = float(sdd_mm / camera.K[0, 0]), float(sdd_mm / camera.K[1, 1])
+        off_centre = camera.K[:2, 2] - camera.middle_px
         self._drr = DRR(
             subject,
             sdd=sdd_mm,
@@ -229,8 +230,8 @@ class DiffDrr(_TorchPeer):
             width=camera.width,
             delx=pitch_x,
             dely=pitch_y,
-            x0=pitch_x * float(camera.K[0, 2] - (camera.width - 1) / 2),
-            y0=pitch_y * float(camera.K[1, 2] - (camera.height - 1) / 2),
+            x0=pitch_x * float(off_centre[0]),
+            y0=pitch_y * float(off_centre[1]),
             renderer=renderer,
         )
         # Its detector counts columns along -x and rows along -y.

@@ -132,8 +132,7 @@ class CArmGeometry:
 
 def meeting_depth_mm(cameras, camera: Camera) -> float | None:
     """Depth in ``camera`` of the point nearest to all image-centre rays, mm; None if they do not meet."""
-    middles = [((other.width - 1) / 2, (other.height - 1) / 2) for other in cameras]
-    meeting = meeting_point(cameras, middles)
+    meeting = meeting_point(cameras, [other.middle_px for other in cameras])
     if meeting is None:
         return None
     depth = float(se3.transform_points(camera.T_world_to_camera, meeting.point)[2])

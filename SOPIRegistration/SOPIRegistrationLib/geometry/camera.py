@@ -114,14 +114,19 @@ class Camera:
         return np.linalg.inv(self.K)
 
     @property
+    def middle_px(self) -> np.ndarray:
+        """(2,) the image's middle (u, v)."""
+        return np.array([self.width - 1, self.height - 1]) / 2
+
+    @property
     def middle_ray(self) -> np.ndarray:
         """(3,) ray of the image's middle, at depth one."""
-        return self.K_inverse @ [(self.width - 1) / 2, (self.height - 1) / 2, 1.0]
+        return self.K_inverse @ [*self.middle_px, 1.0]
 
     @property
     def is_off_centre(self) -> bool:
         """Whether the principal point lies outside the middle half of the image, as in a crop."""
-        off = np.abs(self.K[:2, 2] - [(self.width - 1) / 2, (self.height - 1) / 2])
+        off = np.abs(self.K[:2, 2] - self.middle_px)
         return bool((off > [self.width / 4, self.height / 4]).any())
 
     def project(self, points_camera) -> np.ndarray:

@@ -54,7 +54,7 @@ def contradictions(
 def contradictions_of_set(geometry: CArmGeometry) -> list[str]:
     """As :func:`contradictions`, of where the cameras of a calibration stand; none of a single C-arm."""
     cameras = geometry.cameras
-    meeting = meeting_point(cameras, [((one.width - 1) / 2, (one.height - 1) / 2) for one in cameras])
+    meeting = meeting_point(cameras, [one.middle_px for one in cameras])
     if meeting is None:
         return _of_origin(geometry.camera) if len(cameras) == 1 else []
     depths = [float(transform_points(one.T_world_to_camera, meeting.point)[2]) for one in cameras]
@@ -125,7 +125,7 @@ def _of_size(camera: Camera, image_shape) -> list[str]:
 
 
 def _is_exchanged(camera: Camera) -> bool:
-    middle = np.array([camera.height - 1, camera.width - 1]) / 2
+    middle = camera.middle_px[::-1]
     return bool((np.abs(camera.K[:2, 2] - middle) < _EXCHANGED * middle).all())
 
 

@@ -18,6 +18,7 @@ from SOPIRegistrationLib.images.body_outline import BodyOutline
 from SOPIRegistrationLib.images.bone_surface import centroid_lps, surface_points_lps
 from SOPIRegistrationLib.images.identity import ct_identity
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
+from SOPIRegistrationLib.images.resampling import looked_up
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.images.working_grid import WorkingGrid
 
@@ -156,7 +157,5 @@ def _union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _labels_on_grid(mask: Volume, grid: WorkingGrid) -> np.ndarray:
     """Nearest labels above zero at the working voxels."""
-    reverse = np.eye(4)[[2, 1, 0, 3]]
-    to_mask = reverse @ mask.lps_to_index @ grid.index_to_lps @ reverse
-    filled = (mask.array > 0).astype(np.uint8)
-    return ndimage.affine_transform(filled, to_mask, output_shape=grid.shape, order=0).astype(bool)
+    filled = mask.same_grid((mask.array > 0).astype(np.uint8))
+    return looked_up(filled, grid.index_to_lps, grid.shape).astype(bool)

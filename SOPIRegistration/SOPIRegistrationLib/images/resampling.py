@@ -1,11 +1,23 @@
-"""Averaging over areas, one axis at a time: resampling that neither aliases nor loses anything."""
+"""Values on other grids: looked up, or averaged over areas, which neither aliases nor loses anything."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 import numpy as np
-from scipy import sparse
+from scipy import ndimage, sparse
+
+from SOPIRegistrationLib.images.volume import Volume
+
+
+def looked_up(volume: Volume, index_to_lps: np.ndarray, shape: tuple[int, ...], order: int = 0) -> np.ndarray:
+    """(k, j, i) values of a volume at the voxels of another grid: the nearest, or (order 1) between them.
+
+    Zero beyond the volume.
+    """
+    reverse = np.eye(4)[[2, 1, 0, 3]]
+    to_volume = reverse @ volume.lps_to_index @ index_to_lps @ reverse
+    return ndimage.affine_transform(volume.array, to_volume, output_shape=shape, order=order)
 
 
 def overlap_weights(centres: np.ndarray, step: float, low: int, high: int) -> sparse.csr_array:

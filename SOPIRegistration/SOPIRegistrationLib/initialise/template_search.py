@@ -181,7 +181,7 @@ def _turned(radiograph: PreparedRadiograph, R: np.ndarray) -> PreparedRadiograph
     """The X-ray as a camera at the same place, turned by ``R`` to look at its middle, would have it."""
     camera = radiograph.camera
     K = camera.K.copy()
-    K[:2, 2] = (camera.width - 1) / 2, (camera.height - 1) / 2
+    K[:2, 2] = camera.middle_px
     turned = Camera(K, camera.width, camera.height)
     u, v = camera.project(turned.unit_rays() @ R).transpose(2, 0, 1)
     image = ndimage.map_coordinates(radiograph.image, [v, u], order=1, mode="nearest")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
-from scipy import ndimage
 
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.images.resampling import looked_up
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.subject.bodies import Bodies
 
@@ -61,11 +61,9 @@ def bent(bodies: Bodies, motions: Mapping[str, np.ndarray]) -> Volume:
     rest = bodies.rest
     surroundings = np.zeros_like(grid.array) if rest is None else rest.subject.ct.attenuation.array
     most = np.zeros_like(grid.array)
-    reverse = np.eye(4)[[2, 1, 0, 3]]
     for body in bodies.bodies:
         part = body.subject.ct.attenuation
         back = np.linalg.inv(motions.get(body.name, np.eye(4)))
-        to_part = reverse @ part.lps_to_index @ back @ grid.index_to_lps @ reverse
-        moved = ndimage.affine_transform(part.array, to_part, output_shape=grid.array.shape, order=1)
+        moved = looked_up(part, back @ grid.index_to_lps, grid.array.shape, order=1)
         most = np.where(np.abs(moved) > np.abs(most), moved, most)
     return grid.same_grid(np.maximum(surroundings + most, 0).astype(np.float32))
