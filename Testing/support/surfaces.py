@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from scipy import ndimage
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.radiograph import Radiograph
@@ -21,7 +22,7 @@ _WRITERS = {
 
 def sphere(radius_mm: float = 20.0, centre_lps_mm=(3.0, -7.0, 11.0)) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (n, 3) and triangles (m, 3) of a sphere."""
-    import vtk
+    vtk = pytest.importorskip("vtk")
 
     source = vtk.vtkSphereSource()
     source.SetRadius(radius_mm)
@@ -34,7 +35,7 @@ def sphere(radius_mm: float = 20.0, centre_lps_mm=(3.0, -7.0, 11.0)) -> tuple[np
 
 def implant(name: str = "implant") -> Surface:
     """A condyle, a shield and a peg in one piece, 60 mm across, with no symmetry."""
-    import vtk
+    vtk = pytest.importorskip("vtk")
 
     axis = np.arange(-40, 40.1, 1.0)
     x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
@@ -59,7 +60,7 @@ def implant(name: str = "implant") -> Surface:
 
 def write_surface(path: Path, points: np.ndarray, triangles: np.ndarray) -> Path:
     """Write a surface in the format of the file's name."""
-    import vtk
+    vtk = pytest.importorskip("vtk")
 
     writer = getattr(vtk, _WRITERS[path.suffix])()
     writer.SetFileName(str(path))
@@ -70,7 +71,7 @@ def write_surface(path: Path, points: np.ndarray, triangles: np.ndarray) -> Path
 
 def poly_data(points: np.ndarray, triangles: np.ndarray):
     """VTK's polygonal data of triangles."""
-    import vtk
+    vtk = pytest.importorskip("vtk")
 
     data, vertices, faces = vtk.vtkPolyData(), vtk.vtkPoints(), vtk.vtkCellArray()
     for point in np.asarray(points, float).tolist():
@@ -84,7 +85,7 @@ def poly_data(points: np.ndarray, triangles: np.ndarray):
 
 def arrays(data) -> tuple[np.ndarray, np.ndarray]:
     """Vertices and triangles of VTK's polygonal data."""
-    from vtk.util.numpy_support import vtk_to_numpy
+    vtk_to_numpy = pytest.importorskip("vtk.util.numpy_support").vtk_to_numpy
 
     points = vtk_to_numpy(data.GetPoints().GetData()).astype(float)
     return points, vtk_to_numpy(data.GetPolys().GetConnectivityArray()).reshape(-1, 3)
