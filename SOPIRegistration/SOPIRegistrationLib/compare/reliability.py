@@ -6,8 +6,8 @@ import numpy as np
 
 from SOPIRegistrationLib.compare.objective import at_level
 from SOPIRegistrationLib.compare.target import Level
-from SOPIRegistrationLib.images.pyramid import area_average
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
+from SOPIRegistrationLib.images.resampling import area_weights, masked_average
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
 
 
@@ -30,11 +30,11 @@ def reliability(radiograph: PreparedRadiograph, level: Level) -> float:
     rows, columns = view.image.shape
     down, across = (np.arange(size) for size in radiograph.image.shape)
     white = (down[:, None] + across) % 2 == 0
+    weights = [area_weights(new, old) for new, old in zip((rows, columns), white.shape, strict=True)]
     halves = []
     for squares in (white, ~white):
         used = radiograph.valid & squares
-        total = area_average(np.where(used, radiograph.image, 0), columns, rows)
-        halves.append(total / np.maximum(area_average(used, columns, rows), 1e-6))
+        halves.append(masked_average(radiograph.image, used, *weights)[0])
     residual = LocalResidual(halves[0], view.valid[None], level.window_px)
     one, other = residual.images(halves[1][None], np.zeros(1, dtype=int))
     half = max(0.0, float(np.sum(one * other, dtype=np.float64)))

@@ -8,26 +8,27 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.images.resampling import area_weights, overlap_weights
+from SOPIRegistrationLib.images.resampling import area_weights, averaged, masked_average, overlap_weights
 from SOPIRegistrationLib.images.volume import Volume
 
 
 def area_average(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """(rows, columns) image averaged onto height x width pixels of the same field of view."""
-    rows = area_weights(height, image.shape[0])
-    columns = area_weights(width, image.shape[1])
-    averaged = rows @ image.astype(np.float32) @ columns.T
-    return np.ascontiguousarray(averaged, dtype=np.float32)
+    return averaged(image, *_weights(image, width, height))
+
+
+def _weights(image: np.ndarray, width: int, height: int) -> tuple:
+    """Along rows and columns."""
+    return area_weights(height, image.shape[0]), area_weights(width, image.shape[1])
 
 
 def resampled_radiograph(prepared: PreparedRadiograph, width: int, height: int) -> PreparedRadiograph:
     """The X-ray on coarser pixels: averages of its valid pixels; a new pixel is valid if most of it was."""
     if prepared.camera.shape == (height, width):
         return prepared
-    share = area_average(prepared.valid, width, height)
-    image = area_average(np.where(prepared.valid, prepared.image, 0), width, height)
+    image, share = masked_average(prepared.image, prepared.valid, *_weights(prepared.image, width, height))
     valid = share > 0.5
-    filled = np.where(valid, image / np.maximum(share, 1e-6), area_average(prepared.image, width, height))
+    filled = np.where(valid, image, area_average(prepared.image, width, height))
     return PreparedRadiograph(filled, valid, prepared.camera.resampled(width, height), prepared.name)
 
 
@@ -60,14 +61,9 @@ def radiograph_in_camera(prepared: PreparedRadiograph, camera: Camera) -> Prepar
         centres = (np.arange(new_size) - camera.K[axis, 2]) * step + old.K[axis, 2]
         weights.append(overlap_weights(centres, step, 0, old_size))
     columns, rows = weights
-
-    def averaged(array):
-        return (rows @ array.astype(np.float32)) @ columns.T
-
-    share = averaged(prepared.valid)
-    image = averaged(np.where(prepared.valid, prepared.image, 0)) / np.maximum(share, 1e-6)
+    image, share = masked_average(prepared.image, prepared.valid, rows, columns)
     seen_by = replace(camera, T_world_to_camera=old.T_world_to_camera, sdd_mm=None, name=old.name)
-    return PreparedRadiograph(image.astype(np.float32), share > 0.5, seen_by, prepared.name)
+    return PreparedRadiograph(image, share > 0.5, seen_by, prepared.name)
 
 
 def halved(volume: Volume) -> Volume:

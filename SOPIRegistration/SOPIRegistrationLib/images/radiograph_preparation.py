@@ -12,7 +12,7 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.field_of_view import FieldOfView, block_mean, find_field, ranks
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
-from SOPIRegistrationLib.images.resampling import area_weights
+from SOPIRegistrationLib.images.resampling import area_weights, averaged, masked_average
 
 log = logging.getLogger(__name__)
 
@@ -255,16 +255,10 @@ def _burnt_in(pixels: np.ndarray) -> np.ndarray:
 
 def _area_average(pixels: np.ndarray, valid: np.ndarray, shape: tuple[int, int]):
     """Mean of the valid part of each new pixel, and whether at least half of it is valid."""
-    along_rows, along_columns = (area_weights(new, old) for new, old in zip(shape, pixels.shape, strict=True))
-
-    def averaged(array):
-        return (along_columns @ (along_rows @ array).T).T
-
-    share = averaged(valid.astype(np.float32))
-    everything = averaged(pixels)
-    mean = averaged(np.where(valid, pixels, np.float32(0))) / np.maximum(share, 1e-6)
+    weights = [area_weights(new, old) for new, old in zip(shape, pixels.shape, strict=True)]
+    mean, share = masked_average(pixels, valid, *weights)
     usable = share >= 0.5
-    return np.where(usable, mean, everything), usable
+    return np.where(usable, mean, averaged(pixels, *weights)), usable
 
 
 def attenuation_of_pixels(

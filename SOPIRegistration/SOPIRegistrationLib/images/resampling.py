@@ -43,3 +43,16 @@ def area_weights(new: int, old: int) -> sparse.csr_array:
     """(new, old) weights that turn ``old`` samples into ``new`` ones of the same extent; read only."""
     step = old / new
     return overlap_weights((np.arange(new) + 0.5) * step - 0.5, step, 0, old)
+
+
+def averaged(image: np.ndarray, rows: sparse.csr_array, columns: sparse.csr_array) -> np.ndarray:
+    """(new rows, new columns) float32 of an image, by weights (new, old) along each axis."""
+    return np.ascontiguousarray((rows @ image.astype(np.float32)) @ columns.T, dtype=np.float32)
+
+
+def masked_average(
+    image: np.ndarray, valid: np.ndarray, rows: sparse.csr_array, columns: sparse.csr_array
+) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`averaged`, of the valid pixels alone; and what share of each new pixel they are."""
+    share = averaged(valid, rows, columns)
+    return averaged(np.where(valid, image, 0), rows, columns) / np.maximum(share, 1e-6), share
