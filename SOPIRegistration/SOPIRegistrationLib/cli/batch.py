@@ -189,6 +189,16 @@ def read_table(path: Path, out: Path) -> dict[int, tuple[str, ...]]:
     return commands
 
 
+def _words(cell: str, beside: Path) -> Iterator[str]:
+    """The words of a cell; files beside the table by their full path."""
+    for word in cell.split(_DIVIDER):
+        word = word.strip()
+        head, mark, rest = word.rpartition("=")
+        file, at, frame = rest.rpartition("@") if "@" in rest else (rest, "", "")
+        found = beside / file
+        yield f"{head}{mark}{found.absolute()}{at}{frame}" if file and found.exists() else word
+
+
 def _command_line(cells: dict[str, str], where: str, beside: Path) -> list[str]:
     """The words of a row but for its folder; ``where`` it stands, for messages."""
     command = cells.pop("command", "") or _COMMANDS[0]
@@ -208,16 +218,6 @@ def _command_line(cells: dict[str, str], where: str, beside: Path) -> list[str]:
         if cell.lower() not in ("yes", "true") or name == "mirrored":
             words += _words(cell, beside)
     return words
-
-
-def _words(cell: str, beside: Path) -> Iterator[str]:
-    """The words of a cell; files beside the table by their full path."""
-    for word in cell.split(_DIVIDER):
-        word = word.strip()
-        head, mark, rest = word.rpartition("=")
-        file, at, frame = rest.rpartition("@") if "@" in rest else (rest, "", "")
-        found = beside / file
-        yield f"{head}{mark}{found.absolute()}{at}{frame}" if file and found.exists() else word
 
 
 def _rows(batch: Batch, tasks: Sequence[tuple[int]], scheduler: str | None) -> Iterator[Row]:
