@@ -15,8 +15,8 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 
 
 def T_camera_to_scene(camera: Camera, frame: PoseFrame, reference: Camera | None = None) -> np.ndarray:
-    """(4, 4) place of a camera in the scene, where the frame is nominal of the ``reference`` camera of its
-    set."""
+    """(4, 4) place of a camera in the scene; the frame is that of its set's ``reference``, itself unless
+    given."""
     T_camera_to_reference = np.eye(4)
     if reference is not None:
         T_camera_to_reference = reference.T_world_to_camera @ se3.invert_rigid(camera.T_world_to_camera)
