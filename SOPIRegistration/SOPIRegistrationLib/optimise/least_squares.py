@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.optimise.result import OptimisationResult
 from SOPIRegistrationLib.progress import Progress, Report
 
 _DAMPING_START = 1e-3
@@ -60,18 +59,6 @@ class LeastSquaresResult:
     equations: NormalEquations
     iterations: int
     evaluations: int
-
-    @property
-    def best(self) -> OptimisationResult:
-        """The start that ended with the least cost, as the other optimisers return theirs."""
-        index = int(np.argmin(self.equations.cost))
-        return OptimisationResult(
-            T=self.T[index],
-            value=-float(self.equations.cost[index]),
-            iterations=self.iterations,
-            evaluations=self.evaluations,
-            reason="converged",
-        )
 
 
 def levenberg_marquardt(
