@@ -122,5 +122,6 @@ def _numbers(camera: Camera) -> list[float]:
     row, column = camera.pixel_spacing_mm
     if abs(row / column - 1) > 1e-4 or abs(camera.K[0, 1]) > 1e-6 * camera.K[0, 0]:
         raise InputError(f"it has square pixels only, this geometry's are {row:g} x {column:g} mm or skewed")
-    x, y = (camera.K[:2, 2] - camera.middle_px) * [column, -row]
+    middle = camera.middle_px
+    x, y = (camera.K[0, 2] - middle[0]) * column, (middle[1] - camera.K[1, 2]) * row
     return [camera.sdd_mm, x, y, column]
