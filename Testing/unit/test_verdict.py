@@ -100,6 +100,18 @@ def test_noise_alone_is_improbable(comparison, demo_case):
     assert verdict.probability < TRUSTED.review
 
 
+def test_where_no_patient_can_be(demo_case, comparison):
+    """A geometry in metres puts the source into the patient; whatever agrees there, it is not the pose."""
+    case, T = comparison.case, demo_case.T_true
+    assert case.impossible_place(T) == ""
+    for along_mm, where in ((-SOD_MM + 1.0, "source within the patient"), (SOD_MM, "behind the detector")):
+        moved = se3.rigid(np.eye(3), np.array([0, 0, along_mm])) @ T
+        assert where in case.impossible_place(moved)
+        verdict = judge(Hypotheses.unscored(comparison, moved[None]))
+        assert verdict.status == "reject"
+        assert any(where in reason for reason in verdict.reasons)
+
+
 def test_a_rival_nearby_is_the_same_pose(demo_case, comparison):
     """Where another start ended counts as a rival only if it lies elsewhere."""
     T, margins = demo_case.T_true, []
