@@ -54,6 +54,15 @@ def test_parts_of_the_images_lie_apart_by_the_shift(demo_case, comparison):
     assert np.median(at_home[0]) > np.median(moved[0])
 
 
+def test_in_a_small_field_images_do_not_lie_closer_together(demo_case, comparison):
+    """Images that have nothing to do with each other lie a pixel or two apart; small pixels are no agreement."""
+    xray = comparison.radiographs[0]
+    K = np.diag([10.0, 10.0, 1.0]) @ xray.camera.K
+    K[:2, 2] = xray.camera.K[:2, 2]
+    magnified = replace(comparison, reading=Reading((xray.in_camera(replace(xray.camera, K=K)),)))
+    assert np.median(parts_of(magnified, demo_case.T_true)[1]) > 0.5
+
+
 def test_probability_of_a_right_and_a_shifted_pose(demo_case, comparison):
     home, away = (
         judge(Hypotheses.unscored(comparison, shifted(comparison, demo_case.T_true, mm)[None]))
