@@ -19,8 +19,8 @@ from SOPIRegistrationLib.registration.predicted_error import Deviation, LocalMod
 _PART_PX = 17
 # Parts with less of the image's mean structure than this have nothing to show.
 _LEAST_TEXTURE = 0.1
-# In a small field any two images lie close together, mm, for a step is hardly longer than a pixel: smaller pixels
-# at the object count as those of the smallest field that probabilities were fitted to.
+# In a small field any two images lie close together in mm, for a step is hardly longer than a pixel: pixels
+# smaller than this at the object count as those of the smallest field that probabilities were fitted to.
 _LEAST_PIXEL_MM = 0.9
 # What is right: turned and, in the plane at the object, shifted by no more.
 RIGHT_RAD, RIGHT_MM = math.radians(3.0), 2.0
