@@ -335,6 +335,15 @@ def test_camera_of_a_set_is_asked_for(case, refused):
     assert case.run("--camera", "b1") == 0
 
 
+def test_a_file_that_has_the_name_of_another_camera(case, capsys):
+    case.describe(cameras=two_cameras(), sod_mm=700)
+    case.xray = case.xray.rename(case.folder / "xray_a1.tif")
+    for camera, said in (("a1", False), ("b1", True)):
+        assert case.run("--camera", camera) == 0
+        note = f"note: xray_a1.tif has the name of camera a1, and --camera is {camera}"
+        assert (note in capsys.readouterr().err) == said
+
+
 def test_two_xrays_of_one_camera(case, capsys):
     words = ["register", case.ct, case.xray, case.xray, "--geometry", case.geometry, "--out", case.out]
     assert main([str(word) for word in words]) == 2

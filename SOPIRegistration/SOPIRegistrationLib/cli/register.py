@@ -316,7 +316,10 @@ def open_views(request: Request) -> tuple[list[Radiograph], CArmGeometry, tuple[
     [path] = request.xray
     radiograph, known = open_radiograph(path, request.geometry, request.view, request.frame, request.camera)
     names = [camera.name for camera in known.cameras]
-    name = request.camera or (known.camera_named_in(path.name) if len(names) > 1 else names[0])
+    named = known.camera_named_in(path.name) if len(names) > 1 else names[0]
+    name = request.camera or named
+    if name in names and named not in (None, name):
+        print(f"note: {path.name} has the name of camera {named}, and --camera is {name}", file=sys.stderr)
     if name is None:
         raise InputError(
             f"{request.geometry} has the cameras {', '.join(names)}: choose that of {path} with --camera"
