@@ -271,6 +271,7 @@ def test_a_body_far_from_its_place_is_not_accepted(bodies, bent_case):
             "does not overlap",
         ),
         (lambda labels: labels.same_grid(labels.array + 0.5), "no whole numbers"),
+        (lambda labels: labels.same_grid(labels.array.astype(np.int16) - 1000), "is it a CT?"),
     ],
 )
 def test_a_label_map_that_is_none_of_this_ct_is_refused(phantom, bodies, change, message):

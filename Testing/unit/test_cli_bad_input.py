@@ -335,6 +335,33 @@ def test_camera_of_a_set_is_asked_for(case, refused):
     assert case.run("--camera", "b1") == 0
 
 
+def test_a_file_that_has_the_name_of_another_camera(case, capsys):
+    case.describe(cameras=two_cameras(), sod_mm=700)
+    case.xray = case.xray.rename(case.folder / "xray_a1.tif")
+    for camera, said in (("a1", False), ("b1", True)):
+        assert case.run("--camera", camera) == 0
+        note = f"note: xray_a1.tif has the name of camera a1, and --camera is {camera}"
+        assert (note in capsys.readouterr().err) == said
+
+
+def test_two_xrays_of_one_camera(case, capsys):
+    words = ["register", case.ct, case.xray, case.xray, "--geometry", case.geometry, "--out", case.out]
+    assert main([str(word) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert "geometry.json describes one camera, and 2 X-rays are given" in said
+    assert "one by one" in said
+
+
+def test_a_ct_in_the_place_of_the_xray(case, refused):
+    case.xray = case.ct
+    refused("ct.nrrd", "40 frames", "a CT is named first", "--xrays")
+
+
+@pytest.mark.parametrize("option", [("--held", "ct=femur"), ("--fixed", "ct")])
+def test_what_is_of_several_bodies_is_not_ignored(case, refused, option):
+    refused("ct.nrrd", "of several bodies", "only one", options=option)
+
+
 def test_several_xrays_need_a_camera_each(case, capsys):
     case.describe(cameras=two_cameras(), sod_mm=700)
     words = [

@@ -27,6 +27,7 @@ from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.pyramid import resampled_radiograph
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
+from SOPIRegistrationLib.initialise.starts import Nominal
 from SOPIRegistrationLib.initialise.template_search import SearchRange, template_search
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
 from SOPIRegistrationLib.projector import project
@@ -290,6 +291,16 @@ def test_a_start_beside_the_image_is_refused(scene):
     start = scene.start([0, 0, 0, 900, 0, 0])
     with pytest.raises(InputError, match="outside the field of view"):
         scene.register("given", start=start)
+
+
+def test_a_start_that_shows_an_end_of_a_long_ct_is_not_beside_the_image(scene):
+    """Where a CT is longer than the picture its middle may lie far outside."""
+    camera = scene.front.camera
+    K = camera.K.copy()
+    K[1, 2] -= 1.2 * camera.height
+    looking_along = scene.front.in_camera(replace(camera, K=K))
+    case = Case(scene.subject, Reading((looking_along,)), scene.frame, T_expected=scene.case.T_true)
+    assert Nominal(RegistrationSettings("nominal")).propose(case, Run(case))
 
 
 def test_a_given_start_must_be_given(scene):

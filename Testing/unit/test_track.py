@@ -157,6 +157,12 @@ def test_a_stopped_track_goes_on_to_the_very_same_poses(scene, tmp_path):
         Journal(tmp_path, {"seed": 2})
 
 
+def test_a_track_that_did_nothing_leaves_nothing_to_stumble_over(tmp_path):
+    Journal(tmp_path, {"material": "mistyped"})
+    assert len(Journal(tmp_path, {"material": "CoCr"})) == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_half_a_line_of_a_killed_run_is_cut_off(tmp_path):
     journal = Journal(tmp_path)
     journal.add(("start", "spine", 1), {"frame": 1})

@@ -86,6 +86,14 @@ def test_words_of_a_row(tmp_path):
     )
 
 
+@pytest.mark.parametrize("divider", [";", "\t"])
+def test_tables_of_spreadsheets_that_write_decimal_commas(tmp_path, divider):
+    path = tmp_path / "cases.csv"
+    path.write_text("\ufeffct,xray,fps\na,b|c,30\n".replace(",", divider).replace("b|c", '"b;c"'), "utf-8")
+    [words] = read_table(path, tmp_path).values()
+    assert words[:6] == ("register", "a", "b", "c", "--fps", "30")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -54,6 +54,15 @@ def test_parts_of_the_images_lie_apart_by_the_shift(demo_case, comparison):
     assert np.median(at_home[0]) > np.median(moved[0])
 
 
+def test_in_a_small_field_images_do_not_lie_closer_together(demo_case, comparison):
+    """Images that have nothing to do with each other lie a pixel or two apart, however small."""
+    xray = comparison.radiographs[0]
+    K = np.diag([10.0, 10.0, 1.0]) @ xray.camera.K
+    K[:2, 2] = xray.camera.K[:2, 2]
+    magnified = replace(comparison, reading=Reading((xray.in_camera(replace(xray.camera, K=K)),)))
+    assert np.median(parts_of(magnified, demo_case.T_true)[1]) > 0.5
+
+
 def test_probability_of_a_right_and_a_shifted_pose(demo_case, comparison):
     home, away = (
         judge(Hypotheses.unscored(comparison, shifted(comparison, demo_case.T_true, mm)[None]))
@@ -98,6 +107,18 @@ def test_noise_alone_is_improbable(comparison, demo_case):
     verdict = judge(Hypotheses.unscored(of_noise, demo_case.T_true[None]))
     assert verdict.status == "reject"
     assert verdict.probability < TRUSTED.review
+
+
+def test_where_no_patient_can_be(demo_case, comparison):
+    """A geometry in metres puts the source into the patient; whatever agrees there, it is not the pose."""
+    case, T = comparison.case, demo_case.T_true
+    assert case.impossible_place(T) == ""
+    for along_mm, where in ((-SOD_MM + 1.0, "source within the patient"), (SOD_MM, "behind the detector")):
+        moved = se3.rigid(np.eye(3), np.array([0, 0, along_mm])) @ T
+        assert where in case.impossible_place(moved)
+        verdict = judge(Hypotheses.unscored(comparison, moved[None]))
+        assert verdict.status == "reject"
+        assert any(where in reason for reason in verdict.reasons)
 
 
 def test_a_rival_nearby_is_the_same_pose(demo_case, comparison):

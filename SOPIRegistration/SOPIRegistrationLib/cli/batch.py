@@ -166,7 +166,7 @@ def read_table(path: Path, out: Path) -> dict[int, tuple[str, ...]]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text), strict=True))
+        rows = list(csv.DictReader(io.StringIO(text), delimiter=_delimiter(text), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"table {path} cannot be read ({line_of(error)}): give a CSV file in UTF-8"
@@ -187,6 +187,12 @@ def read_table(path: Path, out: Path) -> dict[int, tuple[str, ...]]:
         words = _command_line(cells, f"table {path}, row {number}", path.parent)
         commands[number] = (*words, "--out", str((out / folder).absolute()))
     return commands
+
+
+def _delimiter(text: str) -> str:
+    """What divides a table's columns: spreadsheets write semicolons where the comma is the decimal point."""
+    head = text.partition("\n")[0]
+    return max(",;\t", key=head.count)
 
 
 def _words(cell: str, beside: Path) -> Iterator[str]:

@@ -140,6 +140,8 @@ def run(args: argparse.Namespace) -> int:
 
     if is_of_several(args):
         return run_several(args)
+    if args.held or args.fixed:
+        raise InputError(f"--held and --fixed are of several bodies: {args.ct} is the only one")
     request = request_of(args)
     with staged(args.out) as folder:
         registered = register_files(request, folder)
@@ -300,7 +302,10 @@ def open_views(request: Request) -> tuple[list[Radiograph], CArmGeometry, tuple[
     [path] = request.xray
     radiograph, known = open_radiograph(path, request.geometry, request.view, request.frame, request.camera)
     names = [camera.name for camera in known.cameras]
-    name = request.camera or (known.camera_named_in(path.name) if len(names) > 1 else names[0])
+    named = known.camera_named_in(path.name) if len(names) > 1 else names[0]
+    name = request.camera or named
+    if name in names and named not in (None, name):
+        print(f"note: {path.name} has the name of camera {named}, and --camera is {name}", file=sys.stderr)
     if name is None:
         raise InputError(
             f"{request.geometry} has the cameras {', '.join(names)}: choose that of {path} with --camera"
@@ -332,6 +337,11 @@ def _open_several(request: Request):
     shape = shapes.pop() if len(shapes) == 1 else None
     known = load_geometry(request.geometry, shape, view=request.view, image_name=str(request.xray[0]))
     names = [camera.name for camera in known.cameras]
+    if len(names) == 1:
+        raise InputError(
+            f"{request.geometry} describes one camera, and {len(request.xray)} X-rays are given: give a "
+            "geometry with a camera for each, or register them one by one"
+        )
     chosen = [known.camera_named_in(path.name) for path in request.xray]
     if not any(chosen) and len(names) == len(chosen):
         chosen = names

@@ -29,6 +29,8 @@ from SOPIRegistrationLib.subject import Subject
 _LARGEST_TURN = np.deg2rad(85.0)
 _DEPTH_FACTORS = (0.5, 1.7)
 _MEASURE_PIXELS = 256
+# Nobody is nearer to an X-ray source. What attenuates more, 1/mm, is body.
+_NEAREST_MM, _BODY_PER_MM = 50.0, 0.01
 # Where fewer of an X-ray's rays than this can be compared, what is left is easily alike; the more easily the
 # more poses are tried.
 _LEAST_SHARE, _LEAST_SHARE_OF_ANY_VIEW = 0.25, 0.5
@@ -161,6 +163,29 @@ class Case:
         nearest, furthest = depth[0] * np.array(_DEPTH_FACTORS)
         near = (depth[1:] > nearest) & (depth[1:] < furthest)
         return near if self.any_view else near & (angle < _LARGEST_TURN)
+
+    def impossible_place(self, T_lps_to_world: np.ndarray) -> str:
+        """Where no patient can be and a pose (4, 4) has this one, in words; empty where all is well.
+
+        Wrong units of a geometry end there, however well the images agree.
+        """
+        for camera in (one.camera for one in self.reading.radiographs):
+            T = camera.T_world_to_camera @ T_lps_to_world
+            if self._is_near(-T[:3, :3].T @ T[:3, 3]):
+                return "the X-ray source within the patient"
+            if camera.sdd_mm is not None and (T @ np.append(self.centre_lps_mm, 1.0))[2] >= camera.sdd_mm:
+                return "the patient behind the detector"
+        return ""
+
+    def _is_near(self, point_lps_mm: np.ndarray) -> bool:
+        """Whether a point (3,) lies in the body or just beside it."""
+        attenuation = self.subject.ct.attenuation
+        kji = se3.transform_points(attenuation.lps_to_index, point_lps_mm)[::-1]
+        reach = _NEAREST_MM / attenuation.spacing_mm[::-1]
+        low = np.maximum(np.ceil(kji - reach), 0).astype(int)
+        high = np.maximum(np.floor(kji + reach) + 1, 0).astype(int)
+        part = attenuation.array[tuple(slice(*ends) for ends in zip(low, high, strict=True))]
+        return bool((part > _BODY_PER_MM).any())
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,9 @@ def _image_size(values: Values, shape, origin: str, image_name: str) -> tuple[in
         raise InputError(f"{origin}: width and height must be whole numbers of pixels")
     if shape is None:
         if None in given:
-            raise InputError(f"{origin} lacks width and height, and no image is given to take them from")
+            raise InputError(
+                f"{origin} lacks width and height, and no image is given to take them from: add them"
+            )
         return int(given[0]), int(given[1])
     rows, columns = shape
     if any(size not in (None, actual) for size, actual in zip(given, (columns, rows), strict=True)):

@@ -97,7 +97,10 @@ def chosen_frame(frame: int | None, frames: int, path) -> int:
     if frame is None and frames == 1:
         return 0
     if frame is None:
-        raise InputError(f"X-ray {path} has {frames} frames: choose one with --frame 1 to {frames}")
+        raise InputError(
+            f"X-ray {path} has {frames} frames: choose one with --frame 1 to {frames}; a CT is named "
+            "first, of several the X-rays after --xrays"
+        )
     if not 1 <= frame <= frames:
         raise InputError(f"X-ray {path} has no frame {frame}: choose --frame 1 to {frames}")
     return frame - 1

@@ -67,10 +67,12 @@ def _require_in_view(case: Case) -> None:
     """Refuse an expected pose at which the object lies outside an X-ray."""
     for radiograph in case.reading.radiographs:
         camera = radiograph.camera
-        x = se3.transform_points(camera.T_world_to_camera @ case.T_expected, case.centre_lps_mm)
-        u, v = camera.project(x) if x[2] > 0 else (np.inf, np.inf)
-        # Half an image beyond the edge a large object still shows.
-        if abs(u - camera.width / 2) > camera.width or abs(v - camera.height / 2) > camera.height:
+        points = np.vstack([case.subject.ct.surface_points_lps_mm, case.centre_lps_mm])
+        x = se3.transform_points(camera.T_world_to_camera @ case.T_expected, points)
+        uv = camera.project(x[x[:, 2] > 0])
+        # What is half an image beyond the edge may still be found.
+        off = np.abs(uv - np.array([camera.width, camera.height]) / 2)
+        if not (off <= [camera.width, camera.height]).all(axis=1).any():
             name = radiograph.name or "the X-ray"
             raise InputError(
                 f"{name}: the CT lies outside the field of view at the start pose: check the geometry "

@@ -19,6 +19,9 @@ from SOPIRegistrationLib.registration.predicted_error import Deviation, LocalMod
 _PART_PX = 17
 # Parts with less of the image's mean structure than this have nothing to show.
 _LEAST_TEXTURE = 0.1
+# In a small field any two images lie close together in mm, for a step is hardly longer than a pixel: pixels
+# smaller than this at the object count as those of the smallest field that probabilities were fitted to.
+_LEAST_PIXEL_MM = 0.9
 # What is right: turned and, in the plane at the object, shifted by no more.
 RIGHT_RAD, RIGHT_MM = math.radians(3.0), 2.0
 # Poses of a body nearer to each other are the same; turns an angle into the distance it moves its points.
@@ -40,7 +43,7 @@ class Evidence:
         noise: share of the fine structure that is noise.
         parts_median, parts_low: correlation of the images' parts by themselves: median, lower quarter.
         apart_mm, apart_high_mm: by how much parts of the images lie beside each other at the object, median
-            and upper fifth, mm.
+            and upper fifth, mm; of small fields larger.
         share: of the X-ray's valid rays, those that are compared.
         margin: by how much the best pose elsewhere, or in another reading, agrees less.
         detail_margin: by how much fine structure agrees less at the best pose that was refined besides and is
@@ -113,7 +116,8 @@ def _parts(
     correlation = mf[chosen] / np.sqrt(mm[chosen] * ff[chosen])
     du = (vv * bu - uv * bv)[chosen] / determinant[chosen]
     dv = (uu * bv - uv * bu)[chosen] / determinant[chosen]
-    return correlation, np.hypot(du * depth / camera.K[0, 0], dv * depth / camera.K[1, 1])
+    pixel_mm = np.maximum(depth / np.diag(camera.K)[:2], _LEAST_PIXEL_MM)
+    return correlation, np.hypot(du * pixel_mm[0], dv * pixel_mm[1])
 
 
 def noiseless_correlation(

@@ -140,6 +140,9 @@ def _doubts(evidence: Evidence) -> list[str]:
 
 def _plausibility(case: Case, T_lps_to_world: np.ndarray) -> Finding:
     """Whether the pose can be the one sought."""
+    impossible = case.impossible_place(T_lps_to_world)
+    if impossible:
+        return "reject", f"the pose has {impossible}: is the geometry in mm?"
     if case.is_plausible(T_lps_to_world[None])[0]:
         return "accept", ""
     return "reject", "the pose lies too far from the start to be the one sought"

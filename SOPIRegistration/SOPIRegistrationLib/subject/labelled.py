@@ -94,6 +94,8 @@ def _present(labels: Volume) -> list[int]:
     values = np.unique(labels.array)
     if (values != np.rint(values)).any():
         raise InputError(f"label map {labels.name} holds values that are no whole numbers: give a label map")
+    if values[0] < 0:
+        raise InputError(f"label map {labels.name} holds {values[0]:g}: labels are above 0, is it a CT?")
     present = [int(value) for value in values if value > 0]
     if not present:
         raise InputError(f"label map {labels.name} is empty: it needs a number above 0 for each body")

@@ -26,6 +26,8 @@ class Journal:
     def __init__(self, folder: Path | None = None, inputs: dict | None = None):
         self._entries: dict[Key, dict] = {}
         self._path = None if folder is None else folder / NAME
+        # Written with the first entry: inputs that turn out to be unusable leave nothing to stumble over.
+        self._head: str | None = None
         if self._path is None:
             return
         head = json.dumps({"inputs": inputs or {}}, sort_keys=True)
@@ -41,7 +43,7 @@ class Journal:
                 key, entry = json.loads(line)
                 self._entries[tuple(key)] = entry
             if not lines:
-                self._write(head)
+                self._head = head
         except (OSError, ValueError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
@@ -64,6 +66,9 @@ class Journal:
         self._entries[key] = entry
         if self._path is not None:
             try:
+                if self._head is not None:
+                    self._write(self._head)
+                    self._head = None
                 self._write(json.dumps([key, entry]))
             except OSError as error:
                 raise self._unusable(error) from None
