@@ -19,7 +19,7 @@ COORDINATES = (
 )
 _HEIGHT_PX = 230
 _VIEW, _FRAME = "SOPITrack", "frame"
-_DOUBTED_COLOUR, _CURSOR_COLOUR = (0.9, 0.5, 0.0), (0.35, 0.35, 0.35)
+_DOUBTED_COLOUR, _CURSOR_COLOUR = (0.1, 0.1, 0.1), (0.55, 0.55, 0.55)
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,7 @@ class TrackingSection(slicer.util.VTKObservationMixin):
 
     def _on_finished(self, tracks: dict[str, Track]) -> None:
         self._show_running(False)
+        self._ui.trackBar.value = 100
         self._shown_frame = 0
         self._show_tracks(tracks)
         self.removeObservers()
@@ -220,7 +221,9 @@ class TrackingSection(slicer.util.VTKObservationMixin):
             ]
             texts = [str(row + 1), *(pose.status for pose in poses), "; ".join(reasons)]
             for column, text in enumerate(texts):
-                table.setItem(row, column, qt.QTableWidgetItem(text))
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip("\n".join(reasons))
+                table.setItem(row, column, item)
         self._ui.trackLabel.text = f"{_counted(tracks)}. {_THEN}"
 
     # The frame
