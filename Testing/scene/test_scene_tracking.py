@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from SOPIRegistrationLib import project
@@ -12,7 +14,7 @@ from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.registration.logic import Inputs, PreparedCase, prepare
 from SOPIRegistrationLib.registration.prepared import Placement
 from SOPIRegistrationLib.scene import RAS_FROM_LPS, attach, pose_of
-from SOPIRegistrationLib.scene.sequences import matrices_of_track, track_of
+from SOPIRegistrationLib.scene.sequences import matrices_of_track, track_of, xray_sequence
 from SOPIRegistrationLib.scene.tracking import Followed, SceneTracking
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
@@ -98,6 +100,31 @@ def test_the_browser_shows_the_ct_where_it_was_tracked(scene, followed, case, lo
     assert track_of(scene, name) is sequence
     assert list(matrices_of_track(sequence, ["1", "2", "3"])) == [1, 2, 3]
     assert len(slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")) == 1
+
+
+def test_a_volume_that_shows_a_sequence_is_followed_in_its_own_browser(scene, followed, case, logic):
+    [film] = followed.xrays
+    sequence = xray_sequence(scene, film)
+    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "user's own")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    shown = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "shown")
+    browser.AddProxyNode(shown, sequence, False)
+    logic.UpdateProxyNodesFromSequences(browser)
+    assert slicer.util.arrayFromVolume(shown).shape == (1, 96, 96)
+    failures, tracking = [], SceneTracking(scene)
+    tracking.failed.connect(failures.append)
+    tracking.start(replace(followed, xrays=[shown]), 1, placed(case, 1))
+    wait(tracking)
+    assert failures == []
+    assert tracking.browser is browser
+    for number in (3, 1):
+        browser.SetSelectedItemNumber(number - 1)
+        logic.UpdateProxyNodesFromSequences(browser)
+        found = pose_of(followed.transform, case.frame)
+        assert np.linalg.norm((found - truth(case, number))[:3, 3]) < 2.0
+        np.testing.assert_array_equal(
+            slicer.util.arrayFromVolume(shown)[0], slicer.util.arrayFromVolume(film)[number - 1]
+        )
 
 
 def test_a_cancelled_tracking_leaves_the_scene_alone(scene, followed, case):
