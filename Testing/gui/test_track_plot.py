@@ -68,6 +68,18 @@ def test_a_point_is_dragged_up_and_down_only(plot):
     assert value == pytest.approx(0.5, abs=0.1)
 
 
+def test_a_point_is_dragged_from_where_it_was_drawn_last(plot):
+    from SOPIRegistrationLib.panel.track_plot import Curve
+
+    plot.let_drag(True)
+    plot.view._mouse([plot.view._at(2, -2.0), plot.view._at(2, 0.5)])
+    plot.draw(tibia=Curve(np.array([-1.0, 0.5, -3.0, -2.0, -1.0]), [], (0.1, 0.1, 0.9)))
+    plot.view._mouse([plot.view._at(2, 0.5), plot.view._at(2, -0.5)])
+    (body, frame, value) = plot.moved[-1]
+    assert (len(plot.moved), body, frame) == (2, "tibia", 2)
+    assert value == pytest.approx(-0.5, abs=0.1)
+
+
 def test_nothing_is_told_before_the_button_is_released(plot):
     plot.let_drag(True)
     plot.view._mouse([plot.view._at(5, 4.0), plot.view._at(5, 3.0)], release=False)

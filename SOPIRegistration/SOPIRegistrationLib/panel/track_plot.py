@@ -109,6 +109,8 @@ class TrackPlot(slicer.util.VTKObservationMixin):
         if count != before:
             # Points on the frame of the picture would be out of the mouse's reach.
             chart.SetXAxisRange(0.5, count + 0.5)
+        # The view looks at tables anew when the chart is another one.
+        chart.Modified()
         chart.EndModify(modified)
         self._place.visible = True
         self.addObserver(points, "ModifiedEvent", self._on_table)

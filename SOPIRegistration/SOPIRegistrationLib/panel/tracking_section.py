@@ -286,6 +286,9 @@ class TrackingSection(slicer.util.VTKObservationMixin):
 
     def _correct(self, name: str, number: int, value: float) -> None:
         """A point of the plot was dragged: that coordinate of the body in that frame, one step by hand."""
+        if self.is_running:
+            self._show_plot()
+            return
         self._select(number)
         session, several = self._session(), self._session().case.has_several_bodies
         [frame] = [body.frame for body in self._tracking.bodies if body.name == name]

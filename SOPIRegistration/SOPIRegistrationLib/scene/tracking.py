@@ -214,7 +214,7 @@ class SceneTracking:
         case, browser = followed.case, browser_of_tracks(self._scene)
         xrays = None if browser is None else browser.GetMasterSequenceNode()
         sequences = {body.name: track_of(self._scene, body.name) for body in followed.bodies}
-        if xrays is None or None in sequences.values():
+        if xrays is None or any(one is None or not one.GetNumberOfDataNodes() for one in sequences.values()):
             return False
         index, T_above = index_values(xrays), np.eye(4)
         if case.has_several_bodies:

@@ -213,8 +213,8 @@ class _Tracker:
             reasons = [reason for pose in tried.values() for reason in pose.verdict.reasons]
             where = "at its start" if body.starts else "in the first frames"
             raise InputError(
-                f"{body.name} was not found {where} ({reasons[0] if reasons else 'no pictures'}): give a "
-                "pose of it with --start POSE@FRAME"
+                f"{body.name} was not found {where} ({reasons[0] if reasons else 'no pictures'}): start "
+                "it nearer to where it is (--start POSE@FRAME)"
             )
 
     def _begun(self, body: Body, number: int, start: np.ndarray | None) -> dict:
