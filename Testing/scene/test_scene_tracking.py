@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from SOPIRegistrationLib import project
@@ -10,8 +12,9 @@ from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.registration.logic import Inputs, PreparedCase, prepare
+from SOPIRegistrationLib.registration.prepared import Placement
 from SOPIRegistrationLib.scene import RAS_FROM_LPS, attach, pose_of
-from SOPIRegistrationLib.scene.sequences import poses_of_track, track_sequence
+from SOPIRegistrationLib.scene.sequences import matrices_of_track, track_of, xray_sequence
 from SOPIRegistrationLib.scene.tracking import Followed, SceneTracking
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
@@ -36,6 +39,10 @@ def truth(case: PreparedCase, number: int) -> np.ndarray:
     return case.frame.T_from_theta(np.array([0.04 * number, 0.02 * number, 0.0, 4.0 * number, 2.0, 5.0]))
 
 
+def placed(case: PreparedCase, number: int) -> Placement:
+    return Placement(truth(case, number))
+
+
 @pytest.fixture
 def logic(scene):
     """The application's; it brings the classes of the nodes along."""
@@ -54,7 +61,7 @@ def followed(scene, add_volume, case, logic) -> Followed:
     ct = add_volume(case.inputs.ct.array, RAS_FROM_LPS @ case.inputs.ct.index_to_lps, "spine")
     transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "pose")
     attach(transform, ct)
-    return Followed(case, film, transform, RegistrationSettings(time_limit=2.0))
+    return Followed(case, [film], transform, RegistrationSettings(time_limit=2.0))
 
 
 def wait(tracking: SceneTracking) -> None:
@@ -68,13 +75,14 @@ def test_the_browser_shows_the_ct_where_it_was_tracked(scene, followed, case, lo
     tracking.progressed.connect(lambda state: told.append(state.stage))
     tracking.failed.connect(failures.append)
     tracking.finished.connect(found.append)
-    tracking.start(followed, 1, truth(case, 1))
+    tracking.start(followed, 1, placed(case, 1))
     with pytest.raises(InputError, match="runs already"):
-        tracking.start(followed, 1, truth(case, 1))
+        tracking.start(followed, 1, placed(case, 1))
     wait(tracking)
     assert failures == []
     assert told
-    assert [pose.status for pose in found[0]] == ["accept"] * FRAMES
+    [track] = found[0].values()
+    assert [pose.status for pose in track] == ["accept"] * FRAMES
     for number in (3, 2):
         tracking.browser.SetSelectedItemNumber(number - 1)
         logic.UpdateProxyNodesFromSequences(tracking.browser)
@@ -82,21 +90,47 @@ def test_the_browser_shows_the_ct_where_it_was_tracked(scene, followed, case, lo
         assert np.linalg.norm((shown - truth(case, number))[:3, 3]) < 2.0
 
     # Frame 2 corrected by hand: what lies before it stands, the rest is tracked on in the same Sequence.
-    first = tracking.track.poses[1]
-    tracking.track_on(2, truth(case, 2))
+    [name] = tracking.tracks
+    first, sequence = tracking.tracks[name].poses[1], track_of(scene, name)
+    tracking.track_on(2, placed(case, 2))
     wait(tracking)
     assert failures == []
-    assert tracking.track.poses[1] is first
-    assert tracking.track.poses[2].source.startswith("start: given pose")
-    sequence = track_sequence(scene, tracking.track.body, {}, case.frame)
-    assert poses_of_track(sequence, case.frame) == {}
+    assert tracking.tracks[name].poses[1] is first
+    assert tracking.tracks[name].poses[2].source.startswith("start: given pose")
+    assert track_of(scene, name) is sequence
+    assert list(matrices_of_track(sequence, ["1", "2", "3"])) == [1, 2, 3]
     assert len(slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")) == 1
+
+
+def test_a_volume_that_shows_a_sequence_is_followed_in_its_own_browser(scene, followed, case, logic):
+    [film] = followed.xrays
+    sequence = xray_sequence(scene, film)
+    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "user's own")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    shown = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "shown")
+    browser.AddProxyNode(shown, sequence, False)
+    logic.UpdateProxyNodesFromSequences(browser)
+    assert slicer.util.arrayFromVolume(shown).shape == (1, 96, 96)
+    failures, tracking = [], SceneTracking(scene)
+    tracking.failed.connect(failures.append)
+    tracking.start(replace(followed, xrays=[shown]), 1, placed(case, 1))
+    wait(tracking)
+    assert failures == []
+    assert tracking.browser is browser
+    for number in (3, 1):
+        browser.SetSelectedItemNumber(number - 1)
+        logic.UpdateProxyNodesFromSequences(browser)
+        found = pose_of(followed.transform, case.frame)
+        assert np.linalg.norm((found - truth(case, number))[:3, 3]) < 2.0
+        np.testing.assert_array_equal(
+            slicer.util.arrayFromVolume(shown)[0], slicer.util.arrayFromVolume(film)[number - 1]
+        )
 
 
 def test_a_cancelled_tracking_leaves_the_scene_alone(scene, followed, case):
     stopped, tracking = [], SceneTracking(scene)
     tracking.stopped.connect(stopped.append)
-    tracking.start(followed, 1, truth(case, 1))
+    tracking.start(followed, 1, placed(case, 1))
     tracking.cancel()
     wait(tracking)
     assert stopped == ["Stopped: the track is as it was."]
@@ -106,9 +140,9 @@ def test_a_cancelled_tracking_leaves_the_scene_alone(scene, followed, case):
 def test_what_cannot_be_tracked_is_one_line(scene, followed, case, add_volume):
     tracking = SceneTracking(scene)
     with pytest.raises(InputError, match="nothing was tracked yet"):
-        tracking.track_on(1, truth(case, 1))
+        tracking.track_on(1, placed(case, 1))
     with pytest.raises(InputError, match="has no frame 9: choose 1 to 3"):
-        tracking.start(followed, 9, truth(case, 1))
+        tracking.start(followed, 9, placed(case, 1))
     single = add_volume(np.arange(96 * 96, dtype=np.uint16).reshape(1, 96, 96), name="still")
     with pytest.raises(InputError, match="'still' has a single frame"):
-        tracking.start(Followed(case, single, followed.transform, followed.settings), 1, truth(case, 1))
+        tracking.start(Followed(case, [single], followed.transform, followed.settings), 1, placed(case, 1))

@@ -14,7 +14,9 @@ other one does not cover it, a point of the metal's outline for the body whose p
 within the field of the camera. Writes distances.csv (symmetric mean distance of outlines, pixels of 512) and
 a picture of every tenth frame (green: the metal's outline, red: femur, yellow: tray), and prints a summary:
 distances, steps from frame to frame, angle between the bodies. SINGLE are tracks of one camera each: how far
-their bodies' centres lie from those of TRACK in that camera's plane.
+their bodies' centres lie from those of TRACK in that camera's plane, and what the fine level of that camera
+alone makes of the poses of both: where TRACK's lead to, and in how many frames that costs less than where
+SINGLE's lead to. What the other body covers where SINGLE has it is left out, as in the tracking.
 """
 
 from __future__ import annotations
@@ -32,14 +34,19 @@ import SimpleITK as sitk
 from measure_knee_implants import FINER, at_steepest
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, Run
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.files import load_geometry
+from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.projector import project
+from SOPIRegistrationLib.refine.levels import through_levels
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.subject.surface import filled, material_named, read_surface
 from SOPIRegistrationLib.tracking import open_sequence
+from SOPIRegistrationLib.tracking.others import without_others
+from SOPIRegistrationLib.tracking.reaching import last_steps
 
 BODIES = {"femur0": (255, 0, 0), "tibia0": (255, 220, 0)}
 # What the other body covers, and the edge of the field, with this margin, pixels.
@@ -191,6 +198,47 @@ def measured(data: Path, track: dict, subjects: dict[str, Subject], out: Path) -
     return rows
 
 
+def refined(comparison: Comparison, run: Run, T_lps_to_world: np.ndarray) -> tuple[np.ndarray, float]:
+    """(4, 4) where the fine level leads to from a pose (4, 4), and its cost there."""
+    steps = last_steps(comparison.target.kind)
+    found = through_levels(Hypotheses.unscored(comparison, T_lps_to_world[None]), steps, run)
+    return found.T[0], float(comparison.cost(steps[0].level, found.T)[0])
+
+
+def of_one_camera(data: Path, track: dict, single: Path, subjects: dict[str, Subject]) -> None:
+    """Print where the fine level of one camera leads to from the poses of both."""
+    entry = json.loads((single / "track.json").read_text(encoding="utf-8"))
+    name = entry["geometry"]["cameras"][0]["name"]
+    camera = load_geometry(str(data / "cameras.json"), (512, 512)).for_camera(name).camera
+    sequence, alone = open_sequence(data / name), poses(single)
+    for body, frames in alone.items():
+        centre, apart, less = subjects[body].ct.rotation_centre_lps_mm, [], 0
+        for number, frame in frames.items():
+            T_both, T_alone = (one["T_lps_to_world"] for one in (track[body][number], frame))
+            if T_both is None or T_alone is None:
+                continue
+            xray = prepare_radiograph(sequence.frame(number), camera, "bone-dark", of_metal=True)
+            hidden_by = [
+                (subjects[other], np.array(T))
+                for other, of_other in alone.items()
+                if other != body and (T := of_other[number]["T_lps_to_world"]) is not None
+            ]
+            T_both, T_alone = np.array(T_both), np.array(T_alone)
+            depth = se3.transform_points(camera.T_world_to_camera @ T_both, centre)[2]
+            reading = Reading((without_others(xray, hidden_by),))
+            case = Case(subjects[body], reading, PoseFrame(centre, depth), "auto", T_both)
+            comparison, run = Comparison(case, case.reading, case.targets[0]), Run(case, None)
+            T, cost = refined(comparison, run, T_both)
+            less += cost < refined(comparison, run, T_alone)[1]
+            a, b = (se3.transform_points(camera.T_world_to_camera @ one, centre) for one in (T, T_both))
+            apart.append(np.linalg.norm((a - b)[:2]))
+        print(
+            f"{body}: from the poses of both cameras the fine level of {name} alone stays within 1 mm in the "
+            f"plane in {np.mean(np.array(apart) <= 1):.0%} of {len(apart)} frames, and costs less than from "
+            f"its own in {less}"
+        )
+
+
 def in_plane(data: Path, track: dict, single: Path, subjects: dict[str, Subject]) -> None:
     """Print how far a single camera's track lies from that of both, in its plane."""
     entry = json.loads((single / "track.json").read_text(encoding="utf-8"))
@@ -267,6 +315,7 @@ def main(data: Path, folder: Path, out: Path, singles: list[Path]) -> None:
     motion(track, subjects)
     for single in singles:
         in_plane(data, track, single, subjects)
+        of_one_camera(data, track, single, subjects)
 
 
 if __name__ == "__main__":

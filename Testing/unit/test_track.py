@@ -123,6 +123,17 @@ def test_a_start_in_the_middle_leads_both_ways(scene):
     assert max(errors_mm(found, sequence).values()) < 1.5
 
 
+def test_a_body_that_stands_is_where_it_was_and_no_frame_is_read(scene):
+    poses = {1: FramePose(1, np.eye(4), Verdict("accept", [], None, None), 0.1, "motion")}
+    earlier = Track("spine", 2, np.zeros(3), {**poses, 2: FramePose.lost(2, "blank")})
+    unread = Simulated(scene, 2)
+    unread.frame = None
+    frames = scene.frames(unread)
+    [found] = track([scene.body({1: np.eye(4)}).standing(earlier)], frames, SETTINGS)
+    assert [pose.status for pose in found] == ["accept", "lost"]
+    assert found.poses[1] is poses[1]
+
+
 def test_a_corrected_frame_is_tracked_on_from_and_what_lies_before_stands(scene):
     sequence = Simulated(scene, 4)
     body = scene.body({1: sequence.T(1)})

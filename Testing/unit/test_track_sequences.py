@@ -69,6 +69,16 @@ def test_video_forwards_and_backwards(tmp_path):
         assert abs(float(shown.mean()) - float(frames[number - 1].mean())) < 1.0
 
 
+def test_a_broken_video_is_told_once(tmp_path):
+    pytest.importorskip("av")
+    pytest.importorskip("imageio.v3")
+    path = tmp_path / "run.mp4"
+    path.write_bytes(b"not a video" * 100)
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        open_sequence(path)
+    assert str(caught.value).count("cannot be read") == 1
+
+
 def test_a_missing_picture_is_named(tmp_path):
     path = written(tmp_path, "")
     (path / "shot_11.png").unlink()

@@ -76,7 +76,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._fusion = FusionControl(self._pose, self._overlay, self._may_move)
         self.use_of_result = UseSection(ui, self._pose, self._update)
         self.training = TrainingSection(ui, self._update)
-        self.tracking = TrackingSection(ui, self._when_ready, lambda: self._session)
+        self.tracking = TrackingSection(ui, self._pose, self._when_ready, lambda: self._session)
         self._display = RunDisplay(
             *(self._logic, self._strip, self._pose, self._pose_section),
             *(self._picture, self._result, self._update),
@@ -245,6 +245,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         """The pose is another one, whoever changed it."""
         self._pose_section.show()
         self.use_of_result.moves()
+        self.tracking.moves()
         if self._pose.steps.is_held:
             self._picture.moves()
             return

@@ -170,13 +170,17 @@ def surface_from_node(modelNode, name: str) -> Surface:
     return closed(points, corners, name, f"'{modelNode.GetName()}'")
 
 
-def marked_nodes(scene, class_name: str, attribute: str) -> list:
-    """Nodes of a class that carry an attribute."""
+def nodes_of_class(scene, class_name: str) -> list:
+    """Nodes of a class."""
     nodes = scene.GetNodesByClass(class_name)
     # The collection comes with a reference of its own.
     nodes.UnRegister(None)
-    found = [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
-    return [node for node in found if node.GetAttribute(attribute)]
+    return [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
+
+
+def marked_nodes(scene, class_name: str, attribute: str) -> list:
+    """Nodes of a class that carry an attribute."""
+    return [node for node in nodes_of_class(scene, class_name) if node.GetAttribute(attribute)]
 
 
 def remove_node(node) -> None:

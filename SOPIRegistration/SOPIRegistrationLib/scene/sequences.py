@@ -8,22 +8,23 @@ the X-ray.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import slicer
 import vtk
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import Radiograph
-from SOPIRegistrationLib.scene.frames import matrix_from_pose, pose_from_matrix
-from SOPIRegistrationLib.scene.nodes import marked_nodes, radiograph_from_node
+from SOPIRegistrationLib.registration.result import Verdict
+from SOPIRegistrationLib.scene.nodes import marked_nodes, nodes_of_class, radiograph_from_node
 from SOPIRegistrationLib.scene.pose import attach, vtk_matrix
+from SOPIRegistrationLib.tracking.track import FramePose
 
-# Attributes that saving a scene keeps.
-STATUS = "SOPIRegistration.TrackStatus"
-_IS_TRACK = "SOPIRegistration.IsTrack"
+# Attributes that saving a scene keeps; former versions kept the statuses alone.
+_VERDICTS, _STATUS = "SOPIRegistration.TrackVerdicts", "SOPIRegistration.TrackStatus"
+_IS_TRACK, _OF = "SOPIRegistration.IsTrack", "of "
+_FRAMES_OF = "SOPIRegistration.framesOf"
 _INDEX_NAME = "frame"
 
 
@@ -45,7 +46,7 @@ class NodeFrames:
     def __init__(self, node):
         self.path = f"'{node.GetName()}'"
         self.frames_per_second = None
-        if not node.IsA("vtkMRMLSequenceNode"):
+        if not is_sequence(node):
             array = None if node.GetImageData() is None else slicer.util.arrayFromVolume(node)
             self._frames = [] if array is None else [_frame(node, number + 1) for number in range(len(array))]
         else:
@@ -108,30 +109,60 @@ def xray_sequence(scene, volumeNode):
         stored.CopyOrientation(volumeNode)
         slicer.util.updateVolumeFromArray(stored, pixels[None])
         sequence.SetDataNodeAtValue(stored, str(number))
+    sequence.AddNodeReferenceID(_FRAMES_OF, volumeNode.GetID())
     return sequence
 
 
-def track_sequence(scene, name: str, poses: Mapping[int, tuple[np.ndarray, str]], frame: PoseFrame):
+def is_sequence(node) -> bool:
+    """Whether a node is a Sequence, not a volume."""
+    return node.IsA("vtkMRMLSequenceNode")
+
+
+def is_made_of(sequence, volumeNode) -> bool:
+    """Whether a Sequence is the :func:`xray_sequence` of a volume."""
+    return sequence is not None and sequence.GetNodeReference(_FRAMES_OF) is volumeNode
+
+
+def shown_sequence(scene, volumeNode) -> tuple:
+    """(Sequence, browser) of whose frames a volume shows one; (None, None) of a volume that shows its own."""
+    for browser in nodes_of_class(scene, "vtkMRMLSequenceBrowserNode"):
+        sequence = browser.GetSequenceNode(volumeNode)
+        if sequence is not None and sequence.GetNumberOfDataNodes() > 1:
+            return sequence, browser
+    return None, None
+
+
+def index_values(sequence) -> list[str]:
+    """What tells the frames of a Sequence from each other, in their order."""
+    return [sequence.GetNthIndexValue(item) for item in range(sequence.GetNumberOfDataNodes())]
+
+
+def track_sequence(
+    scene, name: str, matrices: Mapping[int, np.ndarray], verdicts: Iterable[FramePose], index: Sequence[str]
+):
     """A Sequence of the transforms that carry a body, one a frame that has a pose.
 
     Args:
         scene: where the Sequence goes.
-        name: of the body; a Sequence that was made of it before is filled anew.
-        poses: (4, 4) T_lps_to_camera and status by frame.
-        frame: what the scene's transforms are measured from.
+        name: of the body, empty for what carries all bodies; a Sequence that was made of it before is filled
+            anew.
+        matrices: (4, 4) to the parent, RAS, mm, by frame.
+        verdicts: on all frames.
+        index: what the frames are called in the Sequence of X-rays.
     """
     sequence = track_of(scene, name)
     if sequence is None:
-        sequence = _new_sequence(scene, f"{name} track")
-        sequence.SetAttribute(_IS_TRACK, name)
+        sequence = _new_sequence(scene, f"{name or 'all bodies'} track")
+        sequence.SetAttribute(_IS_TRACK, _OF + name)
     sequence.RemoveAllDataNodes()
     # What is stored of the transforms on disk are their matrices alone.
-    sequence.SetAttribute(STATUS, json.dumps({number: status for number, (_, status) in poses.items()}))
-    for number, (T, _) in sorted(poses.items()):
+    told = {pose.frame: {**pose.to_dict(), "T_lps_to_world": None} for pose in verdicts}
+    sequence.SetAttribute(_VERDICTS, json.dumps(told))
+    for number, matrix in sorted(matrices.items()):
         transform = slicer.vtkMRMLLinearTransformNode()
-        transform.SetMatrixTransformToParent(vtk_matrix(matrix_from_pose(T, frame)))
+        transform.SetMatrixTransformToParent(vtk_matrix(matrix))
         attach(transform)
-        sequence.SetDataNodeAtValue(transform, str(number))
+        sequence.SetDataNodeAtValue(transform, index[number - 1])
     return sequence
 
 
@@ -150,7 +181,9 @@ def tracks_in(scene) -> list:
 
 def track_of(scene, name: str):
     """The Sequence of a body's transforms, or None."""
-    return next((node for node in tracks_in(scene) if node.GetAttribute(_IS_TRACK) == name), None)
+    # Former versions wrote the name alone.
+    marks = (_OF + name, name)
+    return next((node for node in tracks_in(scene) if node.GetAttribute(_IS_TRACK) in marks), None)
 
 
 def browser_of_tracks(scene):
@@ -158,51 +191,69 @@ def browser_of_tracks(scene):
     return next(iter(marked_nodes(scene, "vtkMRMLSequenceBrowserNode", _IS_TRACK)), None)
 
 
-def poses_of_track(sequence, frame: PoseFrame) -> dict[int, tuple[np.ndarray, str]]:
-    """Inverse of :func:`track_sequence`: a Sequence as it was saved, or corrected by hand.
+def matrices_of_track(sequence, index: Sequence[str]) -> dict[int, np.ndarray]:
+    """(4, 4) by frame of a :func:`track_sequence` as it was saved, or corrected by hand.
 
-    Raises:
-        InputError: a transform in it is not rigid.
+    Args:
+        sequence: of the transforms.
+        index: what the frames are called in the Sequence of X-rays.
     """
     found, matrix = {}, vtk.vtkMatrix4x4()
-    statuses = json.loads(sequence.GetAttribute(STATUS) or "{}")
-    for item in range(sequence.GetNumberOfDataNodes()):
-        # Saved index values come back as "1.000".
-        number = round(float(sequence.GetNthIndexValue(item)))
-        sequence.GetNthDataNode(item).GetMatrixTransformToParent(matrix)
-        name = f"frame {number} of '{sequence.GetName()}'"
-        T = pose_from_matrix(slicer.util.arrayFromVTKMatrix(matrix), frame, name)
-        found[number] = T, statuses.get(str(number), "")
+    numbers = {_value(value): number for number, value in enumerate(index, start=1)}
+    for item, value in enumerate(index_values(sequence)):
+        if (number := numbers.get(_value(value))) is not None:
+            sequence.GetNthDataNode(item).GetMatrixTransformToParent(matrix)
+            found[number] = slicer.util.arrayFromVTKMatrix(matrix)
     return found
 
 
-def play_together(scene, xrays, tracks: Sequence[tuple], frames_per_second: float | None = None):
+def verdicts_of_track(sequence) -> dict[int, FramePose]:
+    """By frame, without the poses: what the Sequence's transforms hold."""
+    former = json.loads(sequence.GetAttribute(_STATUS) or "{}")
+    told = json.loads(sequence.GetAttribute(_VERDICTS) or "{}")
+    found = {int(number): FramePose.from_dict(entry) for number, entry in told.items()}
+    for number, status in former.items():
+        found.setdefault(int(number), FramePose(int(number), None, Verdict(status, [], None, None)))
+    return found
+
+
+def play_together(scene, xrays, moved: Sequence[tuple], browser=None, frames_per_second: float | None = None):
     """A browser whose frame is that of the X-rays and of all bodies.
 
     Args:
         scene: where the browser goes; one that plays these X-rays already is taken.
         xrays: Sequence of X-rays, which decides how many frames there are.
-        tracks: (Sequence of transforms, the transform node that it moves) of each body.
+        moved: (Sequence, the node that shows its frame) of each body, and of X-rays beside the first.
+        browser: one that plays the X-rays; none before there is one.
         frames_per_second: of the play button; as it is where not known.
 
     Returns:
         The browser node.
     """
-    browsers = marked_nodes(scene, "vtkMRMLSequenceBrowserNode", _IS_TRACK)
-    browser = next((node for node in browsers if node.GetMasterSequenceNode() is xrays), None)
+    if browser is None:
+        browsers = marked_nodes(scene, "vtkMRMLSequenceBrowserNode", _IS_TRACK)
+        browser = next((node for node in browsers if node.GetMasterSequenceNode() is xrays), None)
     if browser is None:
         browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{xrays.GetName()} browser")
-        browser.SetAttribute(_IS_TRACK, xrays.GetName())
         browser.SetAndObserveMasterSequenceNodeID(xrays.GetID())
-    for sequence, transform in tracks:
-        if not browser.IsSynchronizedSequenceNode(sequence):
+    browser.SetAttribute(_IS_TRACK, xrays.GetName())
+    for sequence, node in moved:
+        if not browser.IsSynchronizedSequenceNode(sequence, True):
             browser.AddSynchronizedSequenceNode(sequence)
-        browser.AddProxyNode(transform, sequence, False)
+        browser.AddProxyNode(node, sequence, False)
         # A pose that is corrected by hand is kept where Slicer is told to.
         browser.SetOverwriteProxyName(sequence, False)
     if frames_per_second:
         browser.SetPlaybackRateFps(float(frames_per_second))
     return browser
+
+
+def _value(index_value: str) -> float | str:
+    """An index value as it may be compared: saved numbers come back as "1.000"."""
+    try:
+        return round(float(index_value), 3)
+    except ValueError:
+        return index_value
 
 
 def _new_sequence(scene, name: str):

@@ -213,6 +213,8 @@ class _Video:
         """
         try:
             yield from self._open().iter(thread_type="FRAME")
+        except InputError:
+            raise
         except (OSError, ValueError, EOFError, IndexError) as error:
             raise InputError(f"video {self._path} cannot be read ({error}): convert it to MP4") from None
 

@@ -71,6 +71,15 @@ class Body:
         stand = {pose.frame: pose for pose in earlier if pose.T is not None and pose.frame < number}
         return replace(self, starts={number: T_lps_to_world}, known=stand)
 
+    def standing(self, earlier: Track) -> Body:
+        """The body that is not tracked once more while others are: it is where an earlier track has it."""
+        return replace(self, starts={}, known={pose.frame: pose for pose in earlier})
+
+    @property
+    def stands(self) -> bool:
+        """Whether all of its poses are known."""
+        return bool(self.known) and not self.starts
+
 
 @dataclass(frozen=True)
 class TrackingSettings:
@@ -160,7 +169,7 @@ class _Tracker:
             for body in bodies
         }
         self._content: dict[str, str] = {}
-        self._done, self._total = 0, len(bodies) * frames.count
+        self._done, self._total = 0, frames.count * sum(not body.stands for body in bodies)
 
     def run(self) -> list[Track]:
         for body in self._bodies:
@@ -169,13 +178,16 @@ class _Tracker:
         self._sweep(1)
         self._sweep(-1)
         for body in self._bodies:
-            self._again(body)
+            if not body.stands:
+                self._again(body)
         return list(self._tracks.values())
 
     def _begin(self, body: Body) -> None:
         """Register the frames whose pose is given, or the first ones until one is accepted."""
         track, tried = self._tracks[body.name], {}
         track.poses.update(body.known)
+        if body.stands:
+            return
         for number, start in (body.starts or dict.fromkeys(range(1, self._frames.count + 1))).items():
             entry = self._kept(
                 ("start", body.name, number), lambda n=number, T=start: self._begun(body, n, T)
@@ -201,8 +213,8 @@ class _Tracker:
             reasons = [reason for pose in tried.values() for reason in pose.verdict.reasons]
             where = "at its start" if body.starts else "in the first frames"
             raise InputError(
-                f"{body.name} was not found {where} ({reasons[0] if reasons else 'no pictures'}): give a "
-                "pose of it with --start POSE@FRAME"
+                f"{body.name} was not found {where} ({reasons[0] if reasons else 'no pictures'}): start "
+                "it nearer to where it is (--start POSE@FRAME)"
             )
 
     def _begun(self, body: Body, number: int, start: np.ndarray | None) -> dict:

@@ -24,7 +24,7 @@ import slicer.util
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from . import api, parameter_node, pythonqt, scripted_module, views, widgets
+from . import api, parameter_node, plots, pythonqt, scripted_module, views, widgets
 from .application import Application
 from .ui_loader import UiLoader
 
@@ -45,6 +45,8 @@ _CUSTOM = {
     "slicer.qMRMLWidget": widgets.Widget,
     "slicer.qMRMLNodeComboBox": widgets.NodeComboBox,
     "slicer.qSlicerMarkupsPlaceWidget": widgets.MarkupsPlaceWidget,
+    "slicer.qMRMLPlotView": plots.PlotView,
+    "slicer.qMRMLPlotWidget": plots.PlotWidget,
     "slicer.qMRMLSliceWidget": widgets.SliceWidget,
     "slicer.qMRMLThreeDWidget": widgets.ThreeDWidget,
 }
@@ -75,6 +77,7 @@ class Host:
             f"qt.{name}": pythonqt.host_class(f"qt.{name}", _qt_class(name)) for name in _QT_CLASSES
         }
         self.classes |= {name: pythonqt.host_class(name, base) for name, base in _CUSTOM.items()}
+        self.classes["slicer.qMRMLPlotWidget"]._view_class = self.classes["slicer.qMRMLPlotView"]
         made = {name: pythonqt.host_class(label, base) for name, (label, base) in _VIEWS.items()}
         self.answers, self.messages, self.exceptions, self.status = [], [], [], []
         self.confirms = True
