@@ -38,7 +38,7 @@ class Readiness:
         if session is None:
             return "a scene"
         p = session.parameters
-        wanted = ["a CT"] if p.ct is None else []
+        wanted = ["a CT"] if p.ct is None and session.reader.needs_ct else []
         wanted += ["an X-ray"] if p.xray is None else []
         return " and ".join([*wanted, *([of_geometry] if of_geometry else [])])
 

@@ -46,7 +46,7 @@ class Followed:
 
 def _name(case: PreparedCase) -> str:
     """Of the body: its node's."""
-    return case.inputs.ct.name.strip("'")
+    return case.bodies.names[0] if case.inputs.ct is None else case.inputs.ct.name.strip("'")
 
 
 class SceneTracking:

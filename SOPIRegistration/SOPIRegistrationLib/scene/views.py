@@ -44,7 +44,7 @@ class Shown:
         camera: the X-ray's camera.
         frame: its nominal view.
         xray: the X-ray's node.
-        ct: the CT's node.
+        ct: the CT's node; None where models are registered without one.
         bodies: the model nodes in the 3D view that it is fitted to.
         beside: cameras of the X-rays that are shown beside it.
     """
@@ -235,6 +235,8 @@ class Views(slicer.util.VTKObservationMixin):
 
     def _show_planes(self) -> None:
         ct = self.shown.ct
+        if ct is None:
+            return
         display = ct.GetDisplayNode()
         if display is not None and self._window_before is None:
             automatic = bool(display.GetAutoWindowLevel())
