@@ -131,7 +131,7 @@ def test_a_second_implant_moves_by_itself_and_leaves_again(implant_user, surface
 
     user = implant_user
     user.show_views()
-    beside = replace(surface, points_lps_mm=surface.points_lps_mm + [0.0, 0.0, 70.0])
+    beside = replace(surface, points_lps_mm=surface.points_lps_mm + np.array([0.0, 0.0, 70.0]))
     other = add_model(user, beside, "tray")
     take_body(user, other, "Ti")
     user.show_views()

@@ -37,10 +37,17 @@ class Readiness:
         """
         if session is None:
             return "a scene"
-        p = session.parameters
-        wanted = ["a CT"] if p.ct is None and session.reader.needs_ct else []
-        wanted += ["an X-ray"] if p.xray is None else []
-        return " and ".join([*wanted, *([of_geometry] if of_geometry else [])])
+        lacks_ct = session.parameters.ct is None and session.reader.needs_ct
+        return " and ".join(
+            filter(None, ["a CT" if lacks_ct else "", self.missing_of_xray(session, of_geometry)])
+        )
+
+    def missing_of_xray(self, session, of_geometry: str) -> str:
+        """What an X-ray lacks, whatever is to be registered to it; arguments as above."""
+        if session is None:
+            return "a scene"
+        lacks_xray = session.parameters.xray is None
+        return " and ".join(filter(None, ["an X-ray" if lacks_xray else "", of_geometry]))
 
     def wants(self, session, missing: str, special: dict[str, str], stoppable: bool) -> Iterator[Want]:
         """Of the controls that belong to no section.
@@ -48,7 +55,7 @@ class Readiness:
         Args:
             session: see above.
             missing: what inputs lack.
-            special: what some buttons lack beyond that, by name.
+            special: what some buttons lack beyond that, by name; of "addXray" all that it lacks.
             stoppable: whether something runs that can be stopped.
         """
         ui = self._ui
@@ -59,10 +66,10 @@ class Readiness:
             "refine",
             "optimise",
             "train",
-            "addXray",
             "solve",
         ):
             yield getattr(ui, name + "Button"), missing or special.get(name, ""), True
+        yield ui.addXrayButton, special["addXray"], True
         yield ui.demoButton, "a scene" if session is None else "", True
         yield ui.inputsSection, "", True
         yield ui.cancelButton, "" if stoppable else "a running computation", False

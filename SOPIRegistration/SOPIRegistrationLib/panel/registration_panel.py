@@ -387,6 +387,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             "refine": self._methods.missing_for_refining(),
             "train": self.training.missing(),
             "solve": self._landmarks.missing(),
+            "addXray": self._readiness.missing_of_xray(session, self._geometry.missing()),
         }
         stoppable = self.is_running and self._logic.state is not State.STOPPING
         for wants in (
