@@ -221,36 +221,41 @@ def test_an_implant_is_registered_from_a_pose_put_by_hand(implant_user, tmp_path
     np.testing.assert_allclose(content["pose"]["T_lps_to_camera"], user.session.pose, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_femoral_component_and_tray_of_a_knee(user, shared_data):
+def take_knee(user, folder) -> dict[str, np.ndarray]:
+    """Femoral component and tray of the sample data at their rough starts, in two X-rays; (4, 4) by name."""
     import slicer
     from SOPIRegistrationLib.subject.surface import read_surface
 
-    folder = shared_data / "knee_implant"
-    if not folder.is_dir():
-        pytest.skip("the knee sample data is not in ../shared/data")
     xrays = [slicer.util.loadVolume(str(folder / camera / "frame_0002.png")) for camera in ("cam01", "cam02")]
     for xray, camera in zip(xrays, ("cam01", "cam02"), strict=True):
         xray.SetName(f"frame_0002_{camera}")
     user.choose(xray=xrays[0])
     user.host.answers.append(str(folder / "cameras.json"))
     user.click("loadGeometryButton")
-    user.click("addXrayButton")
-    user.choose(xray=xrays[1])
-    user.click("addXrayButton")
-    user.choose(xray=xrays[0])
+    for xray in reversed(xrays):
+        user.choose(xray=xray)
+        user.click("addXrayButton")
     user.ui.jointCheckBox.checked = True
     for name in ("femur0", "tibia0"):
         take_body(user, add_model(user, read_surface(folder / f"{name}.stl"), name))
     user.show_views()
-    starts = {
-        name: np.array(json.loads((folder / f"start_{file}.json").read_text())["pose"]["T_lps_to_camera"])
-        for name, file in (("femur0", "femur"), ("tibia0", "tibia"))
-    }
-    for name, start in starts.items():
-        placement = user.session.placement
-        user.session.placement = placement.with_pose(start, name)
+    starts = {}
+    for name, file in (("femur0", "femur"), ("tibia0", "tibia")):
+        start = json.loads((folder / f"start_{file}.json").read_text())["pose"]["T_lps_to_camera"]
+        starts[name] = np.array(start)
+        user.session.placement = user.session.placement.with_pose(starts[name], name)
         user.wait()
+    return starts
+
+
+@pytest.mark.slow
+def test_femoral_component_and_tray_of_a_knee(user, shared_data):
+    from SOPIRegistrationLib.geometry import se3
+
+    folder = shared_data / "knee_implant"
+    if not folder.is_dir():
+        pytest.skip("the knee sample data is not in ../shared/data")
+    starts = take_knee(user, folder)
     user.ui.initialiserCombo.setCurrentText("Current pose")
     user.click("registerButton")
     user.wait(500)
@@ -258,3 +263,8 @@ def test_femoral_component_and_tray_of_a_knee(user, shared_data):
     assert [row[0] for row in rows(user)] == ["femur0", "tibia0"]
     assert rows(user)[0][3] == "Accepted"
     assert rows(user)[1][3] != "Rejected"
+    for name, start in starts.items():
+        # The starts are rough, and not wrong.
+        found, centre = user.session.placement.of(name), user.session.case.bodies[name].centre_lps_mm
+        assert np.linalg.norm(((found - start) @ [*centre, 1.0])[:2]) < 15.0
+        assert np.rad2deg(se3.rotation_distance(found[:3, :3], start[:3, :3])) < 15.0

@@ -169,7 +169,7 @@ def run(task: Task, report: Callable[[LiveView], None]) -> RegistrationResult | 
 def _reached(before: Placement, progress: Progress, case: PreparedCase) -> Placement:
     """Where the bodies are by now; those of which nothing is told stay."""
     if not case.has_several_bodies:
-        return before if progress.T is None else Placement(case.T_world_to_camera @ progress.T)
+        return before if progress.T is None else before.with_pose(case.T_world_to_camera @ progress.T)
     told = {name: case.T_world_to_camera @ T for name, T in progress.bodies.items()}
     others = {name: before.of(name) for name in case.bodies.names if name not in told}
     placement = Placement(told.pop("", before.T_lps_to_camera))

@@ -271,6 +271,7 @@ def _register_node_classes(scene, application_logic):
         colours,
         slicer.vtkSlicerMarkupsLogic(),
         slicer.vtkSlicerSegmentationsModuleLogic(),
+        slicer.vtkSlicerSequencesLogic(),
         slicer.vtkSlicerSubjectHierarchyModuleLogic(),
         slicer.vtkSlicerTransformLogic(),
         slicer.vtkSlicerVolumesLogic(),
