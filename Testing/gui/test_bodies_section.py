@@ -243,6 +243,10 @@ def test_what_does_not_go_into_the_table_is_said(spine):
     assert "chosen already" in spine.last_message()
     add(spine, add_segments(spine, spine.nodes.case))
     assert "cuts up the CT already" in spine.last_message()
+    add(spine, spine.session.views.shown.bodies[0])
+    assert "made by this module" in spine.last_message()
+    add(spine, spine.parameters.drr)
+    assert "made by this module" in spine.last_message()
     assert len(table(spine)) == 2
 
 

@@ -142,6 +142,10 @@ class BodiesSection:
             raise InputError(f"'{node.GetName()}' is chosen already: choose another node")
         if node is ct and (has_ct or not entries or any(one.segment for one in entries)):
             raise InputError(f"'{node.GetName()}' is chosen already, as the CT: choose another node")
+        if bridge.is_own(node) or node is self._session.parameters.drr:
+            raise InputError(
+                f"'{node.GetName()}' was made by this module: choose a segmentation, CT or model of your own"
+            )
         if ct is None and not node.IsA("vtkMRMLModelNode"):
             raise InputError("no CT is chosen: choose the CT first, then what else moves")
         if node.IsA("vtkMRMLSegmentationNode"):
