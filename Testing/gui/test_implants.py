@@ -99,6 +99,8 @@ def test_edges_of_an_implant_lie_on_its_shadow_at_the_true_pose(implant_user):
     user.wait()
     drr = user.drr()
     assert 0.9 < drr.max() <= 1.0
+    # What lets nothing through is white, what lets all through black.
+    assert user.session.overlay.drr_window == (0.0, 1.0)
     from SOPIRegistrationLib.images.resampling import area_weights
 
     seen = user.session.case.inputs.radiograph.pixels.astype(float)

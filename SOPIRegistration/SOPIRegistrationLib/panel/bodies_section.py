@@ -247,7 +247,10 @@ def _hex(colour) -> str:
 def _swatch(colour):
     pixmap = qt.QPixmap(14, 14)
     pixmap.fill(qt.QColor(_hex(colour)))
-    return qt.QIcon(pixmap)
+    icon = qt.QIcon(pixmap)
+    # Qt would tint that of a selected row.
+    icon.addPixmap(pixmap, qt.QIcon.Selected)
+    return icon
 
 
 def _reasons(verdict: dict | None) -> str:

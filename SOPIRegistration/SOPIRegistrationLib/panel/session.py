@@ -316,12 +316,13 @@ class Session:
 
     def _fuse(self) -> None:
         p, case = self.parameters, self.case
-        self.overlay.show(p.xray, p.drr, bone_dark=case.bone_dark, valid=case.xray.valid)
+        opacity = case.bodies.are_metal
+        self.overlay.show(p.xray, p.drr, case.bone_dark, case.xray.valid, opacity)
         self.overlay.show_beside(min(len(case.others), bridge.MOST_XRAYS - 1))
         for number, overlay in enumerate(self.overlay.beside):
             one, (node, _) = case.beside(number), self._xray_nodes(case)[1 + number]
             drr = self._put_beside(number, self.placement, REST_PIXELS)
-            overlay.show(node, drr, bone_dark=one.bone_dark, valid=one.xray.valid)
+            overlay.show(node, drr, one.bone_dark, one.xray.valid, opacity)
             overlay.take_over(self.overlay)
             overlay.refresh()
 

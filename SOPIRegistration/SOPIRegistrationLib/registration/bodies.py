@@ -338,6 +338,7 @@ class _BodiesCase:
         """Tells where the bodies of a piece are; the first one's is that of the CT as one piece, too."""
         if self.report is None:
             return None
+        whom = names[0] if len(names) == 1 else "as one piece"
         everything = {name: self.moved.get(name, np.eye(4)) for name in names}
         if self.bodies.names[0] in names:
             everything[""] = np.eye(4)
@@ -345,7 +346,7 @@ class _BodiesCase:
         def tell(state: Progress) -> None:
             known = state.T is not None
             poses = {name: state.T @ moved for name, moved in everything.items()} if known else {}
-            self.report(replace(state, bodies=poses))
+            self.report(replace(state, stage=f"{whom}: {state.stage}", bodies=poses))
 
         return tell
 
