@@ -75,6 +75,7 @@ def spine(user, demo_case):
 
 def test_segments_of_the_ct_become_bodies_under_the_common_transform(spine):
     assert table(spine) == [[f"L{n}", "part of the CT", "held to neighbours", "–"] for n in (1, 2)]
+    assert "Click a row" in spine.ui.bodiesLabel.text
     case, bodies = spine.session.case, spine.session.bodies
     assert case.bodies.names == ["L1", "L2"]
     assert case.bodies.rest is not None

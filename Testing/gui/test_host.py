@@ -102,6 +102,18 @@ def test_every_control_has_a_tooltip_and_every_number_a_unit():
             assert properties.get("suffix"), f"{name} has no unit"
 
 
+def test_a_section_folds_one_widget_which_holds_all_others():
+    """CTK knows what is hidden in a button by events that Qt does not send while the button is folded.
+
+    What is hidden meanwhile, such as the camera's box of a geometry of one camera, would be there again.
+    """
+    for section in ElementTree.parse(UI).iter("widget"):
+        if section.get("class") == "ctkCollapsibleButton":
+            [contents] = section.findall("./layout//widget")[:1]
+            assert [one.get("name") for one in section.findall("./layout/item/*")] == [contents.get("name")]
+            assert contents.get("class") == "QWidget"
+
+
 def test_parameters_named_in_the_ui_exist(module):
     bound = {
         prop[0].text

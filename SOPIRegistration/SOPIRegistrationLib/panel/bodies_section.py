@@ -23,6 +23,11 @@ from SOPIRegistrationLib.subject.surface import MATERIALS
 
 _COLUMNS = ("Body", "Made of", "Motion", "Verdict")
 _NO_MATERIAL = "Material?"
+_EMPTY = (
+    "The CT moves as one piece. Add a segmentation of it, another CT or a model to let bones and implants "
+    "move by themselves; models need no CT."
+)
+_HINT = "Click a row to set colour, material and motion of that body below."
 
 
 class BodiesSection:
@@ -36,7 +41,7 @@ class BodiesSection:
     def __init__(self, ui, on_changed: Callable[[], None]):
         self._ui, self._on_changed = ui, on_changed
         self._session: Session | None = None
-        self._shown: tuple = ()
+        self._shown: tuple | None = None
         lay_out_table(ui.bodyTable, _COLUMNS, lambda _row, _column: None)
         ui.bodyTable.connect("itemSelectionChanged()", self._show_row)
         for name in (_NO_MATERIAL, *MATERIALS):
@@ -59,6 +64,7 @@ class BodiesSection:
             self._show_row()
             return
         self._shown = entries, verdicts
+        self._ui.bodiesLabel.text = _HINT if entries else _EMPTY
         table = self._ui.bodyTable
         selected = table.currentRow()
         table.setRowCount(len(entries))
