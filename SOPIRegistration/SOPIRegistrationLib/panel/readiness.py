@@ -38,16 +38,16 @@ class Readiness:
         if session is None:
             return "a scene"
         lacks_ct = session.parameters.ct is None and session.reader.needs_ct
-        return " and ".join(
-            filter(None, ["a CT" if lacks_ct else "", self.missing_of_xray(session, of_geometry)])
-        )
+        return _listed(["a CT"] * lacks_ct + self._of_xray(session, of_geometry))
 
     def missing_of_xray(self, session, of_geometry: str) -> str:
         """What an X-ray lacks, whatever is to be registered to it; arguments as above."""
-        if session is None:
-            return "a scene"
+        return "a scene" if session is None else _listed(self._of_xray(session, of_geometry))
+
+    @staticmethod
+    def _of_xray(session, of_geometry: str) -> list[str]:
         lacks_xray = session.parameters.xray is None
-        return " and ".join(filter(None, ["an X-ray" if lacks_xray else "", of_geometry]))
+        return ["an X-ray"] * lacks_xray + [of_geometry] * bool(of_geometry)
 
     def wants(self, session, missing: str, special: dict[str, str], stoppable: bool) -> Iterator[Want]:
         """Of the controls that belong to no section.
@@ -75,3 +75,9 @@ class Readiness:
         yield ui.cancelButton, "" if stoppable else "a running computation", False
         prepared = session is not None and session.case is not None
         yield ui.drrWindowRange, "" if prepared else "a DRR: press Show views or Register", False
+
+
+def _listed(words: list[str]) -> str:
+    """Words as a person lists them."""
+    *others, last = words or [""]
+    return f"{', '.join(others)} and {last}" if others else last
