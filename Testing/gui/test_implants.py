@@ -187,6 +187,28 @@ def test_what_a_case_without_a_ct_lacks_is_said(user):
     assert "choose the CT first" in user.last_message()
 
 
+def test_a_body_that_is_cut_by_the_border_of_the_3d_view_is_brought_back(implant_user):
+    user = implant_user
+    user.show_views()
+    views = user.session.views
+    camera = user.host.app.layoutManager().threeDWidget(0).threeDView().cameraNode().GetCamera()
+    views.fit()
+    place = camera.GetPosition()
+    views.keep_body_in_sight()
+    assert camera.GetPosition() == place
+    # A turn of the camera about itself shifts the picture.
+    camera.Yaw(0.3 * camera.GetViewAngle())
+    aside = camera.GetDirectionOfProjection()
+    views.keep_body_in_sight()
+    assert camera.GetDirectionOfProjection() == pytest.approx(aside)
+    assert camera.GetPosition() != place
+    # Somebody has come close: the middle is in sight, and that is all that is asked.
+    camera.Zoom(4.0)
+    near = camera.GetPosition()
+    views.keep_body_in_sight()
+    assert camera.GetPosition() == near
+
+
 def test_a_model_that_leaves_the_scene_stops_the_case(implant_user):
     user = implant_user
     user.show_views()
