@@ -183,7 +183,8 @@ class BodiesSection:
             session.attach()
 
     def _on_colour(self, name: str) -> None:
-        rgb = tuple(int(name[n : n + 2], 16) / 255 for n in (1, 3, 5))
+        # The last six digits: a button that shows how opaque a colour is puts that before them.
+        rgb = tuple(int(name[-6:][n : n + 2], 16) / 255 for n in (0, 2, 4))
         self._change(colour=rgb)
 
     def _on_material(self, index: int) -> None:
