@@ -152,7 +152,7 @@ def test_a_closed_scene_leaves_no_numbers(demo):
     boxes = ("sdd", "sod", "rowSpacing", "columnSpacing", "principalU", "principalV")
     assert [getattr(ui, name + "SpinBox").value for name in boxes] == [0.0] * len(boxes)
     assert [getattr(ui, name + "Slider").value for name in ("rx", "ry", "rz", "tx", "ty", "tz")] == [0.0] * 6
-    assert "Needed: a CT and an X-ray" in ui.verdictLabel.text
+    assert "Needed: a CT, an X-ray and" in ui.verdictLabel.text
 
 
 def test_a_closed_scene_writes_nothing_into_the_next_one(demo):

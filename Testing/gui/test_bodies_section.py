@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -74,6 +75,7 @@ def spine(user, demo_case):
 
 def test_segments_of_the_ct_become_bodies_under_the_common_transform(spine):
     assert table(spine) == [[f"L{n}", "part of the CT", "held to neighbours", "–"] for n in (1, 2)]
+    assert "Click a row" in spine.ui.bodiesLabel.text
     case, bodies = spine.session.case, spine.session.bodies
     assert case.bodies.names == ["L1", "L2"]
     assert case.bodies.rest is not None
@@ -242,6 +244,10 @@ def test_what_does_not_go_into_the_table_is_said(spine):
     assert "chosen already" in spine.last_message()
     add(spine, add_segments(spine, spine.nodes.case))
     assert "cuts up the CT already" in spine.last_message()
+    add(spine, spine.session.views.shown.bodies[0])
+    assert "made by this module" in spine.last_message()
+    add(spine, spine.parameters.drr)
+    assert "made by this module" in spine.last_message()
     assert len(table(spine)) == 2
 
 
@@ -264,6 +270,38 @@ def test_every_body_has_a_transform_of_its_own_among_the_files(spine, tmp_path):
         read = sitk.ReadTransform(str(tmp_path / f"{name}_to_carm.tfm")).GetInverse().TransformPoint(point)
         in_scene = np.linalg.inv(case.frame.T_nominal) @ placement.of(body) @ [*point, 1.0]
         np.testing.assert_allclose(read, in_scene[:3], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_vertebra_moved_by_hand_starts_from_there_and_is_seen_on_its_way(spine):
+    truth = spine.session.placement
+    spine.ui.movedBodyCombo.setCurrentText("L2")
+    spine.ui.txSlider.value = spine.ui.txSlider.value + 4.0
+    spine.wait()
+    spine.host.process(0.7)
+    spine.ui.initialiserCombo.setCurrentText("Current pose")
+    start, pictures = spine.session.placement, [spine.picture()]
+    spine.click("registerButton")
+    seen = []
+
+    def look():
+        seen.append(spine.session.placement)
+        pictures.append(spine.picture())
+        return not spine.panel.is_busy
+
+    assert spine.host.process(300, until=look)
+    assert spine.host.messages == []
+    on_way = [one for one in seen if not one.is_near(start) and not one.is_near(seen[-1])]
+    assert on_way
+    assert sum(not np.array_equal(one, other) for one, other in pairwise(pictures)) > 2
+    # It never went home with the others before it was released.
+    own = [np.linalg.inv(one.of()) @ one.of("L2") for one in on_way]
+    first = np.linalg.inv(start.of()) @ start.of("L2")
+    np.testing.assert_allclose(own[0], first, atol=1e-6)
+    for name in ("L1", "L2"):
+        centre = np.append(spine.session.case.bodies[name].centre_lps_mm, 1.0)
+        off = (spine.session.placement.of(name) - truth.of(name)) @ centre
+        assert np.linalg.norm(off[:2]) < 1.0
 
 
 @pytest.mark.slow

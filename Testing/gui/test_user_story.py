@@ -17,7 +17,7 @@ def test_from_an_empty_scene_to_a_saved_registration(user, demo_case, tmp_path, 
     import slicer
 
     assert not user.ui.registerButton.enabled
-    assert "a CT and an X-ray" in user.ui.registerButton.toolTip
+    assert "a CT, an X-ray and the C-arm" in user.ui.registerButton.toolTip
 
     user.click("demoButton")
     user.wait()

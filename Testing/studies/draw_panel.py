@@ -1,9 +1,11 @@
 """Pictures of the module in every state, in the test host: panel and views as the application has them.
 
     python Testing/studies/draw_panel.py [--out Resources/Screenshots] [--wrist ../shared/data/wrist]
+        [--knee ../shared/data/knee_implant] [--only NAME ...]
 
 Writes small PNGs: empty, inputs chosen, running, accepted, rejected, landmarks, adjusting by hand and fusion
-modes, two vertebrae as bodies of their own; with the wrist data also two X-rays of a calibrated set.
+modes, two vertebrae as bodies of their own; with the wrist data also two X-rays of a calibrated set, with the
+knee's two implants without a CT.
 """
 
 from __future__ import annotations
@@ -173,18 +175,43 @@ def draw_bodies(user, album: Album) -> None:
     album.window("bodies")
 
 
+def draw_implants(user, album: Album, folder: Path) -> None:
+    """Two implants without a CT in two X-rays of a calibrated set, registered from their rough starts."""
+    from test_implants import take_knee
+
+    user.host.scene.Clear()
+    take_knee(user, folder)
+    user.ui.initialiserCombo.setCurrentText("Current pose")
+    album.window("implants_start")
+    user.click("registerButton")
+    user.host.process(20, until=lambda: "all bodies" in user.ui.stageLabel.text)
+    album.window("implants_running")
+    user.wait(500)
+    user.ui.inputsSection.collapsed = user.ui.bodiesSection.collapsed = False
+    user.wait()
+    album.window("implants")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=TESTING.parent / "Resources" / "Screenshots")
     parser.add_argument("--wrist", type=Path, help="folder of the wrist data")
+    parser.add_argument("--knee", type=Path, help="folder of the knee's data")
+    parser.add_argument(
+        "--only", nargs="+", default=["demo", "bodies", "wrist", "knee"], help="what is drawn"
+    )
     options = parser.parse_args()
     from measure_panel import open_panel
 
     user = open_panel()
     album = Album(user, options.out)
-    draw_demo(user, album)
-    draw_bodies(user, album)
-    if options.wrist is not None:
-        draw_wrist(user, album, options.wrist)
+    drawers = {
+        "demo": lambda: draw_demo(user, album),
+        "bodies": lambda: draw_bodies(user, album),
+        "wrist": lambda: options.wrist and draw_wrist(user, album, options.wrist),
+        "knee": lambda: options.knee and draw_implants(user, album, options.knee),
+    }
+    for name in options.only:
+        drawers[name]()

@@ -347,6 +347,30 @@ def test_a_registration_of_bodies_that_is_stopped_while_they_move_has_their_pose
     assert all(np.abs(body.T_lps_to_world - body.initial_T).max() > 0.01 for body in result.bodies)
 
 
+@pytest.mark.parametrize("refine", ["opt", "none"])
+def test_parts_that_were_moved_before_are_released_from_there(bodies, frame, bent_case, refine):
+    """Whether stopped while all is one piece or once released; what is told is where each of them is."""
+    moved, told = {"L4": se3.rigid(np.eye(3), np.array([4.0, 0.0, 0.0]))}, []
+
+    def stop(state):
+        if state.T is not None:
+            told.append(state)
+            raise Cancelled
+
+    settings = RegistrationSettings("given", refine)
+    start = {name: frame.T_nominal for name in bodies.names}
+    result = register_bodies(bodies, [bent_case[1]], frame, settings, start, stop, moved)
+    [state], piece = told, result.bodies[0].initial_T
+    assert set(state.bodies) == {*bodies.names, *([""] if refine == "opt" else [])}
+    # One iteration has been made when the first one is told.
+    most_mm = 1e-9 if refine == "opt" else 3.0
+    for body in result.bodies:
+        np.testing.assert_array_equal(body.initial_T, piece)
+        np.testing.assert_allclose(body.T_lps_to_world, state.bodies[body.name], atol=1e-9)
+        off = body.T_lps_to_world - piece @ moved.get(body.name, np.eye(4))
+        assert np.abs(off @ np.append(bodies[body.name].centre_lps_mm, 1.0)).max() <= most_mm
+
+
 @pytest.mark.slow
 def test_command_line_of_a_labelled_ct(tmp_path, phantom, bent_case):
     write_volume(tmp_path / "ct.nrrd", phantom.ct)

@@ -23,6 +23,11 @@ from SOPIRegistrationLib.subject.surface import MATERIALS
 
 _COLUMNS = ("Body", "Made of", "Motion", "Verdict")
 _NO_MATERIAL = "Material?"
+_EMPTY = (
+    "The CT moves as one piece. Add a segmentation of it, another CT or a model to let bones and implants "
+    "move by themselves; models need no CT."
+)
+_HINT = "Click a row to set colour, material and motion of that body below."
 
 
 class BodiesSection:
@@ -36,7 +41,7 @@ class BodiesSection:
     def __init__(self, ui, on_changed: Callable[[], None]):
         self._ui, self._on_changed = ui, on_changed
         self._session: Session | None = None
-        self._shown: tuple = ()
+        self._shown: tuple | None = None
         lay_out_table(ui.bodyTable, _COLUMNS, lambda _row, _column: None)
         ui.bodyTable.connect("itemSelectionChanged()", self._show_row)
         for name in (_NO_MATERIAL, *MATERIALS):
@@ -59,11 +64,12 @@ class BodiesSection:
             self._show_row()
             return
         self._shown = entries, verdicts
+        self._ui.bodiesLabel.text = _HINT if entries else _EMPTY
         table = self._ui.bodyTable
         selected = table.currentRow()
         table.setRowCount(len(entries))
         for row, one in enumerate(entries):
-            verdict = verdicts.get(one.name)
+            verdict = verdicts.get(one.name if len(entries) > 1 else "", verdicts.get(one.name))
             words, colour = ("–", "#000000") if verdict is None else VERDICTS[verdict["status"]]
             texts = one.name, self._made_of(one), self._motion_text(one), words
             for column, text in enumerate(texts):
@@ -136,42 +142,49 @@ class BodiesSection:
         Raises:
             InputError: it does not go with what is there.
         """
-        session, ct = self._session, self._session.parameters.ct
-        entries = session.bodies
-        if ct is None:
-            raise InputError("no CT is chosen: choose the CT first, then what else moves")
-        if node is ct or node is session.parameters.xray or any(node is one.node for one in entries):
+        ct, entries = self._session.parameters.ct, self._session.bodies
+        has_ct = any(one.node is None for one in entries)
+        if node is self._session.parameters.xray or any(node is one.node for one in entries):
             raise InputError(f"'{node.GetName()}' is chosen already: choose another node")
+        if node is ct and (has_ct or not entries or any(one.segment for one in entries)):
+            raise InputError(f"'{node.GetName()}' is chosen already, as the CT: choose another node")
+        if bridge.is_own(node) or node is self._session.parameters.drr:
+            raise InputError(
+                f"'{node.GetName()}' was made by this module: choose a segmentation, CT or model of your own"
+            )
+        if ct is None and not node.IsA("vtkMRMLModelNode"):
+            raise InputError("no CT is chosen: choose the CT first, then what else moves")
         if node.IsA("vtkMRMLSegmentationNode"):
-            if any(one.segment for one in entries):
-                raise InputError("a segmentation cuts up the CT already: remove its segments first")
-            parts = _segments(node)
-            if not parts:
-                raise InputError(
-                    f"segmentation '{node.GetName()}' has no visible segment: show those of bodies"
-                )
-            new = [BodyEntry(node, *part) for part in parts]
-            entries = [*new, *(one for one in entries if one.node is not None)]
+            entries = [*_parts(node, entries), *(one for one in entries if one.node is not None)]
+        elif node is ct:
+            entries = [BodyEntry(None, "", ct.GetName(), _colour(len(entries))), *entries]
         else:
-            if not entries:
+            if not entries and ct is not None:
                 entries = [BodyEntry(None, "", ct.GetName(), _colour(0))]
             entries = [*entries, BodyEntry(node, "", node.GetName(), _colour(len(entries)))]
         self._set(_with_own_names(entries))
 
     def _on_remove(self, _checked: bool) -> None:
-        entries = self._session.bodies
+        session, entries = self._session, self._session.bodies
         gone = [entries.pop(self._row)]
         if len(entries) == 1 and entries[0].node is None:
             # The CT alone moves as one piece.
-            gone += [entries.pop()]
+            gone.append(entries.pop())
+        elif len(entries) == 1 and not entries[0].segment:
+            # A body alone moves with the common transform, from where it is.
+            gone.append(entries[0])
+            if session.case is not None and entries[0].transform is not None:
+                session.pose = session.placement.of(entries[0].name)
+            entries[0] = replace(entries[0], transform=None)
         self._set(entries)
         for one in gone:
-            bridge.release_body(self._session.scene, one)
-        if self._session.parameters.transform is not None:
-            self._session.attach()
+            bridge.release_body(session.scene, one)
+        if session.parameters.transform is not None:
+            session.attach()
 
     def _on_colour(self, name: str) -> None:
-        rgb = tuple(int(name[n : n + 2], 16) / 255 for n in (1, 3, 5))
+        # The last six digits: a button that shows how opaque a colour is puts that before them.
+        rgb = tuple(int(name[-6:][n : n + 2], 16) / 255 for n in (0, 2, 4))
         self._change(colour=rgb)
 
     def _on_material(self, index: int) -> None:
@@ -190,6 +203,20 @@ class BodiesSection:
         self._session.state.bodies = entries
         self.show(self._session)
         self._on_changed()
+
+
+def _parts(node, entries: list[BodyEntry]) -> list[BodyEntry]:
+    """The segments of a node that cuts up the CT, as bodies.
+
+    Raises:
+        InputError: there is none, or another node does that already.
+    """
+    if any(one.segment for one in entries):
+        raise InputError("a segmentation cuts up the CT already: remove its segments first")
+    parts = [BodyEntry(node, *part) for part in _segments(node)]
+    if not parts:
+        raise InputError(f"segmentation '{node.GetName()}' has no visible segment: show those of bodies")
+    return parts
 
 
 def _segments(node) -> list[tuple[str, str, tuple[float, float, float]]]:
@@ -227,7 +254,10 @@ def _hex(colour) -> str:
 def _swatch(colour):
     pixmap = qt.QPixmap(14, 14)
     pixmap.fill(qt.QColor(_hex(colour)))
-    return qt.QIcon(pixmap)
+    icon = qt.QIcon(pixmap)
+    # Qt would tint that of a selected row.
+    icon.addPixmap(pixmap, qt.QIcon.Selected)
+    return icon
 
 
 def _reasons(verdict: dict | None) -> str:

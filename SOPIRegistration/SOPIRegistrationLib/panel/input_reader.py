@@ -31,19 +31,30 @@ class InputReader:
     def __init__(self, parameters, state: bridge.RegistrationState):
         self._parameters, self._state = parameters, state
 
+    @property
+    def needs_ct(self) -> bool:
+        """Whether a CT takes part: models in the table of bodies are registered without one."""
+        bodies = self._state.bodies
+        return not bodies or any(one.node is None or one.segment for one in bodies)
+
+    @property
+    def ct(self):
+        """The CT that takes part; None of models alone, or where it is still to be chosen."""
+        return self._parameters.ct if self.needs_ct else None
+
     def read(self) -> Inputs:
         """The inputs chosen in the parameter node.
 
         Raises:
             InputError: something is missing or unusable; nothing in the scene has changed.
         """
-        p, geometry = self._parameters, self._state.geometry
-        if p.ct is None:
+        p, geometry, ct = self._parameters, self._state.geometry, self.ct
+        if ct is None and self.needs_ct:
             raise InputError("no CT is chosen: load one (File, Add Data) and choose it under Inputs")
         if p.xray is None:
             raise InputError("no X-ray is chosen: load one (File, Add Data) and choose it under Inputs")
-        if p.ct is p.xray:
-            raise InputError(f"'{p.ct.GetName()}' is chosen both as CT and as X-ray: choose two volumes")
+        if ct is p.xray:
+            raise InputError(f"'{ct.GetName()}' is chosen both as CT and as X-ray: choose two volumes")
         radiograph = bridge.radiograph_from_node(p.xray, p.frame or None)
         if geometry is None:
             raise InputError(
@@ -59,11 +70,10 @@ class InputReader:
         if p.transform is not None:
             # Whether it is rigid does not depend on what its pose is measured from.
             bridge.pose_of(p.transform, PoseFrame(np.zeros(3), 1.0))
-        ct = bridge.volume_from_node(p.ct)
-        mask = bridge.mask_from_node(p.mask, p.ct) if p.mask is not None else None
+        mask = p.mask if ct is not None else None
         return Inputs(
-            ct=ct,
-            mask=mask,
+            ct=None if ct is None else bridge.volume_from_node(ct),
+            mask=None if mask is None else bridge.mask_from_node(mask, ct),
             radiograph=radiograph,
             region=region,
             geometry=geometry.with_default_sod(),
@@ -97,7 +107,7 @@ class InputReader:
                 if not one.material:
                     raise InputError(
                         f"nobody said what model '{one.name}' is made of: choose its material (Inputs, "
-                        "Several bodies)"
+                        "Bodies)"
                     )
                 source = bridge.surface_from_node(one.node, one.name)
             else:
@@ -150,7 +160,8 @@ class InputReader:
     def matches(self, case: PreparedCase | None) -> bool:
         """Whether a case was prepared from what is chosen now."""
         known, p = case, self._parameters
-        if known is None or p.ct is None or p.xray is None or p.transform is None:
+        chosen = p.xray is not None and p.transform is not None
+        if known is None or not chosen or (self.needs_ct and p.ct is None):
             return False
         keys = (
             *(known.inputs.ct_key, known.inputs.xray_key, known.inputs.bodies.key),
@@ -165,14 +176,19 @@ class InputReader:
 
     def has_same_nodes(self, case: PreparedCase | None) -> bool:
         """Whether a case was made from the CT and X-ray chosen now."""
-        known, p = case, self._parameters
-        chosen = tuple(node and node.GetID() for node in (p.ct, p.xray))
-        return known is not None and chosen == (known.inputs.ct_key[0][0], known.inputs.xray_key[0][0])
+        if case is None:
+            return False
+        chosen = tuple(node and node.GetID() for node in (self.ct, self._parameters.xray))
+        contents = case.inputs.ct_key[0], case.inputs.xray_key[0]
+        return chosen == tuple(content and content[0] for content in contents)
 
     def _ct_key(self) -> tuple:
-        p = self._parameters
-        place = own_to_ras(p.ct) @ slicer.util.arrayFromVTKMatrix(_ijk_to_ras(p.ct))
-        return _content_key(p.ct), place.round(6).tobytes(), _content_key(p.mask)
+        """(content, place, bones) of the CT; content and bones are None of models alone."""
+        ct = self.ct
+        if ct is None:
+            return None, b"", None
+        place = own_to_ras(ct) @ slicer.util.arrayFromVTKMatrix(_ijk_to_ras(ct))
+        return _content_key(ct), place.round(6).tobytes(), _content_key(self._parameters.mask)
 
     def xray_key(self) -> tuple:
         """Tells the X-ray chosen, with its geometry, polarity and region, from another."""

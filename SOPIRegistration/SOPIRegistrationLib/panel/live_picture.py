@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from SOPIRegistrationLib.panel.session import REST_PIXELS, Session
 from SOPIRegistrationLib.panel.shown_pose import ShownPose
@@ -58,10 +58,10 @@ class LivePicture:
         self._live.stop()
         self._rest.stop()
 
-    def show(self, drr) -> None:
-        """Show a picture that was made elsewhere, of a pose on its way."""
+    def show(self, drr, alone: Mapping) -> None:
+        """Show a picture that was made elsewhere, of a pose on its way; of several bodies each one's, too."""
         if self._session is not None:
-            self._session.show_drr(drr, live=True)
+            self._session.show_made(drr, alone)
 
     def draw(self) -> None:
         """Draw in full."""

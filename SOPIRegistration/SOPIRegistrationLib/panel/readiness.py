@@ -37,10 +37,17 @@ class Readiness:
         """
         if session is None:
             return "a scene"
-        p = session.parameters
-        wanted = ["a CT"] if p.ct is None else []
-        wanted += ["an X-ray"] if p.xray is None else []
-        return " and ".join([*wanted, *([of_geometry] if of_geometry else [])])
+        lacks_ct = session.parameters.ct is None and session.reader.needs_ct
+        return _listed(["a CT"] * lacks_ct + self._of_xray(session, of_geometry))
+
+    def missing_of_xray(self, session, of_geometry: str) -> str:
+        """What an X-ray lacks, whatever is to be registered to it; arguments as above."""
+        return "a scene" if session is None else _listed(self._of_xray(session, of_geometry))
+
+    @staticmethod
+    def _of_xray(session, of_geometry: str) -> list[str]:
+        lacks_xray = session.parameters.xray is None
+        return ["an X-ray"] * lacks_xray + [of_geometry] * bool(of_geometry)
 
     def wants(self, session, missing: str, special: dict[str, str], stoppable: bool) -> Iterator[Want]:
         """Of the controls that belong to no section.
@@ -48,7 +55,7 @@ class Readiness:
         Args:
             session: see above.
             missing: what inputs lack.
-            special: what some buttons lack beyond that, by name.
+            special: what some buttons lack beyond that, by name; of "addXray" all that it lacks.
             stoppable: whether something runs that can be stopped.
         """
         ui = self._ui
@@ -59,12 +66,18 @@ class Readiness:
             "refine",
             "optimise",
             "train",
-            "addXray",
             "solve",
         ):
             yield getattr(ui, name + "Button"), missing or special.get(name, ""), True
+        yield ui.addXrayButton, special["addXray"], True
         yield ui.demoButton, "a scene" if session is None else "", True
         yield ui.inputsSection, "", True
         yield ui.cancelButton, "" if stoppable else "a running computation", False
         prepared = session is not None and session.case is not None
         yield ui.drrWindowRange, "" if prepared else "a DRR: press Show views or Register", False
+
+
+def _listed(words: list[str]) -> str:
+    """Words as a person lists them."""
+    *others, last = words or [""]
+    return f"{', '.join(others)} and {last}" if others else last

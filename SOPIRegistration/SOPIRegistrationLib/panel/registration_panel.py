@@ -210,7 +210,9 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         session = self._session
         session.forget_removed_nodes()
         p = session.parameters
-        gone = [what for what, node in (("CT", p.ct), ("X-ray", p.xray)) if node is None]
+        body = "CT" if session.case is None or session.case.inputs.ct is not None else "body"
+        lacks_ct = session.reader.needs_ct and p.ct is None
+        gone = [what for what, is_gone in ((body, lacks_ct), ("X-ray", p.xray is None)) if is_gone]
         if session.case is not None and (gone or p.transform is None):
             self.abandon()
             session.case = None
@@ -324,8 +326,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         if known is None:
             self._result.show()
         self._landmarks.lay_out()
-        if known is None or known.ct is not case.ct:
-            show_notes(case.ct.notes)
+        show_notes(note for note in case.notes if known is None or note not in known.notes)
         self._update()
 
     def _use_case(self, session: Session | None) -> None:
@@ -385,8 +386,9 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         missing, session = self._missing(), self._session
         special = {
             "refine": self._methods.missing_for_refining(),
-            "train": "the end of the training that runs" if self.training.is_running else "",
+            "train": self.training.missing(),
             "solve": self._landmarks.missing(),
+            "addXray": self._readiness.missing_of_xray(session, self._geometry.missing()),
         }
         stoppable = self.is_running and self._logic.state is not State.STOPPING
         for wants in (

@@ -79,10 +79,10 @@ class RunDisplay:
     def _on_progress(self, live: LiveView) -> None:
         if self._logic.state is not State.STOPPING:
             self._strip.show_stage(live.stage or "Starting…", fraction=live.fraction)
-        if live.T_lps_to_camera is not None:
-            self._pose.go(self._pose.placement.with_pose(live.T_lps_to_camera))
+        if live.placement is not None:
+            self._pose.go(live.placement)
         if live.drr is not None:
-            self._picture.show(live.drr)
+            self._picture.show(live.drr, live.alone)
 
     def _on_stopped(self, why: str) -> None:
         self._strip.show_note(why)

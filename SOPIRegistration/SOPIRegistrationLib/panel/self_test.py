@@ -1,6 +1,6 @@
 """The module's test of itself in the application at hand: what a user would see, checked one by one.
 
-Needs no network and about half a minute; it clears the scene, as Slicer's own tests do.
+Needs no network and less than a minute; it clears the scene, as Slicer's own tests do.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import slicer
-import vtk
-from vtk.util.numpy_support import vtk_to_numpy
 
 from SOPIRegistrationLib.layouts import FUSION_VIEW, XRAY_VIEW
+from SOPIRegistrationLib.panel.self_test_cases import CaseChecks
+from SOPIRegistrationLib.panel.self_test_watching import contrast_of
 from SOPIRegistrationLib.scene import RAS_FROM_LPS, attach, pixels_from_ras, ras_from_pixels
 from SOPIRegistrationLib.scene.nodes import remove_node
 
-_PATIENCE_S = 60.0
 _DRAG_S = 2.0
 _LEAST_RATE = 10.0
 _MOST_TRE_MM = 0.5
@@ -47,7 +46,7 @@ class Check:
         )
 
 
-class SelfTest:
+class SelfTest(CaseChecks):
     """Runs the checks on a module's panel.
 
     Args:
@@ -58,7 +57,8 @@ class SelfTest:
     """
 
     def __init__(self, widget, category: str, say: Callable[[str], None] = print, case=None):
-        self._widget, self._category, self._say, self._case = widget, category, say, case
+        super().__init__(widget)
+        self._category, self._say, self._case = category, say, case
         self.checks: list[Check] = []
 
     @property
@@ -70,7 +70,7 @@ class SelfTest:
         """All checks, in the order in which a user would come to them."""
         began = time.perf_counter()
         slicer.mrmlScene.Clear()
-        self._pump(0.2)
+        self.pump(0.2)
         for name, check in (
             ("started without an error in the log", self._started),
             ("demo in Sample Data", self._sample_data),
@@ -86,6 +86,10 @@ class SelfTest:
             (f"at least {_LEAST_RATE:.0f} live pictures a second", self._live_rate),
             ("saved and loaded again", self._saved),
             ("cancelled", self._cancelled),
+            ("a model beside the CT, with edges of its own", self.check_bodies),
+            ("two X-rays side by side", self.check_side_by_side),
+            ("a source's distance estimated", self.check_estimated),
+            ("a film of three frames tracked", self.check_tracked),
             ("boxes empty after closing the scene", self._closed),
         ):
             self._check(name, check)
@@ -119,44 +123,44 @@ class SelfTest:
     def _demo(self) -> str:
         began = time.perf_counter()
         if self._case is None:
-            self._ui.demoButton.click()
+            self.ui.demoButton.click()
         else:
-            self._widget.logic.loadDemoCase(case=self._case)
-            self._pump(0.1)
-            self._ui.showViewsButton.click()
-        self._wait()
-        assert self._session.case is not None, self._ui.verdictLabel.text
-        self._pump(0.3)
+            self.widget.logic.loadDemoCase(case=self._case)
+            self.pump(0.1)
+            self.ui.showViewsButton.click()
+        self.wait()
+        assert self.session.case is not None, self.ui.verdictLabel.text
+        self.pump(0.3)
         return f"{time.perf_counter() - began:.1f} s"
 
     def _xray_fills(self) -> str:
         shares = []
         for view in (XRAY_VIEW, FUSION_VIEW):
-            camera, frame = self._session.case.xray.camera, self._session.case.frame
+            camera, frame = self.session.case.xray.camera, self.session.case.frame
             corners = ras_from_pixels([[0, 0], [camera.width, camera.height]], camera, frame)
-            spread = np.ptp([self._xy(view, corner) for corner in corners], axis=0)
-            shares.append((spread / self._size(view)).max())
+            spread = np.ptp([self.xy(view, corner) for corner in corners], axis=0)
+            shares.append((spread / self.size(view)).max())
         assert all(0.95 < share < 1.05 for share in shares), f"{100 * min(shares):.0f} % of it"
         return f"{100 * min(shares):.0f} %"
 
     def _body_in_3d(self) -> str:
-        low, high = self._body_box()
+        low, high = self.body_box()
         assert np.all(low > -0.05), f"body from {low.round(2)} to {high.round(2)} of the view"
         assert np.all(high < 1.05), f"body from {low.round(2)} to {high.round(2)} of the view"
-        assert np.ptp(self._pixels_3d(), axis=(0, 1)).max() > 50, "the view is empty"
+        assert np.ptp(self.pixels_3d(), axis=(0, 1)).max() > 50, "the view is empty"
         return f"{100 * (high - low).max():.0f} % of the view"
 
     def _handles(self) -> str:
-        before = self._pixels(FUSION_VIEW)
-        self._ui.handlesCheckBox.checked = True
-        self._pump(0.3)
-        transform = self._session.parameters.transform
+        before = self.pixels(FUSION_VIEW)
+        self.ui.handlesCheckBox.checked = True
+        self.pump(0.3)
+        transform = self.session.parameters.transform
         centre = [*transform.GetCenterOfTransformation(), 1.0]
-        place = self._xy(FUSION_VIEW, (slicer.util.arrayFromTransformMatrix(transform) @ centre)[:3])
-        changed = np.abs(self._pixels(FUSION_VIEW).astype(int) - before).max(axis=-1) > 60
-        self._ui.handlesCheckBox.checked = False
-        self._pump(0.1)
-        assert np.all(np.abs(place / self._size(FUSION_VIEW) - 0.5) < 0.2), f"at {place.round()} of the view"
+        place = self.xy(FUSION_VIEW, (slicer.util.arrayFromTransformMatrix(transform) @ centre)[:3])
+        changed = np.abs(self.pixels(FUSION_VIEW).astype(int) - before).max(axis=-1) > 60
+        self.ui.handlesCheckBox.checked = False
+        self.pump(0.1)
+        assert np.all(np.abs(place / self.size(FUSION_VIEW) - 0.5) < 0.2), f"at {place.round()} of the view"
         assert changed.any(), "they are not drawn"
         rows, columns = np.nonzero(changed)
         drawn = np.array([np.median(columns), np.median(rows)]) / changed.shape[::-1]
@@ -164,22 +168,23 @@ class SelfTest:
         return ""
 
     def _contrast(self) -> str:
-        parameters, least = self._session.parameters, []
+        parameters, least = self.session.parameters, []
         known = parameters.overlayMode
-        alone = _contrast(self._middle(XRAY_VIEW))
+        alone = contrast_of(self.middle(XRAY_VIEW))
         for mode in ("edges", "fusion", "curtain", "checkerboard"):
             parameters.overlayMode = mode
-            self._pump(0.1)
-            least.append(_contrast(self._middle(FUSION_VIEW)) / alone)
+            self.pump(0.1)
+            least.append(contrast_of(self.middle(FUSION_VIEW)) / alone)
         parameters.overlayMode = known
         assert min(least) > 0.5, f"{100 * min(least):.0f} % of the X-ray's"
         return f"at least {100 * min(least):.0f} % of the X-ray's"
 
     def _registered(self) -> str:
-        self._ui.registerButton.click()
-        assert self._ui.stageLabel.text, "no stage is told"
-        self._wait()
-        words = self._ui.verdictLabel.text
+        self.ui.registerButton.click()
+        assert self.ui.stageLabel.text, "no stage is told"
+        self.wait()
+        words = self.ui.verdictLabel.text
+        self.T_found = self.session.pose
         error = self._error_mm()
         if error is None:
             assert words.startswith("Accepted"), words
@@ -191,26 +196,26 @@ class SelfTest:
         hidden = [
             name
             for name in ("registerButton", "cancelButton", "progressBar", "verdictLabel", "errorLabel")
-            if not getattr(self._ui, name).visible or getattr(self._ui, name).visibleRegion().isEmpty()
+            if not getattr(self.ui, name).visible or getattr(self.ui, name).visibleRegion().isEmpty()
         ]
         assert not hidden, f"not to be seen: {', '.join(hidden)}"
         return ""
 
     def _drawn(self) -> str:
-        session, before = self._session, self._pixels(XRAY_VIEW).astype(int)
+        session, before = self.session, self.pixels(XRAY_VIEW).astype(int)
         frame = session.case.frame
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Self test")
         node.CreateDefaultDisplayNodes()
         attach(session.parameters.transform, node)
         node.AddControlPoint(*(RAS_FROM_LPS[:3, :3] @ frame.centre_lps_mm), "centre")
-        self._wait()
-        self._pump(0.3)
+        self.wait()
+        self.pump(0.3)
         world = np.array(node.GetNthControlPointPositionWorld(0))
         pixel = pixels_from_ras(world, session.case.xray.camera, frame)
-        place = self._xy(XRAY_VIEW, ras_from_pixels(pixel, session.case.xray.camera, frame))
-        changed = np.abs(self._pixels(XRAY_VIEW) - before).max(axis=-1) > 60
+        place = self.xy(XRAY_VIEW, ras_from_pixels(pixel, session.case.xray.camera, frame))
+        changed = np.abs(self.pixels(XRAY_VIEW) - before).max(axis=-1) > 60
         remove_node(node)
-        self._wait()
+        self.wait()
         assert changed.any(), "nothing is drawn"
         rows, columns = np.nonzero(changed)
         away = np.hypot(columns - place[0], changed.shape[0] - 1 - rows - place[1]).min()
@@ -219,7 +224,7 @@ class SelfTest:
 
     def _keys(self) -> str:
         """Through the interactor, and that the view hands them to it once the mouse is over it."""
-        view, parameters = self._view(FUSION_VIEW), self._session.parameters
+        view, parameters = self.view(FUSION_VIEW), self.session.parameters
         interactor, known = view.interactor(), parameters.overlayMode
         interactor.InvokeEvent("EnterEvent")
         for key, mode in (("2", "fusion"), ("1", "edges")):
@@ -231,12 +236,12 @@ class SelfTest:
 
     def _live_rate(self) -> str:
         pictures = []
-        overlay = self._session.overlay.node
+        overlay = self.session.overlay.node
         tag = overlay.AddObserver("ModifiedEvent", lambda *_: pictures.append(time.perf_counter()))
-        interactor = self._session.views.fusion_view.interactor()
-        pose = self._session.pose
-        self._ui.adjustCheckBox.checked = True
-        x, y = self._size(FUSION_VIEW) // 2
+        interactor = self.session.views.fusion_view.interactor()
+        pose = self.session.pose
+        self.ui.adjustCheckBox.checked = True
+        x, y = self.size(FUSION_VIEW) // 2
         _mouse(interactor, x, y, "MouseMoveEvent", "LeftButtonPressEvent")
         began = time.perf_counter()
         while (seconds := time.perf_counter() - began) < _DRAG_S:
@@ -248,39 +253,39 @@ class SelfTest:
         rate = len(pictures) / seconds
         interactor.LeftButtonReleaseEvent()
         overlay.RemoveObserver(tag)
-        self._wait()
-        moved = not np.allclose(self._session.pose, pose)
-        self._ui.undoButton.click()
-        self._wait()
-        self._ui.adjustCheckBox.checked = False
+        self.wait()
+        moved = not np.allclose(self.session.pose, pose)
+        self.ui.undoButton.click()
+        self.wait()
+        self.ui.adjustCheckBox.checked = False
         assert moved, "the CT does not follow the mouse"
-        assert np.allclose(self._session.pose, pose), "Undo does not take it back"
+        assert np.allclose(self.session.pose, pose), "Undo does not take it back"
         assert rate >= _LEAST_RATE, f"{rate:.0f}"
         return f"{rate:.0f}"
 
     def _saved(self) -> str:
-        pose, text = self._session.pose, self._ui.verdictLabel.text
+        pose, text = self.session.pose, self.ui.verdictLabel.text
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder) / "registration.mrb")
             assert slicer.util.saveScene(path), "the scene was not saved"
             slicer.mrmlScene.Clear()
             slicer.util.loadScene(path)
-            self._wait()
-        off = np.abs(self._session.pose - pose).max()
+            self.wait()
+        off = np.abs(self.session.pose - pose).max()
         assert off < 1e-4, f"the pose is {off:.2g} off"
-        assert self._ui.verdictLabel.text == text, "the verdict is another one"
+        assert self.ui.verdictLabel.text == text, "the verdict is another one"
         return f"pose to {off:.1g}"
 
     def _cancelled(self) -> str:
-        ui = self._ui
+        ui = self.ui
         ui.nominalButton.click()
-        self._wait()
-        start = self._session.pose
+        self.wait()
+        start = self.session.pose
         ui.registerButton.click()
-        self._wait(lambda: not ui.cancelButton.enabled or not np.allclose(self._session.pose, start))
+        self.wait(lambda: not ui.cancelButton.enabled or not np.allclose(self.session.pose, start))
         began = time.perf_counter()
         ui.cancelButton.click()
-        self._wait()
+        self.wait()
         seconds = time.perf_counter() - began
         assert "Stopped" in ui.verdictLabel.text, ui.verdictLabel.text
         assert seconds < _MOST_STOP_S, f"after {seconds:.1f} s"
@@ -288,8 +293,8 @@ class SelfTest:
 
     def _closed(self) -> str:
         slicer.mrmlScene.Clear()
-        self._pump(0.3)
-        ui = self._ui
+        self.pump(0.3)
+        ui = self.ui
         boxes = (
             "sddSpinBox",
             "sodSpinBox",
@@ -303,93 +308,17 @@ class SelfTest:
         assert not ui.registerButton.enabled, "Register can be pressed"
         return ""
 
-    # How it is looked at
-
-    @property
-    def _ui(self):
-        return self._widget.ui
-
-    @property
-    def _session(self):
-        return self._widget.panel.session
-
-    @staticmethod
-    def _pump(seconds: float) -> None:
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            slicer.app.processEvents()
-
-    def _wait(self, until: Callable[[], bool] | None = None) -> None:
-        """Until the panel is at rest, or something holds."""
-        end = time.perf_counter() + _PATIENCE_S
-        slicer.app.processEvents()
-        while (self._widget.panel.is_busy if until is None else not until()) and time.perf_counter() < end:
-            slicer.app.processEvents()
-        assert time.perf_counter() < end, f"still busy after {_PATIENCE_S:.0f} s"
-
-    def _view(self, name: str):
-        return slicer.app.layoutManager().sliceWidget(name).sliceView()
-
-    def _size(self, name: str) -> np.ndarray:
-        return np.array(self._view(name).renderWindow().GetSize())
-
-    def _xy(self, name: str, ras) -> np.ndarray:
-        """(2,) where a point of world is in a slice view, pixels from its lower left corner."""
-        node = slicer.app.layoutManager().sliceWidget(name).mrmlSliceNode()
-        return np.linalg.solve(slicer.util.arrayFromVTKMatrix(node.GetXYToRAS()), [*ras, 1.0])[:2]
-
-    def _pixels(self, name: str) -> np.ndarray:
-        return _shown(self._view(name))
-
-    def _pixels_3d(self) -> np.ndarray:
-        return _shown(slicer.app.layoutManager().threeDWidget(0).threeDView())
-
-    def _middle(self, name: str) -> np.ndarray:
-        pixels = self._pixels(name)
-        height, width = pixels.shape[:2]
-        return pixels[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3]
-
-    def _body_box(self) -> tuple[np.ndarray, np.ndarray]:
-        """(lower left, upper right) of the body's box in the 3D view, as shares of the view."""
-        bounds = np.zeros(6)
-        self._session.views.shown.bodies[0].GetRASBounds(bounds)
-        view = slicer.app.layoutManager().threeDWidget(0).threeDView()
-        renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
-        place, seen = vtk.vtkCoordinate(), []
-        place.SetCoordinateSystemToWorld()
-        for corner in np.array(np.meshgrid(*bounds.reshape(3, 2))).reshape(3, -1).T:
-            place.SetValue(*corner)
-            seen.append(place.GetComputedDoubleViewportValue(renderer))
-        seen = np.array(seen) / view.renderWindow().GetSize()
-        return seen.min(axis=0), seen.max(axis=0)
-
     def _error_mm(self) -> float | None:
         """Mean distance of the bones from where the demo case has them; None where that is unknown."""
         if self._case is None:
             return None
         labels = self._case.labels
         points = labels.points_lps(np.argwhere(labels.array)[::97, ::-1])
-        difference = (self._session.pose - self._case.T_true)[:3]
+        difference = (self.session.pose - self._case.T_true)[:3]
         return float(np.linalg.norm(points @ difference[:, :3].T + difference[:, 3], axis=1).mean())
-
-
-def _contrast(pixels: np.ndarray) -> float:
-    return float(pixels.mean(axis=-1).std())
 
 
 def _mouse(interactor, x, y, *events: str) -> None:
     interactor.SetEventInformation(int(x), int(y), 0, 0, chr(0), 0, None)
     for event in events:
         getattr(interactor, event)()
-
-
-def _shown(view) -> np.ndarray:
-    """(rows, columns, 3) uint8: the pixels of a view, first row on top."""
-    view.forceRender()
-    # As the application's own Screen Capture does it.
-    grab = vtk.vtkWindowToImageFilter()
-    grab.SetInput(view.renderWindow())
-    grab.Update()
-    image = grab.GetOutput()
-    columns, rows, _ = image.GetDimensions()
-    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, -1)[::-1, :, :3]

@@ -85,10 +85,11 @@ class Session:
         geometry = case.inputs.geometry
         camera = case.xray.camera
         if p.transform is None:
-            p.transform = self.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "CT to C-arm")
+            name = "Body to C-arm" if case.inputs.ct is None else "CT to C-arm"
+            p.transform = self.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
         if (bodies := bridge.with_transforms(self.scene, self.bodies)) != self.bodies:
             self.state.bodies = bodies
-        if self.moved_body not in case.bodies.names:
+        if not case.has_several_bodies or self.moved_body not in case.bodies.names:
             p.movedBody = ""
         self.attach()
         bridge.set_centre(p.transform, case.frame.centre_lps_mm)
@@ -117,7 +118,7 @@ class Session:
         self.show_carm()
         models = bridge.show_bodies(self.scene, p.transform, case.bodies, self.bodies)
         beside = tuple(one.camera for one in case.others[: bridge.MOST_XRAYS - 1])
-        self.views.show(bridge.Shown(camera, case.frame, p.xray, p.ct, tuple(models), beside))
+        self.views.show(bridge.Shown(camera, case.frame, p.xray, self.reader.ct, tuple(models), beside))
         self._put_drr(self._rendered(self.placement, REST_PIXELS))
         self._fuse()
 
@@ -142,16 +143,26 @@ class Session:
 
     def _was_hardened(self, case: PreparedCase) -> bool:
         """Whether the registration's transform was hardened into the CT since the case before."""
-        known, p = self.case, self.parameters
-        if known is None or p.transform is None or bridge.carries(p.transform, p.ct):
+        known, p, ct = self.case, self.parameters, self.reader.ct
+        if known is None or known.inputs.ct is None or ct is None or p.transform is None:
+            return False
+        if bridge.carries(p.transform, ct):
             return False
         (node, place, _), (node_before, place_before, _) = case.inputs.ct_key, known.inputs.ct_key
         return node[0] == node_before[0] and place != place_before
 
     def _carried_pose(self, case: PreparedCase) -> np.ndarray | None:
-        """(4, 4) T_lps_to_camera of the CT as it lies, where another camera of its set looks at it now."""
+        """(4, 4) T_lps_to_camera of what lies there, where another camera of its set looks at it now.
+
+        Or where its pose is measured from elsewhere, because another body is the first one.
+        """
         known, p, cameras = self.case, self.parameters, self.state.calibrated_set
-        if known is None or p.transform is None or cameras is None:
+        if known is None or p.transform is None:
+            return None
+        is_elsewhere = not np.allclose(known.frame.centre_lps_mm, case.frame.centre_lps_mm)
+        if is_elsewhere and not known.bodies_by_key.keys().isdisjoint(case.bodies_by_key):
+            return self.pose
+        if cameras is None:
             return None
         before, now = known.xray.camera.name, case.xray.camera.name
         same_ct = case.inputs.ct_key == known.inputs.ct_key
@@ -214,7 +225,7 @@ class Session:
     def attach(self) -> None:
         """Put under the registration's transform what it moves, each body under its own."""
         p = self.parameters
-        of_ct = [node for node in (p.ct, p.mask, p.ctLandmarks) if node is not None]
+        of_ct = [node for node in (self.reader.ct, p.mask, p.ctLandmarks) if node is not None]
         bridge.attach_bodies(p.transform, self.bodies, of_ct)
 
     def forget_removed_nodes(self) -> None:
@@ -233,7 +244,7 @@ class Session:
 
     @property
     def _moved_transform(self):
-        named = {one.name: one.transform for one in self.bodies}
+        named = {one.name: one.transform for one in self.bodies if one.transform is not None}
         return named.get(self.moved_body, self.parameters.transform)
 
     def show_handles(self, shown: bool) -> None:
@@ -269,11 +280,20 @@ class Session:
         return self._rendered_of(case, self.overlay.beside[number], placement.with_pose(T), pixels)
 
     def _rendered_of(self, case: PreparedCase, overlay, placement: Placement, pixels: int) -> np.ndarray:
-        colours = {one.name: one.colour for one in self.bodies}
         image, alone = case.render_bodies(placement, pixels)
-        # The node of one may have left the scene.
-        overlay.bodies = tuple((drr, colours[name]) for name, drr in alone.items() if name in colours)
+        overlay.bodies = self._coloured(alone)
         return image
+
+    def _coloured(self, alone: Mapping[str, np.ndarray]) -> tuple:
+        """The DRRs of bodies by themselves, by their names, with the bodies' colours."""
+        colours = {one.name: one.colour for one in self.bodies}
+        # The node of one may have left the scene.
+        return tuple((drr, colours[name]) for name, drr in alone.items() if name in colours)
+
+    def show_made(self, image: np.ndarray, alone: Mapping[str, np.ndarray]) -> None:
+        """Show a DRR of something that moves, and of several bodies each one's by itself."""
+        self.overlay.bodies = self._coloured(alone)
+        self.show_drr(image, live=True)
 
     def show_drr(self, image: np.ndarray, live: bool = False) -> None:
         """Show a DRR of this case over the X-ray, and put it into the scene unless something still moves."""
@@ -296,12 +316,13 @@ class Session:
 
     def _fuse(self) -> None:
         p, case = self.parameters, self.case
-        self.overlay.show(p.xray, p.drr, bone_dark=case.bone_dark, valid=case.xray.valid)
+        opacity = case.bodies.are_metal
+        self.overlay.show(p.xray, p.drr, case.bone_dark, case.xray.valid, opacity)
         self.overlay.show_beside(min(len(case.others), bridge.MOST_XRAYS - 1))
         for number, overlay in enumerate(self.overlay.beside):
             one, (node, _) = case.beside(number), self._xray_nodes(case)[1 + number]
             drr = self._put_beside(number, self.placement, REST_PIXELS)
-            overlay.show(node, drr, bone_dark=one.bone_dark, valid=one.xray.valid)
+            overlay.show(node, drr, one.bone_dark, one.xray.valid, opacity)
             overlay.take_over(self.overlay)
             overlay.refresh()
 
@@ -372,9 +393,9 @@ class Session:
         Raises:
             InputError: a name is unknown.
         """
-        placement = None
+        placement, shown = None, self.placement
         if isinstance(init, str) and init == CURRENT_POSE:
-            placement = self.placement
+            placement = shown
         elif not isinstance(init, str):
             placement = Placement(np.asarray(init, dtype=np.float64))
         start, starts = None, {}
@@ -395,7 +416,8 @@ class Session:
             time_limit=self.parameters.timeLimit,
             weights=weights or {},
         )
-        return Task(self.case.as_stated, settings, start, starts=starts)
+        moved = {} if placement is None else placement.relative
+        return Task(self.case.as_stated, settings, start, starts=starts, moved=moved, shown=shown)
 
     def record(self, result: RegistrationResult | BodiesResult) -> bool:
         """Show a result and remember it; one that was stopped leaves its pose only, and is answered by False.

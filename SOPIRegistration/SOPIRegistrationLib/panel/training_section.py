@@ -97,6 +97,12 @@ class TrainingSection:
         """Whether a training for this CT is under way."""
         return self._folder is not None
 
+    def missing(self) -> str:
+        """What is still needed to train, in words."""
+        if self._case is not None and self._case.inputs.ct is None:
+            return "a CT: networks learn from a patient's bones"
+        return "the end of the training that runs" if self.is_running else ""
+
     def start(self, pose) -> None:
         """Train for the CT at hand.
 

@@ -332,7 +332,7 @@ def refine_jointly(
         scene: bodies and X-rays.
         T_start: (N, 4, 4) or, with the rest, (M, 4, 4) T_lps_to_world.
         levels: from coarse to fine; those of the kind that have windows unless given.
-        report: told every iteration, of the first body's pose; raises ``Cancelled`` to stop.
+        report: told every iteration, of the first body's pose and those of all; raises ``Cancelled`` to stop.
         T_rest: (N, 4, 4) or (M, 4, 4) poses about which holds expect the motion, if not ``T_start``.
     """
     T = scene.with_rest(T_start)
@@ -345,7 +345,8 @@ def refine_jointly(
             nonlocal reached
             reached = state.T
             fraction = (number + state.fraction) / len(levels)
-            report(replace(state, stage=f"all bodies, {level.name}", fraction=fraction, T=state.T[0]))
+            stage, poses = f"all bodies, {level.name}", dict(zip(scene.bodies.names, state.T, strict=False))
+            report(replace(state, stage=stage, fraction=fraction, T=state.T[0], bodies=poses))
 
         try:
             solution = levenberg_marquardt(

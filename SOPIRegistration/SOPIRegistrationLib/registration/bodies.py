@@ -15,7 +15,7 @@ from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.progress import Report
+from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.projector.bodies import is_seen, window_of
 from SOPIRegistrationLib.refine.alternatives import Alternative, alternatives
 from SOPIRegistrationLib.refine.jointly import Refined, Scene, refine_jointly
@@ -48,7 +48,7 @@ class BodyPose:
     Attributes:
         name: of the body.
         T_lps_to_world: (4, 4) pose, mm.
-        initial_T: (4, 4) the pose from which it was released: that of the piece it belongs to.
+        initial_T: (4, 4) pose of the piece from which it was released.
         verdict: trust in this body.
         alternatives: other poses of it alone that the picture hardly tells from this one, or that are worth a
             look, the best first.
@@ -161,6 +161,7 @@ def register_bodies(
     settings: RegistrationSettings | None = None,
     starts: Mapping[str, np.ndarray] | None = None,
     report: Report | None = None,
+    moved: Mapping[str, np.ndarray] | None = None,
 ) -> BodiesResult:
     """Find the pose of every body, in one X-ray or jointly in several calibrated ones.
 
@@ -175,6 +176,8 @@ def register_bodies(
         starts: (4, 4) T_lps_to_world by name of a body; of the parts of a CT the first one's counts for all.
         report: told several times a second; raises ``Cancelled`` to stop at once, and the result holds the
             best poses reached so far.
+        moved: (4, 4) by name of a part of a CT: how it has left its place in the CT before, LPS to LPS, mm;
+            it is released from there.
 
     Raises:
         InputError: as of ``register``; a body in no view, two bodies in one place, or a start of none.
@@ -182,10 +185,11 @@ def register_bodies(
     began, starts = time.perf_counter(), dict(starts or {})
     settings = settings or RegistrationSettings()
     bodies.require(starts)
+    moved = {name: T for name, T in (moved or {}).items() if bodies[name].name in bodies.parts}
     if bodies.whole is None and len(bodies) > 1 and set(starts) == set(bodies.names):
         # What can be told at once is not told after a minute.
         _require_in_view(Scene(bodies, radiographs), np.array([starts[name] for name in bodies.names]))
-    case = _BodiesCase(bodies, tuple(radiographs), frame, settings, starts, report)
+    case = _BodiesCase(bodies, tuple(radiographs), frame, settings, starts, report, moved)
     if len(bodies) == 1 and bodies.rest is None:
         return case.of_one()
     # What bends agrees in part only as one piece, and a body has its own alternatives: all that a search can
@@ -233,6 +237,7 @@ class _BodiesCase:
     settings: RegistrationSettings
     starts: Mapping[str, np.ndarray]
     report: Report | None
+    moved: Mapping[str, np.ndarray]
 
     def of_one(self) -> BodiesResult:
         """One body alone."""
@@ -254,9 +259,10 @@ class _BodiesCase:
         """
         results = tuple(piece for _, piece in pieces)
         found = {name: piece for names, piece in pieces for name in names}
-        T_start = np.array([found[name].T_lps_to_world for name in self.bodies.names])
+        T_piece = np.array([found[name].T_lps_to_world for name in self.bodies.names])
+        T_start = T_piece @ [self.moved.get(name, np.eye(4)) for name in self.bodies.names]
         if any(piece.stopped for piece in results):
-            return self._stopped(T_start, T_start, results, began)
+            return self._stopped(T_start, T_piece, results, began)
         scene = Scene(self.bodies, results[0].radiographs)
         try:
             if self.bodies.whole is None:
@@ -272,12 +278,12 @@ class _BodiesCase:
         stage = StageRecord("all bodies jointly", time.perf_counter() - joint_began, None, T[0])
         results = (replace(results[0], stages=[*results[0].stages, stage]), *results[1:])
         if released.refined.stopped:
-            return self._stopped(T, T_start, results, began)
+            return self._stopped(T, T_piece, results, began)
         verdicts, pairs = judge_bodies(scene, released.refined, released.others)
         for number, name in enumerate(self.bodies.names):
             if number not in released.taken or name in self.bodies.parts:
                 verdicts[number] = _not_better(verdicts[number], found[name].verdict)
-        poses = zip(self.bodies.names, T, T_start, verdicts, released.others, strict=False)
+        poses = zip(self.bodies.names, T, T_piece, verdicts, released.others, strict=False)
         seconds = time.perf_counter() - began
         return BodiesResult(tuple(BodyPose(*one) for one in poses), tuple(pairs), results, seconds)
 
@@ -309,7 +315,8 @@ class _BodiesCase:
             found = _settled(known, bodies.parts)
             if found is None:
                 enough = is_settled if known else _is_a_start
-                found = find(bodies.whole, seen, self.frame, settings, start, self.report, enough)
+                report = self._report_of(bodies.parts)
+                found = find(bodies.whole, seen, self.frame, settings, start, report, enough)
             pieces.append((bodies.parts, found))
         for body in bodies.bodies:
             if body.name in bodies.parts:
@@ -322,9 +329,26 @@ class _BodiesCase:
             found = _settled(known, (body.name,))
             if found is None:
                 enough = is_settled if known else _is_anything
-                found = find(body.subject, seen, own, settings, start, self.report, enough)
+                report = self._report_of([body.name])
+                found = find(body.subject, seen, own, settings, start, report, enough)
             pieces.append(((body.name,), replace(found, frame=self.frame)))
         return pieces
+
+    def _report_of(self, names: Sequence[str]) -> Report | None:
+        """Tells where the bodies of a piece are; the first one's is that of the CT as one piece, too."""
+        if self.report is None:
+            return None
+        whom = names[0] if len(names) == 1 else "as one piece"
+        everything = {name: self.moved.get(name, np.eye(4)) for name in names}
+        if self.bodies.names[0] in names:
+            everything[""] = np.eye(4)
+
+        def tell(state: Progress) -> None:
+            known = state.T is not None
+            poses = {name: state.T @ moved for name, moved in everything.items()} if known else {}
+            self.report(replace(state, stage=f"{whom}: {state.stage}", bodies=poses))
+
+        return tell
 
     def _settings(self, names: Sequence[str]) -> tuple[RegistrationSettings, np.ndarray | None]:
         """How a piece of bodies of these names is registered, and its start (4, 4) where one is given."""

@@ -51,11 +51,11 @@ class BodiesInput:
     labels: Volume | None = None
     key: tuple = ()
 
-    def of(self, subject: Subject, known: Mapping[tuple, Subject]) -> Bodies:
+    def of(self, subject: Subject | None, known: Mapping[tuple, Subject]) -> Bodies:
         """The bodies, prepared.
 
         Args:
-            subject: the CT.
+            subject: the CT; None where all bodies are surfaces.
             known: bodies prepared before, by their keys.
 
         Raises:

@@ -68,7 +68,9 @@ class Task:
         settings: how.
         start: (4, 4) T_lps_to_world, where a start pose is given: of the CT as one piece.
         starts: the same by name of several bodies.
+        moved: (4, 4) by name of a part of the CT, how it has left its place in it (``register_bodies``).
         shows_pictures: whether somebody looks at DRRs meanwhile.
+        shown: where several bodies are shown as it begins; at the start unless given.
     """
 
     case: PreparedCase
@@ -76,6 +78,8 @@ class Task:
     start: np.ndarray | None = None
     shows_pictures: bool = True
     starts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    moved: Mapping[str, np.ndarray] = field(default_factory=dict)
+    shown: Placement | None = None
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,16 @@ class LiveView:
     Attributes:
         stage: name of the running stage.
         fraction: of the whole that is done, 0 to 1.
-        T_lps_to_camera: (4, 4) best pose so far, or None while preparing.
+        placement: best poses so far, or None while there are none.
         drr: the projection there, or None where none was made.
+        alone: of several bodies the DRR of each by itself, by its name.
     """
 
     stage: str
     fraction: float
-    T_lps_to_camera: np.ndarray | None = None
+    placement: Placement | None = None
     drr: np.ndarray | None = None
+    alone: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def prepare(inputs: Inputs, known: PreparedCase | None, report: Callable[[LiveView], None]) -> PreparedCase:
@@ -112,13 +118,18 @@ def prepare(inputs: Inputs, known: PreparedCase | None, report: Callable[[LiveVi
         report(LiveView(f"Preparing the CT: {what}", fraction))
 
     began = time.perf_counter()
-    if known is not None and known.inputs.ct_key == inputs.ct_key:
+    if inputs.ct is None:
+        subject = None
+    elif known is not None and known.inputs.ct_key == inputs.ct_key:
         subject = known.subject
     else:
         subject = Subject(prepare_ct(inputs.ct, inputs.mask, progress=progress))
         subject.warm_up()
     report(LiveView("Preparing the bodies" if inputs.bodies.bodies else "Preparing the X-ray", 1.0))
     bodies = inputs.bodies.of(subject, {} if known is None else known.bodies_by_key)
+    if subject is None:
+        subject = bodies.bodies[0].subject
+        subject.warm_up()
     ready = known.prepared if known is not None and known.bodies.are_metal == bodies.are_metal else {}
     xray = ready.get(inputs.xray_key)
     if xray is None:
@@ -138,23 +149,33 @@ def prepare(inputs: Inputs, known: PreparedCase | None, report: Callable[[LiveVi
 def run(task: Task, report: Callable[[LiveView], None]) -> RegistrationResult | BodiesResult:
     """Register a prepared case; any thread."""
     last, case = 0.0, task.case
+    xrays = [case.xray, *case.others]
+    placement = task.shown or Placement(case.frame.T_nominal)
 
     def show(progress: Progress) -> None:
-        nonlocal last
-        if case.has_several_bodies:
-            # The pose told is now that of one body, now that of another.
-            report(LiveView(progress.stage, progress.fraction))
-            return
-        T_lps_to_camera, drr = case.T_world_to_camera @ progress.T, None
+        nonlocal last, placement
+        placement = _reached(placement, progress, case)
+        drr, alone = None, {}
         if task.shows_pictures and time.perf_counter() - last > _LIVE_INTERVAL_S:
-            drr = case.render(Placement(T_lps_to_camera), LIVE_PIXELS)
+            drr, alone = case.render_bodies(placement, LIVE_PIXELS)
             last = time.perf_counter()
-        report(LiveView(progress.stage, progress.fraction, T_lps_to_camera, drr))
+        report(LiveView(progress.stage, progress.fraction, placement, drr, alone))
 
-    xrays = [case.xray, *case.others]
     if case.has_several_bodies:
-        return register_bodies(case.bodies, xrays, case.frame, task.settings, task.starts, show)
+        return register_bodies(case.bodies, xrays, case.frame, task.settings, task.starts, show, task.moved)
     return register(case.subject, xrays, case.frame, task.settings, task.start, show)
+
+
+def _reached(before: Placement, progress: Progress, case: PreparedCase) -> Placement:
+    """Where the bodies are by now; those of which nothing is told stay."""
+    if not case.has_several_bodies:
+        return before if progress.T is None else before.with_pose(case.T_world_to_camera @ progress.T)
+    told = {name: case.T_world_to_camera @ T for name, T in progress.bodies.items()}
+    others = {name: before.of(name) for name in case.bodies.names if name not in told}
+    placement = Placement(told.pop("", before.T_lps_to_camera))
+    for name, T in {**others, **told}.items():
+        placement = placement.with_pose(T, name)
+    return placement
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Inputs:
     """What is read of the scene; arrays, safe to hand to a thread.
 
     Attributes:
-        ct: in the patient frame, HU.
+        ct: in the patient frame, HU; None where the bodies are surfaces alone.
         mask: bones, or None.
         radiograph: the X-ray as stored, in the camera's frame.
         region: (rows, columns) bool on the radiograph, where it is to be compared; None for everywhere.
@@ -64,7 +64,7 @@ class Inputs:
         bodies: what moves by itself; of one rigid CT, none.
     """
 
-    ct: Volume
+    ct: Volume | None
     mask: Volume | None
     radiograph: Radiograph
     region: np.ndarray | None
@@ -153,6 +153,13 @@ class PreparedCase:
     def ct(self) -> PreparedCT:
         """Attenuation and bones."""
         return self.subject.ct
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed or mended in the CT and in the other bodies, each a sentence for the user."""
+        alone = [one.subject for one in self.bodies.bodies if one.name not in self.bodies.parts]
+        subjects = [self.subject, *(one for one in alone if one is not self.subject)]
+        return tuple(note for subject in subjects for note in subject.ct.notes)
 
     @property
     def prepared(self) -> dict[tuple, PreparedRadiograph]:

@@ -39,6 +39,7 @@ from SOPIRegistrationLib.scene.layout import (
     slice_node,
 )
 from SOPIRegistrationLib.scene.nodes import (
+    is_own,
     labels_of_segments,
     mask_from_node,
     radiograph_from_node,
@@ -82,6 +83,7 @@ __all__ = [
     "ensure_layout",
     "estimated_camera",
     "is_attached",
+    "is_own",
     "keep_estimated",
     "labels_of_segments",
     "landmark_pairs",

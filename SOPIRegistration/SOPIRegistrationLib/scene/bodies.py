@@ -15,7 +15,9 @@ from SOPIRegistrationLib.subject.bodies import Bodies
 
 
 def with_transforms(scene, entries: Sequence[BodyEntry]) -> list[BodyEntry]:
-    """The bodies with a transform each, made where there is none yet."""
+    """The bodies with a transform each, made where there is none yet; one alone moves with the common one."""
+    if len(entries) == 1 and not entries[0].segment:
+        return list(entries)
     return [
         one
         if one.transform is not None
@@ -31,17 +33,18 @@ def attach_bodies(common, entries: Sequence[BodyEntry], ct_nodes) -> None:
 
     Args:
         common: the registration's transform.
-        entries: the bodies; without any, all is carried by the common transform.
+        entries: the bodies; without any, or of one alone, all is carried by the common transform.
         ct_nodes: the CT and what belongs to it. Where it is a body as a whole it moves with that one, else as
             the piece that bodies have left.
     """
     ct_body = next((one for one in entries if one.node is None), None)
     attach(common, *(ct_nodes if ct_body is None else ()))
     for one in entries:
-        if one.transform is None:
-            continue
         nodes = ct_nodes if one is ct_body else () if one.segment else (one.node,)
-        attach(one.transform, *nodes, common=common)
+        if one.transform is None:
+            attach(common, *nodes)
+        else:
+            attach(one.transform, *nodes, common=common)
 
 
 def show_bodies(scene, common, bodies: Bodies, entries: Sequence[BodyEntry]) -> list:
@@ -66,14 +69,16 @@ def show_bodies(scene, common, bodies: Bodies, entries: Sequence[BodyEntry]) -> 
     for body in bodies.bodies:
         if (entry := by_name.get(body.name)) is None:
             continue
-        set_centre(entry.transform, body.centre_lps_mm)
+        carried_by = entry.transform or common
+        set_centre(carried_by, body.centre_lps_mm)
         if entry.node is not None and entry.node.IsA("vtkMRMLModelNode"):
             entry.node.CreateDefaultDisplayNodes()
             entry.node.GetDisplayNode().SetColor(*entry.colour)
             shown.append(entry.node)
         else:
             bone = body.subject.ct.bone
-            shown.append(show_bones(scene, bone, entry.transform, body.name, entry.colour, common))
+            above = None if entry.transform is None else common
+            shown.append(show_bones(scene, bone, carried_by, body.name, entry.colour, above))
     if bodies.rest is not None and bodies.rest.subject.ct.bone.array.any():
         shown.append(show_bones(scene, bodies.rest.subject.ct.bone, common, "", COLOUR))
     remove_bones(scene, shown)

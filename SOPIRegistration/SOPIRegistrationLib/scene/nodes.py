@@ -183,6 +183,11 @@ def marked_nodes(scene, class_name: str, attribute: str) -> list:
     return [node for node in nodes_of_class(scene, class_name) if node.GetAttribute(attribute)]
 
 
+def is_own(node) -> bool:
+    """Whether this module has made a node, or keeps in it what it knows of an X-ray."""
+    return any(name.startswith("SOPIRegistration.") for name in node.GetAttributeNames())
+
+
 def remove_node(node) -> None:
     """Take a displayable node out of its scene together with its display and storage nodes."""
     scene = node.GetScene()

@@ -21,6 +21,7 @@ _SETTING = "SOPIRegistration.Overlay."
 # Settings of fusion_image that the picture's node keeps.
 _SETTINGS = {"mix": 0.5, "edge_strength": 1.0, "curtain": 0.5, "lens_down": 0.5, "local_contrast": 0.0}
 _BONE_DARK = "SOPIRegistration.BoneDark"
+_OPACITY = "SOPIRegistration.Opacity"
 _XRAY, _DRR, _FIELD = "xray", "drr", "field"
 
 
@@ -54,7 +55,14 @@ class Overlay:
         # Averaging a large X-ray takes longer than the rest of a live update.
         self._resampled: dict = {}
 
-    def show(self, xrayNode, drrNode, bone_dark: bool = False, valid: np.ndarray | None = None) -> None:
+    def show(
+        self,
+        xrayNode,
+        drrNode,
+        bone_dark: bool = False,
+        valid: np.ndarray | None = None,
+        opacity: bool = False,
+    ) -> None:
         """Fuse two nodes from now on.
 
         Args:
@@ -63,6 +71,7 @@ class Overlay:
             bone_dark: whether bones are dark in the X-ray.
             valid: (rows, columns) bool, where the X-ray shows the patient (``PreparedRadiograph.valid``), on
                 any pixels of the DRR's field of view; the DRR is shown nowhere else.
+            opacity: whether the DRR is what metal lets through, 0 to 1, which is shown as it is.
         """
         picture = self.node
         if picture is None:
@@ -71,6 +80,8 @@ class Overlay:
             picture.SetAttribute(_NUMBER, str(self._number))
         images = {_XRAY: xrayNode.GetID(), _DRR: drrNode.GetID()}
         same = all(picture.GetNodeReferenceID(role) == node_id for role, node_id in images.items())
+        same = same and picture.GetAttribute(_OPACITY) == str(int(opacity))
+        picture.SetAttribute(_OPACITY, str(int(opacity)))
         for role, node_id in images.items():
             picture.SetNodeReferenceID(role, node_id)
         picture.SetAttribute(_BONE_DARK, "1" if bone_dark else "0")
@@ -79,7 +90,10 @@ class Overlay:
         if same:
             self.refresh()
         else:
-            self.match_drr_window()
+            if opacity:
+                self.drr_window = 0.0, 1.0
+            else:
+                self.match_drr_window()
             # On its detector in the 3D view, too.
             if (xray_view := slice_node(self._scene, self._xray_view)) is not None:
                 xray_view.SetSliceVisible(True)

@@ -62,7 +62,10 @@ class Followed:
         """What is tracked; one that is fixed is not."""
         case = self.case
         if not case.has_several_bodies:
-            return [Body(case.inputs.ct.name.strip("'"), case.subject, case.frame)]
+            # A CT has its node's name; an implant alone is a body of the table.
+            ct = case.inputs.ct
+            name = case.bodies.names[0] if ct is None else ct.name.strip("'")
+            return [Body(name, case.subject, case.frame)]
         return [
             Body(one.name, one.subject, replace(case.frame, centre_lps_mm=one.centre_lps_mm))
             for one in case.bodies.bodies

@@ -44,7 +44,7 @@ class Shown:
         camera: the X-ray's camera.
         frame: its nominal view.
         xray: the X-ray's node.
-        ct: the CT's node.
+        ct: the CT's node; None where models are registered without one.
         bodies: the model nodes in the 3D view that it is fitted to.
         beside: cameras of the X-rays that are shown beside it.
     """
@@ -140,16 +140,17 @@ class Views(slicer.util.VTKObservationMixin):
         self._fit_3d()
 
     def keep_body_in_sight(self) -> None:
-        """Fit the 3D view to a body that has been moved out of it, and only then."""
+        """Fit the 3D view to a body that has been moved out of it, if only in part, and only then."""
         bounds, view = self.shown and self.shown.bounds, self._view_3d
         if bounds is None or view is None:
             return
-        place = vtk.vtkCoordinate()
-        place.SetCoordinateSystemToWorld()
-        place.SetValue(*bounds.mean(axis=1))
         renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
-        seen = np.array(place.GetComputedDoubleViewportValue(renderer)) / renderer.GetSize()
-        if np.any(seen < _IN_SIGHT[0]) or np.any(seen > _IN_SIGHT[1]):
+        corners = np.array(np.meshgrid(*bounds)).reshape(3, -1).T
+        middle, *seen = _seen(renderer, [bounds.mean(axis=1), *corners])
+        # Of one larger than the view, which somebody has come close to, the middle counts alone.
+        fits = np.all(np.ptp(seen, axis=0) <= 1)
+        is_cut = fits and (np.min(seen) < 0 or np.max(seen) > 1)
+        if is_cut or np.any(middle < _IN_SIGHT[0]) or np.any(middle > _IN_SIGHT[1]):
             self._fit_3d()
 
     def write_label(self, text: str, colour: tuple[float, float, float] = (1, 1, 1)) -> None:
@@ -235,6 +236,8 @@ class Views(slicer.util.VTKObservationMixin):
 
     def _show_planes(self) -> None:
         ct = self.shown.ct
+        if ct is None:
+            return
         display = ct.GetDisplayNode()
         if display is not None and self._window_before is None:
             automatic = bool(display.GetAutoWindowLevel())
@@ -276,6 +279,16 @@ class Views(slicer.util.VTKObservationMixin):
         renderer.ResetCamera(bounds.ravel())
         renderer.ResetCameraClippingRange()
         view.scheduleRender()
+
+
+def _seen(renderer, points_ras) -> np.ndarray:
+    """(n, 2) where points of world are in a view, as shares of it from its lower left corner."""
+    place, seen = vtk.vtkCoordinate(), []
+    place.SetCoordinateSystemToWorld()
+    for point in points_ras:
+        place.SetValue(*point)
+        seen.append(place.GetComputedDoubleViewportValue(renderer))
+    return np.array(seen) / renderer.GetSize()
 
 
 def _label() -> vtk.vtkTextActor:

@@ -9,7 +9,8 @@ views have its displayable managers, interactor styles and cameras, and are rend
 pixels are asked for (:meth:`Host.view_pixels`, :meth:`Host.window_picture`).
 
 Where it may differ from the application: message boxes and file dialogs give the answers a test has put in
-``Host.answers``; Python threads also run while the event loop waits, in the application they do not.
+``Host.answers``, some events later; Python threads also run while the event loop waits, in the application
+they do not.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ _VIEWS = {
     "slicer.SliceView": ("layoutManager().sliceWidget('Red').sliceView()", views.SliceView),
     "slicer.ThreeDView": ("threeDWidget(0).threeDView()", views.ThreeDView),
 }
+
+
+# For so long a message box or file dialog stays, with an event loop of its own.
+_MODAL_S = 0.03
 
 
 class Host:
@@ -183,6 +188,8 @@ class Host:
     def _message_box(self, kind):
         def show(text):
             self.messages.append((kind, text))
+            # Modal, but events go on.
+            self.process(_MODAL_S)
             return self.confirms if kind.startswith("confirm") else None
 
         return api.fake("slicer.util", kind, show)
@@ -196,8 +203,12 @@ class Host:
         module.QFile = QtCore.QFile
         module.QMessageBox = QtWidgets.QMessageBox
         module.QUiLoader = lambda: UiLoader({cls.__name__: cls for cls in self.classes.values()})
+
         # PythonQt gives the path alone.
-        answer = lambda *_: self.answers.pop(0)  # noqa: E731
+        def answer(*_):
+            self.process(_MODAL_S)
+            return self.answers.pop(0)
+
         module.QFileDialog = SimpleNamespace(getOpenFileName=answer, getSaveFileName=answer)
         module.QSettings = lambda: _Settings()
         return module
@@ -267,6 +278,7 @@ def _register_node_classes(scene, application_logic):
         colours,
         slicer.vtkSlicerMarkupsLogic(),
         slicer.vtkSlicerSegmentationsModuleLogic(),
+        slicer.vtkSlicerSequencesLogic(),
         slicer.vtkSlicerSubjectHierarchyModuleLogic(),
         slicer.vtkSlicerTransformLogic(),
         slicer.vtkSlicerVolumesLogic(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 
+import numpy as np
 from PySide6 import QtCore
 
 from . import api
@@ -86,6 +87,9 @@ class _Property:
     def __set__(self, instance, value):
         if self._setter is None:
             raise AttributeError("can't set attribute")
+        if isinstance(value, np.bool_):
+            # PythonQt asks what is no bool of Python for a whole number, which NumPy's has not.
+            raise ValueError(f"a property of type bool does not accept an object of type {type(value)}")
         self._setter(instance, value)
 
 
