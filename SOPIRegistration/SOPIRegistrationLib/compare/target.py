@@ -301,5 +301,5 @@ def _metal_target(subject: Subject) -> Target:
 
 def _bone_target(subject: Subject) -> Target:
     if subject.is_segmented_bone:
-        return Target("bone", SEGMENTED_BONE, subject.bones, subject.ct.surface_points_lps_mm)
+        return Target("bone", SEGMENTED_BONE, subject.in_tissue, subject.ct.surface_points_lps_mm)
     return Target("bone", BONES, subject.bones)
