@@ -22,9 +22,7 @@ from SOPIRegistrationLib.projector.bodies import (
     project_bodies_with_jacobian,
 )
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
-from SOPIRegistrationLib.subject import MovingVolume, Subject
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody
-from SOPIRegistrationLib.subject.silhouette import Silhouette
 
 # Cost of a depth one prior's width away from the start, as for one body (``compare.objective``).
 _DEPTH_PRIOR_COST = 0.01
@@ -41,11 +39,6 @@ def released_levels(kind: TargetKind) -> tuple[Level, ...]:
     """The levels through which bodies that are nearly right are brought to the end: those with windows."""
     steps = (*kind.coarse[-1], *kind.fine)
     return tuple(step.level for step in steps if step.level.window_px is not None)
-
-
-def _seen(subject: Subject, among_others: bool) -> MovingVolume | Silhouette:
-    """What X-rays show of a body; where they show more than the bodies, that is what it adds."""
-    return subject.in_tissue if among_others and not subject.ct.is_metal else subject.shown
 
 
 class Scene:
@@ -71,7 +64,7 @@ class Scene:
         self.keeps_to_outlines = (
             bodies.whole is None or compared_target(bodies.whole).outline_lps_mm is not None
         )
-        self._projected = [_seen(body.subject, self.keeps_to_outlines) for body in self.moving]
+        self._projected = [compared_target(body.subject).moving for body in self.moving]
 
     def with_rest(self, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(M, 4, 4) the bodies' poses (N, 4, 4), and for the rest that of the body it is held to."""
