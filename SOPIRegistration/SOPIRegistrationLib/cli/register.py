@@ -225,7 +225,9 @@ def register_files(request: Request, folder: Path) -> Registered:
     sources = {name: source.replace(f"{folder}/", "") for name, source in geometry.sources.items()}
     geometry = replace(geometry, sources=sources)
     body = request.ct.stem if is_surface(request.ct) else "ct"
-    files = write_results(folder, result, geometry, subject.showing(result.content), seconds_preparation, body)
+    files = write_results(
+        folder, result, geometry, subject.showing(result.content), seconds_preparation, body
+    )
     return Registered(result, subject, geometry.cameras, seconds_preparation, files)
 
 
