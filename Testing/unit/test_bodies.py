@@ -11,6 +11,7 @@ from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.compare import LevelObjective
 from SOPIRegistrationLib.compare.target import Level, compared_target
 from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.evaluation.anatomies import bone_alone
 from SOPIRegistrationLib.evaluation.peers import installed_version
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -29,6 +30,7 @@ from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
 from SOPIRegistrationLib.simulation.bending import bent, bent_poses
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
+from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.subject.bodies import Bodies, Hold, RigidBody, require_apart
 from SOPIRegistrationLib.subject.labelled import REST, cut_up, label_names
 from support.objects import GaussianBlobs, oblique_grid
@@ -86,6 +88,20 @@ def test_the_hole_is_filled_with_soft_tissue(bodies):
     index = middle.lps_to_index @ np.append(hole.rotation_centre_lps_mm, 1)
     i, j, k = np.rint(index[:3]).astype(int)
     assert 0.017 < middle.array[k, j, i] < 0.024
+
+
+def test_a_bone_cut_out_of_a_ct_shows_what_it_shows_in_the_body(phantom, bodies, frame):
+    alone = Subject(prepare_ct(bone_alone(phantom.ct, phantom.labels, 23)))
+    assert alone.is_segmented_bone
+    part = bodies.bodies[1].subject
+    expected, in_tissue, in_air = (
+        project(moving.level(0), CAMERA, frame.T_nominal)
+        for moving in (part.in_tissue, alone.in_tissue, alone.body)
+    )
+    assert np.linalg.norm(in_tissue - expected) < 0.6 * np.linalg.norm(expected)
+    assert np.linalg.norm(in_air - expected) > 3 * np.linalg.norm(expected)
+    # What a part is more than its surroundings was taken off already.
+    assert part.in_tissue is part.body
 
 
 @pytest.mark.skipif(not installed_version("itk-rtk"), reason="itk-rtk is not installed")

@@ -63,7 +63,7 @@ def T_true(frame) -> np.ndarray:
 @pytest.fixture(scope="module")
 def case(subject, frame, T_true) -> Case:
     """The bone beside another one, within flesh; bright and dark were mistaken for each other."""
-    drr = project(subject.body.level(0), CAMERA, T_true[None])[0]
+    drr = project(subject.in_tissue.level(0), CAMERA, T_true[None])[0]
     v, u = np.mgrid[: CAMERA.height, : CAMERA.width]
     flesh = 1.5 * np.exp(-(((u - 100) / 90) ** 2)) + 0.3 * np.sin(v / 25)
     beside = 0.5 * (np.abs(u - 160 - 0.1 * v) < 9)

@@ -18,7 +18,6 @@ from SOPIRegistrationLib.cli.common import (
     progress_bar,
     staged,
 )
-from SOPIRegistrationLib.compare import targets_of
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -220,12 +219,13 @@ def register_files(request: Request, folder: Path) -> Registered:
         result = outcome_of(
             lambda logic: logic.register(task), "finished", lambda live: update(live.fraction, live.stage)
         )
-    [target] = targets_of(subject, result.content)
     # What lies beside the results, as the demo's geometry, moves with them.
     sources = {name: source.replace(f"{folder}/", "") for name, source in geometry.sources.items()}
     geometry = replace(geometry, sources=sources)
     body = request.ct.stem if is_surface(request.ct) else "ct"
-    files = write_results(folder, result, geometry, target.moving, seconds_preparation, body)
+    files = write_results(
+        folder, result, geometry, subject.showing(result.content), seconds_preparation, body
+    )
     return Registered(result, subject, geometry.cameras, seconds_preparation, files)
 
 

@@ -22,7 +22,6 @@ from SOPIRegistrationLib.cli.common import (
 )
 from SOPIRegistrationLib.cli.register import pose_frame, with_depth_of_start
 from SOPIRegistrationLib.cli.several import labels_word, read_bodies
-from SOPIRegistrationLib.compare import targets_of
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.files import load_geometry
@@ -222,7 +221,7 @@ def _write_into(
         volumes = [_stored(stored[body.name]) for body in motion.bodies]
         files += write_as(kind, folder, motion.tracks, frames.geometry, volumes)
     if args.film:
-        moving = [targets_of(body.subject, "auto")[-1].moving for body in motion.bodies]
+        moving = [body.subject.shown for body in motion.bodies]
         write_film(folder / "overlay.gif", motion, frames, moving)
         files.append("overlay.gif")
     return files

@@ -67,21 +67,22 @@ class MultiStart:
 
 
 @dataclass(frozen=True)
-class AboutLongAxis:
-    """Starts turned about a pose's own long axis, slid along it, and moved along the valley of its cost.
-
-    There a long bone looks alike.
+class LookAlikes:
+    """Where a bone looks alike: turned about its own long axis, slid along it, moved along the valley of its
+    cost, and in its mirror poses.
 
     Attributes:
         turn_deg: how far turned, either way.
         slide_mm: how far slid, either way.
         keep: so many of those and of the poses they start about are refined to the end.
+        mirrored: so many of the mirror poses are refined to the end.
         valley_costs: how much worse the coarse images agree at those in the valley, to either side.
     """
 
     turn_deg: tuple[float, ...] = (6.0, 12.0, 20.0)
     slide_mm: tuple[float, ...] = (5.0, 10.0)
     keep: int = 6
+    mirrored: int = 2
     valley_costs: tuple[float, ...] = (0.01, 0.04)
 
 
@@ -132,7 +133,7 @@ class TargetKind:
     neighbour_gain: float | None
     searches_unscanned: bool
     detail: Level | None = None
-    look_alikes: AboutLongAxis | None = None
+    look_alikes: LookAlikes | None = None
     judged_as: str = ""
     is_silhouette: bool = False
     # Resources/Evaluation/configs/core_paper.toml prints the calibration.
@@ -220,7 +221,7 @@ SEGMENTED_BONE = TargetKind(
     neighbour_gain=0.5,
     searches_unscanned=False,
     detail=Level(256, 9),
-    look_alikes=AboutLongAxis(),
+    look_alikes=LookAlikes(),
     judged_as="segmented bone",
 )
 
@@ -298,5 +299,5 @@ def _metal_target(subject: Subject) -> Target:
 
 def _bone_target(subject: Subject) -> Target:
     if subject.is_segmented_bone:
-        return Target("bone", SEGMENTED_BONE, subject.bones, subject.ct.surface_points_lps_mm)
+        return Target("bone", SEGMENTED_BONE, subject.in_tissue, subject.ct.surface_points_lps_mm)
     return Target("bone", BONES, subject.bones)

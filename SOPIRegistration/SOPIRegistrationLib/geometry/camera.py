@@ -109,6 +109,11 @@ class Camera:
         return self.sdd_mm / self.K[1, 1], self.sdd_mm / self.K[0, 0]
 
     @property
+    def source_world_mm(self) -> np.ndarray:
+        """(3,) where the X-ray source stands in the world, mm."""
+        return np.linalg.inv(self.T_world_to_camera)[:3, 3]
+
+    @property
     def K_inverse(self) -> np.ndarray:
         """(3, 3): pixel (u, v, 1) to the ray point at depth one."""
         return np.linalg.inv(self.K)

@@ -24,6 +24,8 @@ class PreparedCT:
         identity: of the CT that it was made from (``images.identity``).
         notes: those of the CT and of its mask: what was assumed or mended where they were read.
         is_metal: whether all of it is metal, of which an X-ray shows the silhouette.
+        is_excess: whether the attenuation is what it attenuates more than its surroundings, as of a part of a
+            CT.
     """
 
     attenuation: Volume
@@ -34,3 +36,4 @@ class PreparedCT:
     identity: str = ""
     notes: tuple[str, ...] = ()
     is_metal: bool = False
+    is_excess: bool = False

@@ -101,14 +101,10 @@ def alike_poses(
     for axis in axes.directions.T:
         found.append(("half turn", R @ (2 * np.outer(axis, axis) - np.eye(3))))
     for source in sources_mm:
-        ray = (place - source) / np.linalg.norm(place - source)
-        deeper = np.eye(3) - 2 * np.outer(ray, ray)
-        found += [
-            ("mirror pose", deeper @ R @ (np.eye(3) - 2 * np.outer(axis, axis))) for axis in axes.directions.T
-        ]
         # A body that is its own inverse has these.
-        found.append(("half turn", -deeper @ R))
+        found.append(("half turn", -_deeper(place - source) @ R))
     poses = [(way, se3.rigid(turned, place - turned @ centre)) for way, turned in found]
+    poses += [("mirror pose", T) for T in mirror_poses(axes, T_lps_to_world, sources_mm)]
     for axis in sorted({0, axes.round_about}):
         direction = axes.directions[:, axis]
         for turn, slide in itertools.product(np.arange(0.0, 360.0, _ROUND_DEG), _SLIDES_MM):
@@ -119,6 +115,27 @@ def alike_poses(
             way = "turned about its axis" if turn else "slid along its axis"
             poses.append((way, se3.rigid(turned, shifted - turned @ centre)))
     return poses
+
+
+def mirror_poses(
+    axes: PrincipalAxes, T_lps_to_world: np.ndarray, sources_mm: Sequence[np.ndarray]
+) -> np.ndarray:
+    """(3 n, 4, 4) poses in which a body that is symmetric about a principal plane looks alike in one of n
+    X-rays. The arguments are those of :func:`alike_poses`.
+    """
+    R, centre = T_lps_to_world[:3, :3], axes.centre_mm
+    place = se3.transform_points(T_lps_to_world, centre)
+    turned = [
+        _deeper(place - source) @ R @ (np.eye(3) - 2 * np.outer(axis, axis))
+        for source in sources_mm
+        for axis in axes.directions.T
+    ]
+    return np.array([se3.rigid(one, place - one @ centre) for one in turned])
+
+
+def _deeper(ray: np.ndarray) -> np.ndarray:
+    """(3, 3) reflection in the plane across a ray (3,)."""
+    return np.eye(3) - 2 * np.outer(ray, ray) / (ray @ ray)
 
 
 def near_poses(axes: PrincipalAxes, T_lps_to_world: np.ndarray) -> list[tuple[str, np.ndarray]]:
@@ -197,7 +214,7 @@ def _starts(scene: Scene, T_found: np.ndarray, number: int) -> list[tuple[str, n
     """Poses (4, 4) from which others are sought, each after the way to it, within what holds the body."""
     body, T = scene.bodies.bodies[number], T_found[number]
     axes = principal_axes(body.subject.ct.surface_points_lps_mm)
-    sources = [np.linalg.inv(one.camera.T_world_to_camera)[:3, 3] for one in scene.radiographs]
+    sources = [one.camera.source_world_mm for one in scene.radiographs]
     alike = alike_poses(axes, T, sources)
     holds = [one.hold for one in scene.bodies.bodies if one.hold and body.name in (one.name, one.hold.parent)]
     if holds:

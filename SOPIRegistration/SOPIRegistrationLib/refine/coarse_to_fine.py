@@ -12,7 +12,12 @@ from SOPIRegistrationLib.compare.proposal import Proposal
 from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.geometry.distinct import distinct_poses
 from SOPIRegistrationLib.refine.intrinsics import with_intrinsics
-from SOPIRegistrationLib.refine.levels import through_levels, with_look_alikes, with_neighbouring_vertebrae
+from SOPIRegistrationLib.refine.levels import (
+    through_levels,
+    with_look_alikes,
+    with_mirror_poses,
+    with_neighbouring_vertebrae,
+)
 from SOPIRegistrationLib.refine.refiner import none_was_better_than_rejected
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
@@ -27,7 +32,7 @@ Finish = Callable[[Hypotheses, Run], Hypotheses]
 
 def fine(hypotheses: Hypotheses, run: Run) -> Hypotheses:
     """Hypotheses through the fine levels of their target."""
-    return through_levels(hypotheses, hypotheses.comparison.target.kind.fine, run)
+    return with_mirror_poses(through_levels(hypotheses, hypotheses.comparison.target.kind.fine, run), run)
 
 
 class CoarseToFine:

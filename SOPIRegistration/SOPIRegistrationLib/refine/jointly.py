@@ -60,11 +60,11 @@ class Scene:
         self.moving: tuple[RigidBody, ...] = bodies.moving
         self.kind = kind_of(bodies)
         self.centres_lps_mm = np.array([body.centre_lps_mm for body in self.moving])
-        self._projected = [body.subject.shown for body in self.moving]
         # In an X-ray of more than the bodies only their surroundings are compared.
         self.keeps_to_outlines = (
             bodies.whole is None or compared_target(bodies.whole).outline_lps_mm is not None
         )
+        self._projected = [compared_target(body.subject).moving for body in self.moving]
 
     def with_rest(self, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(M, 4, 4) the bodies' poses (N, 4, 4), and for the rest that of the body it is held to."""

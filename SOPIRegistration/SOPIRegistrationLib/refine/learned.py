@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Comparison, Hypotheses, compared_target
+from SOPIRegistrationLib.compare import Comparison, Hypotheses
 from SOPIRegistrationLib.compare.objective import comparable_pixels
 from SOPIRegistrationLib.compare.proposal import Proposal
 from SOPIRegistrationLib.compare.run import Run
@@ -62,7 +62,7 @@ class LearnedObjective:
         pixels, reach = config.pixels, config.reach
         if near:
             pixels, reach = config.near_pixels or pixels, 1.0
-        moving, bones = compared_target(case.subject).moving, case.subject.bones
+        moving, bones = case.subject.shown, case.subject.bones
         self.views = []
         for radiograph in comparison.radiographs:
             view = square_radiograph(radiograph, pixels)

@@ -13,8 +13,10 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
 from SOPIRegistrationLib.geometry.principal_axes import principal_axes
 from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt
+from SOPIRegistrationLib.refine.alternatives import mirror_poses
 
 NEIGHBOURS_STAGE, LOOK_ALIKES_STAGE = "neighbouring vertebrae", "turned about the long axis"
+MIRROR_STAGE = "mirror poses"
 # Turns into millimetres, and how far a valley is followed at most.
 _RADIUS_MM, _FURTHEST_MM = 30.0, 60.0
 # After the coarsest step a neighbouring vertebra is worth going on with if its cost is less than that of the
@@ -150,6 +152,33 @@ def with_look_alikes(found: Hypotheses, step: Step, run: Run) -> Hypotheses:
         stage.ended(T[0], float(1 - cost[0] / 2))
     beside = _along_the_valley(comparison, step.level, T[0], plan.valley_costs)
     T, cost = np.concatenate([T, beside]), np.concatenate([cost, np.full(len(beside), np.inf)])
+    return replace(found, T=T, cost=cost)
+
+
+def with_mirror_poses(found: Hypotheses, run: Run) -> Hypotheses:
+    """Hypotheses, and where the mirror poses of the best one lead: whatever is symmetric looks alike in them.
+
+    Args:
+        found: hypotheses refined to the end.
+        run: told every iteration.
+    """
+    comparison, kind = found.comparison, found.comparison.target.kind
+    if kind.look_alikes is None:
+        return found
+    axes = principal_axes(comparison.target.outline_lps_mm)
+    sources = [one.camera.source_world_mm for one in comparison.radiographs]
+    # No bone is quite symmetric: the way from its mirror pose to where it leads is long.
+    step = kind.coarse[-1][-1]
+    longer = replace(step.level, max_iterations=2 * step.level.max_iterations)
+    steps = (replace(step, level=longer, keep=kind.look_alikes.mirrored), *kind.fine)
+    with run.stage(MIRROR_STAGE, shows_poses=False) as stage:
+        starts = Hypotheses.unscored(comparison, mirror_poses(axes, found.T[0], sources))
+        T = np.concatenate([found.T, through_levels(starts, steps, run, within=stage).T])
+        cost = comparison.cost(kind.fine[-1].level, T)
+        order = np.lexsort((cost, ~comparison.case.is_plausible(T)))
+        kept = order[distinct_poses(T[order], comparison.case.centre_lps_mm, *SAME_MINIMUM, len(T))]
+        T, cost = T[kept], cost[kept]
+        stage.ended(T[0], float(1 - cost[0] / 2))
     return replace(found, T=T, cost=cost)
 
 

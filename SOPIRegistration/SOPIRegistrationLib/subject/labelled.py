@@ -184,6 +184,7 @@ def _part(ct: PreparedCT, surroundings: np.ndarray, owner: np.ndarray, number: i
         surface_points_lps_mm=surface_points_lps(bone),
         truncated=bone.same_grid((ct.truncated.array[box] * inside).astype(np.uint8)),
         identity=f"{ct.identity}:{name}",
+        is_excess=bool(surroundings.any()),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.images.ct_preparation import bone_only
+from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu, bone_only
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.projector import project_with_jacobian
 from SOPIRegistrationLib.subject.moving import MovingVolume
@@ -18,6 +18,8 @@ from SOPIRegistrationLib.subject.silhouette import Silhouette
 
 # Share of the attenuation that lies in bone from which a CT is a segmented bone, not a body.
 _SEGMENTED = 0.85
+# Muscle, of which most is made that surrounds a bone.
+_SOFT_TISSUE_HU = 50.0
 # Halvings of the resolution at which a registration begins.
 _HALVINGS = 3
 
@@ -58,9 +60,26 @@ class Subject:
         return MovingVolume(self._bone_attenuation, truncated.same_grid(truncated.array * self.ct.bone.array))
 
     @cached_property
+    def in_tissue(self) -> MovingVolume:
+        """What an X-ray shows of it in a body: where a bone is, there is no soft tissue.
+
+        Without this the bone's own outline, which hides no more than the tissue beside it, and the steps in
+        which it was cut out would be structure that no X-ray has.
+        """
+        if self.ct.is_excess:
+            return self.body
+        attenuation = self.ct.attenuation
+        more = np.maximum(attenuation.array - np.float32(attenuation_of_hu(_SOFT_TISSUE_HU)), 0)
+        return MovingVolume(attenuation.same_grid(more), self.ct.truncated)
+
+    @cached_property
     def silhouette(self) -> Silhouette:
         """What an X-ray shows of it where it is of metal."""
         return Silhouette(self.body)
+
+    def showing(self, content: str) -> MovingVolume | Silhouette:
+        """What a DRR of some content, "body", "bone" or "metal", is made of."""
+        return self.bones if content == "bone" else self.shown
 
     @property
     def shown(self) -> MovingVolume | Silhouette:
