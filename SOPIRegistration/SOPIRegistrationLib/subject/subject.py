@@ -10,7 +10,8 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.images.ct_preparation import attenuation_of_hu, bone_only
+from SOPIRegistrationLib.images.attenuation import attenuation_of_hu
+from SOPIRegistrationLib.images.ct_preparation import bone_only
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.projector import project_with_jacobian
 from SOPIRegistrationLib.subject.moving import MovingVolume
