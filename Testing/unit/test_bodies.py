@@ -23,7 +23,8 @@ from SOPIRegistrationLib.projector import ProjectorVolume, project, project_with
 from SOPIRegistrationLib.projector.bodies import project_bodies, project_bodies_with_jacobian
 from SOPIRegistrationLib.refine.jointly import JointObjective, Refined, Scene, refine_jointly
 from SOPIRegistrationLib.registration import register
-from SOPIRegistrationLib.registration.bodies import judge_bodies, register_bodies
+from SOPIRegistrationLib.registration.bodies import register_bodies
+from SOPIRegistrationLib.registration.bodies_verdict import judge_bodies
 from SOPIRegistrationLib.registration.outputs import write_picture, write_volume
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.similarity.residuals import LocalResidual

@@ -10,16 +10,18 @@ import numpy as np
 
 from SOPIRegistrationLib.compare.objective import comparable_pixels, compared_view, near_object
 from SOPIRegistrationLib.compare.target import Level, Target, TargetKind, compared_target
-from SOPIRegistrationLib.errors import Cancelled
+from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
 from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.projector import remove_shift_along_rays
 from SOPIRegistrationLib.projector.bodies import (
+    is_seen,
     line_integrals,
     project_bodies,
     project_bodies_with_jacobian,
+    window_of,
 )
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody
@@ -140,6 +142,25 @@ class Scene:
                     residual = LocalResidual(view.radiograph.image, about[None], level.window_px)
                     found.append(np.array([1 - residual.equations(image, [])[0] / 2 for image in images]))
         return np.stack([np.mean(found, axis=0) if found else np.zeros(len(poses)) for found in seen], axis=1)
+
+    def require_in_view(self, T_lps_to_world: np.ndarray) -> None:
+        """Whether some X-ray shows each body at poses (N, 4, 4).
+
+        Raises:
+            InputError: a body lies outside all of them.
+        """
+        level = replace(self.kind.check, window_px=11)
+        views = [self.view(one, level, self.with_rest(T_lps_to_world)) for one in self.radiographs]
+        for number, body in enumerate(self.bodies.bodies):
+            windows = [
+                window_of(view.volumes[number], view.radiograph.camera, T_lps_to_world[number])
+                for view in views
+            ]
+            if not any(map(is_seen, windows)):
+                raise InputError(
+                    f"{body.name} lies outside every X-ray where it is expected: leave it out, or give a "
+                    "start pose"
+                )
 
     @property
     def _scanned_in_part(self) -> Sequence[int]:
