@@ -79,13 +79,13 @@ def _severity(result: BodiesResult) -> int:
 
 
 def _is_a_start(verdict: Verdict) -> bool:
-    """Whether a labelled CT stands where its parts may be released."""
+    """Whether a piece stands where it may be released; where none does, all was tried that there is."""
     return verdict.status != "reject"
 
 
-def _is_anything(verdict: Verdict) -> bool:
-    """Of a body by itself the first pose is enough: others are sought of it beside all others."""
-    return True
+def _is_final(verdict: Verdict) -> bool:
+    """Whether a piece that was sought until :func:`_is_a_start` would be no other after a longer search."""
+    return is_settled(verdict) or not _is_a_start(verdict)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class _BodiesCase:
         Of a body by itself that is not accepted the search knows further starts; a part of a CT has those of
         the whole, which stands where it may be released.
         """
-        if all(piece.verdict.settled for piece in result.pieces):
+        if all(_is_final(piece.verdict) for piece in result.pieces):
             return True
         return not any(
             body.verdict.status == "reject"
@@ -185,17 +185,16 @@ class _BodiesCase:
     ) -> RegistrationResult:
         """What moves as one, registered."""
         found = known.get(names)
-        if found is not None and found.verdict.settled:
+        if found is not None and _is_final(found.verdict):
             return found
         settings, start = self._settings(names)
         seen = self.radiographs
         if before:
             # The X-rays are what the first piece found them to be.
             seen, settings = before[0][1].radiographs, replace(settings, mirrored="no")
+        enough = is_settled if known else _is_a_start
         if subject is self.bodies.whole:
-            enough = is_settled if known else _is_a_start
             return find(subject, seen, self.frame, settings, start, self.report, enough)
-        enough = is_settled if known else _is_anything
         own = replace(self.frame, centre_lps_mm=subject.ct.rotation_centre_lps_mm)
         found = find(subject, seen, own, settings, start, self.report, enough)
         return replace(found, frame=self.frame)
