@@ -9,7 +9,7 @@ right angles, from starts up to 5 deg and 5 mm (depth 10 mm) off what they are a
 
 right       the implant that is in the X-ray
 size        the same, 5 to 10 % larger or smaller
-side        its mirror image, from about the true pose
+side        its mirror image, from about the true pose; not of a surface that is its own mirror image
 other       the other surface's X-ray
 none        a leg without metal
 mirror      the right one, from about its mirror pose in the first view (``refine.alternatives``)
@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry import se3
@@ -51,6 +52,7 @@ START_TURN_DEG, START_SHIFT_MM, START_DEPTH_MM = 5.0, 5.0, 10.0
 SIZES = (0.9, 0.95, 1.05, 1.1)
 WHAT = ("right", "size", "side", "other", "none", "mirror")
 RIGHT_MM, RIGHT_DEG = 2.0, 3.0
+SAME_MM = 1.0
 
 
 class Implant(NamedTuple):
@@ -73,6 +75,12 @@ def changed(surface: Surface, centre: np.ndarray, factors) -> Surface:
     return replace(
         surface, points_lps_mm=(surface.points_lps_mm - centre) * factors + centre, triangles=triangles
     )
+
+
+def is_own_mirror_image(surface: Surface, centre: np.ndarray) -> bool:
+    """Whether a surface is the same turned over along x."""
+    points = changed(surface, centre, [-1, 1, 1]).points_lps_mm
+    return np.quantile(cKDTree(surface.points_lps_mm).query(points)[0], 0.95) < SAME_MM
 
 
 def cameras(views: int) -> list[Camera]:
@@ -136,6 +144,8 @@ def rows(implants: list[Implant], rounds: int) -> Iterator[dict]:
         implant = implants[which]
         shown = {"other": implants[1 - which].fine, "none": None}.get(what, implant.fine)
         centre = implant.subject.ct.rotation_centre_lps_mm
+        if what == "side" and is_own_mirror_image(implant.surface, centre):
+            continue
         frame = PoseFrame(centre, SOD_MM)
         place = np.array([*rng.uniform(-25, 25, 2), SOD_MM + rng.uniform(-40, 40)])
         R = Rotation.random(random_state=int(rng.integers(2**31))).as_matrix()

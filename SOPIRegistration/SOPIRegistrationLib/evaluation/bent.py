@@ -128,7 +128,7 @@ class BentCases:
         frame = PoseFrame(bodies.whole.ct.rotation_centre_lps_mm, self.detector.sod_mm)
         furthest = np.array([*np.deg2rad([_TURN_DEG] * 3), *_SHIFT_MM])
         T = frame.T_from_theta(furthest * rng.uniform(-1, 1, 6))
-        cameras = self._cameras(T, frame)
+        cameras = self.cameras(T, frame)
         radiographs = []
         for camera in cameras:
             integrals = Rtk(moved, camera.as_world()).image(camera.T_world_to_camera @ T)
@@ -157,8 +157,11 @@ class BentCases:
         bodies = cut_up(prepare_ct(ct), labels, names)
         return path.name, bodies, bodies
 
-    def _cameras(self, T: np.ndarray, frame: PoseFrame) -> list[Camera]:
-        """The first one is the world; the others are turned by a quarter about the patient each."""
+    def cameras(self, T: np.ndarray, frame: PoseFrame) -> list[Camera]:
+        """The C-arms of a patient at a pose (4, 4) in the first, which is the world.
+
+        The others are turned by a quarter about the patient each.
+        """
         front = self.detector.camera(self.pixels)
         cameras = [front]
         for number in range(1, self.views):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -139,6 +139,26 @@ class Scene:
                     residual = LocalResidual(view.radiograph.image, about[None], level.window_px)
                     found.append(np.array([1 - residual.equations(image, [])[0] / 2 for image in images]))
         return np.stack([np.mean(found, axis=0) if found else np.zeros(len(poses)) for found in seen], axis=1)
+
+    def images(
+        self, level: Level, T_lps_to_world: np.ndarray, number: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What is compared about one body at poses (M, 4, 4), of each view that shows it.
+
+        Yields:
+            Picture and X-ray (rows, columns), locally normalised, and (2,) width and height of a pixel at the
+            body, mm.
+        """
+        for radiograph in self.radiographs:
+            view = self.view(radiograph, level, T_lps_to_world)
+            about, camera = view.valid & view.about(number, T_lps_to_world), view.radiograph.camera
+            if about.any():
+                residual = LocalResidual(view.radiograph.image, about[None], level.window_px)
+                picture = project_bodies(view.volumes, camera, T_lps_to_world)
+                moving, fixed = residual.images(picture[None], [0])
+                T_lps_to_camera = camera.T_world_to_camera @ T_lps_to_world[number]
+                depth = se3.transform_points(T_lps_to_camera, self.centres_lps_mm[number])[2]
+                yield moving[0], fixed[0], depth / np.diag(camera.K)[:2]
 
     def require_in_view(self, T_lps_to_world: np.ndarray) -> None:
         """Whether some X-ray shows each body at poses (N, 4, 4).

@@ -11,9 +11,10 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.refine.alternatives import Alternative
 from SOPIRegistrationLib.refine.jointly import Refined, Scene
 from SOPIRegistrationLib.registration.bodies_result import NeighbourPose
+from SOPIRegistrationLib.registration.evidence import parts
 from SOPIRegistrationLib.registration.predicted_error import Deviation
 from SOPIRegistrationLib.registration.result import SEVERITY, Verdict
-from SOPIRegistrationLib.registration.verdict import Finding, beside, on_thresholds
+from SOPIRegistrationLib.registration.verdict import Finding, beside, on_thresholds, on_weak_parts
 from SOPIRegistrationLib.subject.bodies import RigidBody
 
 # Errors of bent spines were this many times the deviations that the curvature of the images predicts, in one
@@ -45,25 +46,23 @@ def judge_bodies(
     for number, body in enumerate(scene.bodies.bodies):
         own = slice(6 * number, 6 * number + 6)
         deviation = Deviation.of(to_camera @ covariance[own, own] @ to_camera.T)
-        verdicts.append(_verdict(scene, body, agreement[number], deviation, others[number] if others else ()))
+        figure = f"structural correlation about it {agreement[number]:.3f}"
+        findings = [
+            on_thresholds(agreement[number], scene.kind.thresholds, figure),
+            _determined(body, deviation, _larger_errors(scene)),
+        ]
+        if scene.kind.weak_parts is not None:
+            findings.append(on_weak_parts(_weak_parts(scene, T, number), scene.kind))
+        verdicts.append(_verdict(findings, deviation, others[number] if others else ()))
         if body.hold is not None:
             pairs.append(_pair(scene, refined, number, to_camera, covariance))
     return verdicts, pairs
 
 
-def _verdict(
-    scene: Scene, body: RigidBody, agreement: float, deviation: Deviation, others: Sequence[Alternative]
-) -> Verdict:
-    """On one body, by how picture and X-rays agree about it."""
-    figure = f"structural correlation about it {agreement:.3f}"
+def _verdict(findings: list[Finding], deviation: Deviation, others: Sequence[Alternative]) -> Verdict:
+    """On one body, by what was found and where else it may stand."""
     ambiguous = beside(others)
-    findings = [
-        on_thresholds(agreement, scene.kind.thresholds, figure),
-        ("accept", "fixed: it stays where it was as one piece")
-        if body.fixed
-        else _determined(body, deviation, _larger_errors(scene)),
-        ambiguous,
-    ]
+    findings = [*findings, ambiguous]
     return Verdict(
         max((status for status, _ in findings), key=SEVERITY.index),
         [reason for _, reason in findings if reason],
@@ -71,6 +70,12 @@ def _verdict(
         np.rad2deg(deviation.rotation_rad),
         ambiguous=ambiguous[1],
     )
+
+
+def _weak_parts(scene: Scene, T_lps_to_world: np.ndarray, number: int) -> float:
+    """What the weaker quarter of the images' parts about a body correlates to; 0 of one in no view."""
+    found = [parts(*view)[0] for view in scene.images(scene.kind.check, T_lps_to_world, number)]
+    return float(np.quantile(np.concatenate(found), 0.25)) if found else 0.0
 
 
 def _pair(scene: Scene, refined: Refined, number: int, to_camera, covariance) -> NeighbourPose:
@@ -100,6 +105,8 @@ def _larger_errors(scene: Scene) -> float:
 
 def _determined(body: RigidBody, deviation: Deviation, larger: float) -> Finding:
     """Whether the picture, not what holds it, fixes a body."""
+    if body.fixed:
+        return "accept", "fixed: it stays where it was as one piece"
     x, y, z = deviation.translation_mm
     turn = float(np.rad2deg(deviation.rotation_rad.max()))
     if not (deviation.translation_mm.any() or turn):
