@@ -1,11 +1,14 @@
 """Implants that are the right ones and implants that are not: what the verdict says of each.
 
-    python Testing/studies/measure_implant_verdict.py OUT SURFACE SURFACE [--rounds N]
+    python Testing/studies/measure_implant_verdict.py real OUT DATA
+    python Testing/studies/measure_implant_verdict.py simulated OUT DATA [--rounds N]
 
-Two closed surfaces in mm, cobalt-chromium, each in X-rays of a simulated leg: random poses, soft tissue, bone
-and cement of random size, a second leg in some, scatter, blur, noise, a display curve, 8 bit; the metal is
-filled twice as fine as for a registration. A round registers each surface in one view, and in two views at
-right angles, from starts up to 5 deg and 5 mm (depth 10 mm) off what they are about, as these:
+DATA is that of ``measure_knee_implants.py``: two closed surfaces, cobalt-chromium, and their X-rays. *real*:
+each from its rough start in frame 0002, as it is, 5 % larger and smaller and turned over; the first pose
+proposed is judged. *simulated*: each in X-rays of a simulated leg: random poses, soft tissue, bone and cement
+of random size, a second leg in some, scatter, blur, noise, a display curve, 8 bit; the metal is filled finer
+than for a registration. A round registers each surface in one view, and in two views at right angles, from
+starts up to 5 deg and 5 mm (depth 10 mm) off what they are about, as these:
 
 right       the implant that is in the X-ray
 size        the same, 5 to 10 % larger or smaller
@@ -32,16 +35,22 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
+from SOPIRegistrationLib.cli.register import with_depth_of_start
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.files import load_geometry
 from SOPIRegistrationLib.geometry.principal_axes import principal_axes
 from SOPIRegistrationLib.geometry.views import PoseFrame
+from SOPIRegistrationLib.images.files import read_radiograph
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph, Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.projector import ProjectorVolume, project
 from SOPIRegistrationLib.refine.alternatives import alike_poses
 from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.registration.loop import find
+from SOPIRegistrationLib.registration.pose_files import read_start
+from SOPIRegistrationLib.registration.result import RegistrationResult
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.subject.surface import Surface, filled, material_named, read_surface
@@ -137,8 +146,13 @@ def off(T: np.ndarray, centre: np.ndarray, rng) -> np.ndarray:
     return se3.move_about(T, twist, centre)
 
 
-def rows(implants: list[Implant], rounds: int) -> Iterator[dict]:
-    """A row a registration."""
+def simulated(data: Path, rounds: int) -> Iterator[dict]:
+    """Rows of simulated legs."""
+    implants = []
+    for name in ("femur0.stl", "tibia0.stl"):
+        surface = read_surface(data / name)
+        fine = ProjectorVolume(filled(surface, material_named("CoCr"), FINE_MM).attenuation)
+        implants.append(Implant(surface, made(surface), fine))
     for number, which, views, what in itertools.product(range(rounds), range(len(implants)), (1, 2), WHAT):
         rng = np.random.default_rng([number, which, views, WHAT.index(what)])
         implant = implants[which]
@@ -171,7 +185,6 @@ def rows(implants: list[Implant], rounds: int) -> Iterator[dict]:
         error = pose_error(
             result.T_lps_to_world, T, subject.ct.surface_points_lps_mm, centre, xrays[0].camera
         )
-        verdict, evidence = result.verdict, result.verdict.evidence
         near = error.in_plane_mm <= RIGHT_MM and error.rotation_deg <= RIGHT_DEG
         depth = se3.transform_points(np.stack([start, result.T_lps_to_world]), centre)[:, 2]
         row = {
@@ -181,26 +194,64 @@ def rows(implants: list[Implant], rounds: int) -> Iterator[dict]:
             "round": number,
             "size": note,
             "right": int(near and what in ("right", "mirror")),
-            "status": verdict.status,
             "in_plane_mm": error.in_plane_mm,
             "depth_mm": error.depth_mm,
             "rotation_deg": error.rotation_deg,
             "deeper_than_start": depth[1] / depth[0] - 1,
             "other_margin": result.alternatives[0].margin if result.alternatives else "",
-            "sd_depth_mm": verdict.predicted_error_mm[2],
-            "seconds": result.seconds,
+            "sd_depth_mm": result.verdict.predicted_error_mm[2],
         }
-        for name in (
-            "agreement",
-            "coarse",
-            "parts_median",
-            "parts_low",
-            "apart_mm",
-            "apart_high_mm",
-            "margin",
-        ):
-            row[name] = getattr(evidence, name)
-        yield {**row, "reasons": "; ".join(verdict.reasons)}
+        yield {**row, **figures(result)}
+
+
+def real(data: Path) -> Iterator[dict]:
+    """Rows of frame 0002: what there is, and what is changed."""
+    known = load_geometry(str(data / "cameras.json"), (512, 512))
+    views = {
+        camera.name: prepare_radiograph(
+            read_radiograph(data / camera.name / "frame_0002.png"), camera, "bone-dark", of_metal=True
+        )
+        for camera in known.cameras
+    }
+    both = tuple(views)
+    for body, factors, names in itertools.product(
+        ("femur", "tibia"), ([1, 1, 1], [1.05] * 3, [0.95] * 3, [-1, 1, 1]), (both, *((one,) for one in both))
+    ):
+        surface = read_surface(data / f"{body}0.stl")
+        subject = made(surface)
+        centre = subject.ct.rotation_centre_lps_mm
+        if factors[0] < 0 and is_own_mirror_image(surface, centre):
+            continue
+        subject = made(changed(surface, centre, factors))
+        start_file, seen = data / f"start_{body}.json", tuple(views[name].camera for name in names)
+        geometry = with_depth_of_start(replace(known, cameras=seen), subject.ct, start_file, known.cameras)
+        frame = geometry.pose_frame(subject.ct.rotation_centre_lps_mm)
+        start = read_start(start_file, frame, known.cameras, seen[0])
+        settings = RegistrationSettings("given")
+        result = find(subject, [views[name] for name in names], frame, settings, start, enough=lambda _: True)
+        what = {1: "right", -1: "side"}.get(factors[0], "size")
+        depth = se3.transform_points(
+            seen[0].T_world_to_camera @ np.stack([start, result.T_lps_to_world]), frame.centre_lps_mm
+        )[:, 2]
+        row = {
+            "implant": surface.name,
+            "views": len(names),
+            "what": what,
+            "seen": " ".join(names),
+            "size": factors[0],
+            "right": int(what == "right"),
+            "deeper_than_start": depth[1] / depth[0] - 1,
+        }
+        yield {**row, **figures(result)}
+
+
+def figures(result: RegistrationResult) -> dict:
+    """What a verdict says, and some of what it is made of."""
+    verdict = result.verdict
+    row: dict = {"status": verdict.status, "seconds": result.seconds}
+    for name in ("agreement", "coarse", "parts_median", "parts_low", "apart_mm", "apart_high_mm", "margin"):
+        row[name] = getattr(verdict.evidence, name)
+    return {**row, "reasons": "; ".join(verdict.reasons)}
 
 
 def told(found: list[dict]) -> str:
@@ -225,17 +276,13 @@ def told(found: list[dict]) -> str:
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=("real", "simulated"))
     parser.add_argument("out", type=Path)
-    parser.add_argument("surfaces", type=Path, nargs=2, metavar="SURFACE")
+    parser.add_argument("data", type=Path)
     parser.add_argument("--rounds", type=int, default=4)
     args = parser.parse_args()
-    implants = []
-    for path in args.surfaces:
-        surface = read_surface(path)
-        fine = ProjectorVolume(filled(surface, material_named("CoCr"), FINE_MM).attenuation)
-        implants.append(Implant(surface, made(surface), fine))
     found: list[dict] = []
-    for row in rows(implants, args.rounds):
+    for row in real(args.data) if args.what == "real" else simulated(args.data, args.rounds):
         found.append(row)
         with args.out.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, list(row), lineterminator="\n")
