@@ -154,6 +154,7 @@ _BENT = {
     "turn_deg": _SPREAD,
     "shift_mm": _SPREAD,
     "start_along_mm": _Kind("a number", _is_number),
+    "looks_at": _whole(1),
 }
 # Of simulated cases only these go with bent ones.
 _OF_BENT = ("ct", "labels", "views", "pixels", "detector")
