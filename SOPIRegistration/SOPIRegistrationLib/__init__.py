@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 # name: the module it lives in
 _HOMES = {
     "Bodies": "subject.bodies",
-    "BodiesResult": "registration.bodies",
+    "BodiesResult": "registration.bodies_result",
     "CArmGeometry": "geometry",
     "Camera": "geometry",
     "Cancelled": "errors",

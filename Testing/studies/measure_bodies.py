@@ -2,11 +2,14 @@
 
     python Testing/studies/measure_bodies.py wrist OUT --data DATA [--cases N]
     python Testing/studies/measure_bodies.py knee OUT --data DATA
+    python Testing/studies/measure_bodies.py shown OUT --data Resources/Evaluation/bodies_spine.csv
 
 *wrist*: radius and ulna in both cameras from starts up to 8 deg and 8 mm off the gold standard of the radius,
 which the ulna starts from as well. *knee*: femoral component and tibial tray in both cameras from their rough
 starts, jointly and each by itself. Writes a CSV row a body as soon as it is known and prints a table. Spines
-that bend are configurations of ``sopi evaluate``: Resources/Evaluation/configs/bodies_*.toml.
+that bend are configurations of ``sopi evaluate``: Resources/Evaluation/configs/bodies_*.toml. *shown*: of the
+phantoms' vertebrae in two views, evaluated by bodies_spine.toml (DATA: its rows), how much of each lies in
+both X-rays, beside its error and verdict.
 """
 
 from __future__ import annotations
@@ -19,19 +22,28 @@ from pathlib import Path
 
 import numpy as np
 from SOPIRegistrationLib.cli.register import with_depth_of_start
+from SOPIRegistrationLib.evaluation.bent import BentCases
+from SOPIRegistrationLib.evaluation.configuration import read_configuration
 from SOPIRegistrationLib.evaluation.metrics import pose_error
+from SOPIRegistrationLib.evaluation.simulated import COARSE_MM
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.files import load_geometry
+from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_radiograph, read_volume
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.registration.bodies import register_bodies
 from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.settings import RegistrationSettings
+from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody
+from SOPIRegistrationLib.subject.labelled import cut_up
 from SOPIRegistrationLib.subject.surface import filled, material_named, read_surface
+
+# Group of bodies_spine.toml, and the columns of a pose.
+_TWO_VIEWS, THETA = "phantoms, two views", ("rx_deg", "ry_deg", "rz_deg", "tx_mm", "ty_mm", "tz_mm")
 
 
 def wrist(data: Path, cases: int) -> Iterator[dict]:
@@ -86,6 +98,63 @@ def knee(data: Path) -> Iterator[dict]:
     result = register_bodies(Bodies(tuple(bones)), views, frame, RegistrationSettings("given"), starts)
     for body, piece, bone in zip(result.bodies, result.pieces, bones, strict=True):
         yield _row(0, body, piece.T_lps_to_world, bone, geometry.camera, result.seconds)
+
+
+def shown(rows_of: Path) -> Iterator[dict]:
+    """Rows of the share of a vertebra's surface that the less favourable of two views shows."""
+    with rows_of.open(newline="", encoding="utf-8") as stream:
+        rows = [one for one in csv.DictReader(stream) if one["group"] == _TWO_VIEWS]
+    evaluated = read_configuration(rows_of.parent / "configs" / "bodies_spine.toml")
+    source = BentCases(seed=evaluated["seed"], views=2)
+    spine: dict[str, np.ndarray] = {}
+    for row in (one for one in rows if one["method"] == "bodies"):
+        number = int(row["case"])
+        label = str(source.chain[number % len(source.chain)])
+        if label == str(source.chain[0]):
+            phantom = lumbar_phantom(1000 * source.seed + source.patient_of(number), COARSE_MM)
+            bodies = cut_up(prepare_ct(phantom.ct), phantom.labels, {n: str(n) for n in source.chain})
+            spine.clear()
+        body = bodies[label]
+        pose = np.array([float(row[f"true_{name}"]) for name in THETA])
+        spine[label] = PoseFrame(body.centre_lps_mm, source.detector.sod_mm).T_from_theta(
+            pose * [*[np.pi / 180] * 3, 1, 1, 1]
+        )
+        # The first of a chain stands as the CT does.
+        whole = PoseFrame(bodies.whole.ct.rotation_centre_lps_mm, source.detector.sod_mm)
+        shares = []
+        for camera in source.cameras(spine[str(source.chain[0])], whole):
+            points = se3.transform_points(
+                camera.T_world_to_camera @ spine[label], body.subject.ct.surface_points_lps_mm
+            )
+            inside = (camera.project(points) >= 0) & (camera.project(points) < [camera.width, camera.height])
+            shares.append(float(inside.all(axis=1).mean()))
+        predicted = [float(row[f"predicted_{axis}_mm"]) for axis in "xyz"]
+        yield {
+            "case": number,
+            "body": label,
+            "shown": min(shares),
+            "mtre_mm": float(row["mtre_mm"]),
+            "predicted_mm": float(np.linalg.norm(predicted)),
+            "status": row["verdict"],
+        }
+
+
+def of_shown(rows: list[dict]) -> str:
+    """The table of vertebrae by how much of them is shown."""
+    lines = [
+        "| in both X-rays lie, of a vertebra | n | mTRE at most 0.5 mm | largest mTRE, mm | accepted "
+        "| mTRE of these, mm, at most |",
+        "|---|---|---|---|---|---|",
+    ]
+    for least, most, name in ((0.995, 1.1, "all"), (0.5, 0.995, "half and more"), (0.0, 0.5, "less")):
+        of = [row for row in rows if least <= row["shown"] < most]
+        accepted = [row["mtre_mm"] for row in of if row["status"] == "accept"]
+        errors = [row["mtre_mm"] for row in of]
+        lines.append(
+            f"| {name} | {len(of)} | {sum(error <= 0.5 for error in errors)} | {max(errors, default=0):.2f} "
+            f"| {len(accepted)} | {max(accepted, default=0):.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def _row(case: int, body, T_true: np.ndarray, of: RigidBody, camera: Camera, seconds: float) -> dict:
@@ -150,17 +219,18 @@ def _write(path: Path, rows: list[dict]) -> None:
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("wrist", "knee"))
+    parser.add_argument("what", choices=("wrist", "knee", "shown"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=10)
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     rows = []
-    for row in wrist(args.data, args.cases) if args.what == "wrist" else knee(args.data):
+    made = {"wrist": lambda: wrist(args.data, args.cases), "knee": lambda: knee(args.data)}
+    for row in made.get(args.what, lambda: shown(args.data))():
         rows.append(row)
         _write(args.out, rows)
-    print(told(rows))
+    print(of_shown(rows) if args.what == "shown" else told(rows))
 
 
 if __name__ == "__main__":

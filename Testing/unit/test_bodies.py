@@ -24,7 +24,8 @@ from SOPIRegistrationLib.projector import ProjectorVolume, project, project_with
 from SOPIRegistrationLib.projector.bodies import project_bodies, project_bodies_with_jacobian
 from SOPIRegistrationLib.refine.jointly import JointObjective, Refined, Scene, refine_jointly
 from SOPIRegistrationLib.registration import register
-from SOPIRegistrationLib.registration.bodies import judge_bodies, register_bodies
+from SOPIRegistrationLib.registration.bodies import register_bodies
+from SOPIRegistrationLib.registration.bodies_verdict import judge_bodies
 from SOPIRegistrationLib.registration.outputs import write_picture, write_volume
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
@@ -287,13 +288,37 @@ def test_a_body_far_from_its_place_is_not_accepted(bodies, bent_case):
             "does not overlap",
         ),
         (lambda labels: labels.same_grid(labels.array + 0.5), "no whole numbers"),
-        (lambda labels: labels.same_grid(labels.array.astype(np.int16) - 1000), "is it a CT?"),
+        (lambda labels: labels.same_grid(labels.array.astype(np.int16) - 1000), "not an image"),
+        (
+            lambda labels: labels.same_grid(np.arange(labels.array.size).reshape(labels.array.shape) % 2000),
+            "2000 different values, from 0 to 1999",
+        ),
     ],
 )
 def test_a_label_map_that_is_none_of_this_ct_is_refused(phantom, bodies, change, message):
     with pytest.raises(InputError, match=message) as refused:
         cut_up(bodies.whole.ct, change(phantom.labels))
     assert "\n" not in str(refused.value)
+
+
+def test_a_label_map_may_hold_floats_large_numbers_and_be_of_another_grid(phantom, bodies):
+    chosen = np.isin(phantom.labels.array, [22, 23])
+    large = phantom.labels.same_grid(np.where(chosen, phantom.labels.array.astype(np.float64) + 2.0**40, 0.0))
+    names = {22 + 2**40: "22", 23 + 2**40: "23"}
+    for labels in (large, Volume(*_twice_as_fine(large))):
+        cut = cut_up(bodies.whole.ct, labels, names)
+        for body in cut.bodies:
+            assert np.allclose(body.centre_lps_mm, bodies[LUMBAR[int(body.name)]].centre_lps_mm, atol=1.0)
+
+
+def _twice_as_fine(volume):
+    """Array and matrix of a volume each voxel of which is eight."""
+    array = volume.array
+    for axis in range(3):
+        array = np.repeat(array, 2, axis)
+    return array, volume.index_to_lps @ np.array(
+        [[0.5, 0, 0, -0.25], [0, 0.5, 0, -0.25], [0, 0, 0.5, -0.25], [0, 0, 0, 1]]
+    )
 
 
 def test_labels_are_chosen_or_named(phantom, tmp_path):
@@ -304,7 +329,7 @@ def test_labels_are_chosen_or_named(phantom, tmp_path):
     assert label_names(path, labels) == {22: "22", 23: "23"}
     assert label_names(path, labels, ["23"]) == {23: "23"}
     assert label_names(path, labels, ["upper", "lower"]) == {22: "upper", 23: "lower"}
-    with pytest.raises(InputError, match=r"2 labels \(22, 23\), and 1 names"):
+    with pytest.raises(InputError, match="has no upper: it has 22, 23"):
         label_names(path, labels, ["upper"])
 
 

@@ -68,6 +68,16 @@ def test_a_start_may_be_slid_along_the_spine(source):
     np.testing.assert_allclose(moved, se3.rigid(np.eye(3), np.array([0, 0, 34.0])), atol=1e-9)
 
 
+def test_the_x_ray_may_be_centred_about_a_bone(source):
+    label = source.chain[-1]
+    case = replace(source, looks_at=label).make(0)
+    centre = case.several.bodies[str(label)].centre_lps_mm
+    np.testing.assert_array_equal(case.several.frame.centre_lps_mm, centre)
+    assert replace(source, looks_at=label).settings() != source.settings()
+    with pytest.raises(InputError, match="no body is called '99'"):
+        replace(source, looks_at=99).make(0)
+
+
 @pytest.mark.slow
 def test_bent_bones_are_evaluated_by_a_file(label_map, tmp_path):
     path = tmp_path / "bent.toml"

@@ -17,12 +17,15 @@ from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.projector import project, project_with_jacobian
+from SOPIRegistrationLib.refine.jointly import Refined, Scene
 from SOPIRegistrationLib.refine.levels import through_levels
 from SOPIRegistrationLib.registration import register
+from SOPIRegistrationLib.registration.bodies_verdict import judge_bodies
 from SOPIRegistrationLib.registration.pose_files import write_transform
 from SOPIRegistrationLib.registration.verdict import judge
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.bodies import Bodies
 from SOPIRegistrationLib.subject.surface import MATERIALS, closed, filled, material_named, read_surface
 
 pytest.importorskip("vtk")
@@ -179,15 +182,20 @@ def test_an_implant_is_found_in_one_view(subject, case, refine):
     assert abs(place[2] - true[2]) < 4
 
 
-def test_two_views_fix_the_depth(subject, case):
-    frame, T_true, first = case
+@pytest.fixture(scope="module")
+def second_view(case):
+    """The implant's X-ray from 60 deg beside, prepared."""
+    _, T_true, _ = case
     world = se3.rigid(se3.exp_so3(np.array([0.0, np.pi / 3, 0.0])), np.array([-692.8, 0.0, 400.0]))
     camera = replace(CAMERA, T_world_to_camera=world)
-    second = metal_radiograph(implant(), camera, T_true, seed=1)
-    views = [
-        prepare_radiograph(xray, one, "bone-dark", of_metal=True)
-        for xray, one in ((first, CAMERA), (second, camera))
-    ]
+    return prepare_radiograph(
+        metal_radiograph(implant(), camera, T_true, seed=1), camera, "bone-dark", of_metal=True
+    )
+
+
+def test_two_views_fix_the_depth(subject, case, second_view):
+    frame, T_true, first = case
+    views = [prepare_radiograph(first, CAMERA, "bone-dark", of_metal=True), second_view]
     start = moved(T_true, [-3.0, 4.0, 3.0], [3.0, 2.0, -4.0], frame.centre_lps_mm)
     result = register(subject, views, frame, RegistrationSettings("given"), start)
     assert result.verdict.status == "accept", result.verdict.reasons
@@ -195,15 +203,56 @@ def test_two_views_fix_the_depth(subject, case):
     assert np.linalg.norm(place - true) < 0.25
 
 
+def judged(subject, views, frame, T_start):
+    """Verdict on an implant where it comes to from a start."""
+    one = Case(subject, Reading(tuple(views)), frame, T_expected=T_start)
+    [target] = one.targets
+    start = Hypotheses.unscored(Comparison(one, one.reading, target), T_start[None])
+    return judge(through_levels(start, target.kind.coarse[0] + target.kind.fine, Run(one)))
+
+
+def changed(factors, frame):
+    """The implant stretched about its centre along each axis."""
+    surface = implant()
+    points = (surface.points_lps_mm - frame.centre_lps_mm) * factors + frame.centre_lps_mm
+    triangles = surface.triangles[:, ::-1] if np.prod(factors) < 0 else surface.triangles
+    return Subject(filled(closed(points, triangles, "changed"), material_named("CoCr")))
+
+
 def test_another_implant_is_not_accepted(case):
     frame, T_true, xray = case
     other = Subject(filled(closed(*sphere(22.0, frame.centre_lps_mm), "ball"), material_named("CoCr")))
     view = prepare_radiograph(xray, CAMERA, "bone-dark", of_metal=True)
-    one = Case(other, Reading((view,)), frame, T_expected=T_true)
-    [target] = one.targets
-    start = Hypotheses.unscored(Comparison(one, one.reading, target), T_true[None])
-    refined = through_levels(start, target.kind.coarse[0] + target.kind.fine, Run(one))
-    assert judge(refined).status != "accept"
+    assert judged(other, [view], frame, T_true).status != "accept"
+
+
+def test_another_size_that_looks_the_same_in_one_view_is_not_accepted(case, subject):
+    frame, T_true, xray = case
+    view = prepare_radiograph(xray, CAMERA, "bone-dark", of_metal=True)
+    verdict = judged(changed([1.06] * 3, frame), [view], frame, T_true)
+    assert verdict.status == "review"
+    assert any("mm further than at the start: one of another size" in one for one in verdict.reasons)
+    assert verdict.ambiguous
+    assert judged(subject, [view], frame, T_true).status == "accept"
+
+
+@pytest.mark.parametrize("factors", [[1.08] * 3, [0.94] * 3, [-1, 1, 1]])
+def test_another_size_or_side_is_not_accepted_in_two_views(case, second_view, factors):
+    frame, T_true, xray = case
+    first = prepare_radiograph(xray, CAMERA, "bone-dark", of_metal=True)
+    assert judged(changed(factors, frame), [first, second_view], frame, T_true).status != "accept"
+
+
+def test_of_several_bodies_each_is_judged_by_its_weak_parts(case, second_view, subject):
+    frame, T_true, xray = case
+    views = [prepare_radiograph(xray, CAMERA, "bone-dark", of_metal=True), second_view]
+    told = []
+    for one in (subject, changed([-1, 1, 1], frame)):
+        scene = Scene(Bodies.one(one), views)
+        refined = Refined(T_true[None], scene.objective(scene.kind.check, T_true[None]))
+        [verdict], _ = judge_bodies(scene, refined)
+        told.append(any("parts of the outline do not agree" in reason for reason in verdict.reasons))
+    assert told == [False, True]
 
 
 def test_metal_that_is_clipped_stays_in_the_comparison(case):

@@ -26,7 +26,8 @@ from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.itk_reading import require_file
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.registration import warm_up
-from SOPIRegistrationLib.registration.bodies import BodiesResult, register_bodies
+from SOPIRegistrationLib.registration.bodies import register_bodies
+from SOPIRegistrationLib.registration.bodies_result import BodiesResult
 from SOPIRegistrationLib.registration.outputs import write_bodies_results
 from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.settings import choices, option

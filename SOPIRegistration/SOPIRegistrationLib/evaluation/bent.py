@@ -51,6 +51,7 @@ class BentCases:
         turn_deg: each bone is turned by up to so much against the one before, by 12 deg in all at most,
         shift_mm: and shifted by up to so much.
         start_along_mm: by how much the start is slid towards the head besides: 34 is about a vertebra.
+        looks_at: label of the bone of the chain that the X-rays are centred about; of all bone unless given.
     """
 
     chain: tuple[int, ...] = (24, 23, 22, 21, 20)
@@ -63,6 +64,7 @@ class BentCases:
     turn_deg: float = 6.0
     shift_mm: float = 3.0
     start_along_mm: float = 0.0
+    looks_at: int | None = None
 
     def patient_of(self, number: int) -> int:
         """The X-ray of a case: all of its bones are registered at once."""
@@ -94,6 +96,7 @@ class BentCases:
             "turn_deg": self.turn_deg,
             "shift_mm": self.shift_mm,
             "start_along_mm": self.start_along_mm,
+            **({} if self.looks_at is None else {"looks_at": self.looks_at}),
         }
 
     def make(self, number: int) -> EvaluationCase:
@@ -124,10 +127,13 @@ class BentCases:
             np.array([body.centre_lps_mm for body in patient.bodies]), rng, self.turn_deg, self.shift_mm
         )
         moved = bent(patient, dict(zip(patient.names, motions, strict=True)))
-        frame = PoseFrame(bodies.whole.ct.rotation_centre_lps_mm, self.detector.sod_mm)
+        centre = bodies.whole.ct.rotation_centre_lps_mm
+        if self.looks_at is not None:
+            centre = bodies[str(self.looks_at)].centre_lps_mm
+        frame = PoseFrame(centre, self.detector.sod_mm)
         furthest = np.array([*np.deg2rad([_TURN_DEG] * 3), *_SHIFT_MM])
         T = frame.T_from_theta(furthest * rng.uniform(-1, 1, 6))
-        cameras = self._cameras(T, frame)
+        cameras = self.cameras(T, frame)
         radiographs = []
         for camera in cameras:
             integrals = Rtk(moved, camera.as_world()).image(camera.T_world_to_camera @ T)
@@ -156,8 +162,11 @@ class BentCases:
         bodies = cut_up(prepare_ct(ct), labels, names)
         return path.name, bodies, bodies
 
-    def _cameras(self, T: np.ndarray, frame: PoseFrame) -> list[Camera]:
-        """The first one is the world; the others are turned by a quarter about the patient each."""
+    def cameras(self, T: np.ndarray, frame: PoseFrame) -> list[Camera]:
+        """The C-arms of a patient at a pose (4, 4) in the first, which is the world.
+
+        The others are turned by a quarter about the patient each.
+        """
         front = self.detector.camera(self.pixels)
         cameras = [front]
         for number in range(1, self.views):

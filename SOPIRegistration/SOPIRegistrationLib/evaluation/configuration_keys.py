@@ -114,6 +114,7 @@ BENT = {
     "turn_deg": _SPREAD,
     "shift_mm": _SPREAD,
     "start_along_mm": Kind("a number", is_number),
+    "looks_at": _whole(1),
 }
 # Of simulated cases only these go with bent ones.
 OF_BENT = ("ct", "labels", "views", "pixels", "detector")

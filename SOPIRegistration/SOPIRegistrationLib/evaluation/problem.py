@@ -12,7 +12,8 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.registration import RegistrationResult
-from SOPIRegistrationLib.registration.bodies import BodiesResult, register_bodies
+from SOPIRegistrationLib.registration.bodies import register_bodies
+from SOPIRegistrationLib.registration.bodies_result import BodiesResult
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.subject.bodies import Bodies

@@ -36,6 +36,7 @@ class BonePool:
         reach_mm: how far shifted across the view.
         depth_factors: depths, multiples of the expected one, where one view alone is compared.
         depths_mm: farther than expected by so much, where another view sees depth as a shift.
+        likely_depths: at so many of these, where all views agree best, each goes on.
         pixels: longer edge of the part of the X-ray that is searched.
         candidates: so many go on, of each turn.
         turns_deg: turns of the expected pose about the bone's long axis, of each of which all is looked at.
@@ -49,6 +50,7 @@ class BonePool:
     reach_mm: float = 24.0
     depth_factors: tuple[float, ...] = (0.93, 1.07)
     depths_mm: tuple[float, ...] = (-24.0, -8.0, 8.0, 24.0)
+    likely_depths: int = 2
     pixels: int = 80
     candidates: int = 120
     turns_deg: tuple[float, ...] = (0.0,)
@@ -70,9 +72,11 @@ class BonePool:
             T_found, negative = (np.concatenate(parts) for parts in zip(*found, strict=True))
             stage.ended(T_found[0])
         about = np.concatenate([multi_start(case, T, target.kind.starts[0]) for T in expected])
-        for one, T in ((reading, np.concatenate([about, T_found[~negative]])), (other, T_found[negative])):
-            if one is not None and len(T):
-                yield Hypotheses.unscored(Comparison(case, one, target), T, case.T_expected)
+        for one, T, also in ((reading, T_found[~negative], about), (other, T_found[negative], about[:0])):
+            if one is not None and len(T) + len(also):
+                comparison = Comparison(case, one, target)
+                T = np.concatenate([also, T if case.is_single_view else self._likely(comparison, T)])
+                yield Hypotheses.unscored(comparison, T, case.T_expected)
 
     def _turned(self, case: Case, target: Target) -> np.ndarray:
         """(n, 4, 4) the expected pose, turned about the bone's long axis."""
@@ -129,6 +133,16 @@ class BonePool:
         shares = np.tile(self.depths_mm, len(T_lps_to_camera)) / np.repeat(centres[:, 2], len(self.depths_mm))
         T[:, :3, 3] += shares[:, None] * np.repeat(centres, len(self.depths_mm), axis=0)
         return T
+
+    def _likely(self, comparison: Comparison, T_at_depths: np.ndarray) -> np.ndarray:
+        """Poses (n * depths, 4, 4), of each n those at which the views agree best."""
+        if not len(T_at_depths):
+            return T_at_depths
+        level = comparison.target.kind.coarse_of_many[0][0].level
+        cost = comparison.cost(level, T_at_depths).reshape(-1, len(self.depths_mm))
+        best = np.sort(np.argsort(cost, axis=1, kind="stable")[:, : self.likely_depths], axis=1)
+        T = T_at_depths.reshape(*cost.shape, 4, 4)
+        return T[np.arange(len(T))[:, None], best].reshape(-1, 4, 4)
 
 
 def turned_pool(name: str = BonePool.name) -> BonePool:

@@ -23,7 +23,7 @@ from SOPIRegistrationLib.panel.choices import CURRENT_POSE
 from SOPIRegistrationLib.panel.input_reader import InputReader
 from SOPIRegistrationLib.panel.result_content import estimated_cameras, placement_of, status_of
 from SOPIRegistrationLib.registration import RegistrationResult
-from SOPIRegistrationLib.registration.bodies import BodiesResult
+from SOPIRegistrationLib.registration.bodies_result import BodiesResult
 from SOPIRegistrationLib.registration.logic import Task
 from SOPIRegistrationLib.registration.outputs import result_content
 from SOPIRegistrationLib.registration.pose_files import write_transform

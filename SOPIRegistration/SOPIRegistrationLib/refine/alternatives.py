@@ -23,7 +23,7 @@ from SOPIRegistrationLib.geometry.principal_axes import PrincipalAxes, principal
 from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt
 from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.projector.bodies import as_seen, line_integrals
-from SOPIRegistrationLib.refine.jointly import JointObjective, Scene, near, released_levels
+from SOPIRegistrationLib.refine.jointly import JointObjective, Scene, released_levels
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
 
 # Neighbouring minima of a body lie about so far: turned about its axes, slid along them.
@@ -34,8 +34,9 @@ _ROUND_DEG = 30.0
 _SLIDES_MM = (0.0, -10.0, 10.0, -20.0, 20.0)
 # What holds a body lets it go no further than so many deviations.
 _REACH = 5.0
-# Alternatives are refined on so many pixels at least: coarser ones hardly show one body of several.
-_COARSEST_PX = 64
+# Alternatives are refined on so many pixels: coarser ones hardly show one body of several, and finer ones are
+# more than the agreement is looked at with; one that takes the body's place is refined on with all others.
+_LEAST_PX, _MOST_PX = 64, 128
 # So many starts go through all levels, those that look best; so many different ends are told.
 _REFINED, _TOLD = 8, 3
 # Poses whose agreement differs by less are not told apart by the picture: correlations of right poses rose by
@@ -177,7 +178,7 @@ def alternatives(
     ways, starts = zip(*_starts(scene, T_found, number), strict=True)
     sets = np.repeat(T_found[None], len(starts), axis=0)
     sets[:, number] = starts
-    levels = [one for one in released_levels(scene.kind) if one.pixels >= _COARSEST_PX]
+    levels = [one for one in released_levels(scene.kind) if _LEAST_PX <= one.pixels <= _MOST_PX]
     going = _looking_best(scene, levels[0], sets, number, _REFINED)
     ways, sets = [ways[start] for start in going], sets[going]
     for done, level in enumerate(levels):
@@ -231,13 +232,12 @@ def _looking_best(scene: Scene, level: Level, sets: np.ndarray, number: int, cou
     looks = np.zeros(len(sets))
     for radiograph in scene.radiographs:
         view = scene.view(radiograph, level, *sets)
-        camera, volume = view.radiograph.camera, view.volumes[number]
         others = [volume for n, volume in enumerate(view.volumes) if n != number]
-        standing = line_integrals(others, camera, np.delete(sets[0], number, axis=0))
-        for k, T in enumerate(sets[:, number]):
-            about = view.valid & near(volume, view.radiograph, T, level.window_px)
+        standing = line_integrals(others, view.radiograph.camera, np.delete(sets[0], number, axis=0))
+        for k, T in enumerate(sets):
+            about = view.valid & view.about(number, T)
             if about.any():
-                image = as_seen(view.volumes, standing + line_integrals([volume], camera, T[None]))
+                image = as_seen(view.volumes, standing + view.integrals(number, T[number]))
                 residual = LocalResidual(view.radiograph.image, about[None], level.window_px)
                 looks[k] += 1 - residual.equations(image, [])[0] / 2
     return np.argsort(-looks, kind="stable")[:count]

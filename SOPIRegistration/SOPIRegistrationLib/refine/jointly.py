@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from SOPIRegistrationLib.compare.objective import comparable_pixels, compared_view, near_object
+from SOPIRegistrationLib.compare.objective import comparable_pixels, compared_view, near_shadow
 from SOPIRegistrationLib.compare.target import Level, Target, TargetKind, compared_target
-from SOPIRegistrationLib.errors import Cancelled
+from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
 from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.projector import remove_shift_along_rays
 from SOPIRegistrationLib.projector.bodies import (
+    is_seen,
     line_integrals,
     project_bodies,
     project_bodies_with_jacobian,
+    window_of,
 )
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody
@@ -96,14 +98,11 @@ class Scene:
         for number in self._scanned_in_part:
             for T in _distinct(poses, number):
                 valid = valid & comparable_pixels(view, self._projected[number], T[None])[0]
+        found = View(view, volumes, valid, level.window_px)
         if outline is not None:
-            about = [
-                near(volume, view, T, level.window_px)
-                for number, volume in enumerate(volumes)
-                for T in _distinct(poses, number)
-            ]
-            valid = valid & np.any(about, axis=0)
-        return View(view, volumes, valid)
+            about = [found.about(number, *poses) for number in range(len(volumes))]
+            found.valid = valid & np.any(about, axis=0)
+        return found
 
     def objective(self, level: Level, T_lps_to_world: np.ndarray) -> JointObjective:
         """What least squares minimises at a level from poses (M, 4, 4)."""
@@ -135,11 +134,50 @@ class Scene:
             camera = view.radiograph.camera
             images = [project_bodies(view.volumes, camera, T) for T in poses]
             for number, found in zip(numbers, seen, strict=True):
-                about = view.valid & view.about(number, level, *poses)
+                about = view.valid & view.about(number, *poses)
                 if about.any():
                     residual = LocalResidual(view.radiograph.image, about[None], level.window_px)
                     found.append(np.array([1 - residual.equations(image, [])[0] / 2 for image in images]))
         return np.stack([np.mean(found, axis=0) if found else np.zeros(len(poses)) for found in seen], axis=1)
+
+    def images(
+        self, level: Level, T_lps_to_world: np.ndarray, number: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What is compared about one body at poses (M, 4, 4), of each view that shows it.
+
+        Yields:
+            Picture and X-ray (rows, columns), locally normalised, and (2,) width and height of a pixel at the
+            body, mm.
+        """
+        for radiograph in self.radiographs:
+            view = self.view(radiograph, level, T_lps_to_world)
+            about, camera = view.valid & view.about(number, T_lps_to_world), view.radiograph.camera
+            if about.any():
+                residual = LocalResidual(view.radiograph.image, about[None], level.window_px)
+                picture = project_bodies(view.volumes, camera, T_lps_to_world)
+                moving, fixed = residual.images(picture[None], [0])
+                T_lps_to_camera = camera.T_world_to_camera @ T_lps_to_world[number]
+                depth = se3.transform_points(T_lps_to_camera, self.centres_lps_mm[number])[2]
+                yield moving[0], fixed[0], depth / np.diag(camera.K)[:2]
+
+    def require_in_view(self, T_lps_to_world: np.ndarray) -> None:
+        """Whether some X-ray shows each body at poses (N, 4, 4).
+
+        Raises:
+            InputError: a body lies outside all of them.
+        """
+        level = replace(self.kind.check, window_px=11)
+        views = [self.view(one, level, self.with_rest(T_lps_to_world)) for one in self.radiographs]
+        for number, body in enumerate(self.bodies.bodies):
+            windows = [
+                window_of(view.volumes[number], view.radiograph.camera, T_lps_to_world[number])
+                for view in views
+            ]
+            if not any(map(is_seen, windows)):
+                raise InputError(
+                    f"{body.name} lies outside every X-ray where it is expected: leave it out, or give a "
+                    "start pose"
+                )
 
     @property
     def _scanned_in_part(self) -> Sequence[int]:
@@ -153,23 +191,35 @@ def _distinct(poses: Sequence[np.ndarray], number: int) -> list[np.ndarray]:
     return list(np.unique([T_lps_to_world[number] for T_lps_to_world in poses], axis=0))
 
 
-class View(NamedTuple):
-    """An X-ray at a level, the bodies' volumes for it, and its pixels that are compared."""
+class View:
+    """An X-ray at a level, and the bodies in front of it.
 
-    radiograph: PreparedRadiograph
-    volumes: list
-    valid: np.ndarray
+    Args:
+        radiograph: at the level's resolution.
+        volumes: of the M bodies, as fine as suits it.
+        valid: (rows, columns) bool: its pixels that are compared.
+        window_px: edge of the level's windows.
+    """
 
-    def about(self, number: int, level: Level, *poses: np.ndarray) -> np.ndarray:
+    def __init__(self, radiograph: PreparedRadiograph, volumes: list, valid: np.ndarray, window_px: int):
+        self.radiograph, self.volumes, self.valid = radiograph, volumes, valid
+        self._window_px = window_px
+        # Of the many poses of one body among which is chosen each is asked for again.
+        self._integrals: dict[tuple[int, bytes], np.ndarray] = {}
+
+    def integrals(self, number: int, T_lps_to_world: np.ndarray) -> np.ndarray:
+        """(rows, columns) float32 line integrals of one body at a pose (4, 4)."""
+        key = number, T_lps_to_world.tobytes()
+        if key not in self._integrals:
+            self._integrals[key] = line_integrals(
+                [self.volumes[number]], self.radiograph.camera, T_lps_to_world[None]
+            )
+        return self._integrals[key]
+
+    def about(self, number: int, *poses: np.ndarray) -> np.ndarray:
         """(rows, columns) bool: pixels whose window meets a body in any of sets of poses (M, 4, 4)."""
-        volume = self.volumes[number]
-        shown = [near(volume, self.radiograph, T, level.window_px) for T in _distinct(poses, number)]
-        return np.any(shown, axis=0)
-
-
-def near(volume, view: PreparedRadiograph, T_lps_to_world: np.ndarray, window_px: int) -> np.ndarray:
-    """(rows, columns) bool: pixels whose window meets a body at a pose (4, 4)."""
-    return near_object(volume, view.camera, T_lps_to_world[None], window_px)[0]
+        shadows = [self.integrals(number, T) > 0 for T in _distinct(poses, number)]
+        return near_shadow(np.any(shadows, axis=0)[None], self._window_px)[0]
 
 
 class JointObjective:
@@ -205,7 +255,7 @@ class JointObjective:
             view = scene.view(radiograph, level, T_start, *starts)
             camera, valid = view.radiograph.camera, view.valid
             if only is not None:
-                valid = valid & view.about(only, level, T_start, *starts)
+                valid = valid & view.about(only, T_start, *starts)
             rays = np.moveaxis(camera.unit_rays(), -1, 0).astype(np.float32)
             residual = LocalResidual(view.radiograph.image, valid[None], level.window_px)
             stand = [volume for volume, free in zip(view.volumes, self.free, strict=True) if not free]

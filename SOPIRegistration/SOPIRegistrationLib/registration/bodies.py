@@ -5,153 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
 from SOPIRegistrationLib.compare import StageRecord
-from SOPIRegistrationLib.compare.target import Level
-from SOPIRegistrationLib.errors import Cancelled, InputError
-from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.progress import Progress, Report
-from SOPIRegistrationLib.projector.bodies import is_seen, window_of
-from SOPIRegistrationLib.refine.alternatives import Alternative, alternatives
-from SOPIRegistrationLib.refine.jointly import Refined, Scene, refine_jointly
+from SOPIRegistrationLib.refine.jointly import Scene
+from SOPIRegistrationLib.refine.released import release
+from SOPIRegistrationLib.registration.bodies_result import BodiesResult, BodyPose
+from SOPIRegistrationLib.registration.bodies_verdict import judge_bodies, not_better
 from SOPIRegistrationLib.registration.loop import find, is_settled, register
-from SOPIRegistrationLib.registration.predicted_error import Deviation
 from SOPIRegistrationLib.registration.result import SEVERITY, RegistrationResult, Verdict
-from SOPIRegistrationLib.registration.verdict import Finding, beside, on_thresholds
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
-from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody, require_apart
-
-# Errors of bent spines were this many times the deviations that the curvature of the images predicts, in one
-# view (14 phantoms) and in several (6): what fills the holes, and overlaps, are not as in the patient.
-# Checked on others in Docs/results/bodies.md.
-_LARGER_ERRORS, _LARGER_ERRORS_OF_VIEWS = 1.9, 1.4
-# Predicted errors that matter: across the central ray, along it, turned.
-_LARGE_MM, _LARGE_DEPTH_MM, _LARGE_DEG = 1.0, 5.0, 1.5
-# So many times bodies may take alternatives that agree better.
-_ROUNDS = 3
-# A body whose deviation is this share of what holds it alone would leave is held, not seen.
-_MOSTLY_HELD = 0.5
+from SOPIRegistrationLib.subject import Subject
+from SOPIRegistrationLib.subject.bodies import Bodies, require_apart
 
 # Names of the bodies that were registered as one piece, and its result.
 Piece = tuple[tuple[str, ...], RegistrationResult]
-
-
-@dataclass(frozen=True)
-class BodyPose:
-    """A registered body.
-
-    Attributes:
-        name: of the body.
-        T_lps_to_world: (4, 4) pose, mm.
-        initial_T: (4, 4) pose of the piece from which it was released.
-        verdict: trust in this body.
-        alternatives: other poses of it alone that the picture hardly tells from this one, or that are worth a
-            look, the best first.
-    """
-
-    name: str
-    T_lps_to_world: np.ndarray
-    initial_T: np.ndarray
-    verdict: Verdict
-    alternatives: tuple[Alternative, ...] = ()
-
-
-@dataclass(frozen=True)
-class NeighbourPose:
-    """How a body stands to the one that it is held to.
-
-    Attributes:
-        body, parent: their names.
-        T_relative: (4, 4) ``T_parent^-1 T_body``, LPS to LPS, mm: the identity where both are as in the CT.
-        predicted_error_mm: (3,) standard deviation of the body's centre against the parent, along the first
-            camera's x, y and z.
-        predicted_error_deg: (3,) of its turn against the parent about these axes.
-    """
-
-    body: str
-    parent: str
-    T_relative: np.ndarray
-    predicted_error_mm: np.ndarray
-    predicted_error_deg: np.ndarray
-
-
-@dataclass(frozen=True)
-class BodiesResult:
-    """What a registration of several bodies found.
-
-    Attributes:
-        bodies: in their order.
-        pairs: of each body that is held, how it stands to its parent.
-        pieces: the registrations of what moved as one piece first.
-        seconds: from prepared inputs to the verified poses.
-    """
-
-    bodies: tuple[BodyPose, ...]
-    pairs: tuple[NeighbourPose, ...]
-    pieces: tuple[RegistrationResult, ...]
-    seconds: float
-
-    @property
-    def first(self) -> RegistrationResult:
-        """The first body's result, in the form of a registration of one body."""
-        return self.of(self.bodies[0])
-
-    def of(self, body: BodyPose) -> RegistrationResult:
-        """A body's result as a registration of one body; stages and images are the first piece's."""
-        return replace(
-            self.pieces[0],
-            T_lps_to_world=body.T_lps_to_world,
-            initial_T=body.initial_T,
-            verdict=body.verdict,
-            alternatives=body.alternatives,
-            seconds=self.seconds,
-        )
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was cancelled."""
-        return any(piece.stopped for piece in self.pieces)
-
-    @property
-    def intrinsics(self):
-        """What of the cameras was estimated with the first piece's pose, as of ``RegistrationResult``."""
-        return self.pieces[0].intrinsics
-
-    @property
-    def radiographs(self) -> tuple[PreparedRadiograph, ...]:
-        """The X-rays as they were read."""
-        return self.pieces[0].radiographs
-
-    def to_dict(
-        self,
-        geometry: dict | None = None,
-        seconds_preparation: float | None = None,
-        given_mirrored: bool = False,
-    ) -> dict:
-        """The content of result.json; arguments as for ``RegistrationResult.to_dict``."""
-        entry = self.first.to_dict(geometry, seconds_preparation, given_mirrored)
-        kept = ("pose", "initial_pose", "verdict", "alternatives")
-        entry["bodies"] = [
-            {"name": body.name, **{key: told[key] for key in kept}}
-            for body in self.bodies
-            for told in [self.of(body).to_dict()]
-        ]
-        entry["pairs"] = [
-            {
-                "body": pair.body,
-                "parent": pair.parent,
-                "T_relative": pair.T_relative.tolist(),
-                "predicted_error_mm": np.round(pair.predicted_error_mm, 4).tolist(),
-                "predicted_error_deg": np.round(pair.predicted_error_deg, 4).tolist(),
-            }
-            for pair in self.pairs
-        ]
-        return entry
 
 
 def register_bodies(
@@ -188,7 +61,7 @@ def register_bodies(
     moved = {name: T for name, T in (moved or {}).items() if bodies[name].name in bodies.parts}
     if bodies.whole is None and len(bodies) > 1 and set(starts) == set(bodies.names):
         # What can be told at once is not told after a minute.
-        _require_in_view(Scene(bodies, radiographs), np.array([starts[name] for name in bodies.names]))
+        Scene(bodies, radiographs).require_in_view(np.array([starts[name] for name in bodies.names]))
     case = _BodiesCase(bodies, tuple(radiographs), frame, settings, starts, report, moved)
     if len(bodies) == 1 and bodies.rest is None:
         return case.of_one()
@@ -210,21 +83,13 @@ def _severity(result: BodiesResult) -> int:
 
 
 def _is_a_start(verdict: Verdict) -> bool:
-    """Whether a labelled CT stands where its parts may be released."""
+    """Whether a piece stands where it may be released; where none does, all was tried that there is."""
     return verdict.status != "reject"
 
 
-def _is_anything(verdict: Verdict) -> bool:
-    """Of a body by itself the first pose is enough: others are sought of it beside all others."""
-    return True
-
-
-def _settled(
-    known: Mapping[tuple[str, ...], RegistrationResult], names: tuple[str, ...]
-) -> RegistrationResult | None:
-    """A piece's known result, where a search to the end would be no other."""
-    found = known.get(names)
-    return found if found is not None and found.verdict.settled else None
+def _is_final(verdict: Verdict) -> bool:
+    """Whether a piece that was sought until :func:`_is_a_start` would be no other after a longer search."""
+    return is_settled(verdict) or not _is_a_start(verdict)
 
 
 @dataclass(frozen=True)
@@ -267,13 +132,13 @@ class _BodiesCase:
         try:
             if self.bodies.whole is None:
                 require_apart(self.bodies.bodies, T_start)
-            _require_in_view(scene, T_start)
+            scene.require_in_view(T_start)
         except InputError:
             if must_be_in_view:
                 raise
             return None
         joint_began = time.perf_counter()
-        released = _released(scene, T_start, self.report)
+        released = release(scene, T_start, self.report)
         T = released.refined.T
         stage = StageRecord("all bodies jointly", time.perf_counter() - joint_began, None, T[0])
         results = (replace(results[0], stages=[*results[0].stages, stage]), *results[1:])
@@ -282,7 +147,7 @@ class _BodiesCase:
         verdicts, pairs = judge_bodies(scene, released.refined, released.others)
         for number, name in enumerate(self.bodies.names):
             if number not in released.taken or name in self.bodies.parts:
-                verdicts[number] = _not_better(verdicts[number], found[name].verdict)
+                verdicts[number] = not_better(verdicts[number], found[name].verdict)
         poses = zip(self.bodies.names, T, T_piece, verdicts, released.others, strict=False)
         seconds = time.perf_counter() - began
         return BodiesResult(tuple(BodyPose(*one) for one in poses), tuple(pairs), results, seconds)
@@ -293,7 +158,7 @@ class _BodiesCase:
         Of a body by itself that is not accepted the search knows further starts; a part of a CT has those of
         the whole, which stands where it may be released.
         """
-        if all(piece.verdict.settled for piece in result.pieces):
+        if all(_is_final(piece.verdict) for piece in result.pieces):
             return True
         return not any(
             body.verdict.status == "reject"
@@ -309,30 +174,36 @@ class _BodiesCase:
         and those that were settled are taken as they are.
         """
         known, pieces = known or {}, []
-        bodies, seen = self.bodies, self.radiographs
+        bodies = self.bodies
         if bodies.whole is not None:
-            settings, start = self._settings(bodies.parts)
-            found = _settled(known, bodies.parts)
-            if found is None:
-                enough = is_settled if known else _is_a_start
-                report = self._report_of(bodies.parts)
-                found = find(bodies.whole, seen, self.frame, settings, start, report, enough)
-            pieces.append((bodies.parts, found))
+            pieces.append((bodies.parts, self._piece(bodies.parts, bodies.whole, pieces, known)))
         for body in bodies.bodies:
-            if body.name in bodies.parts:
-                continue
-            settings, start = self._settings([body.name])
-            if pieces:
-                # The X-rays are what the first piece found them to be.
-                seen, settings = pieces[0][1].radiographs, replace(settings, mirrored="no")
-            own = replace(self.frame, centre_lps_mm=body.centre_lps_mm)
-            found = _settled(known, (body.name,))
-            if found is None:
-                enough = is_settled if known else _is_anything
-                report = self._report_of([body.name])
-                found = find(body.subject, seen, own, settings, start, report, enough)
-            pieces.append(((body.name,), replace(found, frame=self.frame)))
+            if body.name not in bodies.parts:
+                pieces.append(((body.name,), self._piece((body.name,), body.subject, pieces, known)))
         return pieces
+
+    def _piece(
+        self,
+        names: tuple[str, ...],
+        subject: Subject,
+        before: Sequence[Piece],
+        known: Mapping[tuple[str, ...], RegistrationResult],
+    ) -> RegistrationResult:
+        """What moves as one, registered."""
+        found = known.get(names)
+        if found is not None and _is_final(found.verdict):
+            return found
+        settings, start = self._settings(names)
+        seen = self.radiographs
+        if before:
+            # The X-rays are what the first piece found them to be.
+            seen, settings = before[0][1].radiographs, replace(settings, mirrored="no")
+        enough, report = is_settled if known else _is_a_start, self._report_of(names)
+        if subject is self.bodies.whole:
+            return find(subject, seen, self.frame, settings, start, report, enough)
+        own = replace(self.frame, centre_lps_mm=subject.ct.rotation_centre_lps_mm)
+        found = find(subject, seen, own, settings, start, report, enough)
+        return replace(found, frame=self.frame)
 
     def _report_of(self, names: Sequence[str]) -> Report | None:
         """Tells where the bodies of a piece are; the first one's is that of the CT as one piece, too."""
@@ -364,170 +235,3 @@ class _BodiesCase:
         ]
         results = (replace(results[0], stopped=True), *results[1:])
         return BodiesResult(tuple(poses), (), results, time.perf_counter() - began)
-
-
-class _Released(NamedTuple):
-    """Where released bodies ended.
-
-    Attributes:
-        refined: their poses.
-        others: of each what else it may be.
-        taken: numbers of those that stand where an alternative led: what was found as one piece no longer
-            counts for them.
-    """
-
-    refined: Refined
-    others: list[tuple[Alternative, ...]]
-    taken: frozenset[int] = frozenset()
-
-    @property
-    def with_better_others(self) -> list[int]:
-        """Numbers of bodies of which another pose agrees better."""
-        return [number for number, one in enumerate(self.others) if one and one[0].margin < 0]
-
-
-def _released(scene: Scene, T_start: np.ndarray, report: Report | None) -> _Released:
-    """All bodies refined jointly, and what else each may be; one whose alternative agrees better takes it."""
-
-    def sought(refined: Refined, number: int) -> tuple[Alternative, ...]:
-        if scene.bodies.bodies[number].fixed:
-            return ()
-        return alternatives(scene, refined.T, number, report, T_start)
-
-    refined = refine_jointly(scene, T_start, report=report)
-    found = _Released(refined, [() for _ in scene.bodies.bodies])
-    if refined.stopped:
-        return found
-    try:
-        found = _Released(refined, [sought(refined, number) for number in range(len(scene.bodies))])
-        for _ in range(_ROUNDS):
-            better = found.with_better_others
-            if not better:
-                break
-            T = found.refined.T.copy()
-            T[better] = [found.others[number][0].T_lps_to_world for number in better]
-            again = refine_jointly(scene, T, report=report, T_rest=T_start)
-            gains = scene.agreements(scene.kind.check, np.stack([found.refined.T, again.T]), better)
-            if again.stopped:
-                raise Cancelled
-            if np.diff(gains, axis=0).mean() <= 0:
-                break
-            others = [
-                sought(again, number) if number in better else one for number, one in enumerate(found.others)
-            ]
-            found = _Released(again, others, found.taken.union(better))
-    except Cancelled:
-        return found._replace(refined=found.refined._replace(stopped=True))
-    return found
-
-
-def judge_bodies(
-    scene: Scene, refined: Refined, others: Sequence[Sequence[Alternative]] = ()
-) -> tuple[list[Verdict], list[NeighbourPose]]:
-    """A verdict for each body, and how each held one stands to its parent.
-
-    Args:
-        scene: bodies and X-rays.
-        refined: where the bodies ended.
-        others: of each body where else it may stand (``refine.alternatives``); of none if empty.
-    """
-    T, objective = refined.T, refined.objective
-    equations = objective.at(T)
-    covariance = _larger_errors(scene) ** 2 * objective.unit * _inverse(equations.hessian[0])
-    to_camera = np.kron(np.eye(2), scene.radiographs[0].camera.T_world_to_camera[:3, :3])
-    agreement = scene.agreement(scene.kind.check, T)
-    verdicts, pairs = [], []
-    for number, body in enumerate(scene.bodies.bodies):
-        own = slice(6 * number, 6 * number + 6)
-        deviation = Deviation.of(to_camera @ covariance[own, own] @ to_camera.T)
-        figure = f"structural correlation about it {agreement[number]:.3f}"
-        ambiguous = beside(others[number]) if others else ("accept", "")
-        findings = [
-            on_thresholds(agreement[number], scene.kind.thresholds, figure),
-            ("accept", "") if body.fixed else _determined(body, deviation, _larger_errors(scene)),
-            ambiguous,
-        ]
-        status = max((status for status, _ in findings), key=SEVERITY.index)
-        reasons = [reason for _, reason in findings if reason]
-        if body.fixed:
-            reasons.append("fixed: it stays where it was as one piece")
-        verdicts.append(
-            Verdict(
-                status,
-                reasons,
-                deviation.translation_mm,
-                np.rad2deg(deviation.rotation_rad),
-                ambiguous=ambiguous[1],
-            )
-        )
-        if body.hold is not None:
-            pairs.append(_pair(scene, refined, number, to_camera, covariance))
-    return verdicts, pairs
-
-
-def _pair(scene: Scene, refined: Refined, number: int, to_camera, covariance) -> NeighbourPose:
-    """How a held body stands to its parent."""
-    body = scene.bodies.bodies[number]
-    parent = scene.bodies.names.index(body.hold.parent)
-    relative = refined.objective.relative_jacobian(refined.T, number, parent)
-    deviation = Deviation.of(to_camera @ relative @ covariance @ relative.T @ to_camera.T)
-    T_relative = se3.invert_rigid(refined.T[parent]) @ refined.T[number]
-    return NeighbourPose(
-        body.name, body.hold.parent, T_relative, deviation.translation_mm, np.rad2deg(deviation.rotation_rad)
-    )
-
-
-def _require_in_view(scene: Scene, T_lps_to_world: np.ndarray) -> None:
-    level = Level(scene.kind.check.pixels)
-    views = [
-        scene.view(one, replace(level, window_px=11), scene.with_rest(T_lps_to_world))
-        for one in scene.radiographs
-    ]
-    for number, body in enumerate(scene.bodies.bodies):
-        if not any(
-            is_seen(window_of(view.volumes[number], view.radiograph.camera, T_lps_to_world[number]))
-            for view in views
-        ):
-            raise InputError(
-                f"{body.name} lies outside every X-ray where it is expected: leave it out, or give a start "
-                "pose"
-            )
-
-
-def _inverse(hessian: np.ndarray) -> np.ndarray:
-    """Of a Hessian some of whose parameters nothing depends on: these have variances of zero."""
-    used = np.diag(hessian) > 0
-    inverse = np.zeros_like(hessian)
-    inverse[np.ix_(used, used)] = np.linalg.pinv(hessian[np.ix_(used, used)], rcond=1e-12, hermitian=True)
-    return inverse
-
-
-def _larger_errors(scene: Scene) -> float:
-    """By what deviations from the curvature of the images are to be multiplied."""
-    return _LARGER_ERRORS if len(scene.radiographs) == 1 else _LARGER_ERRORS_OF_VIEWS
-
-
-def _determined(body: RigidBody, deviation: Deviation, larger: float) -> Finding:
-    """Whether the picture, not what holds it, fixes a body."""
-    x, y, z = deviation.translation_mm
-    turn = float(np.rad2deg(deviation.rotation_rad.max()))
-    if not (deviation.translation_mm.any() or turn):
-        return "review", "the picture does not show it"
-    if body.hold is not None:
-        across = max(x, y) / (larger * body.hold.translation_mm)
-        if max(across, turn / (larger * body.hold.rotation_deg)) > _MOSTLY_HELD:
-            return "review", f"the picture hardly determines it: it stays where {body.hold.parent} holds it"
-    if max(x, y) > _LARGE_MM or z > _LARGE_DEPTH_MM or turn > _LARGE_DEG:
-        return "review", (
-            f"the picture hardly fixes it: predicted error {x:.1f}, {y:.1f}, {z:.1f} mm, {turn:.1f} deg"
-        )
-    return "accept", ""
-
-
-def _not_better(verdict: Verdict, piece: Verdict) -> Verdict:
-    """No body of a piece that was rejected, or that may stand elsewhere, is accepted: released bodies find
-    something alike anywhere."""
-    reason = piece.ambiguous or (piece.reasons[0] if piece.status == "reject" else "")
-    if not reason or verdict.status != "accept":
-        return verdict
-    return replace(verdict, status="review", reasons=[*verdict.reasons, f"as one piece: {reason}"])

@@ -12,7 +12,6 @@ from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Level
 from SOPIRegistrationLib.compare.objective import around_object
 from SOPIRegistrationLib.compare.reliability import reliability
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.registration.predicted_error import Deviation, LocalModel
 
 # Edge of the parts of an image that are looked at by themselves: about half a vertebra at 128 pixels.
@@ -83,15 +82,25 @@ def parts_of(comparison: Comparison, T_lps_to_world: np.ndarray) -> tuple[np.nda
     small.
     """
     objective = comparison.objective(evidence_level(comparison), T_lps_to_world[None])
-    found = [_parts(*view, comparison, T_lps_to_world) for view in objective.images(T_lps_to_world)]
+    # What is compared near an outline only was fitted at whatever pixels that takes.
+    least_mm = _LEAST_PIXEL_MM if comparison.target.outline_lps_mm is None else 0.0
+    found = []
+    for camera, moving, fixed in objective.images(T_lps_to_world):
+        T_lps_to_camera = camera.T_world_to_camera @ T_lps_to_world
+        depth = se3.transform_points(T_lps_to_camera, comparison.case.centre_lps_mm)[2]
+        found.append(parts(moving, fixed, np.maximum(depth / np.diag(camera.K)[:2], least_mm)))
     correlations, distances = (np.concatenate(one) for one in zip(*found, strict=True))
     return correlations, distances
 
 
-def _parts(
-    camera: Camera, moving: np.ndarray, fixed: np.ndarray, comparison: Comparison, T_lps_to_world: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    depth = se3.transform_points(camera.T_world_to_camera @ T_lps_to_world, comparison.case.centre_lps_mm)[2]
+def parts(moving: np.ndarray, fixed: np.ndarray, pixel_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same of one view.
+
+    Args:
+        moving: (rows, columns) DRR as it is compared, locally normalised.
+        fixed: (rows, columns) the X-ray, the same.
+        pixel_mm: (2,) width and height of a pixel at the object, mm.
+    """
 
     def mean(image: np.ndarray) -> np.ndarray:
         return uniform_filter(image.astype(np.float64), _PART_PX, mode="constant")
@@ -116,7 +125,6 @@ def _parts(
     correlation = mf[chosen] / np.sqrt(mm[chosen] * ff[chosen])
     du = (vv * bu - uv * bv)[chosen] / determinant[chosen]
     dv = (uu * bv - uv * bu)[chosen] / determinant[chosen]
-    pixel_mm = np.maximum(depth / np.diag(camera.K)[:2], _LEAST_PIXEL_MM)
     return correlation, np.hypot(du * pixel_mm[0], dv * pixel_mm[1])
 
 

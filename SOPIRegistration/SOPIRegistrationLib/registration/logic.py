@@ -20,7 +20,8 @@ from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.region import restricted
 from SOPIRegistrationLib.progress import Progress
-from SOPIRegistrationLib.registration.bodies import BodiesResult, register_bodies
+from SOPIRegistrationLib.registration.bodies import register_bodies
+from SOPIRegistrationLib.registration.bodies_result import BodiesResult
 from SOPIRegistrationLib.registration.job import Job
 from SOPIRegistrationLib.registration.loop import register
 from SOPIRegistrationLib.registration.prepared import LIVE_PIXELS, Inputs, Placement, PreparedCase

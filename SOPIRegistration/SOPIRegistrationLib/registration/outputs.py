@@ -22,7 +22,7 @@ from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.projector.bodies import project_bodies
-from SOPIRegistrationLib.registration.bodies import BodiesResult
+from SOPIRegistrationLib.registration.bodies_result import BodiesResult
 from SOPIRegistrationLib.registration.pose_files import write_transform
 from SOPIRegistrationLib.registration.result import RegistrationResult
 from SOPIRegistrationLib.subject import MovingVolume

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from SOPIRegistrationLib.compare import Case, Hypotheses
-from SOPIRegistrationLib.compare.target import Thresholds
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses
+from SOPIRegistrationLib.compare.target import TargetKind, Thresholds
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.refine.alternatives import AMBIGUOUS, Alternative
 from SOPIRegistrationLib.registration.evidence import (
     RIGHT_MM,
@@ -63,12 +64,14 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
     thresholds = comparison.target.kind.thresholds
     alike = probability_right(evidence, comparison.target.kind.judged_as)
     probability = None if alike is None else alike * fixed
+    size = _size(comparison, T)
     rivals = [_rivals(hypotheses), _elsewhere(evidence.agreement - hypotheses.rival, probability)]
     on_agreement = [
         _plausibility(comparison.case, T),
         _share(evidence.share, comparison.case.least_share),
         *rivals,
         _refined(model.to_best_mm),
+        on_weak_parts(evidence.parts_low, comparison.target.kind),
     ]
     # What the view leaves open no other pose would close.
     settling = [_trust(evidence, alike, thresholds, timed_out), *on_agreement]
@@ -76,6 +79,7 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         _trust(evidence, probability, thresholds, timed_out),
         *on_agreement,
         _fixed(fixed, statistical, total),
+        size,
         _geometry(Deviation.of(in_given_geometry), total),
     ]
     status = max((status for status, _ in findings), key=SEVERITY.index)
@@ -93,7 +97,7 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         probability,
         evidence,
         status != "reject" and all(found == "accept" for found, _ in settling),
-        "; ".join(reason for _, reason in rivals if reason),
+        "; ".join(reason for _, reason in (*rivals, size) if reason),
     )
 
 
@@ -124,6 +128,32 @@ def on_thresholds(trusted: float, thresholds: Thresholds, figure: str, of: str =
     if trusted < thresholds.accept:
         return "review", f"the images agree only partly: {figure}, below {of}{thresholds.accept}"
     return "accept", f"the images agree: {figure}"
+
+
+def on_weak_parts(correlation: float, kind: TargetKind) -> Finding:
+    """What the weaker quarter of the images' parts allows, by their correlation."""
+    if kind.weak_parts is None or correlation >= kind.weak_parts:
+        return "accept", ""
+    return "review", (
+        f"parts of the outline do not agree: correlation {correlation:.2f}, below {kind.weak_parts}: is it "
+        "this one, of this size and side?"
+    )
+
+
+def _size(comparison: Comparison, T_lps_to_world: np.ndarray) -> Finding:
+    """Whether another size would look the same in a single view, where the start has it."""
+    step, case = comparison.target.kind.size_step, comparison.case
+    if step is None or not case.is_single_view:
+        return "accept", ""
+    poses = case.T_world_to_camera @ np.stack([case.T_expected, T_lps_to_world])
+    expected, depth = se3.transform_points(poses, case.centre_lps_mm)[:, 2]
+    if abs(depth / expected - 1) < step:
+        return "accept", ""
+    way = "further" if depth > expected else "nearer"
+    return "review", (
+        f"it is {abs(depth - expected):.0f} mm {way} than at the start: one of another size would look the "
+        "same at the start's depth"
+    )
 
 
 def _doubts(evidence: Evidence) -> list[str]:

@@ -25,6 +25,8 @@ _SURROUNDINGS_MM = 8.0
 # A label of which less than this lies in the CT is another CT's.
 _LEAST_INSIDE = 0.5
 _LEAST_VOXELS = 20
+# Whole-body segmentations have 120 labels; an image has more values than this.
+_MOST_LABELS = 1000
 # The rest is soft, and moves less like one body than bones do.
 _REST_ROTATION_DEG, _REST_TRANSLATION_MM = 8.0, 6.0
 REST = "rest of the CT"
@@ -83,9 +85,10 @@ def label_names(path: Path, labels: Volume, words: Sequence[str] = ()) -> dict[i
     if all(word in by_name for word in words):
         return {by_name[word]: named[by_name[word]] for word in words}
     if len(words) != len(present):
+        unknown = ", ".join(word for word in words if word not in by_name)
         raise InputError(
-            f"label map {path} has {len(present)} labels ({', '.join(named.values())}), and {len(words)} "
-            "names are given: give one for each, in ascending order, or choose of these"
+            f"label map {path} has no {unknown}: it has {', '.join(named.values())}; choose of these, or "
+            "give as many names as there are labels, in ascending order"
         )
     return dict(zip(present, words, strict=True))
 
@@ -94,8 +97,9 @@ def _present(labels: Volume) -> list[int]:
     values = np.unique(labels.array)
     if (values != np.rint(values)).any():
         raise InputError(f"label map {labels.name} holds values that are no whole numbers: give a label map")
-    if values[0] < 0:
-        raise InputError(f"label map {labels.name} holds {values[0]:g}: labels are above 0, is it a CT?")
+    if values[0] < 0 or len(values) > _MOST_LABELS:
+        found = f"{len(values)} different values, from {values[0]:g} to {values[-1]:g}"
+        raise InputError(f"label map {labels.name} holds {found}: give a label map, not an image")
     present = [int(value) for value in values if value > 0]
     if not present:
         raise InputError(f"label map {labels.name} is empty: it needs a number above 0 for each body")
@@ -124,9 +128,9 @@ def _on_grid_of(ct: PreparedCT, labels: Volume, numbers: Sequence[int]) -> np.nd
     Raises:
         InputError: a body is not in the CT.
     """
-    order = np.zeros(int(labels.array.max()) + 1, np.uint16)
-    order[list(numbers)] = np.arange(1, len(numbers) + 1)
-    numbered = order[np.maximum(labels.array, 0).astype(np.int64)]
+    numbered = np.zeros(labels.array.shape, np.uint16)
+    for number, label in enumerate(numbers, start=1):
+        numbered[labels.array == label] = number
     reverse = np.eye(4)[[2, 1, 0, 3]]
     grid = ct.attenuation
     to_labels = reverse @ labels.lps_to_index @ grid.index_to_lps @ reverse
