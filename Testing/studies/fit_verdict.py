@@ -147,7 +147,7 @@ def bone_groups(data: Path) -> list[Group]:
     # Region, label, how much of it, C-arm.
     bones = {
         "L3": {"bone": 22},
-        "radius": {"region": "wrist", "bone": 1, "bone_mm": 80.0, "phantom_mm": (1.4, 1.4)},
+        "radius": {"region": "wrist", "bone": 1, "bone_mm": 80.0, "phantom_mm": (1.0, 1.0)},
         "femur": {"region": "knee", "bone": 1, "bone_mm": 110.0, "detector": large},
         "long bone": {"region": "long-bones", "bone": 1, "bone_mm": 100.0},
         "L1": {"bone": 20},
