@@ -37,34 +37,47 @@ class Released(NamedTuple):
 
 def release(scene: Scene, T_start: np.ndarray, report: Report | None) -> Released:
     """All bodies refined jointly, and what else each may be; one whose alternative agrees better takes it."""
-
-    def sought(refined: Refined, number: int) -> tuple[Alternative, ...]:
-        if scene.bodies.bodies[number].fixed:
-            return ()
-        return alternatives(scene, refined.T, number, report, T_start)
-
+    search = _Search(scene, T_start, report)
     refined = refine_jointly(scene, T_start, report=report)
     found = Released(refined, [() for _ in scene.bodies.bodies])
     if refined.stopped:
         return found
+
     try:
-        found = Released(refined, [sought(refined, number) for number in range(len(scene.bodies))])
+        found = Released(refined, [search.sought(refined, number) for number in range(len(scene.bodies))])
         for _ in range(_ROUNDS):
-            better = found.with_better_others
-            if not better:
+            gained = search.better(found) if found.with_better_others else None
+            if gained is None:
                 break
-            T = found.refined.T.copy()
-            T[better] = [found.others[number][0].T_lps_to_world for number in better]
-            again = refine_jointly(scene, T, report=report, T_rest=T_start)
-            gains = scene.agreements(scene.kind.check, np.stack([found.refined.T, again.T]), better)
-            if again.stopped:
-                raise Cancelled
-            if np.diff(gains, axis=0).mean() <= 0:
-                break
-            others = [
-                sought(again, number) if number in better else one for number, one in enumerate(found.others)
-            ]
-            found = Released(again, others, found.taken.union(better))
+            found = gained
     except Cancelled:
         return found._replace(refined=found.refined._replace(stopped=True))
     return found
+
+
+class _Search(NamedTuple):
+    """What else bodies may be, sought from where they were released."""
+
+    scene: Scene
+    T_start: np.ndarray
+    report: Report | None
+
+    def sought(self, refined: Refined, number: int) -> tuple[Alternative, ...]:
+        """The alternatives of one body; none of one that is fixed."""
+        if self.scene.bodies.bodies[number].fixed:
+            return ()
+        return alternatives(self.scene, refined.T, number, self.report, self.T_start)
+
+    def better(self, found: Released) -> Released | None:
+        """With the alternatives taken that agree better; none if all together do not."""
+        numbers = found.with_better_others
+        T = found.refined.T.copy()
+        T[numbers] = [found.others[number][0].T_lps_to_world for number in numbers]
+        again = refine_jointly(self.scene, T, report=self.report, T_rest=self.T_start)
+        if again.stopped:
+            raise Cancelled
+        both = np.stack([found.refined.T, again.T])
+        if np.diff(self.scene.agreements(self.scene.kind.check, both, numbers), axis=0).mean() <= 0:
+            return None
+        others = [self.sought(again, n) if n in numbers else one for n, one in enumerate(found.others)]
+        return Released(again, others, found.taken.union(numbers))

@@ -174,28 +174,30 @@ def plot(motion: Motion, number: int) -> bytes:
     colours = [_COLOURS[pose.status] for pose in found]
     # A gap is a gap: no line leads over it.
     pieces = np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames) > 1) + 1)
+    lost = [(pose.frame - 1) / rate if rate else pose.frame for pose in poses if pose.status == LOST]
     for column, axes in enumerate(figure.subplots(2, 3, sharex=True).ravel()):
-        curves = [(theta[:, column], {"color": "0.7", "linewidth": 1, "zorder": 1})]
-        if smooth is not None:
-            curves.append((smooth[:, column], {"color": "black", "linewidth": 0.8, "zorder": 3}))
-        for curve, style in curves:
-            for piece in pieces:
-                axes.plot(at[piece], curve[piece], **style)
+        for piece in pieces:
+            axes.plot(at[piece], theta[piece, column], color="0.7", linewidth=1, zorder=1)
+            if smooth is not None:
+                axes.plot(at[piece], smooth[piece, column], color="black", linewidth=0.8, zorder=3)
         axes.scatter(at, theta[:, column], c=colours, s=9, zorder=2)
-        for pose in poses:
-            if pose.status == LOST:
-                axes.axvline((pose.frame - 1) / rate if rate else pose.frame, color="tab:red", alpha=0.15)
+        for when in lost:
+            axes.axvline(when, color="tab:red", alpha=0.15)
         name, unit = THETA_NAMES[column].split("_")
         axes.set(title=name, ylabel=unit)
         axes.grid(alpha=0.3)
     for axes in figure.axes[3:]:
         axes.set_xlabel("time, s" if rate else "frame")
-    told = {status: sum(pose.status == status for pose in poses) for status in STATUSES}
-    counts = ", ".join(f"{count} {status}" for status, count in told.items() if count)
-    figure.suptitle(f"{body.name}: {counts} (blue: accept, orange: review, red bars: lost)")
+    figure.suptitle(f"{body.name}: {_counts(poses)} (blue: accept, orange: review, red bars: lost)")
     stream = io.BytesIO()
     figure.savefig(stream, dpi=100)
     return stream.getvalue()
+
+
+def _counts(poses: Sequence[FramePose]) -> str:
+    """How many frames have each status, in words."""
+    told = {status: sum(pose.status == status for pose in poses) for status in STATUSES}
+    return ", ".join(f"{count} {status}" for status, count in told.items() if count)
 
 
 def _curves(motion: Motion, body: Body, T_lps_to_world: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -196,14 +196,7 @@ class _Tracker:
             if "found" in entry:
                 tried[number] = pose
             if pose.T is not None and body.name not in self._content:
-                found = entry["found"]
-                if not self._content:
-                    self._frames.read_as(found["polarity"], found["mirrored"])
-                # Metal has one content, and it is not among those that may be asked for.
-                is_metal = body.subject.ct.is_metal
-                self._content[body.name] = (
-                    self._settings.registration.content if is_metal else found["content"]
-                )
+                self._read_as(body, entry["found"])
             if not body.starts and (pose.status == ACCEPT or len(tried) == _BEGINNINGS):
                 break
         if not body.starts:
@@ -216,6 +209,14 @@ class _Tracker:
                 f"{body.name} was not found {where} ({reasons[0] if reasons else 'no pictures'}): start "
                 "it nearer to where it is (--start POSE@FRAME)"
             )
+
+    def _read_as(self, body: Body, found: Mapping) -> None:
+        """From a body's first pose on, X-rays are read as there, and it is compared by the same content."""
+        if not self._content:
+            self._frames.read_as(found["polarity"], found["mirrored"])
+        # Metal has one content, and it is not among those that may be asked for.
+        is_metal = body.subject.ct.is_metal
+        self._content[body.name] = self._settings.registration.content if is_metal else found["content"]
 
     def _begun(self, body: Body, number: int, start: np.ndarray | None) -> dict:
         frame = self._frame(body, number)

@@ -363,24 +363,28 @@ def faults(source: Source, own: Iterable[str]) -> Iterator[str]:
 def _faults_of(one: Asked) -> Iterator[str]:
     names = ", ".join(sorted(thing.name for thing in one.things))
     having = [thing for thing in one.things if thing.has(one.name)]
+    is_value = any(thing.is_property(one.name) for thing in having)
     if not having:
         yield f"{names} has no '{one.name}'"
-        return
-    values = [thing for thing in having if thing.is_property(one.name)]
-    if one.how == "call":
-        if values:
+    elif one.how == "call":
+        if is_value:
             yield f"'{one.name}' of {names} is a value, not a function"
         if one.count is not None and not any(thing.takes(one.name, one.count) for thing in having):
             yield f"'{one.name}' of {names} does not take {one.count} arguments"
-        observed = [thing.name for thing in having if api.has_class(thing.name)]
-        if one.name in ("connect", "disconnect") and one.first is not None and observed:
-            lacking = [name for name in observed if one.first not in api.signals(name)]
-            yield from (f"{name} has no signal '{one.first}'" for name in lacking)
-    elif not any(thing.classes for thing in having):
-        if one.how == "set" and not values and one.name != "name":
-            yield f"'{one.name}' of {names} cannot be set"
-        elif one.how == "value" and not values and not one.is_handed_on and _is_method(having, one.name):
-            yield f"'{one.name}' of {names} is a function: it is not called"
+        yield from _unknown_signals(one, having)
+    elif is_value or any(thing.classes for thing in having):
+        return
+    elif one.how == "set" and one.name != "name":
+        yield f"'{one.name}' of {names} cannot be set"
+    elif one.how == "value" and not one.is_handed_on and _is_method(having, one.name):
+        yield f"'{one.name}' of {names} is a function: it is not called"
+
+
+def _unknown_signals(one: Asked, having: Iterable[Thing]) -> Iterator[str]:
+    if one.name in ("connect", "disconnect") and one.first is not None:
+        for name in (thing.name for thing in having if api.has_class(thing.name)):
+            if one.first not in api.signals(name):
+                yield f"{name} has no signal '{one.first}'"
 
 
 @cache
