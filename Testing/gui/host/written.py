@@ -38,6 +38,7 @@ _GIVES = {
     ("threeDWidget(0).threeDView()", "cameraNode"): "vtkMRMLCameraNode",
     ("qt.QTableWidget", "horizontalHeader"): "qt.QHeaderView",
     ("qt.QTableWidget", "verticalHeader"): "qt.QHeaderView",
+    ("slicer.qMRMLPlotWidget", "plotView"): "slicer.qMRMLPlotView",
     ("slicer.qMRMLNodeComboBox", "currentNode"): "vtkMRMLNode",
 }
 # Names that this project gives to one kind of thing everywhere.
@@ -331,6 +332,8 @@ class Source:
             known = api.has_class(label) or _plain_qt_class(label) is not None
             return frozenset({Thing(label)}) if known else frozenset()
         if isinstance(owner, ast.Name) and owner.id in ("slicer", "vtk"):
+            if api.has_class(f"slicer.{called.attr}"):
+                return frozenset({Thing(f"slicer.{called.attr}")})
             return frozenset({Thing(called.attr)}) if vtk_class(called.attr) else frozenset()
         if called.attr in ("AddNewNodeByClass", "CreateNodeByClass") and isinstance(
             node.args[0], ast.Constant
