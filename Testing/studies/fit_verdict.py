@@ -39,7 +39,6 @@ from SOPIRegistrationLib.evaluation.cases import EvaluationCase
 from SOPIRegistrationLib.evaluation.metrics import pose_error, wilson_interval
 from SOPIRegistrationLib.evaluation.simulated import Detector, SimulatedCases
 from SOPIRegistrationLib.geometry import se3
-from SOPIRegistrationLib.geometry.principal_axes import principal_axes
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.refine.coarse_to_fine import CoarseToFine
 from SOPIRegistrationLib.registration.evidence import Evidence
@@ -66,14 +65,13 @@ EVIDENCE = tuple(one.name for one in fields(Evidence))
 # Turned by up to so much about each axis, shifted by up to so much across and along the central ray.
 _FAR = np.array([45.0, 45.0, 30.0, 40.0, 40.0, 120.0])
 _AROUND_DEG = 8.0
-# A bone is sought less far around; and looks alike turned about, and slid along, its long axis so far.
+# A bone is sought less far around.
 _BONE_FAR = np.array([30.0, 30.0, 30.0, 20.0, 20.0, 40.0])
-_TURNED_DEG, _SLID_MM = (4.0, 16.0), 6.0
 # Features and kinds of target of each regression.
 REGRESSIONS = {
     "body": (("parts", "together", "share", "margin"), ("whole body", "bones")),
     "segmented bone": (
-        ("parts", "weak parts", "turn"),
+        ("parts", "turn", "detail margin", "together"),
         ("segmented bone",),
     ),
 }
@@ -87,7 +85,8 @@ CARD = {
         "and steep curves; strangers: other phantoms, and CTs whose vertebrae were scaled by 5 to 15 % and "
         "spines bent; checked with a CT of a thorax and other phantoms",
         "segmented bone": "one bone of phantoms of loins, wrists, knees and limbs in simulated X-rays (RTK) "
-        "of the whole, as above; wrong: starts far away, turned about the long axis and slid along it; "
+        "of the whole, as above; wrong: starts far away, searches that ended elsewhere, turns about "
+        "the long axis; "
         "strangers: the same bone of other phantoms; checked with other phantoms",
     },
     "limits": "no real X-ray among them",
@@ -192,45 +191,27 @@ def starts_of(case: EvaluationCase, rng: np.random.Generator) -> Iterator[tuple[
     twist[:3] = np.deg2rad(twist[:3])
     twist = (twist.reshape(2, 3) @ case.T_world_to_camera[:3, :3]).ravel()
     yield "far", reading, se3.move_about(T, twist, case.frame.centre_lps_mm)
-    if is_bone:
-        yield "turned", reading, turned(case, rng)
-    elif case.number % 2 == 0:
+    if not is_bone and case.number % 2 == 0:
         behind = PoseFrame(case.frame.centre_lps_mm, case.frame.sod_mm, "PA")
         yield "mirrored", reading.turned_over(), behind.T_nominal
 
 
-def turned(case: EvaluationCase, rng: np.random.Generator) -> np.ndarray:
-    """(4, 4) the truth, or of a stranger the start, turned about and slid along the bone's long axis."""
-    T = case.T_start if case.T_true is None else case.T_true
-    axis = T[:3, :3] @ principal_axes(case.ct.surface_points_lps_mm).long
-    turn = np.deg2rad(rng.uniform(*_TURNED_DEG)) * rng.choice([-1, 1])
-    twist = np.concatenate([turn * axis, _SLID_MM * rng.uniform(-1, 1) * axis])
-    return se3.move_about(T, twist, case.frame.centre_lps_mm)
-
-
-def registered(
-    case: EvaluationCase, reading: Reading, T_start: np.ndarray, look_alikes: bool = True
-) -> Hypotheses:
+def registered(case: EvaluationCase, reading: Reading, T_start: np.ndarray) -> Hypotheses:
     """Where the refinement leads from a start and four poses about it, and what it met on the way.
 
     Args:
         case: what is registered.
         reading: of its X-rays.
         T_start: (4, 4).
-        look_alikes: whether a bone is turned about its long axis on the way; without, more ends are wrong.
     """
     seen = Case(case.subject, reading, case.frame, T_expected=T_start)
     turns = np.deg2rad(_AROUND_DEG) * np.array([[0, 0, 0], [1, 1, 0], [-1, -1, 0], [1, -1, 0], [-1, 1, 0]])
     twists = np.hstack([turns, np.zeros_like(turns)])
     T = se3.move_about(np.repeat(T_start[None], len(twists), axis=0), twists, case.frame.centre_lps_mm)
     target = compared_target(case.subject)
-    as_is = target
-    if not look_alikes:
-        target = replace(target, kind=replace(target.kind, look_alikes=None))
     lots = (Hypotheses.unscored(Comparison(seen, one, target), T, T_start) for one in seen.readings)
     refiner, run = CoarseToFine(RegistrationSettings("given")), Run(seen)
-    found = refiner.refine(refiner.thin(Proposal("given", lots), run), run)
-    return replace(found, comparison=replace(found.comparison, target=as_is))
+    return refiner.refine(refiner.thin(Proposal("given", lots), run), run)
 
 
 def reached(
@@ -238,7 +219,7 @@ def reached(
 ) -> Iterator[tuple[str, Reading, np.ndarray, Verdict]]:
     """Of each registration its start's name, the reading, (4, 4) the pose reached and the verdict."""
     for start, reading, T_start in starts_of(case, rng):
-        found = registered(case, reading, T_start, start != "turned")
+        found = registered(case, reading, T_start)
         # Any view may have been meant, from any distance: what is implausible only from here counts, too.
         any_view = not case.subject.is_segmented_bone
         seen = replace(found.comparison.case, any_view=any_view, T_expected=None)
