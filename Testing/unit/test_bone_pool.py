@@ -65,7 +65,7 @@ def case(subject, frame, T_true) -> Case:
     """The bone beside another one, within flesh; bright and dark were mistaken for each other."""
     drr = project(subject.in_tissue.level(0), CAMERA, T_true[None])[0]
     v, u = np.mgrid[: CAMERA.height, : CAMERA.width]
-    flesh = 1.5 * np.exp(-(((u - 100) / 90) ** 2)) + 0.3 * np.sin(v / 25)
+    flesh = 1.5 * np.exp(-(((u - 100) / 90) ** 2)) + 0.1 * np.sin(v / 25)
     beside = 0.5 * (np.abs(u - 160 - 0.1 * v) < 9)
     xray = PreparedRadiograph((drr + flesh + beside).astype(np.float32), np.ones_like(drr, bool), CAMERA)
     mistaken = replace(xray, image=-xray.image, other_polarity=lambda: xray, bone_dark=True)
