@@ -198,7 +198,9 @@ class _BodiesCase:
         if before:
             # The X-rays are what the first piece found them to be.
             seen, settings = before[0][1].radiographs, replace(settings, mirrored="no")
-        enough, report = is_settled if known else _is_a_start, self._report_of(names)
+        report = self._report_of(names)
+        # What bends agrees in part only as one piece; what is a body of its own is sought until it stands.
+        enough = is_settled if known or subject is not self.bodies.whole else _is_a_start
         if subject is self.bodies.whole:
             return find(subject, seen, self.frame, settings, start, report, enough)
         own = replace(self.frame, centre_lps_mm=subject.ct.rotation_centre_lps_mm)
