@@ -147,6 +147,13 @@ class User:
 
         assert self.host.process(seconds, until=at_rest), "the panel did not come to rest"
 
+    def finish_tracking(self) -> None:
+        """Until a tracking under way is done, without a message."""
+        tracking = self.panel.tracking
+        assert self.host.process(300.0, until=lambda: not tracking.is_running)
+        self.wait()
+        assert self.host.messages == []
+
     def click(self, button: str) -> None:
         """Click a button, which must be enabled."""
         widget = getattr(self.ui, button)

@@ -27,13 +27,6 @@ def film(user, demo_case):
     return user
 
 
-def finish(user) -> None:
-    tracking = user.panel.tracking
-    assert user.host.process(180.0, until=lambda: not tracking.is_running)
-    user.wait()
-    assert user.host.messages == []
-
-
 def column(user, number: int) -> float:
     """Where the rotation centre is seen, pixels, with the browser at a frame."""
     user.ui.trackTable.cellClicked.emit(number - 1, 0)
@@ -47,7 +40,7 @@ def test_track_scrub_correct_and_track_on(film, demo_case, tmp_path):
     import slicer
 
     film.click("trackButton")
-    finish(film)
+    film.finish_tracking()
     assert film.ui.trackTable.rowCount == FRAMES
     assert [film.ui.trackTable.item(row, 1).text() for row in range(FRAMES)] == ["accept"] * FRAMES
     places = [column(film, number) for number in range(1, FRAMES + 1)]
@@ -58,7 +51,7 @@ def test_track_scrub_correct_and_track_on(film, demo_case, tmp_path):
     assert film.parameters.frame == 2
     film.session.pose = demo_case.T_true
     film.click("trackOnButton")
-    finish(film)
+    film.finish_tracking()
     assert np.allclose(np.diff([column(film, number) for number in (1, 2, 3)]), STEP_PX, atol=1.0)
 
     path = str(tmp_path / "film.mrb")

@@ -105,13 +105,6 @@ def knee(user, films):
     return user
 
 
-def finish(user) -> None:
-    tracking = user.panel.tracking
-    assert user.host.process(300.0, until=lambda: not tracking.is_running)
-    user.wait()
-    assert user.host.messages == []
-
-
 def scrub(user, number: int) -> None:
     """The browser's frame, as its slider and its play button change it."""
     browser = user.panel.tracking.browser
@@ -144,7 +137,7 @@ def test_two_bones_through_two_films(knee, tmp_path):
     import slicer
 
     knee.click("trackButton")
-    finish(knee)
+    knee.finish_tracking()
     table = knee.ui.trackTable
     assert [table.horizontalHeaderItem(column).text() for column in range(4)] == ["Frame", *BONES, "Why"]
     assert table.rowCount == FRAMES
@@ -181,7 +174,7 @@ def test_two_bones_through_two_films(knee, tmp_path):
     knee.wait()
     femur = knee.panel.tracking.tracks["femur"].poses
     knee.click("trackOnButton")
-    finish(knee)
+    knee.finish_tracking()
     tracks = knee.panel.tracking.tracks
     # What was not moved is not tracked once more, and what lies before the frame stands.
     assert all(np.array_equal(tracks["femur"].poses[n].T, femur[n].T) for n in femur)

@@ -62,6 +62,7 @@ class LearnedObjective:
         pixels, reach = config.pixels, config.reach
         if near:
             pixels, reach = config.near_pixels or pixels, 1.0
+        # The networks were trained on bones with all of their attenuation, not as they add to tissue.
         moving, bones = case.subject.shown, case.subject.bones
         self.views = []
         for radiograph in comparison.radiographs:

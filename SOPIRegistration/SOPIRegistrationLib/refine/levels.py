@@ -22,7 +22,7 @@ _RADIUS_MM, _FURTHEST_MM = 30.0, 60.0
 # After the coarsest step a neighbouring vertebra is worth going on with if its cost is less than that of the
 # best pose, or this much more: true ones had 0.3 less or better, wrong ones mostly 0.5 more.
 _NEARLY_AS_GOOD = 0.1
-# A mirror pose is taken for the better one from this gain in cost on: where it was, it gained 0.1 and more.
+# By judgement: a mirror pose is taken for the better one from this gain in cost on.
 _CLEARLY_BETTER = 0.06
 # Up and down by about a vertebra: within these and what a refinement catches lie those of chest and loin.
 _NEIGHBOURS_MM = (-33.0, -22.0, 22.0, 33.0)
@@ -179,8 +179,8 @@ def with_mirror_poses(found: Hypotheses, run: Run) -> Hypotheses:
         T = np.concatenate([found.T, through_levels(starts, steps, run, within=stage).T])
         cost = comparison.cost(kind.fine[-1].level, T)
         # A mirror pose takes the place of the pose found only where fine structure is clear about it.
-        cost[len(found.T) :] += _CLEARLY_BETTER
-        order = np.lexsort((cost, ~comparison.case.is_plausible(T)))
+        handicap = _CLEARLY_BETTER * (np.arange(len(T)) >= len(found.T))
+        order = np.lexsort((cost + handicap, ~comparison.case.is_plausible(T)))
         kept = order[distinct_poses(T[order], comparison.case.centre_lps_mm, *SAME_MINIMUM, len(T))]
         T, cost = T[kept], cost[kept]
         stage.ended(T[0], float(1 - cost[0] / 2))

@@ -65,8 +65,8 @@ def register_bodies(
     case = _BodiesCase(bodies, tuple(radiographs), frame, settings, starts, report, moved)
     if len(bodies) == 1 and bodies.rest is None:
         return case.of_one()
-    # What bends agrees in part only as one piece, and a body has its own alternatives: all that a search can
-    # try is tried where these lead nowhere.
+    # What bends agrees in part only as one piece: all that a search of it can try is tried where the first
+    # that will do leads nowhere.
     pieces = case.pieces()
     quick = case.of_several(pieces, began)
     if quick is not None and (quick.stopped or case.is_enough(quick)):
@@ -155,23 +155,22 @@ class _BodiesCase:
     def is_enough(self, result: BodiesResult) -> bool:
         """Whether a thorough search need not follow: there is none, or no body is wrong by what it shows.
 
-        Of a body by itself that is not accepted the search knows further starts; a part of a CT has those of
-        the whole, which stands where it may be released.
+        Only the labelled CT as one piece was sought no longer than until it stood where it may be released.
         """
-        if all(_is_final(piece.verdict) for piece in result.pieces):
+        parts = self.bodies.parts
+        if not parts or _is_final(result.pieces[0].verdict):
             return True
         return not any(
-            body.verdict.status == "reject"
-            or (body.alternatives and body.alternatives[0].margin < 0)
-            or (body.verdict.status == "review" and body.name not in self.bodies.parts)
+            body.verdict.status == "reject" or (body.alternatives and body.alternatives[0].margin < 0)
             for body in result.bodies
+            if body.name in parts
         )
 
     def pieces(self, known: Mapping[tuple[str, ...], RegistrationResult] | None = None) -> list[Piece]:
         """Names and result of the labelled CT as a whole and of every other body by itself.
 
-        The search ends with what will do to be released; with results that are ``known`` it goes to its end,
-        and those that were settled are taken as they are.
+        The search of the whole ends with what will do to be released; with results that are ``known`` it goes
+        to its end, and all others are taken as they are.
         """
         known, pieces = known or {}, []
         bodies = self.bodies
@@ -190,9 +189,9 @@ class _BodiesCase:
         known: Mapping[tuple[str, ...], RegistrationResult],
     ) -> RegistrationResult:
         """What moves as one, registered."""
-        found = known.get(names)
-        if found is not None and _is_final(found.verdict):
-            return found
+        is_whole = subject is self.bodies.whole
+        if names in known and not (is_whole and not _is_final(known[names].verdict)):
+            return known[names]
         settings, start = self._settings(names)
         seen = self.radiographs
         if before:
@@ -200,8 +199,8 @@ class _BodiesCase:
             seen, settings = before[0][1].radiographs, replace(settings, mirrored="no")
         report = self._report_of(names)
         # What bends agrees in part only as one piece; what is a body of its own is sought until it stands.
-        enough = is_settled if known or subject is not self.bodies.whole else _is_a_start
-        if subject is self.bodies.whole:
+        enough = _is_a_start if is_whole and not known else is_settled
+        if is_whole:
             return find(subject, seen, self.frame, settings, start, report, enough)
         own = replace(self.frame, centre_lps_mm=subject.ct.rotation_centre_lps_mm)
         found = find(subject, seen, own, settings, start, report, enough)

@@ -23,9 +23,9 @@ RESOURCE = SHIPPED / "verdict.json"
 TRUSTED = Thresholds(accept=0.95, review=0.2)
 # Nothing that was not tried as often is said to be surer than this.
 _SUREST = 0.999
-# A margin in fine structure above this says no more than one of this: nothing of other poses speaks for one
-# that was the only one tried. Chosen by the loss on groups of cases left out of the fit.
-_CLEAR_MARGIN = 0.12
+# A margin in fine structure above this says no more than one of this: that no other pose was tried does not
+# speak for the one that was.
+_MOST_DETAIL_MARGIN = 0.12
 
 
 def _shortfall(correlation: float) -> float:
@@ -42,7 +42,7 @@ FEATURES: Mapping[str, Callable[[Evidence], float]] = {
     # One step of Lucas and Kanade sees of a shift the less, the less the parts correlate.
     "together": lambda e: -math.log(min(max(e.apart_mm / max(e.parts_median, 0.02), 0.05), 20.0)),
     "margin": lambda e: e.margin,
-    "detail margin": lambda e: min(e.detail_margin, _CLEAR_MARGIN),
+    "detail margin": lambda e: min(e.detail_margin, _MOST_DETAIL_MARGIN),
     "turn": lambda e: -math.log(min(max(e.error_deg, 1e-3), 20.0)),
     "share": lambda e: e.share,
     "sharpness": lambda e: -math.log(min(max(e.error_mm, 1e-3), 20.0)),
