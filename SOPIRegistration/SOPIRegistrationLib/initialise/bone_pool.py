@@ -41,7 +41,7 @@ class BonePool:
         candidates: so many go on, of each turn.
         turns_deg: turns of the expected pose about the bone's long axis, of each of which all is looked at.
             Other turns than 0 are of long bones alone: a forearm turns about itself far more than it tilts.
-        from_afar: whether it is asked only where nothing before was accepted.
+        from_afar: whether it is asked only where other starts led nowhere.
     """
 
     name: str = "search of the bone"

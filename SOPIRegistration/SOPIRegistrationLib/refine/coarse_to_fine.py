@@ -18,6 +18,7 @@ from SOPIRegistrationLib.refine.levels import (
     with_mirror_poses,
     with_neighbouring_vertebrae,
 )
+from SOPIRegistrationLib.refine.refiner import none_was_better_than_rejected
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
 
@@ -50,8 +51,11 @@ class CoarseToFine:
         self.settings = settings
 
     def takes(self, proposal: Proposal, statuses: Sequence[str]) -> bool:
-        """All proposals; many starts, which take ten times as long, where nothing else was accepted."""
-        return not proposal.from_afar or "accept" not in statuses
+        """All proposals; many starts, which take ten times as long, of a source again where nothing was
+        accepted, in another reading of the X-rays where all else was rejected."""
+        if proposal.from_afar and proposal.again:
+            return "accept" not in statuses
+        return not proposal.from_afar or none_was_better_than_rejected(statuses)
 
     def thin(self, proposal: Proposal, run: Run) -> Hypotheses | None:
         """The best lot at coarse levels: the first one in which the images agree, if there is one."""
