@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from SOPIRegistrationLib.cli.train_pairs import Asked, add_common_arguments, check, train
+from SOPIRegistrationLib.cli.train_pairs import Asked, add_common_arguments, check, require_share, train
 from SOPIRegistrationLib.errors import InputError
 
 NETWORKS = ("light", "published", "deep-reg", "deep-reg-light")
@@ -58,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="times that a pose is corrected in a row, where steps are trained (2)",
     )
+    parser.add_argument(
+        "--close",
+        type=float,
+        default=0.3,
+        metavar="SHARE",
+        help="X-rays of which a part of the field is seen, as the finest images show it, 0 to 1 (0.3)",
+    )
     parser.set_defaults(train=train, asked_for=asked_for, starts=1)
 
 
@@ -78,6 +85,7 @@ def asked_for(args: argparse.Namespace) -> Asked:
     if not direction + step:
         raise InputError("--direction and --step are both 0: give one of them a weight")
     check(args)
+    require_share(args, "close")
     from SOPIRegistrationLib.networks.composite import CONFIGURATIONS, CompositeSimilarity
     from SOPIRegistrationLib.networks.prost import CONFIGURATIONS as PROST_CONFIGURATIONS
     from SOPIRegistrationLib.networks.prost import ProstSimilarity
@@ -98,7 +106,7 @@ def asked_for(args: argparse.Namespace) -> Asked:
         config = replace(config, masked=args.mask)
     weights = IFRLossWeights(direction, step, distance, args.plain_mm)
     task = EmbeddingTask(make, config, weights, args.corrections)
-    settings = {"start_deviation": START_DEVIATION, "misjudged": MISJUDGED}
+    settings = {"start_deviation": START_DEVIATION, "misjudged": MISJUDGED, "cut": True}
     card = {
         "name": f"IFR learned similarity ({args.network})",
         "intended_use": "Refinement of poses some 10 degrees and 20 mm off, as `sopi register --refine sopi` "

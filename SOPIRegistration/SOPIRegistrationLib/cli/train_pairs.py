@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +241,7 @@ def train(args: argparse.Namespace) -> int:
         if type(start) is not type(network) or start.config != network.config:
             raise InputError(f"--start {args.start} holds another network than --network {args.network}")
         network.load_state_dict(start.state_dict())
+        settings = replace(settings, validate_first=True)
     pairs = PairTraining(asked.task, settings, cts, args.out / "phantoms")
     trained = Trainer(OnFabric(fabric), args.out, pairs, network, settings, _print_progress).run()
     if fabric.is_global_zero:
@@ -266,6 +267,7 @@ def _facts(args: argparse.Namespace, trained) -> dict:
         "{depth_mm:.1f} mm in depth".format(**best),
         "90th percentile": "{rotation_p90_deg:.2f} deg, {in_plane_p90_mm:.2f} mm, "
         "{depth_p90_mm:.1f} mm".format(**best),
+        "failures (3 deg, 3 mm in the plane)": "{failures:.0%}".format(**best),
         "at step": f"{best['step']} of {trained.steps}",
     }
     names = ", ".join(path.name for path in args.ct)

@@ -14,6 +14,8 @@ METAL_CLAMP_HU = 3000.0
 TISSUE_HU = -300.0
 # Above muscle, most contrast in organs and veins; cortical bone, also thin or osteoporotic, is above it.
 BONE_THRESHOLD_HU = 200.0
+# Muscle, of which most is made that surrounds a bone.
+_SOFT_TISSUE_HU = 50.0
 
 
 def attenuation_of_hu(hu):
@@ -23,3 +25,8 @@ def attenuation_of_hu(hu):
     """
     clamped = np.clip(hu, -1000.0, METAL_CLAMP_HU)
     return MU_WATER * (1 + clamped / 1000)
+
+
+def more_than_tissue(attenuation: np.ndarray) -> np.ndarray:
+    """What attenuates more than muscle, 1/mm: all that an X-ray of a body shows of a bone."""
+    return np.maximum(attenuation - np.float32(attenuation_of_hu(_SOFT_TISSUE_HU)), 0)

@@ -10,7 +10,7 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
-from SOPIRegistrationLib.images.attenuation import attenuation_of_hu
+from SOPIRegistrationLib.images.attenuation import more_than_tissue
 from SOPIRegistrationLib.images.ct_preparation import bone_only
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.projector import project_with_jacobian
@@ -19,8 +19,6 @@ from SOPIRegistrationLib.subject.silhouette import Silhouette
 
 # Share of the attenuation that lies in bone from which a CT is a segmented bone, not a body.
 _SEGMENTED = 0.85
-# Muscle, of which most is made that surrounds a bone.
-_SOFT_TISSUE_HU = 50.0
 # Halvings of the resolution at which a registration begins.
 _HALVINGS = 3
 
@@ -70,8 +68,7 @@ class Subject:
         if self.ct.is_excess:
             return self.body
         attenuation = self.ct.attenuation
-        more = np.maximum(attenuation.array - np.float32(attenuation_of_hu(_SOFT_TISSUE_HU)), 0)
-        return MovingVolume(attenuation.same_grid(more), self.ct.truncated)
+        return MovingVolume(attenuation.same_grid(more_than_tissue(attenuation.array)), self.ct.truncated)
 
     @cached_property
     def silhouette(self) -> Silhouette:

@@ -47,8 +47,14 @@ class PairTask(Protocol):
     def losses(self, network: nn.Module, pairs: Pairs, rendering: Stopwatch) -> Iterator[torch.Tensor]:
         """Losses of a batch; the weights change after each."""
 
+    def held_out(self, options: PairOptions) -> tuple[int, PairOptions]:
+        """Pixels and kind of the X-rays of the validation, where those of ``options`` are learned from."""
+
     def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:
         """(B, 4, 4) T_lps_to_camera that the network finds."""
+
+    def score(self, row: Mapping[str, float]) -> float:
+        """How bad the errors in a row of the log are."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,9 @@ class PairTraining:
     @property
     def measured_on(self) -> Mapping[str, Any]:
         """What X-rays, of whom, and how the task finds poses."""
-        drawn = asdict(self._options) | asdict(self._validation_mix)
-        return drawn | {"pixels": self._task.pixels, "task": self._task.options}
+        pixels, options = self._task.held_out(self._options)
+        drawn = asdict(options) | asdict(self._validation_mix)
+        return drawn | {"pixels": pixels, "task": self._task.options}
 
     def prepare(self, placement: Placement, step: int, say: Callable[[str], None]) -> None:
         """Make the patients; what was drawn before ``step`` does not come again."""
@@ -172,6 +179,10 @@ class PairTraining:
         self._begin_interval()
         return np.concatenate(errors)
 
+    def score(self, row: Mapping[str, float]) -> float:
+        """As the task sees it."""
+        return self._task.score(row)
+
     def refusal(self, different: Sequence[str]) -> str:
         """A network of other sizes."""
         return "of another network: give another --out, or the same --network"
@@ -202,8 +213,8 @@ class PairTraining:
         )
         pool.fill()
         rng = np.random.default_rng(2)
-        options = replace(self._options, starts=1)
+        pixels, options = self._task.held_out(self._options)
         return [
-            draw_pairs([patient], _VALIDATION_GROUP, self._task.pixels, options, rng, self._device)
+            draw_pairs([patient], _VALIDATION_GROUP, pixels, options, rng, self._device)
             for patient in pool.patients
         ]

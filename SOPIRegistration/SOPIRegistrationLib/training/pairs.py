@@ -27,6 +27,12 @@ _FURTHEST_SHIFT = 0.45
 _AROUND_MM = 80.0
 # Share of an X-ray's pixels that must be valid.
 _LEAST_VALID = 0.05
+# Edge of a usual field of view at the detector, mm; poses and starts spread less in smaller ones.
+_FIELD_MM = 204.4
+# Of an X-ray that shows a part of the field only, how much at least.
+_CLOSEST = 0.4
+# About one bone in an X-ray that is cut to it, mm at its place.
+_MARGINS_MM = (8.0, 25.0)
 # Nearer than this share of the source-object distance the patient would be in the source's housing.
 _NEAREST = 0.55
 
@@ -93,12 +99,15 @@ class PairOptions:
         nominal_starts: share of starts at the nominal view; the others are views turned some 20 degrees away
             from the true one, with the patient nominally placed.
         start_deviation: standard deviations of starts that lie about the true pose instead, as a twist about
-            the rotation centre in camera axes (deg, mm), times a factor log-uniform from 0.03 to 1.
+            the rotation centre in camera axes (deg, mm), times a factor log-uniform up to 1.
         misjudged: how far the cameras are not what the registration is told (see :func:`misjudged`).
         starts: of each X-ray.
         elsewhere: share of groups that are centred anywhere along the CT's bones; others near their middle.
         rolled: share of groups whose nominal view is turned about the central ray by any angle.
         shifted: share of X-rays whose centre lies anywhere in the image; the others near the image's middle.
+        close: share of groups of which a part of the field is seen.
+        cut: whether X-rays of which the CT shows one bone are cut to it.
+        start_spread: decades over which the factor of ``start_deviation`` is spread.
     """
 
     views: tuple[str, ...] = tuple(NOMINAL_VIEWS)
@@ -111,6 +120,9 @@ class PairOptions:
     elsewhere: float = 0.0
     rolled: float = 0.0
     shifted: float = 0.0
+    close: float = 0.0
+    cut: bool = False
+    start_spread: float = 1.5
 
 
 def draw_pairs(
@@ -135,7 +147,9 @@ def draw_pairs(
     line_integrals, strengths, cameras, frames = [], [], [], []
     for patient in patients:
         camera, frame = _random_geometry(patient, pixels, options, rng)
-        theta = _random_theta(frame, camera, group, options, rng)
+        theta = _random_theta(
+            frame, camera, group, 0.0 if patient.is_part and options.cut else options.shifted, rng
+        )
         T_true = frame.T_from_theta(theta)
         really = misjudged(camera, rng, options.misjudged)
         line_integrals.append(_line_integrals(patient, really, torch.from_numpy(T_true).to(device), rng))
@@ -143,7 +157,7 @@ def draw_pairs(
         theta, T_true = (np.repeat(array, options.starts, axis=0) for array in (theta, T_true))
         columns["K"].append(np.repeat(camera.K[None], len(theta), axis=0))
         columns["T_true"].append(T_true)
-        columns["T_start"].append(_random_starts(frame, theta, options, rng))
+        columns["T_start"].append(_random_starts(frame, camera, theta, options, rng))
         columns["T_nominal"].append(np.repeat(frame.T_nominal[None], len(theta), axis=0))
         columns["centre_lps_mm"].append(np.repeat(frame.centre_lps_mm[None], len(theta), axis=0))
         cameras.append(camera)
@@ -164,11 +178,23 @@ def draw_pairs(
 
 def _random_geometry(patient: Patient, pixels: int, options: PairOptions, rng) -> tuple[Camera, PoseFrame]:
     if rng.random() >= options.c_arms:
-        sdd_mm, field_mm, sod_mm = 1011.7, 204.4, rng.choice([700.0, rng.uniform(620, 800)])
+        sdd_mm, field_mm, sod_mm = 1011.7, _FIELD_MM, rng.choice([700.0, rng.uniform(620, 800)])
     else:
         sdd_mm = rng.uniform(850, 1300)
         field_mm = np.exp(rng.uniform(np.log(160), np.log(420)))
         sod_mm = sdd_mm * rng.uniform(0.58, 0.8)
+    view = str(rng.choice(options.views))
+    centre_lps_mm, rotation = patient.centre_lps_mm, nominal_view(view)
+    is_cut = patient.is_part and options.cut
+    if rng.random() < options.elsewhere and not is_cut:
+        centre_lps_mm = _any_centre(patient, rng)
+    if rng.random() < options.rolled:
+        rotation = se3.exp_so3(np.array([0, 0, rng.uniform(-np.pi, np.pi)])) @ rotation
+    frame = PoseFrame(centre_lps_mm, sod_mm, view, rotation)
+    if is_cut:
+        field_mm = _extent_mm(patient, frame, rng) * sdd_mm / sod_mm
+    elif rng.random() < options.close:
+        field_mm *= rng.uniform(_CLOSEST, 1)
     shift = rng.normal(0, 0.03 * pixels, 2) * (rng.random() < 0.8 * options.c_arms)
     middle = (pixels - 1) / 2
     camera = Camera.from_c_arm(
@@ -178,13 +204,13 @@ def _random_geometry(patient: Patient, pixels: int, options: PairOptions, rng) -
         pixels,
         principal_point_px=(middle + shift[0], middle + shift[1]),
     )
-    view = str(rng.choice(options.views))
-    centre_lps_mm, rotation = patient.centre_lps_mm, nominal_view(view)
-    if rng.random() < options.elsewhere:
-        centre_lps_mm = _any_centre(patient, rng)
-    if rng.random() < options.rolled:
-        rotation = se3.exp_so3(np.array([0, 0, rng.uniform(-np.pi, np.pi)])) @ rotation
-    return camera, PoseFrame(centre_lps_mm, sod_mm, view, rotation)
+    return camera, frame
+
+
+def _extent_mm(patient: Patient, frame: PoseFrame, rng) -> float:
+    """Edge of the square, at the patient's place, that holds the CT's bones and a margin."""
+    across = (patient.places_lps_mm - frame.centre_lps_mm) @ frame.rotation[:2].T
+    return 2 * (float(np.abs(across).max()) + rng.uniform(*_MARGINS_MM))
 
 
 def _any_centre(patient: Patient, rng) -> np.ndarray:
@@ -194,22 +220,30 @@ def _any_centre(patient: Patient, rng) -> np.ndarray:
     return places[away <= rng.uniform(0, _AROUND_MM)].mean(axis=0) + rng.normal(0, 4, 3)
 
 
-def _random_theta(frame: PoseFrame, camera: Camera, count: int, options: PairOptions, rng) -> np.ndarray:
-    theta = rng.normal(size=(count, 6)) * POSE_DEVIATION
+def _random_theta(frame: PoseFrame, camera: Camera, count: int, shifted: float, rng) -> np.ndarray:
+    theta = rng.normal(size=(count, 6)) * POSE_DEVIATION * _spread(camera)
     theta[:, :3] = np.deg2rad(theta[:, :3])
     furthest_mm = _FURTHEST_SHIFT * camera.width * frame.sod_mm / camera.K[0, 0]
-    anywhere = rng.random((count, 1)) < options.shifted
+    anywhere = rng.random((count, 1)) < shifted
     theta[:, 3:5] = np.where(anywhere, rng.uniform(-furthest_mm, furthest_mm, (count, 2)), theta[:, 3:5])
     theta[:, 5] = np.maximum(theta[:, 5], (_NEAREST - 1) * frame.sod_mm)
     return theta
 
 
-def _random_starts(frame: PoseFrame, theta: np.ndarray, options: PairOptions, rng) -> np.ndarray:
+def _spread(camera: Camera) -> np.ndarray:
+    """(6,) factors of the deviations of poses and starts: shifts are smaller in a small field."""
+    field_mm = camera.width / camera.K[0, 0] * camera.sdd_mm
+    return np.repeat([1.0, min(1.0, field_mm / _FIELD_MM)], 3)
+
+
+def _random_starts(
+    frame: PoseFrame, camera: Camera, theta: np.ndarray, options: PairOptions, rng
+) -> np.ndarray:
     if options.start_deviation is None:
         return _starts_as_in_use(frame, theta, options.nominal_starts, rng)
-    twist = rng.normal(size=(len(theta), 6)) * options.start_deviation
+    twist = rng.normal(size=(len(theta), 6)) * options.start_deviation * _spread(camera)
     twist[:, :3] = np.deg2rad(twist[:, :3])
-    twist *= 10 ** rng.uniform(-1.5, 0, (len(theta), 1))
+    twist *= 10 ** rng.uniform(-options.start_spread, 0, (len(theta), 1))
     return se3.move_about(frame.T_from_theta(theta), twist, frame.centre_lps_mm)
 
 

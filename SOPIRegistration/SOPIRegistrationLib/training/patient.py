@@ -20,6 +20,7 @@ from SOPIRegistrationLib.training.patient_settings import PatientTrainingSetting
 from SOPIRegistrationLib.training.patient_xrays import PatientXrays, Xrays
 from SOPIRegistrationLib.training.placement import OneDevice, Placement
 from SOPIRegistrationLib.training.pose_loss import pose_errors
+from SOPIRegistrationLib.training.records import score
 from SOPIRegistrationLib.training.trainer import Progress, Trainer
 
 
@@ -96,6 +97,8 @@ class PatientTraining:
     def figures(self) -> dict[str, float]:
         """None of its own."""
         return {}
+
+    score = staticmethod(score)
 
     @torch.no_grad()
     def errors(self, network: nn.Module) -> np.ndarray:

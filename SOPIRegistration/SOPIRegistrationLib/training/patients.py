@@ -13,7 +13,12 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from SOPIRegistrationLib.images.attenuation import METAL_CLAMP_HU, MU_WATER, attenuation_of_hu
+from SOPIRegistrationLib.images.attenuation import (
+    METAL_CLAMP_HU,
+    MU_WATER,
+    attenuation_of_hu,
+    more_than_tissue,
+)
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.volume import Volume
@@ -135,6 +140,7 @@ class Patient:
     Attributes:
         body, bone: what the X-rays pass.
         ct_body, ct_bone: what the CT shows of it; the same where that is bones alone.
+        is_part: whether that is one bone of several, as what it attenuates more than tissue.
         centre_lps_mm: (3,) middle of the CT's bones, as a registration takes it for the rotation centre.
         places_lps_mm: (n, 3) points all over the CT's bones.
     """
@@ -145,6 +151,7 @@ class Patient:
     ct_bone: ProjectorVolume
     centre_lps_mm: np.ndarray
     places_lps_mm: np.ndarray
+    is_part: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,11 +204,14 @@ def varied(
 
     whole_bone = laid_out(skeleton, affine)
     whole_body = whole_bone if xray_bones else laid_out(attenuation, affine)
-    box = _section(len(bone), rng), slice(None), slice(None)
-    shown = bone
-    if rng.random() < mix.parts and (part := _one_bone(labels, rng)) is not None:
+    part = _one_bone(labels, rng) if rng.random() < mix.parts else None
+    if part is None:
+        box, shown = (_section(len(bone), rng), slice(None), slice(None)), bone
+    else:
         box, shown, ct_bones = _around(part), part, True
     scanned = np.minimum(attenuation, np.float32(_CT_MAXIMUM))[box]
+    if part is not None:
+        scanned = more_than_tissue(scanned)
     ct_affine = affine.copy()
     ct_affine[:3, 3] += affine[:3, :3] @ [s.start or 0 for s in box[::-1]]
     ct_bone = laid_out(scanned * shown[box], ct_affine)
@@ -211,7 +221,7 @@ def varied(
         indices = np.array([ct_bone.volume.array.shape[::-1]]) / 2
     places = indices[rng.integers(len(indices), size=_PLACES)] @ ct_affine[:3, :3].T + ct_affine[:3, 3]
     centre_lps_mm = ct_affine[:3, :3] @ indices.mean(axis=0) + ct_affine[:3, 3] + rng.normal(0, 4, 3)
-    return Patient(whole_body, whole_bone, ct_body, ct_bone, centre_lps_mm, places)
+    return Patient(whole_body, whole_bone, ct_body, ct_bone, centre_lps_mm, places, is_part=part is not None)
 
 
 def _one_bone(labels: np.ndarray, rng) -> np.ndarray | None:

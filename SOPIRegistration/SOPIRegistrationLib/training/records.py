@@ -16,17 +16,21 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.whole_files import written_aside
 
 CHECKPOINT, BEST, LOG = "last.pt", "best.pt", "log.csv"
-# Of a row of a log: medians and 90th percentiles of ``pose_loss.pose_errors`` over the validation.
+# Of a row of a log: medians and 90th percentiles of ``pose_loss.pose_errors`` over the validation, and the
+# share of failures.
 ERROR_COLUMNS = (
     *("rotation_deg", "in_plane_mm", "depth_mm"),
-    *("rotation_p90_deg", "in_plane_p90_mm", "depth_p90_mm"),
+    *("rotation_p90_deg", "in_plane_p90_mm", "depth_p90_mm", "failures"),
 )
+# Of a pose that fails: the registration after it does not mend it, in the plane or in rotation.
+_FAILED_DEG, _FAILED_MM = 3.0, 3.0
 
 
 def error_figures(errors: np.ndarray) -> dict[str, float]:
     """``ERROR_COLUMNS`` of errors (n, 3)."""
     figures = np.concatenate([np.median(errors, axis=0), np.percentile(errors, 90, axis=0)])
-    return dict(zip(ERROR_COLUMNS, map(float, figures), strict=True))
+    failed = (errors[:, 0] > _FAILED_DEG) | (errors[:, 1] > _FAILED_MM)
+    return dict(zip(ERROR_COLUMNS, map(float, (*figures, failed.mean())), strict=True))
 
 
 def score(row: Mapping[str, float]) -> float:
@@ -35,6 +39,14 @@ def score(row: Mapping[str, float]) -> float:
     A millimetre of depth is worth less than one in the plane to what follows.
     """
     return row["rotation_deg"] + row["in_plane_mm"] + 0.2 * row["depth_mm"]
+
+
+def score_of_use(row: Mapping[str, float]) -> float:
+    """The same of poses that are refined to the end: failures, and the errors of the others where they are
+    as many.
+
+    Losses and medians get better while more is lost."""
+    return row["failures"] + 1e-3 * score(row)
 
 
 def cosine_rate(highest: float, step: int, warm_up: int, fraction: float) -> float:

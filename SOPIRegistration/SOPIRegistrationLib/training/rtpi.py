@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -26,8 +27,9 @@ from SOPIRegistrationLib.networks.two_branch import (
     filled,
     nominal_cube,
 )
-from SOPIRegistrationLib.training.pairs import Pairs
+from SOPIRegistrationLib.training.pairs import PairOptions, Pairs
 from SOPIRegistrationLib.training.pose_loss import ImageGroup, rtpi_loss
+from SOPIRegistrationLib.training.records import score
 
 
 class Stopwatch:
@@ -68,6 +70,12 @@ class ComparingTask:
             target = correction_between(T, pairs.T_true, pairs.K, pairs.centre_lps_mm, self.pixels)
             yield correction_loss(correction, target.float())
             T = corrected(T, correction.values.detach(), pairs.K, pairs.centre_lps_mm, self.pixels)
+
+    score = staticmethod(score)
+
+    def held_out(self, options: PairOptions) -> tuple[int, PairOptions]:
+        """As those learned from, one start each."""
+        return self.pixels, replace(options, starts=1)
 
     @torch.no_grad()
     def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:
@@ -121,6 +129,12 @@ class TwoBranchTask:
                 theta, theta_true.to(theta), pairs.image, groups, half_range, network, pairs.valid
             )
         yield loss.total
+
+    score = staticmethod(score)
+
+    def held_out(self, options: PairOptions) -> tuple[int, PairOptions]:
+        """As those learned from, one start each."""
+        return self.pixels, replace(options, starts=1)
 
     @torch.no_grad()
     def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:

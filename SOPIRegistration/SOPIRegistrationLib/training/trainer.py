@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from SOPIRegistrationLib.training.muon import Muon
 from SOPIRegistrationLib.training.placement import Placement
-from SOPIRegistrationLib.training.records import ERROR_COLUMNS, Records, cosine_rate, error_figures, score
+from SOPIRegistrationLib.training.records import ERROR_COLUMNS, Records, cosine_rate, error_figures
 
 _REPORT_EVERY = 50
 
@@ -58,6 +58,9 @@ class Task(Protocol):
     def errors(self, network: nn.Module) -> np.ndarray:
         """(n, 3) of ``pose_loss.pose_errors`` on the validation."""
 
+    def score(self, row: Mapping[str, float]) -> float:
+        """How bad the errors in a row of the log are: the least is kept."""
+
     def refusal(self, different: Sequence[str]) -> str:
         """What a checkpoint is whose network differs in these fields of its config, and what to do."""
 
@@ -81,6 +84,7 @@ class LoopSettings:
         validate_every: steps; None for no such rule.
         validate_seconds: how often, by the clock; None for no such rule.
         checkpoint_seconds: how often the state is saved.
+        validate_first: whether the weights begun with are validated, and kept where none are better.
         seed: of everything random.
     """
 
@@ -94,6 +98,7 @@ class LoopSettings:
     validate_every: int | None = None
     validate_seconds: float | None = None
     checkpoint_seconds: float = 120.0
+    validate_first: bool = False
     seed: int = 0
 
 
@@ -203,7 +208,7 @@ class Trainer:
             network.load_state_dict(best)
         # Only the first process validates, and has rows. Weights kept since they were measured on others.
         best_row = next((row for row in rows if row["step"] == state["best_step"]), None)
-        best_row = best_row or min(rows, key=score, default={})
+        best_row = best_row or min(rows, key=self._task.score, default={})
         count = state[self._task.counter]
         return Trained(network.cpu().eval(), state["step"], state["seconds"], count, rows, best_row, stopped)
 
@@ -214,6 +219,8 @@ class Trainer:
         earlier = state[task.counter]
         limit = np.inf if settings.time_limit is None else settings.time_limit
         started = validated = saved = time.monotonic()
+        if settings.validate_first and not state["step"] and self._validate(float("nan")):
+            return True
         self._network.train()
         while True:
             losses.append(self._step())
@@ -269,10 +276,13 @@ class Trainer:
             row = {name: state[name] for name in ("step", "seconds", task.counter)} | own
             row |= {"learning_rate": self._learning_rate, "loss": loss} | figures
             self._records.rows.append(row)
-            if score(row) < state["best"]:
-                state["best"], state["best_step"] = score(row), state["step"]
+            if task.score(row) < state["best"]:
+                state["best"], state["best_step"] = task.score(row), state["step"]
                 self._records.save_best(network)
-            medians = "{rotation_deg:.2f} deg, {in_plane_mm:.2f} mm in plane, {depth_mm:.1f} mm in depth"
+            medians = (
+                "{rotation_deg:.2f} deg, {in_plane_mm:.2f} mm in plane, {depth_mm:.1f} mm in depth, "
+                "{failures:.1%} fail"
+            )
             stopped = self._tell(row, f"{self._step_name}, validation medians {medians.format(**figures)}")
         return bool(self._placement.broadcast(stopped))
 
