@@ -136,15 +136,15 @@ class EmbeddingTask:
         return pixels, replace(options, starts=1, start_deviation=PAPER_DEVIATION, start_spread=0.0)
 
     def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:
-        """(B, 4, 4) T_lps_to_camera found from the pairs' starts, as in use but without its second tries."""
+        """(B, 4, 4) T_lps_to_camera found from the pairs' starts, as in use but in fewer iterations, without second tries."""
         config = self.config
         near = config.near_pixels or config.pixels
         if config.inference == "descent":
             ways = [(descended, 30, config.reach, near)]
         else:
-            ways = [(stepped, 60, config.reach, config.pixels)]
+            ways = [(stepped, 25, config.reach, config.pixels)]
             if config.reach != 1 or near != config.pixels:
-                ways.append((stepped, 60, 1.0, near))
+                ways.append((stepped, 10, 1.0, near))
         found = []
         for patient, camera, frame, images in zip(
             pairs.patients, pairs.cameras, pairs.frames, pairs.slices, strict=True
