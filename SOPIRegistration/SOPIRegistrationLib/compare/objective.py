@@ -283,6 +283,14 @@ def near_object(volume, camera, T_lps_to_world: np.ndarray, window_px: int) -> n
     return near_shadow(project(volume, camera, T_lps_to_world) > 0, window_px)
 
 
+def about_shadow(
+    volume: ProjectorVolume, camera: Camera, T_lps_to_world: np.ndarray, depth_mm: float, margin_mm: float
+) -> np.ndarray:
+    """(S, rows, columns) bool: pixels within a margin, mm at a depth, of the projected object."""
+    margin_px = round(margin_mm * camera.K[0, 0] / depth_mm)
+    return near_object(volume, camera, T_lps_to_world, 2 * margin_px + 1)
+
+
 def near_shadow(shadow: np.ndarray, window_px: int) -> np.ndarray:
     """(S, rows, columns) bool: pixels whose window meets a shadow (S, rows, columns)."""
     return ndimage.maximum_filter(shadow, size=(1, window_px, window_px))

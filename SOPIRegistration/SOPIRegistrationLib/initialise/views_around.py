@@ -1,7 +1,8 @@
 """How the comparing network finds poses: it compares an X-ray with views of the CT from all around at once.
 
 What it sees of those views depends on CT, camera and nominal view, not on the X-ray: it is rendered and
-encoded once.
+encoded once. Of a view beside the true one the network knows roughly how it is off, but not that it is the one:
+it looks again, from the poses that it named.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.networks.comparing import (
     ComparingRTPI,
+    EncodedFixed,
     EncodedMoving,
     camera_features,
     corrected,
@@ -31,6 +33,8 @@ from SOPIRegistrationLib.projector import ProjectorVolume
 _SPACING_DEG, _REACH_DEG = 24.0, 60.0
 # Places along a scan are so far apart: half of what one look catches, to either side.
 _PLACES_MM = 45.0
+# The surest answers are looked from again, so many times.
+_AGAIN, _LOOKS = 24, 4
 # Views rendered and encoded at once.
 _CHUNK = 32
 
@@ -71,29 +75,46 @@ class ViewsAround:
         frame: PoseFrame,
         places_lps_mm: np.ndarray | None = None,
     ):
-        self._network, self._pixels = network, camera.width
+        self._network, self._camera, self._volumes = network, camera, (body, bone)
         places = frame.centre_lps_mm[None] if places_lps_mm is None else places_lps_mm
         views = [views_around(replace(frame, centre_lps_mm=place)) for place in places]
-        parts = [
-            network.encode_moving(moving_channels(drrs_to_compare(body, bone, camera, some, place)))
-            for T, place in zip(views, places, strict=True)
-            for some in np.split(T, range(_CHUNK, len(T), _CHUNK))
-        ]
-        T = np.concatenate(views)
-        self._encoded = EncodedMoving(*(torch.cat(part) for part in zip(*parts, strict=True)))
-        self._T = torch.from_numpy(T)
-        self._K = torch.from_numpy(camera.K).expand(len(T), 3, 3)
-        self._centre = torch.from_numpy(places).repeat_interleave(len(views[0]), dim=0)
-        self._camera = camera_features(self._K, self._T, self._centre, self._pixels)
+        self._places = torch.from_numpy(places)
+        self._T = torch.from_numpy(np.concatenate(views))
+        self._place = torch.arange(len(places)).repeat_interleave(len(views[0]))
+        self._encoded = self._seen_from(self._T, self._place)
 
     @torch.inference_mode()
     def poses(self, image: torch.Tensor, valid: torch.Tensor) -> MendedPoses:
         """Poses of the CT in an X-ray of (N, N) pixels, bone bright, with its mask of valid ones."""
         fixed = self._network.encode_fixed(fixed_channels(image[None], valid[None]))
-        values, deviation = self._network.compare(fixed, self._encoded, self._camera)
-        T = corrected(self._T, values, self._K, self._centre, self._pixels)
+        T, deviation = self._mended(fixed, self._T, self._place, self._encoded)
         order = torch.argsort(deviation.sum(dim=1), stable=True)
-        return MendedPoses(T[order].numpy(), deviation[order].numpy())
+        T, deviation, place = T[order], deviation[order], self._place[order[:_AGAIN]]
+        again, doubt = T[:_AGAIN], deviation[:_AGAIN]
+        for _ in range(_LOOKS):
+            again, doubt = self._mended(fixed, again, place, self._seen_from(again, place))
+        order = torch.argsort(doubt.sum(dim=1), stable=True)
+        T, deviation = torch.cat([again[order], T[_AGAIN:]]), torch.cat([doubt[order], deviation[_AGAIN:]])
+        return MendedPoses(T.numpy(), deviation.numpy())
+
+    def _seen_from(self, T: torch.Tensor, place: torch.Tensor) -> EncodedMoving:
+        """What the network sees of the CT at poses (n, 4, 4), those of places (n,) turned about them."""
+        parts, indices = [], []
+        for number in torch.unique(place):
+            for some in torch.nonzero(place == number)[:, 0].split(_CHUNK):
+                centre = self._places[number].numpy()
+                drrs = drrs_to_compare(*self._volumes, self._camera, T[some], centre)
+                parts.append(self._network.encode_moving(moving_channels(drrs)))
+                indices.append(some)
+        back = torch.argsort(torch.cat(indices))
+        return EncodedMoving(*(torch.cat(part)[back] for part in zip(*parts, strict=True)))
+
+    def _mended(self, fixed: EncodedFixed, T: torch.Tensor, place: torch.Tensor, seen: EncodedMoving):
+        """Poses (n, 4, 4) corrected by what the network sees of them, and their (n, 6) expected errors."""
+        pixels, centre = self._camera.width, self._places[place]
+        K = torch.from_numpy(self._camera.K).expand(len(T), 3, 3)
+        values, deviation = self._network.compare(fixed, seen, camera_features(K, T, centre, pixels))
+        return corrected(T, values, K, centre, pixels), deviation
 
 
 def places_along(bone: Volume, centre_lps_mm: np.ndarray) -> np.ndarray:

@@ -247,7 +247,6 @@ class EmbeddingNetwork(nn.Module):
         images: MovingImages,
         with_jacobian: bool = False,
         reach: float = 1.0,
-        masked: bool | None = None,
     ) -> Embedded:
         """Embed DRRs.
 
@@ -257,7 +256,6 @@ class EmbeddingNetwork(nn.Module):
             images: the same.
             with_jacobian: the same.
             reach: how many times more the image itself weighs among the features than in training.
-            masked: whether M' of Eq. 6 is the projected bone mask; as configured if None.
         """
         moving = jacobian = None
         if with_jacobian:
@@ -265,8 +263,7 @@ class EmbeddingNetwork(nn.Module):
         if moving is None or images.body.requires_grad:
             # Alone, so that a second derivative goes through these images only.
             moving = self.moving_features(moving_channels(images.body, images.bone, valid))
-        masked = self.config.masked if masked is None else masked
-        weights = _weights(images.bone, valid, moving, masked)
+        weights = _weights(images.bone, valid, moving, self.config.masked)
         fixed, moving = self._weighed(fixed, reach), self._weighed(moving, reach)
         if jacobian is not None:
             jacobian = self._weighed(jacobian, reach)

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
 from SOPIRegistrationLib.installed import IFR
@@ -26,6 +27,8 @@ from SOPIRegistrationLib.optimise.momentum import momentum_descent
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.projector import ProjectorVolume
 
+# What a depth costs in L_N that has left where it is held, 1/mm^2: that of a bone elsewhere, at 30 mm.
+_HOLD = 0.3 / 30**2
 # Starts from which a descent is tried besides, its iterations, and the rate at which it ends.
 _SECOND_TRIES, _SHORT_DESCENT, _COARSE = 2, 80, 0.05
 
@@ -44,10 +47,11 @@ class EmbeddedView:
         valid: bool, of the same shape.
         camera: theirs.
         body: attenuation of the CT, as coarse as the pixels allow.
-        bone: the same of its bones alone; ``body`` itself for a segmented bone, which is rendered once, and
-            compared where it projects whatever the network: the X-ray may show more.
+        bone: the same of its bones alone; ``body`` itself for a segmented bone, which is rendered once.
         centre_lps_mm: (3,) rotation centre.
         reach: how many times more the image itself weighs among the features than in training.
+        T_held: (S, 4, 4) poses whose depths are weakly held, of one bone in a single view: or its projection
+            could shrink to where it is like anything. None to leave depths free.
 
     Attributes:
         valid: (S, N, N) tensor on the network's device.
@@ -64,9 +68,9 @@ class EmbeddedView:
         bone: ProjectorVolume,
         centre_lps_mm: np.ndarray,
         reach: float = 1.0,
+        T_held: np.ndarray | None = None,
     ):
         self._network, self.reach = network, reach
-        self._masked = network.config.masked or body is bone
         self._device = next(network.parameters()).device
         image, valid = (
             torch.as_tensor(array).reshape(-1, *camera.shape).to(self._device) for array in (image, valid)
@@ -76,6 +80,7 @@ class EmbeddedView:
         # A twist about the rotation centre in world axes to one in camera axes.
         self._axes = np.kron(np.eye(2), camera.T_world_to_camera[:3, :3])
         self._centre = np.asarray(centre_lps_mm, dtype=np.float64)
+        self._held_mm = None if T_held is None else self._depth(T_held)
         with torch.no_grad():
             self._fixed = network.fixed_features(fixed_channels(image, valid))
 
@@ -92,7 +97,12 @@ class EmbeddedView:
         gradient = model.gradient.double().cpu().numpy() * per_unit
         hessian = model.hessian.double().cpu().numpy() * np.outer(per_unit, per_unit)
         error = model.error.double().cpu().numpy()
-        return NormalEquations(error, gradient @ axes, axes.T @ hessian @ axes)
+        gradient, hessian = gradient @ axes, axes.T @ hessian @ axes
+        if self._held_mm is not None:
+            away, along = self._away(T_lps_to_world, starts)
+            error, gradient = error + _HOLD * away**2, gradient + _HOLD * away[:, None] * along
+            hessian = hessian + _HOLD * np.outer(along, along)
+        return NormalEquations(error, gradient, hessian)
 
     def error_and_gradient(
         self, T_lps_to_world: np.ndarray, starts: np.ndarray
@@ -105,16 +115,32 @@ class EmbeddedView:
             error = embedding_error(self._embedded(fixed, valid, images))
             by_body, by_bone = torch.autograd.grad(error.sum(), (body, bone))
         gradient = images.pose_gradient(by_body, by_bone).double().cpu().numpy()
-        return error.detach().double().cpu().numpy(), gradient @ self._axes
+        error, gradient = error.detach().double().cpu().numpy(), gradient @ self._axes
+        if self._held_mm is not None:
+            away, along = self._away(T_lps_to_world, starts)
+            error, gradient = error + _HOLD * away**2, gradient + 2 * _HOLD * away[:, None] * along
+        return error, gradient
 
     def errors(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """(P,) L_N alone; arguments as for :meth:`equations`."""
         with torch.inference_mode():
             error = embedding_error(self._embedded(*self._inputs(T_lps_to_world, starts, False)))
-            return error.double().cpu().numpy()
+        error = error.double().cpu().numpy()
+        if self._held_mm is None:
+            return error
+        return error + _HOLD * self._away(T_lps_to_world, starts)[0] ** 2
+
+    def _depth(self, T_lps_to_world: np.ndarray) -> np.ndarray:
+        """(P,) of the rotation centre, mm."""
+        return se3.transform_points(self.camera.T_world_to_camera @ T_lps_to_world, self._centre)[:, 2]
+
+    def _away(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(P,) mm that depths have left those held, and (6,) their derivative."""
+        along = np.concatenate([np.zeros(3), self.camera.T_world_to_camera[2, :3]])
+        return self._depth(T_lps_to_world) - self._held_mm[starts], along
 
     def _embedded(self, fixed, valid, images, with_jacobian: bool = False) -> Embedded:
-        return self._network.embed(fixed, valid, images, with_jacobian, self.reach, self._masked)
+        return self._network.embed(fixed, valid, images, with_jacobian, self.reach)
 
     def _inputs(self, T_lps_to_world, starts, with_jacobian: bool = True):
         seen = self.body, self.bone, self.camera, T_lps_to_world, self._centre

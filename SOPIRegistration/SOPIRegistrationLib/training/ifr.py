@@ -156,7 +156,8 @@ class EmbeddingTask:
                     *coarser(pairs.image[images], pairs.valid[images], pixels),
                     camera.resampled(pixels, pixels),
                 )
-                view = EmbeddedView(network, *shown, patient.ct_body, patient.ct_bone, centre, weight)
+                held = T if patient.is_part else None
+                view = EmbeddedView(network, *shown, patient.ct_body, patient.ct_bone, centre, weight, held)
                 T = minimise(view, T, centre, iterations).T
             found.append(T)
         return torch.from_numpy(np.concatenate(found)).to(pairs.T_start)

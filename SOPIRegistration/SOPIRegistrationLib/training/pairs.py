@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from SOPIRegistrationLib.compare.objective import about_shadow
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, PoseFrame, nominal_view
@@ -31,8 +32,8 @@ _LEAST_VALID = 0.05
 _FIELD_MM = 204.4
 # Of an X-ray that shows a part of the field only, how much at least.
 _CLOSEST = 0.4
-# About one bone in an X-ray that is cut to it, mm at its place.
-_MARGINS_MM = (8.0, 25.0)
+# About one bone in an X-ray that is cut to it, and about its DRR at the start, mm at its place.
+_MARGINS_MM, _COMPARED_MM = (8.0, 25.0), (6.0, 15.0)
 # Nearer than this share of the source-object distance the patient would be in the source's housing.
 _NEAREST = 0.55
 
@@ -106,7 +107,8 @@ class PairOptions:
         rolled: share of groups whose nominal view is turned about the central ray by any angle.
         shifted: share of X-rays whose centre lies anywhere in the image; the others near the image's middle.
         close: share of groups of which a part of the field is seen.
-        cut: whether X-rays of which the CT shows one bone are cut to it.
+        cut: whether X-rays of which the CT shows one bone are cut to it, and valid about its DRR at the
+            start only, as the fine registration compares them.
         start_spread: decades over which the factor of ``start_deviation`` is spread.
     """
 
@@ -162,11 +164,18 @@ def draw_pairs(
         columns["centre_lps_mm"].append(np.repeat(frame.centre_lps_mm[None], len(theta), axis=0))
         cameras.append(camera)
         frames.append(frame)
-    image, valid = seen(torch.cat(line_integrals), strengths, rng)
+    image, valid = (
+        one.repeat_interleave(options.starts, dim=0)
+        for one in seen(torch.cat(line_integrals), strengths, rng)
+    )
     tensors = {name: torch.from_numpy(np.concatenate(parts)).to(device) for name, parts in columns.items()}
+    if options.cut:
+        parts = zip(patients, cameras, frames, columns["T_start"], strict=True)
+        compared = [_compared(*part, rng) for part in parts]
+        valid = valid & torch.from_numpy(np.concatenate(compared)).to(device)
     return Pairs(
-        image.repeat_interleave(options.starts, dim=0),
-        valid.repeat_interleave(options.starts, dim=0),
+        image,
+        valid,
         **tensors,
         patients=patients,
         cameras=cameras,
@@ -218,6 +227,13 @@ def _any_centre(patient: Patient, rng) -> np.ndarray:
     places = patient.places_lps_mm
     away = np.linalg.norm(places - places[rng.integers(len(places))], axis=1)
     return places[away <= rng.uniform(0, _AROUND_MM)].mean(axis=0) + rng.normal(0, 4, 3)
+
+
+def _compared(patient: Patient, camera: Camera, frame: PoseFrame, T_start: np.ndarray, rng) -> np.ndarray:
+    """(n, N, N) bool: of one bone what is about its DRR at each start, else everything."""
+    if not patient.is_part:
+        return np.ones((len(T_start), *camera.shape), dtype=bool)
+    return about_shadow(patient.ct_body, camera, T_start, frame.sod_mm, rng.uniform(*_COMPARED_MM))
 
 
 def _random_theta(frame: PoseFrame, camera: Camera, count: int, shifted: float, rng) -> np.ndarray:

@@ -45,7 +45,18 @@ class Stopwatch:
         self.seconds += time.perf_counter() - began
 
 
-class ComparingTask:
+class _NamesPoses:
+    """A task whose validation is as its training, judged by the medians of the errors."""
+
+    pixels: int
+    score = staticmethod(score)
+
+    def held_out(self, options: PairOptions) -> tuple[int, PairOptions]:
+        """As those learned from, one start each."""
+        return self.pixels, replace(options, starts=1)
+
+
+class ComparingTask(_NamesPoses):
     """Training of a :class:`ComparingRTPI`: every X-ray's pose is corrected several times in a row.
 
     Args:
@@ -71,12 +82,6 @@ class ComparingTask:
             yield correction_loss(correction, target.float())
             T = corrected(T, correction.values.detach(), pairs.K, pairs.centre_lps_mm, self.pixels)
 
-    score = staticmethod(score)
-
-    def held_out(self, options: PairOptions) -> tuple[int, PairOptions]:
-        """As those learned from, one start each."""
-        return self.pixels, replace(options, starts=1)
-
     @torch.no_grad()
     def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:
         """(B, 4, 4) T_lps_to_camera found from the pairs' starts, by as many corrections as are trained."""
@@ -94,7 +99,7 @@ class ComparingTask:
         return network(fixed, moving_channels(drrs), camera)
 
 
-class TwoBranchTask:
+class TwoBranchTask(_NamesPoses):
     """Training of the published :class:`TwoBranchRTPI` with the published loss (SOPI paper, Eq. 5).
 
     Args:
@@ -129,12 +134,6 @@ class TwoBranchTask:
                 theta, theta_true.to(theta), pairs.image, groups, half_range, network, pairs.valid
             )
         yield loss.total
-
-    score = staticmethod(score)
-
-    def held_out(self, options: PairOptions) -> tuple[int, PairOptions]:
-        """As those learned from, one start each."""
-        return self.pixels, replace(options, starts=1)
 
     @torch.no_grad()
     def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:
