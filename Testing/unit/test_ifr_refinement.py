@@ -287,26 +287,53 @@ def test_rays_that_leave_the_scan_are_left_out(scene):
     assert left_out[1].sum() > 1.05 * left_out[0].sum()
 
 
-def test_a_segmented_bone_is_rendered_once_and_compared_where_it_is(scene):
+def test_a_segmented_bone_is_compared_about_where_its_start_puts_it(scene):
+    array = scene.case.ct.array.copy()
+    middle = len(array) // 2
+    bone = np.zeros(array.shape, dtype=bool)
+    bone[middle - 12 : middle + 12] = array[middle - 12 : middle + 12] > 250
+    bones = Subject(prepare_ct(scene.case.ct.same_grid(np.where(bone, array, -1000).astype(array.dtype))))
+    T, start = scene.start(NEAR)[None], np.zeros(1, int)
+    for subject in (scene.subject, bones):
+        objective = LearnedObjective(scene.network, scene.comparison(subject), T)
+        [view] = objective.views
+        images = moving_images(view.body, view.bone, view.camera, T, subject.ct.rotation_centre_lps_mm)
+        # It is rendered once, and the X-ray cut to it.
+        assert (images.body is images.bone) == (images.body_jacobian is images.bone_jacobian)
+        assert (images.body is images.bone) == (subject is bones)
+        field = view.camera.width / view.camera.K[0, 0]
+        whole = scene.xray.camera.width / scene.xray.camera.K[0, 0]
+        assert (field < 0.9 * whole) == (subject is bones)
+        if subject is bones:
+            assert view.valid[0][images.body[0] > 0].all()
+            assert view.valid.float().mean() < 0.8
+        # The same function, however it is asked.
+        error = objective.errors(T, start)
+        assert objective.equations(T, start).cost == pytest.approx(error, rel=1e-5)
+        assert objective.error_and_gradient(T, start)[0] == pytest.approx(error, rel=1e-5)
+
+
+def test_the_depth_of_a_segmented_bone_is_held_in_a_single_view(scene):
     array = scene.case.ct.array
     hu = np.where(array > 250, array, -1000).astype(array.dtype)
     bones = Subject(prepare_ct(scene.case.ct.same_grid(hu)))
-    unmasked = CompositeSimilarity(replace(scene.network.config, masked=False)).eval()
-    unmasked.load_state_dict(scene.network.state_dict())
-    T, start = scene.start(NEAR)[None], np.zeros(1, int)
-    for subject in (scene.subject, bones):
-        whole, masked = (
-            LearnedObjective(network, scene.comparison(subject), T) for network in (unmasked, scene.network)
+    start = np.zeros(1, int)
+    deeper = scene.start([0, 0, 0, 0, 0, 20])[None]
+    # Two views with one pose each: the same X-ray, so that the errors of both are those of one.
+    single, joint = (
+        LearnedObjective(
+            scene.network, scene.comparison(bones, [scene.xray] * count), scene.case.T_true[None]
         )
-        [view] = whole.views
-        images = moving_images(view.body, view.bone, view.camera, T, subject.ct.rotation_centre_lps_mm)
-        assert (images.body is images.bone) == (images.body_jacobian is images.bone_jacobian)
-        assert (images.body is images.bone) == (subject is bones)
-        error = whole.errors(T, start)
-        assert (error == pytest.approx(masked.errors(T, start), rel=1e-5)) == (subject is bones)
-        # The same function, however it is asked.
-        assert whole.equations(T, start).cost == pytest.approx(error, rel=1e-5)
-        assert whole.error_and_gradient(T, start)[0] == pytest.approx(error, rel=1e-5)
+        for count in (1, 2)
+    )
+    held = single.errors(deeper, start) - joint.errors(deeper, start)
+    assert 0.01 < held < 1
+    free, holding = joint.equations(deeper, start), single.equations(deeper, start)
+    slope = holding.gradient - free.gradient
+    # The model is error + 2 gradient.x + x.hessian x.
+    np.testing.assert_allclose(slope[0], [0, 0, 0, 0, 0, held[0] / 20], atol=1e-6)
+    [_, one], [_, two] = (o.error_and_gradient(deeper, start) for o in (single, joint))
+    np.testing.assert_allclose(one - two, 2 * slope, atol=1e-5)
 
 
 @pytest.mark.parametrize("at", [2, 30])

@@ -254,10 +254,11 @@ def as_opacity(radiograph: PreparedRadiograph) -> PreparedRadiograph:
 
 
 def around_object(
-    radiograph: PreparedRadiograph, target: Target, T_lps_to_world: np.ndarray
+    radiograph: PreparedRadiograph, target: Target, T_lps_to_world: np.ndarray, square: bool = False
 ) -> PreparedRadiograph:
     """The X-ray cropped to the target's outline, at any of the poses (S, 4, 4), and a margin.
 
+    Where it shall be ``square``, to so much around that, as far as it shows it.
     Without an outline this is the X-ray itself.
     """
     if target.outline_lps_mm is None:
@@ -269,8 +270,12 @@ def around_object(
     if len(pixels) == 0:
         return radiograph
     margin = _MARGIN_MM * camera.K[0, 0] / np.median(points[..., 2])
-    low = np.clip(np.floor(pixels.min(axis=0) - margin), 0, [camera.width - 1, camera.height - 1]).astype(int)
-    high = np.clip(np.ceil(pixels.max(axis=0) + margin), low + 1, [camera.width, camera.height]).astype(int)
+    low, high = pixels.min(axis=0) - margin, pixels.max(axis=0) + margin
+    if square:
+        more = ((high - low).max() - (high - low)) / 2
+        low, high = low - more, high + more
+    low = np.clip(np.floor(low), 0, [camera.width - 1, camera.height - 1]).astype(int)
+    high = np.clip(np.ceil(high), low + 1, [camera.width, camera.height]).astype(int)
     if (high - low).min() < _LEAST_CROP_PX:
         return radiograph
     window = (slice(low[1], high[1]), slice(low[0], high[0]))

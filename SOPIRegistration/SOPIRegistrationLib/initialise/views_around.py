@@ -1,8 +1,8 @@
 """How the comparing network finds poses: it compares an X-ray with views of the CT from all around at once.
 
 What it sees of those views depends on CT, camera and nominal view, not on the X-ray: it is rendered and
-encoded once. Of a view beside the true one the network knows roughly how it is off, but not that it is the one:
-it looks again, from the poses that it named.
+encoded once. Of a view beside the true one the network knows roughly how it is off, but not that it is the
+one: it looks again, from the poses that it named.
 """
 
 from __future__ import annotations

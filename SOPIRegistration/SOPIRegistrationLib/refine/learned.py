@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from SOPIRegistrationLib.compare import Comparison, Hypotheses
-from SOPIRegistrationLib.compare.objective import comparable_pixels
+from SOPIRegistrationLib.compare.objective import about_shadow, around_object, comparable_pixels
 from SOPIRegistrationLib.compare.proposal import Proposal
 from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.compare.starts import with_starts_around
-from SOPIRegistrationLib.compare.target import WHOLE_BODY
+from SOPIRegistrationLib.compare.target import WHOLE_BODY, compared_target
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
 from SOPIRegistrationLib.images.pyramid import square_radiograph
@@ -27,6 +27,8 @@ from SOPIRegistrationLib.subject import Subject
 STAGE = "learned similarity"
 # At most so many hypotheses are refined, those of least L_N; so many different poses go on.
 _MOST, _KEEP = 4, 3
+# One bone is compared so far about its DRR at the start.
+_PART_MARGIN_MM = 10.0
 # About the pose of the learned similarity, where the optimiser goes on from it.
 _AROUND = WHOLE_BODY.starts[0]
 
@@ -36,12 +38,14 @@ class LearnedObjective:
 
     Args:
         network: the learned similarity.
-        comparison: X-rays and CT; what of the CT is rendered is its segmented bone, or body and bones.
+        comparison: X-rays and CT; what of the CT is rendered is body and bones. One bone in X-rays of more is
+            rendered as what it attenuates more than tissue, and compared about where its start puts it.
         T_start: (S, 4, 4) T_lps_to_world of the starts: where they stand decides which rays leave the scanned
             volume and are left out.
         near: compare as for poses near home: features weighted as in training, images of ``near_pixels``.
-        all_rays: count them all the same. Only then can errors of different starts be compared: of a steep
-            view most rays leave a scan, and what is left of it is easily alike.
+        all_rays: count them all the same, and of one bone those about any start. Only then can errors of
+            different starts be compared: of a steep view most rays leave a scan, and what is left of it is
+            easily alike.
 
     Attributes:
         views: what is compared of each X-ray (``refine.network.EmbeddedView``).
@@ -62,17 +66,27 @@ class LearnedObjective:
         pixels, reach = config.pixels, config.reach
         if near:
             pixels, reach = config.near_pixels or pixels, 1.0
-        # The networks were trained on bones with all of their attenuation, not as they add to tissue.
-        moving, bones = case.subject.shown, case.subject.bones
+        subject, target = case.subject, compared_target(case.subject)
+        moving, bones, held = subject.shown, subject.bones, None
+        is_part = target.outline_lps_mm is not None
+        if is_part:
+            moving = bones = target.moving
+            # The image as a whole says nothing of one bone.
+            reach, held = 1.0, T_start if case.is_single_view and not all_rays else None
         self.views = []
         for radiograph in comparison.radiographs:
-            view = square_radiograph(radiograph, pixels)
+            view = square_radiograph(around_object(radiograph, target, T_start, square=True), pixels)
             camera = view.camera
-            volumes = (volume.for_camera(camera, T_start[0]) for volume in (moving, bones))
+            body = moving.for_camera(camera, T_start[0])
+            bone = body if bones is moving else bones.for_camera(camera, T_start[0])
             valid = view.valid[None] if all_rays else comparable_pixels(view, moving, T_start)
+            if is_part:
+                depth_mm = (camera.T_world_to_camera @ T_start[0] @ [*case.centre_lps_mm, 1.0])[2]
+                about = about_shadow(body, camera, T_start, depth_mm, _PART_MARGIN_MM)
+                valid = valid & (about.any(axis=0, keepdims=True) if all_rays else about)
             image = np.repeat(view.image[None], len(valid), axis=0)
             self.views.append(
-                EmbeddedView(network, image, valid, camera, *volumes, case.centre_lps_mm, reach)
+                EmbeddedView(network, image, valid, camera, body, bone, case.centre_lps_mm, reach, held)
             )
 
     def equations(self, T_lps_to_world: np.ndarray, starts: np.ndarray) -> NormalEquations:

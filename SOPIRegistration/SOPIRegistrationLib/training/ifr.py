@@ -136,7 +136,10 @@ class EmbeddingTask:
         return pixels, replace(options, starts=1, start_deviation=PAPER_DEVIATION, start_spread=0.0)
 
     def poses(self, network: nn.Module, pairs: Pairs) -> torch.Tensor:
-        """(B, 4, 4) T_lps_to_camera found from the pairs' starts, as in use but in fewer iterations, without second tries."""
+        """(B, 4, 4) T_lps_to_camera found from the pairs' starts.
+
+        As in use, but in fewer iterations and without second tries.
+        """
         config = self.config
         near = config.near_pixels or config.pixels
         if config.inference == "descent":
@@ -152,12 +155,12 @@ class EmbeddingTask:
             centre = frame.centre_lps_mm
             T = pairs.T_start[images].cpu().numpy()
             for minimise, iterations, weight, pixels in ways:
-                shown = (
-                    *coarser(pairs.image[images], pairs.valid[images], pixels),
-                    camera.resampled(pixels, pixels),
-                )
-                held = T if patient.is_part else None
-                view = EmbeddedView(network, *shown, patient.ct_body, patient.ct_bone, centre, weight, held)
+                image, valid = coarser(pairs.image[images], pairs.valid[images], pixels)
+                seen_by = camera.resampled(pixels, pixels)
+                # One bone is compared as in use (``refine.learned``).
+                weight, held = (1.0, T) if patient.is_part else (weight, None)
+                volumes = patient.ct_body, patient.ct_bone
+                view = EmbeddedView(network, image, valid, seen_by, *volumes, centre, weight, held)
                 T = minimise(view, T, centre, iterations).T
             found.append(T)
         return torch.from_numpy(np.concatenate(found)).to(pairs.T_start)

@@ -34,6 +34,8 @@ _FIELD_MM = 204.4
 _CLOSEST = 0.4
 # About one bone in an X-ray that is cut to it, and about its DRR at the start, mm at its place.
 _MARGINS_MM, _COMPARED_MM = (8.0, 25.0), (6.0, 15.0)
+# Share of an X-ray's pixels that one bone is compared on, at least.
+_LEAST_COMPARED = 0.03
 # Nearer than this share of the source-object distance the patient would be in the source's housing.
 _NEAREST = 0.55
 
@@ -172,7 +174,9 @@ def draw_pairs(
     if options.cut:
         parts = zip(patients, cameras, frames, columns["T_start"], strict=True)
         compared = [_compared(*part, rng) for part in parts]
-        valid = valid & torch.from_numpy(np.concatenate(compared)).to(device)
+        limited = valid & torch.from_numpy(np.concatenate(compared)).to(device)
+        enough = limited.float().mean(dim=(1, 2), keepdim=True) > 0.5 * _LEAST_COMPARED
+        valid = torch.where(enough, limited, valid)
     return Pairs(
         image,
         valid,
@@ -233,7 +237,10 @@ def _compared(patient: Patient, camera: Camera, frame: PoseFrame, T_start: np.nd
     """(n, N, N) bool: of one bone what is about its DRR at each start, else everything."""
     if not patient.is_part:
         return np.ones((len(T_start), *camera.shape), dtype=bool)
-    return about_shadow(patient.ct_body, camera, T_start, frame.sod_mm, rng.uniform(*_COMPARED_MM))
+    margin_mm = rng.uniform(*_COMPARED_MM)
+    about = about_shadow(patient.ct_body, camera, T_start, frame.sod_mm, margin_mm)
+    # Out of sight there is nothing to learn from.
+    return about | (about.mean(axis=(1, 2), keepdims=True) < _LEAST_COMPARED)
 
 
 def _random_theta(frame: PoseFrame, camera: Camera, count: int, shifted: float, rng) -> np.ndarray:
