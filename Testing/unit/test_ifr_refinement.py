@@ -291,7 +291,8 @@ def test_a_segmented_bone_is_compared_about_where_its_start_puts_it(scene):
     array = scene.case.ct.array.copy()
     middle = len(array) // 2
     bone = np.zeros(array.shape, dtype=bool)
-    bone[middle - 12 : middle + 12] = array[middle - 12 : middle + 12] > 250
+    box = np.s_[middle - 12 : middle + 12, :, array.shape[2] // 2 - 12 : array.shape[2] // 2 + 12]
+    bone[box] = array[box] > 250
     bones = Subject(prepare_ct(scene.case.ct.same_grid(np.where(bone, array, -1000).astype(array.dtype))))
     T, start = scene.start(NEAR)[None], np.zeros(1, int)
     for subject in (scene.subject, bones):
@@ -306,7 +307,7 @@ def test_a_segmented_bone_is_compared_about_where_its_start_puts_it(scene):
         assert (field < 0.9 * whole) == (subject is bones)
         if subject is bones:
             assert view.valid[0][images.body[0] > 0].all()
-            assert view.valid.float().mean() < 0.8
+            assert view.valid.float().mean() < 0.9
         # The same function, however it is asked.
         error = objective.errors(T, start)
         assert objective.equations(T, start).cost == pytest.approx(error, rel=1e-5)
