@@ -13,6 +13,13 @@ Six questions, each on the same X-rays for all weights:
   surest pose taken.
 - *part*: one segmented bone of a patient in an X-ray of all of it.
 
+And of the X-rays of *wide*, where a look's error comes from:
+
+- *first look*: the surest answer of the first look at all views, before it is looked from the answers again.
+- *its view*: the view of which that was said, turned, shifted and scaled by nothing.
+- *nearest view*: what is said at first of the view nearest to the true one, which nobody knows in use.
+- *nearest view as it is*: that view itself.
+
 X-rays are degraded by the simulator, with half its strength. A look is *near* if one of its 24 surest poses
 (as many as a registration aligns) is within 15 deg, 12 mm in the plane and 80 mm in depth.
 """
@@ -35,7 +42,7 @@ from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.files import read_volume
-from SOPIRegistrationLib.initialise.views_around import ViewsAround, places_along
+from SOPIRegistrationLib.initialise.views_around import ViewsAround, places_along, views_around
 from SOPIRegistrationLib.networks.weights import load_weights
 from SOPIRegistrationLib.projector.autograd import project_tensors
 from SOPIRegistrationLib.simulation.regions import REGIONS
@@ -45,6 +52,7 @@ from SOPIRegistrationLib.training.pose_loss import pose_errors
 from tqdm import tqdm
 
 QUESTIONS = ("wide", "along", "off", "places", "rolled", "part")
+PARTS = ("first look", "its view", "nearest view", "nearest view as it is")
 STRENGTH, KEPT = 0.5, 24
 NEAR = np.array([15.0, 12.0, 80.0])
 SOD_MM = 700.0
@@ -119,7 +127,19 @@ def one(question: str, patient: Patient, camera: Camera, networks, rng, row: dic
         known = {"off": None, "places": places_along(patient.ct_bone.volume, middle)}
         looks |= {q: [(central, known[q])] for q in known if q in options.questions}
     rows = []
+
+    def told(weights: str, asked: str, T: np.ndarray) -> dict:
+        at = torch.from_numpy(np.repeat(centre[None], len(T), axis=0))
+        errors = pose_errors(torch.from_numpy(T), T_true.expand(len(T), 4, 4), at).numpy()
+        values = {"weights": weights, "question": asked, "along_mm": abs(centre[2] - middle[2])}
+        values |= dict(zip(("rotation_deg", "in_plane_mm", "depth_mm"), errors[0], strict=True))
+        return row | values | {"near": int((errors <= NEAR).all(axis=1).any())}
+
     for weights, network in networks.items():
+        if question == "wide":
+            around = ViewsAround(network, patient.ct_body, patient.ct_bone, camera, frame)
+            parts = parts_of_a_look(around, frame, image[0], valid[0], T_true)
+            rows += [told(weights, part, T[None]) for part, T in zip(PARTS, parts, strict=True)]
         for asked, frames in looks.items():
             found = [
                 ViewsAround(network, patient.ct_body, patient.ct_bone, camera, f, places).poses(
@@ -129,13 +149,18 @@ def one(question: str, patient: Patient, camera: Camera, networks, rng, row: dic
             ]
             T = np.concatenate([f.T_lps_to_camera for f in found])
             order = np.argsort(np.concatenate([f.deviation.sum(axis=1) for f in found]), kind="stable")
-            T = torch.from_numpy(T[order[:KEPT]])
-            at = torch.from_numpy(np.repeat(centre[None], len(T), axis=0))
-            errors = pose_errors(T, T_true.expand(len(T), 4, 4), at).numpy()
-            values = {"weights": weights, "question": asked, "along_mm": abs(centre[2] - middle[2])}
-            values |= dict(zip(("rotation_deg", "in_plane_mm", "depth_mm"), errors[0], strict=True))
-            rows.append(row | values | {"near": int((errors <= NEAR).all(axis=1).any())})
+            rows.append(told(weights, asked, T[order[:KEPT]]))
     return rows
+
+
+def parts_of_a_look(around: ViewsAround, frame: PoseFrame, image, valid, T_true) -> tuple[np.ndarray, ...]:
+    """(4, 4) poses, in the order of ``PARTS``."""
+    views = views_around(frame)
+    answers = around.first_look(image, valid)
+    surest = int(answers.deviation.sum(axis=1).argmin())
+    nearest = int(se3.rotation_distance(views[:, :3, :3], T_true[0, :3, :3].numpy()).argmin())
+    T = answers.T_lps_to_camera
+    return T[surest], views[surest], T[nearest], views[nearest]
 
 
 def table(rows: list[dict], options) -> str:
@@ -149,7 +174,12 @@ def table(rows: list[dict], options) -> str:
     ]
     groups = dict.fromkeys(row["patient"].split()[0] for row in rows)
     for group in groups:
-        for question in options.questions:
+        asked = [
+            q
+            for question in options.questions
+            for q in ((question, *PARTS) if question == "wide" else (question,))
+        ]
+        for question in asked:
             for weights in (path.stem for path in options.weights):
                 chosen = [
                     r

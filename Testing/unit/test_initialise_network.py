@@ -10,7 +10,7 @@ import torch
 from SOPIRegistrationLib.compare import Case, Comparison, Reading, compared_target
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.metrics import pose_error
-from SOPIRegistrationLib.geometry.se3 import exp_so3, move_about, rotation_distance
+from SOPIRegistrationLib.geometry.se3 import exp_so3, log_so3, move_about, rotation_distance
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.pyramid import square_radiograph
@@ -18,7 +18,7 @@ from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.initialise.network import load_network, network_poses
 from SOPIRegistrationLib.initialise.networks import PoseNetwork
-from SOPIRegistrationLib.initialise.views_around import places_along, views_around
+from SOPIRegistrationLib.initialise.views_around import ViewsAround, places_along, views_around
 from SOPIRegistrationLib.networks.comparing import ComparingConfig, ComparingRTPI, Correction
 from SOPIRegistrationLib.networks.two_branch import TwoBranchRTPI
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, registered, save_weights
@@ -133,13 +133,47 @@ def test_views_are_rendered_once_for_a_ct(scene):
     network.moving_encoder.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
     subject = Subject(scene.ct)
     first = network_poses(network, scene.xray, subject, scene.frame)
-    assert sum(seen) == len(views_around(scene.frame))
+    views, again = len(views_around(scene.frame)), sum(seen) - len(views_around(scene.frame))
+    assert again > 0
     second = network_poses(network, scene.xray, subject, scene.frame)
     np.testing.assert_array_equal(first.T_lps_to_camera, second.T_lps_to_camera)
-    assert sum(seen) == len(views_around(scene.frame))
+    assert sum(seen) == views + 2 * again
     # Another nominal view is another set of views.
     network_poses(network, scene.xray, subject, PoseFrame(scene.frame.centre_lps_mm, 650.0))
-    assert sum(seen) == 2 * len(views_around(scene.frame))
+    assert sum(seen) == 2 * views + 3 * again
+
+
+def test_the_network_looks_again_from_its_own_answers(scene):
+    """A network that turns every view by a fifth of the way to one pose, and is as unsure as it is off."""
+    wanted = torch.from_numpy(scene.frame.T_nominal.copy())
+    wanted[:3, :3] = torch.from_numpy(exp_so3(np.array([0.3, -0.2, 0.25]))) @ wanted[:3, :3]
+
+    class Approaching(ComparingRTPI):
+        def compare(self, fixed, moving, camera):
+            axes = camera[:, 3:].double().view(-1, 2, 3).mT
+            R = torch.cat([torch.linalg.cross(axes[..., :1], axes[..., 1:], dim=1), axes], dim=2)
+            w = log_so3(wanted[:3, :3] @ R.mT)
+            values = torch.cat([w / 5, torch.zeros_like(w)], dim=1)
+            return Correction(values.float(), torch.cat([w, w], dim=1).abs().float() + 1e-4)
+
+    square = square_radiograph(scene.xray, COMPARING.pixels)
+    volumes = (
+        m.for_camera(square.camera, scene.frame.T_nominal) for m in (scene.subject.body, scene.subject.bones)
+    )
+    around = ViewsAround(Approaching(COMPARING).eval(), *volumes, square.camera, scene.frame)
+    image, valid = torch.from_numpy(square.image), torch.from_numpy(square.valid)
+
+    first, last = (
+        found.T_lps_to_camera for found in (around.first_look(image, valid), around.poses(image, valid))
+    )
+    off = [np.rad2deg(rotation_distance(T[:, :3, :3], wanted[:3, :3].numpy())) for T in (first, last)]
+    assert len(first) == len(last) == len(views_around(scene.frame))
+    # Seven looks in all: the first, and six from its answers.
+    assert off[1][0] == pytest.approx(off[0].min() * 0.8**6, rel=0.02)
+    # Those far off were looked from once.
+    stayed = np.abs(last[:, None] - first).max(axis=(2, 3)).min(axis=1) < 1e-9
+    assert 0.3 * len(first) < stayed.sum() < 0.7 * len(first)
+    assert off[1][stayed].min() > np.median(off[1][~stayed])
 
 
 def test_promising_poses_are_those_in_which_the_images_agree_at_other_depths_too(scene):

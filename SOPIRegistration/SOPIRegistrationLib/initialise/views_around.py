@@ -33,8 +33,8 @@ from SOPIRegistrationLib.projector import ProjectorVolume
 _SPACING_DEG, _REACH_DEG = 24.0, 60.0
 # Places along a scan are so far apart: half of what one look catches, to either side.
 _PLACES_MM = 45.0
-# The surest answers are looked from again, so many times.
-_AGAIN, _LOOKS = 24, 4
+# How many of the surest answers are looked from again, look by look.
+_AGAIN = (40, 30, 24, 24, 24, 12)
 # Views rendered and encoded at once.
 _CHUNK = 32
 
@@ -88,13 +88,25 @@ class ViewsAround:
         """Poses of the CT in an X-ray of (N, N) pixels, bone bright, with its mask of valid ones."""
         fixed = self._network.encode_fixed(fixed_channels(image[None], valid[None]))
         T, deviation = self._mended(fixed, self._T, self._place, self._encoded)
-        order = torch.argsort(deviation.sum(dim=1), stable=True)
-        T, deviation, place = T[order], deviation[order], self._place[order[:_AGAIN]]
-        again, doubt = T[:_AGAIN], deviation[:_AGAIN]
-        for _ in range(_LOOKS):
-            again, doubt = self._mended(fixed, again, place, self._seen_from(again, place))
-        order = torch.argsort(doubt.sum(dim=1), stable=True)
-        T, deviation = torch.cat([again[order], T[_AGAIN:]]), torch.cat([doubt[order], deviation[_AGAIN:]])
+        place, count = self._place, len(T)
+        for following in (*_AGAIN, 0):
+            # Those not looked from again stay where they are, behind the others.
+            order = torch.argsort(deviation[:count].sum(dim=1), stable=True)
+            order = torch.cat([order, torch.arange(count, len(T))])
+            T, deviation, place, count = T[order], deviation[order], place[order], following
+            if count:
+                there = place[:count]
+                T[:count], deviation[:count] = self._mended(
+                    fixed, T[:count], there, self._seen_from(T[:count], there)
+                )
+        return MendedPoses(T.numpy(), deviation.numpy())
+
+    @torch.inference_mode()
+    def first_look(self, image: torch.Tensor, valid: torch.Tensor) -> MendedPoses:
+        """Likewise, but what the network says at once of each of the views (:func:`views_around` of each
+        place), in their order."""
+        fixed = self._network.encode_fixed(fixed_channels(image[None], valid[None]))
+        T, deviation = self._mended(fixed, self._T, self._place, self._encoded)
         return MendedPoses(T.numpy(), deviation.numpy())
 
     def _seen_from(self, T: torch.Tensor, place: torch.Tensor) -> EncodedMoving:
