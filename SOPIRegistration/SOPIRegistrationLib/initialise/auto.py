@@ -49,7 +49,7 @@ class Auto(InTurn):
         if PATIENT in weights:
             first = PoseNetwork(PATIENT, weights[PATIENT], with_expected=True)
         elif self._has_rtpi:
-            first = PoseNetwork(RTPI, weights.get(RTPI), with_expected=True)
+            first = PoseNetwork(RTPI, weights.get(RTPI), with_expected=True, looks_again=False)
         else:
             first = AboutExpected("nominal")
         return first, SEARCH, THOROUGH_SEARCH

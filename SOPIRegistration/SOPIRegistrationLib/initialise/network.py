@@ -54,6 +54,7 @@ def network_poses(
     subject: Subject | None,
     frame: PoseFrame | None,
     along_scan: bool = False,
+    looks_again: bool = True,
 ) -> NetworkPoses:
     """Ask a network for the pose.
 
@@ -63,6 +64,7 @@ def network_poses(
         subject: the CT; a patient's network knows its own, and needs neither it nor a frame.
         frame: nominal view, source-object distance and rotation centre, in the X-ray's camera.
         along_scan: whether a network that looks from many views does so from places all along the scan.
+        looks_again: whether it does so again from its answers.
 
     Raises:
         InputError: a patient's network, and an X-ray that shows little of what it was trained to see.
@@ -75,7 +77,7 @@ def network_poses(
         view = square_radiograph(radiograph, pixels_of(network))
         if isinstance(network, TwoBranchRTPI):
             return _regressed(network, view, subject, frame)
-        return _compared(network, view, radiograph.camera, subject, frame, along_scan)
+        return _compared(network, view, radiograph.camera, subject, frame, along_scan, looks_again)
 
 
 def require_same_ct(network: PoseNetwork, ct_identity: str) -> None:
@@ -131,6 +133,7 @@ def _compared(
     subject: Subject,
     frame: PoseFrame,
     along_scan: bool,
+    looks_again: bool,
 ) -> NetworkPoses:
     """Poses mended from views all around, and how far off the network expects them to be."""
     camera = view.camera
@@ -145,7 +148,7 @@ def _compared(
 
     kept = "views along the scan" if along_scan else "views around"
     around = subject.kept(kept, (_seen(network, frame), camera.K.tobytes()), seen)
-    T, deviation = around.poses(torch.from_numpy(view.image), torch.from_numpy(view.valid))
+    T, deviation = around.poses(torch.from_numpy(view.image), torch.from_numpy(view.valid), looks_again)
     depth = (T[:, 2, :3] @ frame.centre_lps_mm) + T[:, 2, 3]
     width_mm = camera.width * depth / camera.K[0, 0]
     expected = [

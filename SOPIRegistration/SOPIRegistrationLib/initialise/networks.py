@@ -39,6 +39,8 @@ class PoseNetwork:
         with_expected: of a network that gives one pose only, whether to look about the expected one, too.
         keep: of a network that gives many poses, at most so many are aligned; half of them go on.
         depth_factors: each of these poses is also tried so many times as far from the source.
+        looks_again: whether a network that looks from many views does so again from its answers, half a second
+            more; whoever searches besides goes without.
         along_scan: whether a network that looks from many views does so from places all along the scan, not
             the rotation centre alone.
     """
@@ -48,6 +50,7 @@ class PoseNetwork:
     with_expected: bool = False
     keep: int = 24
     depth_factors: tuple[float, ...] = (1.0,)
+    looks_again: bool = True
     along_scan: bool = False
     from_afar = False
 
@@ -78,7 +81,8 @@ class PoseNetwork:
 
         network = load_network(self.weights)
         require_same_ct(network, case.subject.ct.identity)
-        found = network_poses(network, reading.radiographs[0], case.subject, case.frame, self.along_scan)
+        asked = {"along_scan": self.along_scan, "looks_again": self.looks_again}
+        found = network_poses(network, reading.radiographs[0], case.subject, case.frame, **asked)
         return np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
 
     def _aligned(self, comparison: Comparison, run: Run) -> Hypotheses:

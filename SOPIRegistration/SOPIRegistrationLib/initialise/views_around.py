@@ -84,12 +84,18 @@ class ViewsAround:
         self._encoded = self._seen_from(self._T, self._place)
 
     @torch.inference_mode()
-    def poses(self, image: torch.Tensor, valid: torch.Tensor) -> MendedPoses:
-        """Poses of the CT in an X-ray of (N, N) pixels, bone bright, with its mask of valid ones."""
+    def poses(self, image: torch.Tensor, valid: torch.Tensor, again: bool = True) -> MendedPoses:
+        """Poses of the CT in an X-ray of (N, N) pixels, bone bright, with its mask of valid ones.
+
+        Args:
+            image: the X-ray.
+            valid: its mask.
+            again: whether to look from the surest answers again.
+        """
         fixed = self._network.encode_fixed(fixed_channels(image[None], valid[None]))
         T, deviation = self._mended(fixed, self._T, self._place, self._encoded)
         place, count = self._place, len(T)
-        for following in (*_AGAIN, 0):
+        for following in (*(_AGAIN if again else ()), 0):
             # Those not looked from again stay where they are, behind the others.
             order = torch.argsort(deviation[:count].sum(dim=1), stable=True)
             order = torch.cat([order, torch.arange(count, len(T))])
