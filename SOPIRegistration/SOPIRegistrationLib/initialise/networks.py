@@ -39,8 +39,8 @@ class PoseNetwork:
         with_expected: of a network that gives one pose only, whether to look about the expected one, too.
         keep: of a network that gives many poses, at most so many are aligned; half of them go on.
         depth_factors: each of these poses is also tried so many times as far from the source.
-        looks_again: whether a network that looks from many views does so again from its answers, half a second
-            more; whoever searches besides goes without.
+        looks_again: whether a network that looks from many views does so again from its answers: half a
+            second more; whoever searches besides goes without.
         along_scan: whether a network that looks from many views does so from places all along the scan, not
             the rotation centre alone.
     """
