@@ -116,7 +116,8 @@ class Records:
             raise InputError(f"{path} is {refusal(different)}")
         for name, part in self._parts.items():
             part.load_state_dict(checkpoint[name])
-        self.rows = checkpoint["rows"]
+        # An earlier version's rows may lack a column.
+        self.rows = [dict.fromkeys(self._columns, float("nan")) | row for row in checkpoint["rows"]]
         return checkpoint["state"]
 
     def save_best(self, network: nn.Module) -> None:
