@@ -18,7 +18,7 @@ from SOPIRegistrationLib.initialise.templates import SEARCH, THOROUGH_SEARCH
 from SOPIRegistrationLib.installed import PATIENT, RTPI, has_weights
 from SOPIRegistrationLib.subject import Subject
 
-_ALL_VIEWS, _SIDE_VIEWS = AnyView(), AnyView(turned=True)
+_ALL_VIEWS, _SIDE_VIEWS = AnyView(as_stated=True), AnyView(turned=True)
 # Shifts further out come second: the more places there are, the more of them look alike.
 _ALL_OF_A_LONG_SCAN = AnyView(candidates=150, to_the_ends=True)
 # Hard pictures hide the truth among many poses as good as it, fewer of them on finer images.
@@ -97,7 +97,7 @@ class Auto(InTurn):
             for search in (_ALL_VIEWS, _ALL_OF_A_LONG_SCAN, _ALL_VIEWS_FINER, _SIDE_VIEWS):
                 if search is not _ALL_VIEWS_FINER or run.margin > _WORTH_A_CLOSER_LOOK:
                     lots = search.lots(case, case.reading, run, target)
-                    yield Proposal(search.name, lots, again=True, clear=_CLEAR)
+                    yield Proposal(search.name, lots, again=True, aligned=True, clear=_CLEAR)
 
     def expected(self, case: Case) -> np.ndarray:
         """(4, 4) the given start, else where the patient's network expects it, else the nominal view."""
