@@ -382,7 +382,7 @@ def test_least_squares_never_gets_worse_and_stops_when_asked(landmarks):
 
 
 def test_by_chance_a_search_finds_the_object_at_no_depth_rather_than_at_another(scene, rng):
-    """Near the source fewer pixels are compared: they agree by chance more easily, and must not win by that."""
+    """Near the source fewer pixels are compared: they agree by chance more easily, but must not win by it."""
     noise = resampled_radiograph(scene.front, 32, 32)
     smooth = ndimage.gaussian_filter(rng.normal(size=noise.image.shape), 2.0)
     noise = replace(noise, image=smooth.astype(np.float32))
