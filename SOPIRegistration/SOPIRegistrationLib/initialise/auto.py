@@ -20,7 +20,7 @@ from SOPIRegistrationLib.installed import PATIENT, RTPI, has_weights
 from SOPIRegistrationLib.subject import Subject
 
 _ALL_VIEWS, _SIDE_VIEWS = AnyView(), AnyView(turned=True)
-# Tilted further than those reach, or hidden on few pixels, a picture that is what it is said to be is found so.
+# Finds what is as it is said to be, but tilted further than those reach, or hidden on few pixels.
 _AS_STATED = AnyView(pixels=48, as_stated=True)
 # Shifts further out come second: the more places there are, the more of them look alike.
 _ALL_OF_A_LONG_SCAN = AnyView(candidates=150, to_the_ends=True)
