@@ -243,10 +243,9 @@ def compared_view(
 
 
 def as_opacity(radiograph: PreparedRadiograph) -> PreparedRadiograph:
-    """The X-ray as the share of the beam that did not come through, up to gain and offset.
+    """The X-ray as the share of the beam that did not come through: blur acts on intensities, not logarithms.
 
-    Blur acts on intensities: at the edge of metal their middle is the outline's place, that of their
-    logarithm lies inside. An X-ray that was stored bone-bright is taken for inverted intensities already.
+    One that was stored bone-bright is taken for inverted intensities already.
     """
     if not radiograph.bone_dark:
         return radiograph

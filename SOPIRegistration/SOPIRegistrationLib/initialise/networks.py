@@ -57,7 +57,7 @@ class PoseNetwork:
         return PoseNetwork(self.name, self.weights, keep=72, depth_factors=depths, along_scan=True)
 
     def lots(self, case: Case, reading: Reading, run: Run) -> Iterator[Hypotheses]:
-        """The same poses for each target; see ``initialiser.Source``.
+        """The same poses for each target (``initialiser.Source``).
 
         Raises:
             InputError: no weights, or weights that may not be asked about this CT.

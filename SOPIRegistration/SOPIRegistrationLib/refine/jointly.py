@@ -109,14 +109,7 @@ class Scene:
         return JointObjective(self, level, T_lps_to_world)
 
     def agreement(self, level: Level, T_lps_to_world: np.ndarray) -> np.ndarray:
-        """(N,) structural correlation of picture and X-rays about each body, mean over its views.
-
-        0 of a body in no view.
-
-        Args:
-            level: resolution and window.
-            T_lps_to_world: (M, 4, 4) poses.
-        """
+        """(N,) mean structural correlation about each body at (M, 4, 4) poses; 0 of one in no view."""
         return self.agreements(level, T_lps_to_world[None], range(len(self.bodies)))[0]
 
     def agreements(self, level: Level, poses: np.ndarray, numbers: Sequence[int]) -> np.ndarray:

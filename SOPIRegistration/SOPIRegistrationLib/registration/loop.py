@@ -28,10 +28,6 @@ from SOPIRegistrationLib.subject.bodies import Bodies
 def warm_up(subject: Subject, settings: RegistrationSettings) -> None:
     """Load and compile ahead of a registration what it would have to wait for, and nothing else.
 
-    Args:
-        subject: the CT.
-        settings: how it will be registered.
-
     Raises:
         InputError: weights that cannot be used, or not for this CT.
     """

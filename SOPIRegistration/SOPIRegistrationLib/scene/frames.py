@@ -48,13 +48,7 @@ def rigid_matrix(matrix: np.ndarray, name: str) -> np.ndarray:
 
 
 def T_camera_to_ras(camera: Camera, frame: PoseFrame, reference: Camera | None = None) -> np.ndarray:
-    """(4, 4) place of a camera in the scene's world, RAS.
-
-    Args:
-        camera: the camera.
-        frame: nominal view of the reference camera.
-        reference: the camera of a calibrated set that the frame belongs to; ``camera`` itself unless given.
-    """
+    """(4, 4) place of a camera in the scene's world, RAS; arguments as for :func:`T_camera_to_scene`."""
     return RAS_FROM_LPS @ T_camera_to_scene(camera, frame, reference)
 
 

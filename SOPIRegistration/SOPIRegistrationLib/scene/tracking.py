@@ -146,12 +146,7 @@ class SceneTracking:
         )
 
     def start(self, followed: Followed, number: int, placement: Placement) -> None:
-        """Track from where the bodies are in one frame, forwards and backwards.
-
-        Args:
-            followed: what is tracked.
-            number: of the frame, from 1.
-            placement: where the bodies are.
+        """Track from where the bodies are in one frame (from 1), forwards and backwards.
 
         Raises:
             InputError: an X-ray has a single frame, or no such one; unequal counts; something runs already.

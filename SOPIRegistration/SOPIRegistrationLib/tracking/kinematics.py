@@ -110,13 +110,9 @@ def grood_suntay(T_distal_to_proximal: np.ndarray, side: str) -> dict[str, float
 def cardan_angles(T_distal_to_proximal: np.ndarray, sequence: str = "ZXY") -> dict[str, float]:
     """Cardan angles as the ISB recommends them (Wu 2002, 2005: ZXY of hip, knee and ankle in its own axes).
 
-    Args:
-        T_distal_to_proximal: (4, 4) pose of the distal axes in the proximal ones, mm.
-        sequence: of the axes turned about, each time the axis as turned so far.
-
-    Returns:
-        ``AXIS_deg`` in the sequence's order, the second within 90 deg, and ``x_mm``, ``y_mm``, ``z_mm`` in
-        the proximal axes.
+    Of a (4, 4) pose of the distal axes in the proximal ones, mm: ``AXIS_deg`` in the sequence's order, each
+    about the axis as turned so far, the second within 90 deg, then ``x_mm``, ``y_mm``, ``z_mm`` in the
+    proximal axes.
 
     Raises:
         InputError: no such sequence.

@@ -160,15 +160,10 @@ def write_autoscoper_track(path: Path, poses: Sequence[np.ndarray | None]) -> No
 
 
 def lps_pose_of_autoscoper(T_axes_to_world: np.ndarray, shape_kji, index_to_lps: np.ndarray) -> np.ndarray:
-    """(4, 4) T_lps_to_world of a CT from the pose of its stack in Autoscoper.
-
-    Args:
-        T_axes_to_world: (4, 4) as read.
-        shape_kji: of the CT, whose slices were saved as the stack in their order.
-        index_to_lps: (4, 4) of the CT; its own axes must be right-handed, or the stack is its mirror image.
+    """(4, 4) T_lps_to_world of a CT whose slices, in their order, are the stack, from the stack's pose.
 
     Raises:
-        InputError: the CT's axes are left-handed.
+        InputError: the CT's axes (``index_to_lps``) are left-handed: the stack would be its mirror image.
     """
     return T_axes_to_world @ _lps_to_axes(shape_kji, index_to_lps)
 

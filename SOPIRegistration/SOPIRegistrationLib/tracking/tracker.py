@@ -61,13 +61,7 @@ class Body:
     known: dict[int, FramePose] = field(default_factory=dict)
 
     def from_corrected(self, earlier: Track, number: int, T_lps_to_world: np.ndarray) -> Body:
-        """The body to be tracked on from a frame that was corrected by hand.
-
-        Args:
-            earlier: its track; the poses before that frame stand.
-            number: of the frame.
-            T_lps_to_world: (4, 4) the corrected pose.
-        """
+        """The body to track on from a frame with a (4, 4) pose corrected by hand; poses before it stand."""
         stand = {pose.frame: pose for pose in earlier if pose.T is not None and pose.frame < number}
         return replace(self, starts={number: T_lps_to_world}, known=stand)
 
