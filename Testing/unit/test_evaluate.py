@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.figures import end_figures, pose_of_row, start_figures
-from SOPIRegistrationLib.evaluation.methods import METHODS, Estimate, EvaluatedMethod
+from SOPIRegistrationLib.evaluation.methods import METHODS, EvaluatedMethod
 from SOPIRegistrationLib.evaluation.metrics import mean_interval
 from SOPIRegistrationLib.evaluation.page import page_of
 from SOPIRegistrationLib.evaluation.peers import installed_version
+from SOPIRegistrationLib.evaluation.problem import Estimate
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
 from SOPIRegistrationLib.evaluation.runner import default_workers
 from SOPIRegistrationLib.evaluation.series import Series

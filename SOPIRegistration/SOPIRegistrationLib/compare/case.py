@@ -104,7 +104,7 @@ class Case:
     def __post_init__(self):
         if self.T_expected is None:
             T_lps_to_camera = self.frame.T_expected(self.reading.radiographs[0].camera)
-            object.__setattr__(self, "T_expected", np.linalg.inv(self.T_world_to_camera) @ T_lps_to_camera)
+            object.__setattr__(self, "T_expected", se3.invert_rigid(self.T_world_to_camera) @ T_lps_to_camera)
 
     @property
     def centre_lps_mm(self) -> np.ndarray:

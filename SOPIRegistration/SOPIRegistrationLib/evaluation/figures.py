@@ -229,4 +229,4 @@ def _theta_entries(prefix: str, case: EvaluationCase, T_lps_to_world: np.ndarray
 def pose_of_row(row: dict, case: EvaluationCase, prefix: str = "end") -> np.ndarray:
     """(4, 4) T_lps_to_world that a row of results holds for its case; ``prefix`` "true", "start" or "end"."""
     theta = theta_from_dict({axis: row[f"{prefix}_{axis}"] for axis in THETA_NAMES})
-    return np.linalg.inv(case.T_world_to_camera) @ case.frame.T_from_theta(theta)
+    return se3.invert_rigid(case.T_world_to_camera) @ case.frame.T_from_theta(theta)

@@ -15,6 +15,7 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.case_list import ListedCase, ListedView, cases_of_rows, read_rows
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase, TruthDeviation, digest
 from SOPIRegistrationLib.evaluation.starts import Starts
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
@@ -124,7 +125,7 @@ class ListedCases:
             prepare_radiograph(xray, camera) for (xray, _, _), camera in zip(opened, cameras, strict=True)
         )
         first = cameras[0]
-        T_start = np.linalg.inv(first.T_world_to_camera) @ frame.T_nominal
+        T_start = se3.invert_rigid(first.T_world_to_camera) @ frame.T_nominal
         if listed.start is not None:
             T_start = read_start(listed.start, frame, known.cameras, first)
         T_true = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from SOPIRegistrationLib.geometry.se3 import rigid
+from SOPIRegistrationLib.geometry.se3 import invert_rigid, rigid
 from SOPIRegistrationLib.geometry.tolerances import EXACTLY_KNOWN, Tolerances
 
 # From a frame with y up that looks along -z (JointTrack's, a slice view's) to a camera's; its own inverse.
@@ -111,7 +111,7 @@ class Camera:
     @property
     def source_world_mm(self) -> np.ndarray:
         """(3,) where the X-ray source stands in the world, mm."""
-        return np.linalg.inv(self.T_world_to_camera)[:3, 3]
+        return invert_rigid(self.T_world_to_camera)[:3, 3]
 
     @property
     def K_inverse(self) -> np.ndarray:

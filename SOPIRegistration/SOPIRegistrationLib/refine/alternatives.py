@@ -264,7 +264,7 @@ def _moved_mm(scene: Scene, number: int, T: np.ndarray, T_other: np.ndarray) -> 
     points = scene.bodies.bodies[number].subject.ct.surface_points_lps_mm
     apart = se3.transform_points(T_other, points) - se3.transform_points(T, points)
     if len(scene.radiographs) == 1:
-        source = np.linalg.inv(scene.radiographs[0].camera.T_world_to_camera)[:3, 3]
+        source = scene.radiographs[0].camera.source_world_mm
         ray = se3.transform_points(T, points.mean(axis=0)) - source
         ray /= np.linalg.norm(ray)
         apart = apart - (apart.mean(axis=0) @ ray) * ray

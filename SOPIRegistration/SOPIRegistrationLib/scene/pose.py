@@ -22,8 +22,8 @@ def attach(transformNode, *nodes, common=None) -> None:
     """Put nodes (CT, its mask, landmarks picked in it) under the registration's transform, or that of a body.
 
     A transform that a node stands under goes along with it; a former registration transform is replaced. The
-    registration's transform itself stands under none, as the C-arm stands still in world, but ``common``, which
-    carries all bodies.
+    registration's transform itself stands under none but ``common``, which carries all bodies: the C-arm
+    stands still in world.
     """
     transformNode.SetAndObserveTransformNodeID(None if common is None else common.GetID())
     transformNode.SetAttribute(_IS_POSE, "1")

@@ -10,6 +10,7 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.subject.subject import Subject
 
 # Bodies further apart than this are no neighbours: between two vertebrae are 5 to 15 mm.
@@ -172,7 +173,7 @@ def require_apart(bodies: Sequence[RigidBody], T_lps_to_world: np.ndarray) -> No
         for b in range(a):
             smaller, larger = sorted((a, b), key=lambda n: bodies[n].subject.ct.bone.array.sum())
             ct = bodies[larger].subject.ct
-            T = np.linalg.inv(T_lps_to_world[larger]) @ T_lps_to_world[smaller]
+            T = se3.invert_rigid(T_lps_to_world[larger]) @ T_lps_to_world[smaller]
             inside = np.argwhere(bodies[smaller].subject.ct.bone.array)[::7, ::-1]
             points = bodies[smaller].subject.ct.bone.points_lps(inside) @ T[:3, :3].T + T[:3, 3]
             lps_to_index = ct.bone.lps_to_index
