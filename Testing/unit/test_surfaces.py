@@ -17,7 +17,8 @@ from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.projector import project, project_with_jacobian
-from SOPIRegistrationLib.refine.jointly import Refined, Scene
+from SOPIRegistrationLib.refine.joint_scene import Scene
+from SOPIRegistrationLib.refine.jointly import Refined
 from SOPIRegistrationLib.refine.levels import through_levels
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.registration.bodies_verdict import judge_bodies

@@ -33,6 +33,8 @@ from SOPIRegistrationLib.settings import NETWORKS, RegistrationSettings, options
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody
 from SOPIRegistrationLib.subject.surface import is_surface
+from SOPIRegistrationLib.tracking.body import Body
+from SOPIRegistrationLib.tracking.finding import TrackingSettings
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.journal import Journal
 from SOPIRegistrationLib.tracking.kinematics import joint_values, read_joint
@@ -47,7 +49,7 @@ from SOPIRegistrationLib.tracking.sequences import open_sequence
 from SOPIRegistrationLib.tracking.smoothing import smoothed
 from SOPIRegistrationLib.tracking.tables import Motion, write_film, write_motion
 from SOPIRegistrationLib.tracking.track import STATUSES
-from SOPIRegistrationLib.tracking.tracker import Body, TrackingSettings, track
+from SOPIRegistrationLib.tracking.tracker import track
 
 _INTERRUPTED = 130
 

@@ -23,7 +23,8 @@ from SOPIRegistrationLib.geometry.principal_axes import PrincipalAxes, principal
 from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt
 from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.projector.bodies import as_seen, line_integrals
-from SOPIRegistrationLib.refine.jointly import JointObjective, Scene, released_levels
+from SOPIRegistrationLib.refine.joint_scene import Scene, released_levels
+from SOPIRegistrationLib.refine.jointly import JointObjective
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
 
 # Neighbouring minima of a body lie about so far: turned about its axes, slid along them.

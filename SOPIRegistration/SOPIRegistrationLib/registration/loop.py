@@ -16,7 +16,7 @@ from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.initialise.initialiser import Initialiser
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.refine.alternatives import alternatives
-from SOPIRegistrationLib.refine.jointly import Scene
+from SOPIRegistrationLib.refine.joint_scene import Scene
 from SOPIRegistrationLib.refine.refiner import Refiner
 from SOPIRegistrationLib.registration.result import SEVERITY, RegistrationResult
 from SOPIRegistrationLib.registration.verdict import Verdict, beside, judge

@@ -30,9 +30,11 @@ from SOPIRegistrationLib.scene.sequences import (
     xray_sequence,
 )
 from SOPIRegistrationLib.settings import RegistrationSettings
+from SOPIRegistrationLib.tracking.body import Body
+from SOPIRegistrationLib.tracking.finding import TrackingSettings
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.track import REVIEW, FramePose, Track
-from SOPIRegistrationLib.tracking.tracker import Body, TrackingSettings, track
+from SOPIRegistrationLib.tracking.tracker import track
 
 # A body further from where the track has it was moved by a hand.
 _MOVED_MM = 0.05

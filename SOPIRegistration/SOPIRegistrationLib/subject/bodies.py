@@ -175,9 +175,9 @@ def require_apart(bodies: Sequence[RigidBody], T_lps_to_world: np.ndarray) -> No
             ct = bodies[larger].subject.ct
             T = se3.invert_rigid(T_lps_to_world[larger]) @ T_lps_to_world[smaller]
             inside = np.argwhere(bodies[smaller].subject.ct.bone.array)[::7, ::-1]
-            points = bodies[smaller].subject.ct.bone.points_lps(inside) @ T[:3, :3].T + T[:3, 3]
-            lps_to_index = ct.bone.lps_to_index
-            indices = np.rint(points @ lps_to_index[:3, :3].T + lps_to_index[:3, 3]).astype(int)[:, ::-1]
+            points = bodies[smaller].subject.ct.bone.points_lps(inside)
+            indices = se3.transform_points(ct.bone.lps_to_index @ T, points)
+            indices = np.rint(indices).astype(int)[:, ::-1]
             within = ((indices >= 0) & (indices < ct.bone.array.shape)).all(axis=1)
             share = ct.bone.array[tuple(indices[within].T)].astype(bool).sum() / max(len(points), 1)
             if share > _SAME_PLACE:

@@ -21,9 +21,9 @@ from SOPIRegistrationLib.images.pyramid import resampled_radiograph
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration.pose_files import write_transform
 from SOPIRegistrationLib.subject import MovingVolume
+from SOPIRegistrationLib.tracking.body import Body
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.track import LOST, STATUSES, FramePose, Track
-from SOPIRegistrationLib.tracking.tracker import Body
 
 MATRIX_NAMES = tuple(f"T{row}{column}" for row in range(3) for column in range(4))
 ERROR_NAMES = ("error_rx_deg", "error_ry_deg", "error_rz_deg", "error_tx_mm", "error_ty_mm", "error_tz_mm")
