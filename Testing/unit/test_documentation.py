@@ -70,6 +70,13 @@ def calls(page: Path) -> list[str]:
     return [line for line in lines if line.startswith("sopi ")]
 
 
+def untagged(page: Path) -> list[str]:
+    """Calls of ``sopi`` in fenced blocks that are not said to be of a shell."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    fenced = re.findall(r"^```.*?^```", text, re.DOTALL | re.MULTILINE)
+    return [line for block in fenced for line in block.splitlines() if line.startswith("sopi ")]
+
+
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
@@ -91,9 +98,10 @@ def folder(demo_run, tmp_path) -> Path:
     return tmp_path
 
 
-@with_commands([page for page in PAGES if blocks(page)])
+@with_commands(PAGES)
 def test_every_command_says_how_it_is_tested(page):
     unmarked = [b.commands for b in blocks(page) if not MARKERS.fullmatch(f"<!-- {b.marker} -->")]
+    assert not untagged(page), "begin the block with ```sh"
     assert not unmarked, "put <!-- run -->, <!-- run: wrist --> or <!-- not run: WHY --> above these"
 
 
@@ -140,9 +148,9 @@ def wrist(folder: Path, request) -> None:
 
 
 def knee(folder: Path, request) -> None:
-    """The real knee replacement, one moment of it."""
+    """The real knee replacement, two moments of it."""
     data = request.getfixturevalue("shared_data") / "knee_implant"
-    for file in [*data.glob("*.stl"), *data.glob("*.json"), *data.glob("cam0*/frame_0002.png")]:
+    for file in [*data.glob("*.stl"), *data.glob("*.json"), *data.glob("cam0*/frame_00[01]2.png")]:
         (folder / file.relative_to(data)).parent.mkdir(exist_ok=True)
         shutil.copy(file, folder / file.relative_to(data))
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry import se3, write_geometry
+from SOPIRegistrationLib.geometry.autoscoper_trial import AutoscoperTrial, write_autoscoper_trial
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.volume import Volume
@@ -25,6 +27,8 @@ from SOPIRegistrationLib.tracking.track import Track
 
 JOINTTRACK, AUTOSCOPER = "jointtrack", "autoscoper"
 _JOINTTRACK_SUFFIXES, _AUTOSCOPER_SUFFIXES = (".jts", ".jtk", ".jtak"), (".tra",)
+# Of the stacks written for Autoscoper.
+_HU_OFFSET = 1024
 MOTION_SUFFIXES = _JOINTTRACK_SUFFIXES + _AUTOSCOPER_SUFFIXES
 
 
@@ -85,15 +89,18 @@ def write_as(
     tracks: Sequence[Track],
     geometry: CArmGeometry,
     volumes: Sequence[Callable[[], Volume] | None],
+    sequences: Sequence[Path],
 ) -> list[str]:
     """Write tracks as another program's files.
 
     Args:
-        kind: "jointtrack": BODY_CAMERA.jts for each body and camera; "autoscoper": BODY.tra.
+        kind: "jointtrack": BODY_CAMERA.jts for each body and camera; "autoscoper": BODY.tra and, of X-rays
+            in folders, trial.cfg with the cameras and the bodies' stacks (BODY.tif) that it names.
         folder: an existing folder.
         tracks: of the bodies.
         geometry: the cameras.
         volumes: as for :func:`pose_in_frame`, one for each body.
+        sequences: files or folders of the X-rays, in the cameras' order.
 
     Returns:
         The files' names.
@@ -101,20 +108,47 @@ def write_as(
     Raises:
         InputError: Autoscoper is to take a surface, or a CT whose axes are left-handed.
     """
-    names = []
+    if kind == JOINTTRACK:
+        return _as_jointtrack(folder, tracks, geometry)
+    names, stacks = [], {}
     for track, volume in zip(tracks, volumes, strict=True):
-        poses = [pose.T for pose in track]
-        if kind == JOINTTRACK:
-            for index, camera in enumerate(geometry.cameras, start=1):
-                names.append(f"{track.body}_{camera.name or index}.jts")
-                seen = [None if T is None else camera.T_world_to_camera @ T for T in poses]
-                write_jointtrack(folder / names[-1], seen)
-            continue
         if volume is None:
             raise InputError(f"Autoscoper tracks CTs, and {track.body} is a surface: leave out {AUTOSCOPER}")
-        stored = volume()
+        stored = stacks[folder / f"{track.body}.tif"] = volume()
         names.append(f"{track.body}.tra")
         grid = stored.array.shape, stored.index_to_lps
-        moved = [None if T is None else autoscoper_pose_of_lps(T, *grid) for T in poses]
+        moved = [None if pose.T is None else autoscoper_pose_of_lps(pose.T, *grid) for pose in track]
         write_autoscoper_track(folder / names[-1], moved)
+    if all(path.is_dir() for path in sequences):
+        names += _as_trial(folder, stacks, geometry, sequences)
     return names
+
+
+def _as_jointtrack(folder: Path, tracks: Sequence[Track], geometry: CArmGeometry) -> list[str]:
+    names = []
+    for track in tracks:
+        for index, camera in enumerate(geometry.cameras, start=1):
+            names.append(f"{track.body}_{camera.name or index}.jts")
+            seen = [None if pose.T is None else camera.T_world_to_camera @ pose.T for pose in track]
+            write_jointtrack(folder / names[-1], seen)
+    return names
+
+
+def _as_trial(
+    folder: Path, stacks: Mapping[Path, Volume], geometry: CArmGeometry, sequences: Sequence[Path]
+) -> list[str]:
+    """A trial of pictures in folders, with the cameras and stacks that it names."""
+    cameras = write_geometry(geometry, folder / "trial.txt", "xmalab")
+    for path, stored in stacks.items():
+        # Autoscoper's voxels are unsigned; air is black.
+        voxels = np.clip(np.rint(stored.array + _HU_OFFSET), 0, np.iinfo(np.uint16).max)
+        sitk.WriteImage(sitk.GetImageFromArray(voxels.astype(np.uint16)), str(path))
+    trial = AutoscoperTrial(
+        cameras=tuple(cameras),
+        sequences=tuple(path.absolute() for path in sequences),
+        volumes=tuple(stacks),
+        flips=((False, False, False),) * len(stacks),
+        voxel_sizes_mm=tuple(tuple(stored.spacing_mm.tolist()) for stored in stacks.values()),
+    )
+    write_autoscoper_trial(folder / "trial.cfg", trial)
+    return ["trial.cfg", *(path.name for path in (*cameras, *stacks))]
