@@ -220,7 +220,7 @@ def _trimmed(view: PreparedRadiograph, valid: np.ndarray, projected: tuple[np.nd
     camera = view.camera.cropped(
         columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
     )
-    cut = PreparedRadiograph(view.image[rows, columns], view.valid[rows, columns], camera, view.name)
+    cut = view.on_pixels(view.image[rows, columns], view.valid[rows, columns], camera)
     return (
         cut,
         valid[:, rows, columns],
@@ -249,7 +249,7 @@ def as_opacity(radiograph: PreparedRadiograph) -> PreparedRadiograph:
     """
     if not radiograph.bone_dark:
         return radiograph
-    return replace(radiograph, image=-np.expm1(-radiograph.image))
+    return replace(radiograph, image=-np.expm1(-radiograph.image), bone_dark=False)
 
 
 def around_object(
@@ -274,12 +274,7 @@ def around_object(
         return radiograph
     window = (slice(low[1], high[1]), slice(low[0], high[0]))
     cropped = camera.cropped(int(low[0]), int(low[1]), *(int(edge) for edge in high - low))
-    return PreparedRadiograph(radiograph.image[window], radiograph.valid[window], cropped, radiograph.name)
-
-
-def near_object(volume, camera, T_lps_to_world: np.ndarray, window_px: int) -> np.ndarray:
-    """(S, rows, columns) bool: pixels whose window meets the projected object."""
-    return near_shadow(project(volume, camera, T_lps_to_world) > 0, window_px)
+    return radiograph.on_pixels(radiograph.image[window], radiograph.valid[window], cropped)
 
 
 def near_shadow(shadow: np.ndarray, window_px: int) -> np.ndarray:

@@ -106,7 +106,7 @@ class ListedCases:
         T_start = self.starts.of(case, index, start)
         return replace(case, number=number, name=f"{case.name}, start {start}", T_start=T_start)
 
-    def _make_listed(self, index: int) -> EvaluationCase:
+    def listed_case(self, index: int) -> EvaluationCase:
         """A case with its listed start."""
         listed = self.listed[index]
         subject = _subject(listed.ct, listed.mask)
@@ -162,7 +162,7 @@ class ListedCases:
 # Many starts of a case follow each other.
 @lru_cache(maxsize=1)
 def _made_case(source: ListedCases, index: int) -> EvaluationCase:
-    return source._make_listed(index)
+    return source.listed_case(index)
 
 
 def _require_places(cameras: tuple[Camera, ...], where: str) -> None:
