@@ -198,12 +198,7 @@ def register_files(request: Request, folder: Path) -> Registered:
     began, settings = time.perf_counter(), request.settings
     radiographs, geometry, all_cameras = open_views(request)
     subject = Subject(read_body(request.ct, request.mask, request.bone_threshold, request.material))
-    views = [
-        prepare_radiograph(radiograph, camera, settings.polarity, of_metal=subject.ct.is_metal)
-        for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
-    ]
-    if request.xray_mask:
-        views = within_masks(views, request.xray_mask, geometry)
+    views = prepared_views(request, radiographs, geometry, subject.ct.is_metal)
     if request.start_file is not None:
         geometry = with_depth_of_start(geometry, subject.ct, request.start_file, all_cameras)
     frame = pose_frame(geometry, subject.ct, request.geometry)
@@ -229,14 +224,21 @@ def register_files(request: Request, folder: Path) -> Registered:
     return Registered(result, subject, geometry.cameras, seconds_preparation, files)
 
 
-def within_masks(
-    views: Sequence[PreparedRadiograph], paths: Sequence[Path], geometry: CArmGeometry
+def prepared_views(
+    request: Request, radiographs: Sequence[Radiograph], geometry: CArmGeometry, of_metal: bool
 ) -> list[PreparedRadiograph]:
-    """The X-rays, compared where their masks are not 0.
+    """The X-rays, prepared for what is sought in them, to be compared where their masks are not 0.
 
     Raises:
         InputError: a mask is unusable, or they are not as many as the X-rays.
     """
+    views = [
+        prepare_radiograph(radiograph, camera, request.settings.polarity, of_metal=of_metal)
+        for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
+    ]
+    paths = request.xray_mask
+    if not paths:
+        return views
     if len(paths) != len(views):
         raise InputError(
             f"--xray-mask names {len(paths)} files for {len(views)} X-rays: give one for each, in their order"
