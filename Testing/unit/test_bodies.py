@@ -106,6 +106,7 @@ def test_a_bone_cut_out_of_a_ct_shows_what_it_shows_in_the_body(phantom, bodies,
     assert part.in_tissue is part.body
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not installed_version("itk-rtk"), reason="itk-rtk is not installed")
 def test_two_bodies_in_different_poses_are_the_sum_of_rtks_pictures():
     volumes, grid = two_volumes()

@@ -20,6 +20,7 @@ from SOPIRegistrationLib.cli.common import (
     progress_bar,
     staged,
 )
+from SOPIRegistrationLib.cli.main import INTERRUPTED
 from SOPIRegistrationLib.cli.register import pose_frame, with_depth_of_start
 from SOPIRegistrationLib.cli.several import labels_word, read_bodies
 from SOPIRegistrationLib.errors import Cancelled, InputError
@@ -51,8 +52,6 @@ from SOPIRegistrationLib.tracking.smoothing import smoothed
 from SOPIRegistrationLib.tracking.tables import Motion, write_film, write_motion
 from SOPIRegistrationLib.tracking.track import STATUSES
 from SOPIRegistrationLib.tracking.tracker import track
-
-_INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
                 f"sopi track: interrupted; {len(journal)} steps are kept, the same command goes on",
                 file=sys.stderr,
             )
-            return _INTERRUPTED
+            return INTERRUPTED
         seconds = time.perf_counter() - began
         written = _write(args, files, bodies, tracks, frames, joint)
         journal.finish()
@@ -236,7 +235,7 @@ def _write_into(
     files = write_motion(folder, motion, args.transforms)
     for kind in args.write_as:
         volumes = [_stored(stored[body.name]) for body in motion.bodies]
-        files += write_as(kind, folder, motion.tracks, frames.geometry, volumes, args.xrays)
+        files += write_as(kind, folder, motion.tracks, frames, volumes)
     if args.film:
         moving = [body.subject.shown for body in motion.bodies]
         write_film(folder / "overlay.gif", motion, frames, moving)

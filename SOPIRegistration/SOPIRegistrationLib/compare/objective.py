@@ -28,7 +28,7 @@ from SOPIRegistrationLib.subject import MovingVolume
 # Below this share of its pixels an image has nothing to compare: the mask is then left out.
 _LEAST_VALID = 0.1
 # Cost of a depth one prior's width away, where 2 (1 - correlation) is the cost of an image.
-_DEPTH_PRIOR_COST = 0.01
+DEPTH_PRIOR_COST = 0.01
 # About a segmented bone: room for the error of the start.
 _MARGIN_MM = 15.0
 _LEAST_CROP_PX = 16
@@ -199,7 +199,7 @@ class LevelObjective:
         cost, gradient, hessian = equations
         away = (camera.T_world_to_camera @ pivot)[:, 2, 3] - self._depth_start[starts]
         axis = np.concatenate([np.zeros(3), camera.T_world_to_camera[2, :3]])
-        weight = _DEPTH_PRIOR_COST / self._depth_prior_mm**2
+        weight = DEPTH_PRIOR_COST / self._depth_prior_mm**2
         cost += weight * away**2
         gradient += weight * away[:, None] * axis
         hessian += weight * np.outer(axis, axis)

@@ -18,6 +18,7 @@ from SOPIRegistrationLib.evaluation.starts import Starts
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.rigidity import is_rotation
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import open_radiograph, read_volume
 from SOPIRegistrationLib.images.itk_reading import require_file
@@ -188,11 +189,9 @@ def _pose_named(path: Path, key: str) -> np.ndarray:
     require_file(path, "truth")
     try:
         T = np.array(json.loads(path.read_text(encoding="utf-8"))[key], dtype=np.float64)
-        R = T[:3, :3]
-        is_rigid = T.shape == (4, 4) and np.abs(R @ R.T - np.eye(3)).max() < 1e-3 and np.linalg.det(R) > 0
-    except (ValueError, KeyError, TypeError, IndexError):
-        is_rigid = False
-    if not is_rigid:
+    except (ValueError, KeyError, TypeError):
+        T = np.empty(0)
+    if T.shape != (4, 4) or not is_rotation(T[:3, :3]):
         raise InputError(f"truth {path} has no rigid 4x4 pose '{key}': correct the file or truth_key")
     return T
 

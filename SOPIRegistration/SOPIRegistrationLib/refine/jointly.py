@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from SOPIRegistrationLib.compare.objective import DEPTH_PRIOR_COST
 from SOPIRegistrationLib.compare.target import Level
 from SOPIRegistrationLib.errors import Cancelled
 from SOPIRegistrationLib.geometry import se3
@@ -17,9 +18,6 @@ from SOPIRegistrationLib.projector import remove_shift_along_rays
 from SOPIRegistrationLib.projector.bodies import line_integrals, project_bodies_with_jacobian
 from SOPIRegistrationLib.refine.joint_scene import Scene, released_levels
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
-
-# Cost of a depth one prior's width away from the start, as for one body (``compare.objective``).
-_DEPTH_PRIOR_COST = 0.01
 
 
 class JointObjective:
@@ -129,7 +127,7 @@ class JointObjective:
             yield away / deviation, jacobian / deviation[:, None]
         if self._depth_mm is not None:
             axis = self._views[0][0].T_world_to_camera[2, :3]
-            scale = np.sqrt(_DEPTH_PRIOR_COST / max(self.unit, 1e-12)) / self._depth_mm
+            scale = np.sqrt(DEPTH_PRIOR_COST / max(self.unit, 1e-12)) / self._depth_mm
             for number in np.flatnonzero(self.free):
                 centre = self._scene.centres_lps_mm[number]
                 places = (se3.transform_points(T[number], centre) for T in (T_lps_to_world, self._start))

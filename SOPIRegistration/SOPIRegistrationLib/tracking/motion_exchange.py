@@ -14,6 +14,7 @@ from SOPIRegistrationLib.geometry.autoscoper_trial import AutoscoperTrial, write
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.volume import Volume
+from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.motion_files import (
     Poses,
     autoscoper_pose_of_lps,
@@ -87,20 +88,19 @@ def write_as(
     kind: str,
     folder: Path,
     tracks: Sequence[Track],
-    geometry: CArmGeometry,
+    frames: Frames,
     volumes: Sequence[Callable[[], Volume] | None],
-    sequences: Sequence[Path],
 ) -> list[str]:
     """Write tracks as another program's files.
 
     Args:
-        kind: "jointtrack": BODY_CAMERA.jts for each body and camera; "autoscoper": BODY.tra and, of X-rays
-            in folders, trial.cfg with the cameras and the bodies' stacks (BODY.tif) that it names.
+        kind: "jointtrack": BODY_CAMERA.jts for each body and camera; "autoscoper": BODY.tra and, of pictures
+            in folders that are compared as they are stored, trial.cfg with the cameras and the bodies' stacks
+            (BODY.tif) that it names.
         folder: an existing folder.
         tracks: of the bodies.
-        geometry: the cameras.
+        frames: what was tracked, with its cameras.
         volumes: as for :func:`pose_in_frame`, one for each body.
-        sequences: files or folders of the X-rays, in the cameras' order.
 
     Returns:
         The files' names.
@@ -109,7 +109,7 @@ def write_as(
         InputError: Autoscoper is to take a surface, or a CT whose axes are left-handed.
     """
     if kind == JOINTTRACK:
-        return _as_jointtrack(folder, tracks, geometry)
+        return _as_jointtrack(folder, tracks, frames.geometry)
     names, stacks = [], {}
     for track, volume in zip(tracks, volumes, strict=True):
         if volume is None:
@@ -119,8 +119,8 @@ def write_as(
         grid = stored.array.shape, stored.index_to_lps
         moved = [None if pose.T is None else autoscoper_pose_of_lps(pose.T, *grid) for pose in track]
         write_autoscoper_track(folder / names[-1], moved)
-    if all(path.is_dir() for path in sequences):
-        names += _as_trial(folder, stacks, geometry, sequences)
+    if _are_pictures_as_stored(frames):
+        names += _as_trial(folder, stacks, frames)
     return names
 
 
@@ -134,18 +134,25 @@ def _as_jointtrack(folder: Path, tracks: Sequence[Track], geometry: CArmGeometry
     return names
 
 
-def _as_trial(
-    folder: Path, stacks: Mapping[Path, Volume], geometry: CArmGeometry, sequences: Sequence[Path]
-) -> list[str]:
+def _are_pictures_as_stored(frames: Frames) -> bool:
+    """Whether a trial can name the X-rays' folders: its cameras are of the pictures as they lie there."""
+    geometry = frames.geometry
+    is_changed = (
+        geometry.mirrored or frames.turned_over or any(one.distortion is not None for one in geometry.cameras)
+    )
+    return not is_changed and all(sequence.path.is_dir() for sequence in frames.sequences)
+
+
+def _as_trial(folder: Path, stacks: Mapping[Path, Volume], frames: Frames) -> list[str]:
     """A trial of pictures in folders, with the cameras and stacks that it names."""
-    cameras = write_geometry(geometry, folder / "trial.txt", "xmalab")
+    cameras = write_geometry(frames.geometry, folder / "trial.txt", "xmalab")
     for path, stored in stacks.items():
         # Autoscoper's voxels are unsigned; air is black.
         voxels = np.clip(np.rint(stored.array + _HU_OFFSET), 0, np.iinfo(np.uint16).max)
         sitk.WriteImage(sitk.GetImageFromArray(voxels.astype(np.uint16)), str(path))
     trial = AutoscoperTrial(
         cameras=tuple(cameras),
-        sequences=tuple(path.absolute() for path in sequences),
+        sequences=tuple(sequence.path.absolute() for sequence in frames.sequences),
         volumes=tuple(stacks),
         flips=((False, False, False),) * len(stacks),
         voxel_sizes_mm=tuple(tuple(stored.spacing_mm.tolist()) for stored in stacks.values()),

@@ -29,6 +29,7 @@ from scipy.spatial.transform import Rotation
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import T_Y_UP_TO_CAMERA
+from SOPIRegistrationLib.geometry.rigidity import is_rotation
 
 _HEADERS = ("JT_EULER_312", "JTA_EULER_KINEMATICS")
 _COLUMNS = "x_tran,y_tran,z_tran,z_rot,x_rot,y_rot"
@@ -142,8 +143,7 @@ def read_autoscoper_track(path: Path) -> Poses:
         else:
             T[:3, :3] = Rotation.from_euler("ZYX", values[3:], degrees=True).as_matrix()
             T[:3, 3] = values[:3]
-        R = T[:3, :3]
-        if not np.allclose(R @ R.T, np.eye(3), atol=1e-3) or np.linalg.det(R) < 0:
+        if not is_rotation(T[:3, :3]):
             raise InputError(f"{path}, row {number} is not a rigid pose: a matrix must be given row by row")
         poses.append(T)
     return poses
