@@ -1,4 +1,4 @@
-"""The script of Docs/slicer.md, run as it stands there."""
+"""The first script of Docs/slicer.md, run as it stands there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_the_script_registers(user, demo_case, tmp_path, monkeypatch, capsys):
     user.nodes.xray.SetName("X-ray")
     write_geometry(user.nodes.geometry, tmp_path / "geometry.json")
     monkeypatch.chdir(tmp_path)
-    [script] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    script = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[0]
     names: dict = {}
     exec(compile(script, "slicer.md", "exec", dont_inherit=True), names)
     assert capsys.readouterr().out.startswith("accept")
