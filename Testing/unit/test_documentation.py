@@ -108,7 +108,7 @@ def test_every_command_says_how_it_is_tested(page):
 @with_commands([page for page in PAGES if calls(page)])
 def test_commands_have_the_options_they_are_shown_with(page):
     for call in calls(page):
-        _, name, *words = shlex.split(call)
+        _, name, *words = shlex.split(call, comments=True)
         parser = argparse.ArgumentParser(prog=call, exit_on_error=False)
         importlib.import_module(f"SOPIRegistrationLib.cli.{name}").add_arguments(parser)
         parser.parse_args(words)

@@ -359,6 +359,7 @@ def test_parts_of_a_labelled_ct_start_from_the_whole_one(files, tmp_path, scene)
         assert poses[3]["statistical_error_mm"] is None
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_table_of_an_undisturbed_one(files, tmp_path):
     more = ("--start", f"{files / 'start.tfm'}@1", "--polarity", "bone-dark")
     assert main(words(files, *more, "--out", tmp_path / "calm")) == 0

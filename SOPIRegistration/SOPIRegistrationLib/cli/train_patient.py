@@ -205,6 +205,7 @@ def _train(args: argparse.Namespace, watched: _Watched, began: float) -> int:
 
     device = torch.device("cuda" if has_cuda(args.device) else "cpu")
     budget_minutes = _BUDGET_MINUTES[device.type] if args.budget is None else args.budget
+    settings = _settings(args, 60 * budget_minutes)
     ct = read_ct(args.ct, args.mask, args.bone_threshold)
     frame = pose_frame(chosen, ct, args.geometry)
     camera = chosen.camera
@@ -225,7 +226,8 @@ def _train(args: argparse.Namespace, watched: _Watched, began: float) -> int:
         return is_asked_to_stop(args.out)
 
     # What is read and prepared belongs to the time that a person waits.
-    settings = _settings(args, max(1.0, 60 * budget_minutes - (time.monotonic() - began)))
+    left = max(1.0, settings.budget_seconds - (time.monotonic() - began))
+    settings = replace(settings, budget_seconds=left)
     trained = patient_trainer(ct, config, settings, args.out, device, report).run()
     if not trained.best:
         raise Cancelled("stopped before anything was learned")
