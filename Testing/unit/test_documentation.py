@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import SOPIRegistrationLib
 from SOPIRegistrationLib import (
     Camera,
     CArmGeometry,
@@ -238,6 +239,12 @@ def run_python(page: str, folder: Path, monkeypatch) -> dict:
     names: dict = {"__name__": "__main__"}
     exec(compile(program, page, "exec", dont_inherit=True), names)
     return names
+
+
+def test_every_public_name_is_on_the_python_page():
+    page = (ROOT / "Docs" / "python.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^::: SOPIRegistrationLib\.[\w.]+\.(\w+)$", page, re.MULTILINE))
+    assert shown == {*SOPIRegistrationLib.__all__} - {"__version__"}
 
 
 def test_importing_the_package_loads_nothing_and_every_public_name_is_there():
