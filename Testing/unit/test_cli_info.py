@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, XRayAngiographicImageStorage, generate_uid
 from SOPIRegistrationLib.cli.main import main
-from SOPIRegistrationLib.cli.register import say_contradictions
+from SOPIRegistrationLib.cli.request import say_contradictions
 from SOPIRegistrationLib.geometry.autoscoper_trial import AutoscoperTrial, write_autoscoper_trial
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera

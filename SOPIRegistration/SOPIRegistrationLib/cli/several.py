@@ -13,7 +13,7 @@ import numpy as np
 
 from SOPIRegistrationLib.cli.bodies import body_names, materials_of, read_body
 from SOPIRegistrationLib.cli.common import progress_bar, staged
-from SOPIRegistrationLib.cli.register import (
+from SOPIRegistrationLib.cli.request import (
     open_views,
     pose_frame,
     prepared_views,

@@ -21,7 +21,7 @@ from SOPIRegistrationLib.cli.common import (
     staged,
 )
 from SOPIRegistrationLib.cli.main import INTERRUPTED
-from SOPIRegistrationLib.cli.register import pose_frame, with_depth_of_start
+from SOPIRegistrationLib.cli.request import pose_frame, with_depth_of_start
 from SOPIRegistrationLib.cli.several import labels_word, read_bodies
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.geometry.autoscoper_trial import SUFFIX, read_autoscoper_trial

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SOPIRegistrationLib.cli.common import add_view_argument, has_cuda, read_ct
-from SOPIRegistrationLib.cli.register import one_camera, pose_frame
+from SOPIRegistrationLib.cli.request import one_camera, pose_frame
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.geometry.files import load_geometry
