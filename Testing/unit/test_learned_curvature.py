@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from SOPIRegistrationLib.compare import Level
-from SOPIRegistrationLib.compare.objective import LevelObjective, compared_view, near_shadow
+from SOPIRegistrationLib.compare.objective import LevelObjective, compared_view, near_object
 from SOPIRegistrationLib.compare.target import targets_of
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
@@ -81,7 +81,7 @@ def test_an_objective_compares_what_lies_near_the_object_and_nothing_else(plate)
     level = Level(128, 11)
     view = compared_view(radiograph, target, T[None], level.pixels)
     volume = target.moving.for_camera(view.camera, T)
-    near = near_shadow(project(volume, view.camera, T[None]) > 0, level.window_px) & view.valid
+    near = near_object(volume, view.camera, T[None], level.window_px) & view.valid
     moved = se3.move_about(T, np.array([0.0, 0.01, 0.0, 0.4, 0.2, 0.0]), centre)
     objective = LevelObjective([radiograph], target, level, T[None], centre)
     for pose in (T, moved, T):

@@ -277,6 +277,11 @@ def around_object(
     return radiograph.on_pixels(radiograph.image[window], radiograph.valid[window], cropped)
 
 
+def near_object(volume, camera, T_lps_to_world: np.ndarray, window_px: int) -> np.ndarray:
+    """(S, rows, columns) bool: pixels whose window meets the projected object."""
+    return near_shadow(project(volume, camera, T_lps_to_world) > 0, window_px)
+
+
 def near_shadow(shadow: np.ndarray, window_px: int) -> np.ndarray:
     """(S, rows, columns) bool: pixels whose window meets a shadow (S, rows, columns)."""
     return ndimage.maximum_filter(shadow, size=(1, window_px, window_px))
