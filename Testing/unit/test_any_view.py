@@ -132,6 +132,7 @@ def test_files_keep_the_columns_as_stored(demo_case, from_behind, stated, tmp_pa
     assert np.corrcoef(drr[:, ::-1].ravel(), -stored.pixels.astype(float).ravel())[0, 1] < correlation - 0.2
 
 
+@pytest.mark.slow
 def test_time_that_is_up_is_said(subject, stated, demo_case):
     """An X-ray of nothing: whatever is tried ends in no agreement."""
     noise = np.random.default_rng(0).normal(size=demo_case.camera.shape).astype(np.float32)

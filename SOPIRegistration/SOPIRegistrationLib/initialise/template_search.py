@@ -186,7 +186,7 @@ def _turned(radiograph: PreparedRadiograph, R: np.ndarray) -> PreparedRadiograph
     u, v = camera.project(turned.unit_rays() @ R).transpose(2, 0, 1)
     image = ndimage.map_coordinates(radiograph.image, [v, u], order=1, mode="nearest")
     valid = ndimage.map_coordinates(radiograph.valid.astype(np.float32), [v, u], order=1, mode="constant")
-    return PreparedRadiograph(image, valid > 0.5, turned, radiograph.name)
+    return radiograph.on_pixels(image, valid > 0.5, turned)
 
 
 def _symmetric_grid(extent, step):
