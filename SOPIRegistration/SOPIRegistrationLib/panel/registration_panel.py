@@ -221,8 +221,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
                 self._strip.show_note(f"The {' and the '.join(gone)} was removed from the scene.")
         elif self.is_running and gone:
             self.abandon()
-        elif session.case is not None and not session.overlay.is_complete:
-            # Somebody cleaned up the picture or the DRR: the next drawing makes them anew.
+        elif session.case is not None and not session.has_all_pictures:
+            # Somebody cleaned up a picture or a DRR: the next drawing makes them anew.
             self._picture.rests()
         self._on_table()
 
