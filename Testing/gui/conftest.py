@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,28 @@ def reload_panel():
 def user(host, widget):
     """Somebody before the panel, with an empty scene."""
     return User(host, widget)
+
+
+@pytest.fixture(scope="session")
+def side_xray(demo_case):
+    """What :func:`side_view` gives of the demo case."""
+    return side_view(demo_case)
+
+
+def side_view(demo_case):
+    """(camera, picture) of a second C-arm 60 deg beside that of the demo case, whose world is its camera."""
+    from SOPIRegistrationLib.geometry import se3
+    from SOPIRegistrationLib.images.ct_preparation import prepare_ct
+    from SOPIRegistrationLib.projector import project
+    from SOPIRegistrationLib.subject import Subject
+
+    subject = Subject(prepare_ct(demo_case.ct))
+    centre = (demo_case.T_true @ [*subject.ct.rotation_centre_lps_mm, 1.0])[:3]
+    about = np.eye(4)
+    about[:3, 3] = centre
+    turn = about @ se3.exp_se3(np.array([0, np.deg2rad(60), 0, 0, 0, 0])) @ se3.invert_rigid(about)
+    camera = replace(demo_case.camera, name="side", T_world_to_camera=turn)
+    return camera, 6e4 * np.exp(-project(subject.body.level(1), camera, demo_case.T_true))
 
 
 class User:

@@ -5,8 +5,8 @@
 The test host's views are real VTK pipelines; each change of a volume node costs what the application was
 seen to take for it under software rendering (50 ms). The mouse drags the demo case in the fusion view for
 five seconds. With ``--xrays 2`` a second X-ray of a calibrated set is shown beside, in views of its own; the
-pictures of both are counted. ``--old`` shows the DRR as it was done before: two volumes changed one after the other,
-always 256 pixels. Prints one JSON line.
+pictures of both are counted. ``--old`` shows the DRR as it was done before: two volumes changed one after the
+other, always 256 pixels. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ def make_slow(scene, seconds: float) -> list[float]:
 
 def open_case(xrays: int):
     """A user before the demo case, with one or two X-rays of it."""
+    from conftest import side_view
     from measure_panel import open_panel
     from SOPIRegistrationLib.simulation.demo import demo_case
-    from test_side_by_side import side_view, take_biplane
+    from test_side_by_side import take_biplane
 
     user, case = open_panel(), demo_case(1)
     if xrays == 1:

@@ -23,7 +23,7 @@ _SETTINGS = {"mix": 0.5, "edge_strength": 1.0, "curtain": 0.5, "lens_down": 0.5,
 _BONE_DARK = "SOPIRegistration.BoneDark"
 _OPACITY = "SOPIRegistration.Opacity"
 _XRAY, _DRR, _FIELD = "xray", "drr", "field"
-# On what only the picture needs, which of several it is: it is left behind where somebody removes the picture.
+# On what only a picture needs, which one: it stays behind where somebody removes the picture.
 _MADE_FOR = "SOPIRegistration.MadeForXray"
 
 
@@ -81,8 +81,7 @@ class Overlay:
             picture.SetAttribute(_MODE, OVERLAY_MODES[0])
             picture.SetAttribute(_NUMBER, str(self._number))
             self._remove_left_behind(drrNode)
-        if self._number:
-            drrNode.SetAttribute(_MADE_FOR, str(self._number))
+        drrNode.SetAttribute(_MADE_FOR, str(self._number))
         images = {_XRAY: xrayNode.GetID(), _DRR: drrNode.GetID()}
         same = all(picture.GetNodeReferenceID(role) == node_id for role, node_id in images.items())
         same = same and picture.GetAttribute(_OPACITY) == str(int(opacity))
