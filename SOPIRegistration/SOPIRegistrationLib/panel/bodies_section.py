@@ -13,7 +13,7 @@ from SOPIRegistrationLib.panel.entries import with_body
 from SOPIRegistrationLib.panel.messages import errors_shown
 from SOPIRegistrationLib.panel.result_content import verdicts_of
 from SOPIRegistrationLib.panel.session import Session
-from SOPIRegistrationLib.panel.strip_section import VERDICTS, error_text
+from SOPIRegistrationLib.panel.strip_section import error_text, verdict_item
 from SOPIRegistrationLib.panel.tables import lay_out_table
 from SOPIRegistrationLib.registration.body_inputs import BY_KIND, FIXED, FREE
 from SOPIRegistrationLib.scene import BodyEntry
@@ -68,15 +68,11 @@ class BodiesSection:
         table.setRowCount(len(entries))
         for row, one in enumerate(entries):
             verdict = verdicts.get(one.name if len(entries) > 1 else "", verdicts.get(one.name))
-            words, colour = ("–", "#000000") if verdict is None else VERDICTS[verdict["status"]]
-            texts = one.name, self._made_of(one), self._motion_text(one), words
-            for column, text in enumerate(texts):
-                item = qt.QTableWidgetItem(text)
-                if column == 0:
-                    item.setIcon(_swatch(one.colour))
-                elif column == 3:
-                    item.setForeground(qt.QBrush(qt.QColor(colour)))
-                    item.setToolTip(_reasons(verdict))
+            texts = one.name, self._made_of(one), self._motion_text(one)
+            items = [*map(qt.QTableWidgetItem, texts), verdict_item(verdict and verdict["status"])]
+            items[0].setIcon(_swatch(one.colour))
+            items[3].setToolTip(_reasons(verdict))
+            for column, item in enumerate(items):
                 table.setItem(row, column, item)
         if entries:
             table.selectRow(min(max(selected, 0), len(entries) - 1))

@@ -65,6 +65,9 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
                 "vtkMRMLMarkupsFiducialNode", "Landmarks in X-ray"
             )
         attach(p.transform, p.ctLandmarks)
+        for node in (p.ctLandmarks, p.xrayLandmarks):
+            # Numbers, as in the table: long names would cover what is looked at.
+            node.SetControlPointLabelFormat("%d")
         self._observe()
 
     def missing(self) -> str:

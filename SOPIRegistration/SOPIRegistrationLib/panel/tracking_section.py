@@ -97,6 +97,7 @@ class TrackingSection(slicer.util.VTKObservationMixin):
         self.removeObservers()
         self.plot.clear()
         self._ui.trackTable.setRowCount(0)
+        self._ui.trackBar.value = 0
         self._ui.trackLabel.text = _NOT_YET
         self._show_running(False)
 

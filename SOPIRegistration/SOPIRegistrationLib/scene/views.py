@@ -300,6 +300,7 @@ def _label() -> vtk.vtkTextActor:
     style = actor.GetTextProperty()
     style.SetFontSize(_LABEL_PIXELS)
     style.SetVerticalJustificationToTop()
+    style.SetLineSpacing(1.2)
     style.SetShadow(True)
     style.SetBackgroundColor(0, 0, 0)
     style.SetBackgroundOpacity(0.45)
