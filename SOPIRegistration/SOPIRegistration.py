@@ -76,10 +76,10 @@ def on_startup():
     )
 
 
-def load_sample():
-    """The demo case for the Sample Data module, which does not know of missing packages."""
-    requirements = Path(__file__).parent / "Resources" / "requirements.txt"
-    if not dependencies(requirements).ensure():
+def load_sample(packages=None):
+    """The demo case for the Sample Data module, which does not know of missing packages (Dependencies)."""
+    packages = packages or dependencies(Path(__file__).parent / "Resources" / "requirements.txt")
+    if not packages.ensure():
         return None
     return SOPIRegistrationLogic().loadDemoCase()
 
@@ -149,7 +149,7 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = SOPIRegistrationLogic()
-        self.dependencies = dependencies(self.resourcePath("requirements.txt"))
+        self.dependencies = self.makeDependencies()
         self.ui.installButton.connect("clicked(bool)", self.onInstall)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -169,13 +169,19 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 f"Registration needs Python packages that Slicer does not bring: {missing}."
             )
             return
-        from SOPIRegistrationLib.panel.registration_panel import RegistrationPanel
-
-        self.panel = RegistrationPanel(
-            self.ui, ensure_torch=lambda: self.dependencies.ensure_torch(torch_utils())
-        )
+        self.panel = self.makePanel()
         self.initializeParameterNode()
         self.panel.restore()
+
+    def makeDependencies(self):
+        """The packages that the panel needs."""
+        return dependencies(self.resourcePath("requirements.txt"))
+
+    def makePanel(self):
+        """The panel on the widgets, once all that it needs is installed."""
+        from SOPIRegistrationLib.panel.registration_panel import RegistrationPanel
+
+        return RegistrationPanel(self.ui, ensure_torch=lambda: self.dependencies.ensure_torch(torch_utils()))
 
     def onInstall(self):
         from SOPIRegistrationLib.panel.messages import errors_shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from support.rendering import can_render
@@ -265,10 +267,21 @@ def test_sections_that_are_complete_fold_once(demo):
     assert not demo.ui.inputsSection.collapsed
 
 
-def test_a_start_that_fails_leaves_the_training_section_as_it_was(user, demo_case, monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.setattr("sys.executable", "")
-    user.install_torch(lambda: True)
+@pytest.fixture
+def blocked_models():
+    """The folder of the user's models cannot be made: a file lies in its place."""
+    from SOPIRegistrationLib.patient_models import models_folder
+
+    folder = models_folder()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_bytes(b"")
+    yield
+    folder.unlink()
+
+
+def test_a_start_that_fails_leaves_the_training_section_as_it_was(blocked_models, open_with, demo_case):
+    user = open_with()
     user.take_demo(demo_case)
     user.show_views()
     user.click("trainButton")

@@ -156,10 +156,10 @@ def test_what_is_read_before_the_packages_are_installed_needs_python_alone():
     assert run.stdout.split() == []
 
 
-def test_sample_data_entry_makes_the_demo_case(host, widget, module, demo_case, monkeypatch):
+@pytest.mark.slow
+def test_sample_data_entry_makes_the_demo_case(host, widget, module):
     import slicer
 
-    monkeypatch.setattr("SOPIRegistrationLib.simulation.demo.demo_case", lambda seed: demo_case)
     (source,) = slicer.modules.sampleDataSources[module.SAMPLE_CATEGORY][-1:]
     nodes = source.customDownloader(source)
     parameters = widget.logic.getParameterNode()
