@@ -362,7 +362,7 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
                 "joint": bool(otherXrays),
                 "region": regionNode,
                 "regionLeftOut": regionLeftOut,
-                "timeLimit": timeLimit,
+                "timeLimit": float(timeLimit),
             },
             geometry,
             camera,

@@ -26,6 +26,21 @@ def test_verdicts_can_be_read_on_light_and_on_dark_windows(widget, background):
         assert (light + 0.05) / (dark + 0.05) >= LEAST_CONTRAST
 
 
+def test_every_control_is_reached_by_the_keyboard(widget):
+    from PySide6 import QtCore, QtWidgets
+
+    kinds = QtWidgets.QAbstractButton, QtWidgets.QComboBox, QtWidgets.QAbstractSpinBox, QtWidgets.QTableWidget
+    controls = [part for kind in kinds for part in vars(widget.ui).values() if isinstance(part, kind)]
+    tabbed = QtCore.Qt.FocusPolicy.TabFocus.value
+    missed = [
+        part.objectName()
+        for part in controls
+        if not QtWidgets.QWidget.focusPolicy(part).value & tabbed and part.objectName()
+    ]
+    assert len(controls) > 60
+    assert missed == []
+
+
 def sections(user) -> list:
     return [part for name, part in vars(user.ui).items() if name.endswith("Section")]
 
