@@ -4,8 +4,8 @@
         [--knee ../shared/data/knee_implant] [--only NAME ...]
 
 Writes small PNGs: empty, inputs chosen, running, accepted, rejected, landmarks solved, adjusting by hand and
-every fusion mode, two vertebrae as bodies of their own, a film tracked; with the wrist data also two X-rays of
-a calibrated set, with the knee's two implants without a CT. Times that a picture tells are those of the
+every fusion mode, two vertebrae as bodies of their own, a film tracked; with the wrist data two X-rays of a
+calibrated set, too, and with the knee two implants without a CT. Times that a picture tells are those of the
 machine: draw on an idle one.
 """
 
