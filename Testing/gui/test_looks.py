@@ -97,6 +97,8 @@ def test_nothing_is_cut_off_in_a_narrow_panel(user, demo_case):
     user.wait()
     assert [p.xrayLandmarks.GetNthControlPointLabel(n) for n in range(4)] == ["1", "2", "3", "4"]
     assert "fits as well" in user.ui.landmarkLabel.text
+    colours = [node.GetDisplayNode().GetSelectedColor() for node in (p.ctLandmarks, p.xrayLandmarks)]
+    assert colours[0] != colours[1]
     user.session.pose = T
     user.ui.initialiserCombo.setCurrentText("Current pose")
     user.click("initialiseButton")

@@ -14,6 +14,8 @@ from SOPIRegistrationLib.scene import LANDMARK_LAYOUT_ID, LAYOUT_ID, attach, lan
 
 _COLUMNS = ("Pair", "CT", "X-ray", "Residual")
 _LEAST_PAIRS = 4
+# Told from those of the CT, which are drawn where they project.
+_XRAY_COLOUR = (1.0, 0.85, 0.2)
 
 
 class LandmarkSection(slicer.util.VTKObservationMixin):
@@ -64,6 +66,8 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
             p.xrayLandmarks = self._session.scene.AddNewNodeByClass(
                 "vtkMRMLMarkupsFiducialNode", "Landmarks in X-ray"
             )
+            p.xrayLandmarks.CreateDefaultDisplayNodes()
+            p.xrayLandmarks.GetDisplayNode().SetSelectedColor(*_XRAY_COLOUR)
         attach(p.transform, p.ctLandmarks)
         for node in (p.ctLandmarks, p.xrayLandmarks):
             # Numbers, as in the table: long names would cover what is looked at.
