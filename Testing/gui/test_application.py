@@ -206,6 +206,31 @@ def test_the_3d_view_shows_the_body(demo, then):
     assert np.all(np.abs((low + high) / 2 - 0.5) < 0.15)
 
 
+def test_a_body_that_left_the_3d_view_is_followed_unless_somebody_has_come_close(demo):
+    """What it has grown to counts as well: bodies that move apart."""
+    views, case = demo.session.views, demo.session.case
+    camera = demo.host.app.layoutManager().threeDWidget(0).threeDView().cameraNode().GetCamera()
+
+    def move_apart():
+        demo.session.pose = case.frame.T_from_theta(np.array([0.0, 0.0, 0.0, 90.0, 60.0, 0.0]))
+        demo.wait()
+
+    views.fit()
+    place = camera.GetPosition()
+    move_apart()
+    views.keep_body_in_sight()
+    assert not np.allclose(camera.GetPosition(), place)
+    demo.click("nominalButton")
+    demo.wait()
+    views.fit()
+    camera.Dolly(3.0)
+    place = camera.GetPosition()
+    demo.session.pose = case.frame.T_from_theta(np.array([0.0, 0.0, 0.0, 3.0, 0.0, 0.0]))
+    demo.wait()
+    views.keep_body_in_sight()
+    np.testing.assert_allclose(camera.GetPosition(), place)
+
+
 def test_views_are_fitted_when_their_size_changes_and_never_while_somebody_zooms(demo):
     layouts = demo.host.app.layoutManager()
     node = layouts.sliceWidget("Fusion").mrmlSliceNode()

@@ -99,6 +99,12 @@ def test_nothing_is_cut_off_in_a_narrow_panel(user, demo_case):
     assert "fits as well" in user.ui.landmarkLabel.text
     colours = [node.GetDisplayNode().GetSelectedColor() for node in (p.ctLandmarks, p.xrayLandmarks)]
     assert colours[0] != colours[1]
+    for collapsed in (True, False):
+        user.ui.landmarksSection.collapsed = collapsed
+        user.wait()
+        assert [bool(n.GetDisplayVisibility()) for n in (p.ctLandmarks, p.xrayLandmarks)] == [
+            not collapsed
+        ] * 2
     user.session.pose = T
     user.ui.initialiserCombo.setCurrentText("Current pose")
     user.click("initialiseButton")

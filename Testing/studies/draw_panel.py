@@ -102,6 +102,7 @@ def draw_demo(user, album: Album) -> None:
     user.click("solveButton")
     user.wait()
     album.window("landmarks")
+    user.click("clearLandmarksButton")
     user.ui.landmarksSection.collapsed = True
     user.ui.initialiserCombo.setCurrentText("Current pose")
     user.ui.tzSlider.value = -120.0

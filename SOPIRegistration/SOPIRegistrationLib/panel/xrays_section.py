@@ -33,7 +33,7 @@ class XraysSection:
     ):
         self._ui, self._geometry, self._prepare, self._on_changed = ui, geometry, prepare, on_changed
         self._session: Session | None = None
-        lay_out_table(ui.xrayTable, _COLUMNS, self._on_cell)
+        lay_out_table(ui.xrayTable, _COLUMNS, self._on_cell, narrow=(0, 2, 3))
         ui.addXrayButton.connect("clicked(bool)", self._on_add)
         ui.removeXrayButton.connect("clicked(bool)", self._remove)
         self.show(None)
@@ -47,7 +47,9 @@ class XraysSection:
         for row, entry in enumerate(entries):
             texts = ("✓" if entry.used else "–", entry.node.GetName(), str(entry.frame or ""), entry.camera)
             for column, text in enumerate(texts):
-                table.setItem(row, column, qt.QTableWidgetItem(text))
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(text)
+                table.setItem(row, column, item)
         if session is not None:
             current = [n for n, entry in enumerate(entries) if entry.node is session.parameters.xray]
             if current:
