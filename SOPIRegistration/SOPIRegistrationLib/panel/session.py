@@ -262,7 +262,9 @@ class Session:
     @property
     def has_all_pictures(self) -> bool:
         """Whether nobody has taken a picture, or what it is made of, out of the scene."""
-        return all(overlay.is_complete for overlay in self._overlays)
+        nodes = [node for node, _ in self._xray_nodes(self.case)]
+        # That of an X-ray which has left the scene itself is not missed.
+        return all(one.is_complete or node is None for one, node in zip(self._overlays, nodes, strict=False))
 
     @property
     def xrays_shown(self) -> int:
@@ -277,8 +279,9 @@ class Session:
         """Show the DRRs with the bodies at a placement, their longer edges of at most ``pixels`` pixels."""
         self.show_drr(self._rendered(placement, pixels))
         for number, overlay in enumerate(self.overlay.beside):
-            self._put_beside(number, placement, pixels)
-            overlay.refresh()
+            if overlay.is_complete:
+                self._put_beside(number, placement, pixels)
+                overlay.refresh()
 
     def draw(self, number: int, placement: Placement, pixels: int) -> None:
         """The same over one X-ray alone, 0 for the one that is looked at, while something moves.
@@ -342,6 +345,8 @@ class Session:
         self.overlay.show_beside(min(len(case.others), bridge.MOST_XRAYS - 1))
         for number, overlay in enumerate(self.overlay.beside):
             one, (node, _) = case.beside(number), self._xray_nodes(case)[1 + number]
+            if node is None:
+                continue
             drr = self._put_beside(number, self.placement, REST_PIXELS)
             overlay.show(node, drr, one.bone_dark, one.xray.valid, opacity)
             overlay.take_over(self.overlay)
