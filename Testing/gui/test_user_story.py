@@ -465,6 +465,7 @@ def test_live_drr_follows_a_slider(user, demo_case):
     assert possible >= 15, f"{possible:.1f} updates a second of two cores"
 
 
+@pytest.mark.slow
 def test_self_test_of_the_module(user, module, demo_case, capsys):
     """As Reload and Test runs it in the application; a line a check, and a summary."""
     if not can_render():
@@ -482,6 +483,7 @@ def test_self_test_of_the_module(user, module, demo_case, capsys):
     assert "all passed" in summary
 
 
+@pytest.mark.slow
 def test_self_test_tells_what_is_wrong(user, module, demo_case, capsys):
     import slicer
 

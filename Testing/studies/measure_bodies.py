@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from SOPIRegistrationLib.cli.register import with_depth_of_start
+from SOPIRegistrationLib.cli.request import with_depth_of_start
 from SOPIRegistrationLib.evaluation.bent import BentCases
 from SOPIRegistrationLib.evaluation.configuration import read_configuration
 from SOPIRegistrationLib.evaluation.metrics import pose_error

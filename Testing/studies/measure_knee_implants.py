@@ -22,7 +22,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial import cKDTree
-from SOPIRegistrationLib.cli.register import with_depth_of_start
+from SOPIRegistrationLib.cli.request import with_depth_of_start
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.files import load_geometry
 from SOPIRegistrationLib.images.files import read_radiograph

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from SOPIRegistrationLib.cli.register import with_depth_of_start
+from SOPIRegistrationLib.cli.request import with_depth_of_start
 from SOPIRegistrationLib.geometry.files import load_geometry
 from SOPIRegistrationLib.registration.pose_files import read_start
 from SOPIRegistrationLib.subject import Subject

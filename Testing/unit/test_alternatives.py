@@ -19,7 +19,7 @@ from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.refine.alternatives import AMBIGUOUS, alike_poses, alternatives, near_poses
-from SOPIRegistrationLib.refine.jointly import Scene
+from SOPIRegistrationLib.refine.joint_scene import Scene
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.registration.outputs import write_results
 from SOPIRegistrationLib.registration.verdict import beside

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from SOPIRegistrationLib.cli.main import main
-from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Level, Reading, targets_of
+from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Level, Reading, Run, targets_of
 from SOPIRegistrationLib.compare.reliability import reliability
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.geometry import se3
@@ -19,7 +19,7 @@ from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
-from SOPIRegistrationLib.initialise.any_view import best_of, reaching_the_ends
+from SOPIRegistrationLib.initialise.any_view import AnyView, best_of, reaching_the_ends
 from SOPIRegistrationLib.initialise.template_search import SearchRange
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration import register
@@ -82,6 +82,22 @@ def test_auto_finds_what_the_geometry_does_not_say(subject, stated, demo_case, f
 
 
 @pytest.mark.slow
+def test_tilted_further_than_the_views_it_is_found_about_the_stated_one(subject, stated, demo_case):
+    T_true = stated.T_from_theta(np.array([*np.deg2rad([57.0, 8.0, -20.0]), 15.0, 10.0, 60.0]))
+    integrals = fine_line_integrals(SEED, demo_case.camera, T_true)
+    xray = simulate_radiograph(integrals, XRayDegradation(photons=1e6), np.random.default_rng(3), "tilted")
+    reading = Reading((prepare_radiograph(xray, demo_case.camera),))
+    case = Case(subject, reading, stated, may_be_mirrored=True, any_view=True)
+
+    def nearest(search: AnyView) -> float:
+        lots = search.lots(case, reading, Run(case), case.targets[0])
+        poses = np.concatenate([lot.T for lot in lots if not lot.comparison.reading.mirrored])
+        return min(error(subject, demo_case.camera, T, T_true).rotation_deg for T in poses)
+
+    assert nearest(AnyView(pixels=48, as_stated=True)) < 8 < nearest(AnyView())
+
+
+@pytest.mark.slow
 def test_an_order_is_not_questioned(subject, stated, demo_case, from_behind):
     """Told that it is not mirrored, it does not say that it is; told that it is, it finds it as such."""
     stored, T_true = from_behind
@@ -116,6 +132,7 @@ def test_files_keep_the_columns_as_stored(demo_case, from_behind, stated, tmp_pa
     assert np.corrcoef(drr[:, ::-1].ravel(), -stored.pixels.astype(float).ravel())[0, 1] < correlation - 0.2
 
 
+@pytest.mark.slow
 def test_time_that_is_up_is_said(subject, stated, demo_case):
     """An X-ray of nothing: whatever is tried ends in no agreement."""
     noise = np.random.default_rng(0).normal(size=demo_case.camera.shape).astype(np.float32)

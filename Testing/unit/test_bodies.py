@@ -22,7 +22,8 @@ from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.optimise.least_squares import NormalEquations, levenberg_marquardt
 from SOPIRegistrationLib.projector import ProjectorVolume, project, project_with_jacobian
 from SOPIRegistrationLib.projector.bodies import project_bodies, project_bodies_with_jacobian
-from SOPIRegistrationLib.refine.jointly import JointObjective, Refined, Scene, refine_jointly
+from SOPIRegistrationLib.refine.joint_scene import Scene
+from SOPIRegistrationLib.refine.jointly import JointObjective, Refined, refine_jointly
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.registration.bodies import register_bodies
 from SOPIRegistrationLib.registration.bodies_verdict import judge_bodies
@@ -105,6 +106,7 @@ def test_a_bone_cut_out_of_a_ct_shows_what_it_shows_in_the_body(phantom, bodies,
     assert part.in_tissue is part.body
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not installed_version("itk-rtk"), reason="itk-rtk is not installed")
 def test_two_bodies_in_different_poses_are_the_sum_of_rtks_pictures():
     volumes, grid = two_volumes()
@@ -275,7 +277,7 @@ def test_a_body_far_from_its_place_is_not_accepted(bodies, bent_case):
     scene = Scene(bodies, [radiograph])
     wrong = scene.with_rest(true.copy())
     wrong[1] = se3.move_about(wrong[1], np.array([0.2, 0.15, 0.3, 6, 9, 0]), bodies["L4"].centre_lps_mm)
-    verdicts, _ = judge_bodies(scene, Refined(wrong, scene.objective(scene.kind.finest, wrong)))
+    verdicts, _ = judge_bodies(scene, Refined(wrong, JointObjective(scene, scene.kind.finest, wrong)))
     assert verdicts[1].status != "accept"
 
 

@@ -141,6 +141,7 @@ def test_a_bone_is_found_from_nothing_with_bright_and_dark_mistaken(case, subjec
     assert not result.mirrored
 
 
+@pytest.mark.slow
 def test_of_two_views_a_bone_turned_about_itself_and_of_another_depth_is_in_the_pool(case, T_true):
     """A forearm turns about itself far more than it tilts, and one view alone hardly tells depth."""
     first = case.reading.radiographs[0].other_polarity()

@@ -12,7 +12,8 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, XRayAngiographicImageStorage, generate_uid
 from SOPIRegistrationLib.cli.main import main
-from SOPIRegistrationLib.cli.register import say_contradictions
+from SOPIRegistrationLib.cli.request import say_contradictions
+from SOPIRegistrationLib.geometry.autoscoper_trial import AutoscoperTrial, write_autoscoper_trial
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.contradictions import contradictions, contradictions_of_set
@@ -203,6 +204,17 @@ def test_calibrations_of_one_camera_each_are_put_together(tmp_path, told):
     read = load_geometry(tmp_path / "set.json")
     assert [camera.name for camera in read.cameras] == ["a", "b"]
     np.testing.assert_allclose(read.cameras[1].T_world_to_camera, cameras()[1].T_world_to_camera)
+
+
+def test_a_trial_has_the_cameras_in_its_order(tmp_path, entry):
+    b, a = reversed(write_geometry(CArmGeometry(cameras()), tmp_path / "x.txt", "xmalab"))
+    path = tmp_path / "trial.cfg"
+    pictures = tmp_path / "second", tmp_path / "first"
+    trial = AutoscoperTrial((b, a), pictures, (tmp_path / "ct.tif",), ((False,) * 3,), ((1.0, 1.0, 1.0),))
+    write_autoscoper_trial(path, trial)
+    found = entry(path)
+    assert found["kind"] == "geometry"
+    assert [camera["name"] for camera in found["geometry"]["cameras"]] == ["b", "a"]
 
 
 def test_the_geometry_of_an_xray_is_written(tmp_path, pixels, told):

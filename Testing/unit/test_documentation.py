@@ -1,8 +1,9 @@
 """README and Docs/: their commands run, their links lead somewhere, and they tell of the program as it is.
 
-Above every block of shell commands stands how it is tested: ``<!-- run -->``, ``<!-- run: wrist -->`` (needs
-the real wrist data), ``<!-- run by .ci/run -->`` or ``<!-- not run: WHY -->``. The blocks of a page run one
-after the other in one folder, which holds the files of ``sopi demo`` in ``demo/``.
+Above every block of shell commands stands how it is tested: ``<!-- run -->``, ``<!-- run: wrist -->`` (with
+files of :func:`wrist`, :func:`knee` or :func:`spine`), ``<!-- run by .ci/run -->`` or ``<!-- not run: WHY
+-->``. The blocks of a page with the same marker run one after the other in one folder; that of ``run`` holds
+the files of ``sopi demo`` in ``demo/``.
 """
 
 from __future__ import annotations
@@ -22,15 +23,31 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
-from SOPIRegistrationLib import __version__
+import SimpleITK as sitk
+import SOPIRegistrationLib
+from SOPIRegistrationLib import (
+    Camera,
+    CArmGeometry,
+    PoseFrame,
+    ProjectorVolume,
+    __version__,
+    cut_up,
+    prepare_ct,
+    project,
+    write_geometry,
+)
 from SOPIRegistrationLib.cli.main import COMMANDS, main
+from SOPIRegistrationLib.registration.outputs import write_volume
+from SOPIRegistrationLib.simulation.bending import bent, bent_poses
+from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((ROOT / "Docs").rglob("*.md"))
 COMMAND_LINE = ROOT / "Docs" / "command-line.md"
-MARKERS = re.compile(r"<!-- (run|run: wrist|run by \.ci/run|not run: \S.*) -->")
+MARKERS = re.compile(r"<!-- (run|run: (?:wrist|knee|spine)|run by \.ci/run|not run: \S.*) -->")
 BLOCK = re.compile(r"(?:(<!-- .*? -->)\n)?```(?:sh|bash|shell|console)\n(.*?)\n```", re.DOTALL)
 # Pictures as well.
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -54,6 +71,13 @@ def calls(page: Path) -> list[str]:
     return [line for line in lines if line.startswith("sopi ")]
 
 
+def untagged(page: Path) -> list[str]:
+    """Calls of ``sopi`` in fenced blocks that are not said to be of a shell."""
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    fenced = re.findall(r"^```.*?^```", text, re.DOTALL | re.MULTILINE)
+    return [line for block in fenced for line in block.splitlines() if line.startswith("sopi ")]
+
+
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
@@ -75,16 +99,17 @@ def folder(demo_run, tmp_path) -> Path:
     return tmp_path
 
 
-@with_commands([page for page in PAGES if blocks(page)])
+@with_commands(PAGES)
 def test_every_command_says_how_it_is_tested(page):
     unmarked = [b.commands for b in blocks(page) if not MARKERS.fullmatch(f"<!-- {b.marker} -->")]
+    assert not untagged(page), "begin the block with ```sh"
     assert not unmarked, "put <!-- run -->, <!-- run: wrist --> or <!-- not run: WHY --> above these"
 
 
 @with_commands([page for page in PAGES if calls(page)])
 def test_commands_have_the_options_they_are_shown_with(page):
     for call in calls(page):
-        _, name, *words = shlex.split(call)
+        _, name, *words = shlex.split(call, comments=True)
         parser = argparse.ArgumentParser(prog=call, exit_on_error=False)
         importlib.import_module(f"SOPIRegistrationLib.cli.{name}").add_arguments(parser)
         parser.parse_args(words)
@@ -116,15 +141,58 @@ def test_commands_run(page, folder):
     run_in(folder, [block.commands for block in blocks(page) if block.marker == "run"])
 
 
+def wrist(folder: Path, request) -> None:
+    """The real wrist, with a start pose."""
+    shutil.copytree(request.getfixturevalue("shared_data") / "wrist", folder, dirs_exist_ok=True)
+    gold = json.loads((folder / "gold_0099.json").read_text())["T_lps_to_camera"]["cam01"]
+    (folder / "start.json").write_text(json.dumps({"pose": {"T_lps_to_camera": gold}}))
+
+
+def knee(folder: Path, request) -> None:
+    """The real knee replacement, two moments of it."""
+    data = request.getfixturevalue("shared_data") / "knee_implant"
+    for file in [*data.glob("*.stl"), *data.glob("*.json"), *data.glob("cam0*/frame_00[01]2.png")]:
+        (folder / file.relative_to(data)).parent.mkdir(exist_ok=True)
+        shutil.copy(file, folder / file.relative_to(data))
+
+
+def spine(folder: Path, request) -> None:
+    """A trunk with labelled vertebrae that bent a little between CT and X-ray."""
+    phantom = lumbar_phantom(3, 4.0, (256.0, 256.0, 200.0))
+    bodies = cut_up(prepare_ct(phantom.ct), phantom.labels, {22: "L3", 23: "L4", 24: "L5"})
+    centres = np.array([body.centre_lps_mm for body in bodies.bodies])
+    motions = bent_poses(centres, np.random.default_rng(5), 4.0, 2.0)
+    volume = bent(bodies, dict(zip(bodies.names, motions, strict=True)))
+    camera = Camera.from_c_arm(1011.7, (1.6, 1.6), 128, 128)
+    frame = PoseFrame(bodies.whole.ct.rotation_centre_lps_mm, 700.0)
+    image = np.exp(-project(ProjectorVolume(volume), camera, frame.T_nominal))
+    write_volume(folder / "ct.nii.gz", phantom.ct)
+    labels = np.where(np.isin(phantom.labels.array, [22, 23, 24]), phantom.labels.array, 0)
+    write_volume(folder / "vertebrae.nii.gz", phantom.labels.same_grid(labels))
+    sitk.WriteImage(sitk.GetImageFromArray((60000 * image).astype(np.uint16)), str(folder / "xray.png"))
+    write_geometry(CArmGeometry((camera,), 700.0, "AP"), folder / "carm.json")
+
+
+def blocks_with(page: Path, files) -> list[str]:
+    """Commands of a page that run with the files which a function of this name makes."""
+    return [block.commands for block in blocks(page) if block.marker == f"run: {files.__name__}"]
+
+
+with_files = [
+    pytest.param(page, files, id=f"{name_of(page)}-{files.__name__}")
+    for page in PAGES
+    for files in (wrist, knee, spine)
+    if blocks_with(page, files)
+]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-@with_commands([page for page in PAGES if any(block.marker == "run: wrist" for block in blocks(page))])
-def test_commands_on_the_wrist_run(page, shared_data, tmp_path):
-    shutil.copytree(shared_data / "wrist", tmp_path, dirs_exist_ok=True)
-    gold = json.loads((tmp_path / "gold_0099.json").read_text())["T_lps_to_camera"]["cam01"]
-    (tmp_path / "start.json").write_text(json.dumps({"pose": {"T_lps_to_camera": gold}}))
-    run_in(tmp_path, [block.commands for block in blocks(page) if block.marker == "run: wrist"])
+@pytest.mark.parametrize(("page", "files"), with_files)
+def test_commands_with_files_of_their_own_run(page, files, tmp_path, request):
+    files(tmp_path, request)
+    run_in(tmp_path, blocks_with(page, files))
 
 
 def run_in(folder: Path, commands: list[str]) -> None:
@@ -155,6 +223,14 @@ def test_the_python_example_registers_the_demo(folder, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("accept")
 
 
+@pytest.mark.slow
+def test_the_python_examples_of_several_bodies(tmp_path, monkeypatch, capsys, request):
+    spine(tmp_path, request)
+    names = run_python("bodies.md", tmp_path, monkeypatch)
+    assert [body.verdict.status for body in names["result"].bodies] == ["accept"] * 3
+    assert capsys.readouterr().out.startswith("L3 accept")
+
+
 def run_python(page: str, folder: Path, monkeypatch) -> dict:
     """Run the Python blocks of a page of Docs/ in a folder, as one program; its names at the end."""
     text = (ROOT / "Docs" / page).read_text(encoding="utf-8")
@@ -163,6 +239,12 @@ def run_python(page: str, folder: Path, monkeypatch) -> dict:
     names: dict = {"__name__": "__main__"}
     exec(compile(program, page, "exec", dont_inherit=True), names)
     return names
+
+
+def test_every_public_name_is_on_the_python_page():
+    page = (ROOT / "Docs" / "python.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^::: SOPIRegistrationLib\.[\w.]+\.(\w+)$", page, re.MULTILINE))
+    assert shown == {*SOPIRegistrationLib.__all__} - {"__version__"}
 
 
 def test_importing_the_package_loads_nothing_and_every_public_name_is_there():

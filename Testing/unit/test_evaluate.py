@@ -13,6 +13,7 @@ from SOPIRegistrationLib.evaluation.methods import METHODS, EvaluatedMethod
 from SOPIRegistrationLib.evaluation.metrics import mean_interval
 from SOPIRegistrationLib.evaluation.page import page_of
 from SOPIRegistrationLib.evaluation.peers import installed_version
+from SOPIRegistrationLib.evaluation.problem import Estimate
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
 from SOPIRegistrationLib.evaluation.runner import default_workers
 from SOPIRegistrationLib.evaluation.series import Series
@@ -38,6 +39,20 @@ def finished(ct, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "out"
     assert evaluate(out, ct, "--methods", "initial,opt", "--cases", 2) == 0
     return out
+
+
+@pytest.fixture
+def added():
+    """Adds a method to those that can be evaluated, for one test."""
+    names = []
+
+    def add(name, solve, label="", about=""):
+        METHODS[name] = EvaluatedMethod(label, about, solve)
+        names.append(name)
+
+    yield add
+    for name in names:
+        del METHODS[name]
 
 
 @pytest.fixture
@@ -89,17 +104,15 @@ def test_what_is_random_in_a_method_comes_from_the_seed(ct, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stopped_run_continues(copied, finished, ct, monkeypatch):
+def test_a_stopped_run_continues(copied, finished, ct):
     """Half a line at the end, as a killed process leaves it, is done again; nothing else is."""
     path = copied / "results.csv"
     whole = path.read_bytes()
     kept = whole.rstrip(b"\n").rsplit(b"\n", 1)[0] + b"\n"
     path.write_bytes(kept + whole[len(kept) : len(kept) + 40])
-    called = []
-    monkeypatch.setitem(METHODS, "initial", EvaluatedMethod("", "", lambda *_: called.append("initial")))
     assert evaluate(copied, ct, "--methods", "initial,opt", "--cases", 2) == 0
-    assert not called
     assert path.read_bytes().startswith(kept)
+    assert path.read_bytes().count(b"\n") == whole.count(b"\n")
     before, after = rows_of(finished), rows_of(copied)
     assert all(poses(before[key]) == poses(after[key]) for key in before)
 
@@ -155,46 +168,49 @@ def test_another_evaluation_in_the_same_folder_is_refused(copied, ct, capsys, op
     assert (copied / "results.csv").read_bytes() == before
 
 
-def raising(problem, report):
-    raise ValueError("no\nluck")
-
-
 def endless(problem, report):
     while True:
         report(Progress("on and on"))
 
 
 @pytest.mark.slow
-def test_what_raises_or_never_ends_is_a_row_with_its_error(ct, tmp_path, monkeypatch):
-    monkeypatch.setitem(METHODS, "opt", EvaluatedMethod("Raising", "raises", raising))
-    monkeypatch.setitem(METHODS, "search", EvaluatedMethod("Endless", "never ends", endless))
+def test_what_raises_or_never_ends_is_a_row_with_its_error(ct, tmp_path, added):
+    has_luck = []
+
+    def raising(problem, report):
+        if not has_luck:
+            raise ValueError("no\nluck")
+        return Estimate(problem.T_start)
+
+    added("raising", raising, "Raising", "raises")
+    added("endless", endless, "Endless", "never ends")
     options = ("--cases", 2, "--timeout", 0.2)
-    assert evaluate(tmp_path, ct, "--methods", "opt,search,initial", *options) == 0
+    assert evaluate(tmp_path, ct, "--methods", "raising,endless,initial", *options) == 0
     rows = rows_of(tmp_path)
     for number in (0, 1):
-        assert rows[number, "opt"]["error"] == "ValueError: no luck"
-        assert "timed out" in rows[number, "search"]["error"]
-        assert rows[number, "search"]["mtre_mm"] == ""
+        assert rows[number, "raising"]["error"] == "ValueError: no luck"
+        assert "timed out" in rows[number, "endless"]["error"]
+        assert rows[number, "endless"]["mtre_mm"] == ""
         assert rows[number, "initial"]["error"] == ""
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "| Raising | 2 (2) |  |  | 100.0 [34.2, 100.0] |" in text
-    assert "- case 1, `opt`: ValueError: no luck" in text
+    assert "- case 1, `raising`: ValueError: no luck" in text
 
     # Errors stay until they are to be tried again.
-    monkeypatch.setitem(METHODS, "opt", EvaluatedMethod("Initial", "", METHODS["initial"].solve))
-    assert evaluate(tmp_path, ct, "--methods", "opt", *options) == 0
-    assert rows_of(tmp_path)[0, "opt"]["error"] != ""
-    assert evaluate(tmp_path, ct, "--methods", "opt", *options, "--retry") == 0
-    assert rows_of(tmp_path)[0, "opt"]["error"] == ""
-    assert "Raising" not in (tmp_path / "table.md").read_text(encoding="utf-8")
+    has_luck.append(True)
+    assert evaluate(tmp_path, ct, "--methods", "raising", *options) == 0
+    assert rows_of(tmp_path)[0, "raising"]["error"] != ""
+    assert evaluate(tmp_path, ct, "--methods", "raising", *options, "--retry") == 0
+    assert rows_of(tmp_path)[0, "raising"]["error"] == ""
+    assert "| Raising | 2 |" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
-def test_an_interruption_keeps_what_is_done(ct, tmp_path, monkeypatch, capsys):
+def test_an_interruption_keeps_what_is_done(ct, tmp_path, added, capsys):
     def interrupted(problem, report):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(METHODS, "opt", EvaluatedMethod("", "", interrupted))
-    assert evaluate(tmp_path, ct, "--methods", "initial,opt", "--cases", 2) == 130
+    added("interrupted", interrupted)
+    assert evaluate(tmp_path, ct, "--methods", "initial,interrupted", "--cases", 2) == 130
     assert "1 rows are in" in capsys.readouterr().err
     assert set(rows_of(tmp_path)) == {(0, "initial")}
 

@@ -68,6 +68,7 @@ def refused(folder: Path, text: str) -> str:
     return str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_file_is_run_group_by_group_and_continued(folder, tmp_path, capsys):
     path, out = folder / "small.toml", tmp_path / "out"
     path.write_text(SMALL, encoding="utf-8")

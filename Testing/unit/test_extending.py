@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -35,11 +33,13 @@ def example(heading: str) -> dict:
     return names
 
 
-def as_module(monkeypatch, name: str, names: dict) -> None:
-    """Make an example the module that its entry names."""
-    module = ModuleType(f"SOPIRegistrationLib.{name}")
-    module.__dict__.update(names)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+@pytest.fixture(autouse=True)
+def lists():
+    """Entries that an example adds are gone after it."""
+    kept = [(entries, list(entries)) for entries in (methods.INITIALISERS, methods.REFINEMENTS)]
+    yield
+    for entries, before in kept:
+        entries[:] = before
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +49,10 @@ def prepared(demo_case):
     return subject, [xray], PoseFrame(subject.ct.rotation_centre_lps_mm, 700.0)
 
 
-def test_an_initialiser_is_a_class_and_an_entry(prepared, demo_case, monkeypatch, capsys):
-    names = example("An initialiser")
+def test_an_initialiser_is_a_class_and_an_entry(prepared, demo_case, capsys):
     with pytest.raises(InputError, match="unknown init 'quarter-turns'"):
         RegistrationSettings("quarter-turns")
-    as_module(monkeypatch, "initialise.quarter_turns", names)
-    monkeypatch.setattr(methods, "INITIALISERS", (*methods.INITIALISERS, names["entry"]))
+    example("An initialiser")
     result = register(*prepared, RegistrationSettings("quarter-turns"))
     assert result.method == "quarter turns + opt"
     assert result.verdict.status == "accept"
@@ -64,10 +62,8 @@ def test_an_initialiser_is_a_class_and_an_entry(prepared, demo_case, monkeypatch
     assert "quarter-turns|[BODY=]FILE" in capsys.readouterr().out.replace("\n", "").replace(" ", "")
 
 
-def test_a_refiner_is_a_class_and_an_entry(prepared, demo_case, monkeypatch):
-    as_module(monkeypatch, "refine.narrowed", example("A refiner"))
-    entry = methods.Method("narrow", "refine.narrowed:Narrowed")
-    monkeypatch.setattr(methods, "REFINEMENTS", (*methods.REFINEMENTS, entry))
+def test_a_refiner_is_a_class_and_an_entry(prepared):
+    example("A refiner")
     result = register(*prepared, RegistrationSettings("nominal", "narrow"))
     assert [stage.name for stage in result.stages[-2:]] == ["256 px, 21 px windows", "256 px, 9 px windows"]
     assert result.verdict.status == "accept"

@@ -12,28 +12,36 @@ from pathlib import Path
 import pytest
 import SOPIRegistrationLib
 
-PROJECT = """
-import warnings
-import numpy as np
-import SOPIRegistrationLib
-from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.images.volume import Volume
-from SOPIRegistrationLib.projector import ProjectorVolume, project
-warnings.simplefilter("error")
-pose = np.eye(4)
-pose[2, 3] = 100
-volume = ProjectorVolume(Volume(np.full((4, 4, 4), 0.5, np.float32), np.eye(4)), backend="fused_cpu")
-image = project(volume, Camera.from_c_arm(200, (4.0, 4.0), 8, 8), pose)
-print(SOPIRegistrationLib.__file__, float(image.max()) > 0)
+# In place of the projector, which takes seconds to compile.
+KERNEL = """
+from SOPIRegistrationLib.projector.kernel_cache import compiled
+
+@compiled(fastmath=True)
+def twice(number):
+    return 2 * number
 """
+RUN = """
+import warnings
+warnings.simplefilter("error")
+import SOPIRegistrationLib
+from SOPIRegistrationLib.kernel import twice
+print(SOPIRegistrationLib.__file__, twice(21))
+"""
+
+
+def copied(folder: Path) -> Path:
+    """A copy of the package in a folder, with a kernel that compiles at once."""
+    source = Path(SOPIRegistrationLib.__file__).parent
+    copy = folder / "installed" / source.name
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "kernel.py").write_text(KERNEL)
+    return copy
 
 
 @pytest.fixture
 def package(tmp_path) -> Path:
     """A copy of the package into which nothing can be written, not even by root."""
-    source = Path(SOPIRegistrationLib.__file__).parent
-    copy = tmp_path / "installed" / source.name
-    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    copy = copied(tmp_path)
     for folder in [copy, *copy.rglob("*/")]:
         (folder / "__pycache__").touch()
     for path in sorted(copy.rglob("*"), reverse=True):
@@ -44,7 +52,7 @@ def package(tmp_path) -> Path:
 
 
 def run(package: Path, temporary: Path) -> None:
-    """Project in a process whose home is no folder."""
+    """Compile and run a kernel in a process whose home is no folder."""
     hidden = ("HOME", "USERPROFILE", "LOCALAPPDATA", "NUMBA_CACHE_DIR", "PYTHONPATH")
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("XDG_", *hidden))
@@ -57,10 +65,10 @@ def run(package: Path, temporary: Path) -> None:
         "PYTHONPATH": str(package.parent),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    done = subprocess.run([sys.executable, "-c", PROJECT], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert done.stdout.split() == [str(package / "__init__.py"), "True"]
+    assert done.stdout.split() == [str(package / "__init__.py"), "42"]
 
 
 def test_kernels_of_a_read_only_installation_are_kept_in_a_private_temporary_folder(package, tmp_path):
@@ -85,9 +93,7 @@ def test_a_temporary_folder_that_others_can_write_to_is_not_used(package, tmp_pa
 
 
 def test_kernels_are_kept_beside_the_source_where_that_can_be_written(tmp_path):
-    source = Path(SOPIRegistrationLib.__file__).parent
-    copy = tmp_path / "installed" / source.name
-    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    copy = copied(tmp_path)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     run(copy, temporary)

@@ -7,17 +7,19 @@ import pytest
 from scipy.spatial.transform import Rotation
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.autoscoper_trial import (
+    AutoscoperTrial,
+    read_autoscoper_trial,
+    write_autoscoper_trial,
+)
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.tracking.motion_files import (
-    AutoscoperTrial,
     autoscoper_axes,
     autoscoper_pose_of_lps,
     lps_pose_of_autoscoper,
     read_autoscoper_track,
-    read_autoscoper_trial,
     read_jointtrack,
     write_autoscoper_track,
-    write_autoscoper_trial,
     write_jointtrack,
 )
 

@@ -46,6 +46,7 @@ def case(demo_case):
     return Subject(prepare_ct(demo_case.ct, demo_case.labels)), frame, xray, T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["nominal", "search"])
 def test_a_crop_whose_principal_point_is_outside_is_registered(case, init):
     subject, frame, xray, T = case

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,6 +10,7 @@ from SOPIRegistrationLib.projector import ProjectorVolume, project, project_with
 from SOPIRegistrationLib.projector.fused_cuda import availability
 from support.objects import noise_volume
 from support.projections import assert_jacobians_agree, oblique_poses, off_centre_camera, relative_difference
+from support.triton_interpreter import interpreted
 
 
 @pytest.fixture
@@ -47,24 +45,7 @@ np.savez(sys.argv[2], image=image, jacobian=jacobian)
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (pip install triton)")
 def test_kernel_agrees_with_the_cpu_in_the_interpreter(volume, tmp_path):
     camera, T = off_centre_camera(37, 21), oblique_poses(volume.volume, 2)
-    np.savez(
-        tmp_path / "case.npz",
-        voxels=volume.volume.array,
-        index_to_lps=volume.volume.index_to_lps,
-        T=T,
-        K_inverse=camera.K_inverse,
-        shape=camera.shape,
-        step_mm=volume.default_step_mm,
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", INTERPRETED, str(tmp_path / "case.npz"), str(tmp_path / "result.npz")],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert run.returncode == 0, run.stderr
-    result = np.load(tmp_path / "result.npz")
+    result = interpreted(INTERPRETED, tmp_path, volume, camera, T)
     image, jacobian = project_with_jacobian(volume, camera, T, backend="fused_cpu")
     assert relative_difference(result["image"], image) < 1e-5
     assert_jacobians_agree(np.moveaxis(result["jacobian"], 1, -1), jacobian, stray=0.005)

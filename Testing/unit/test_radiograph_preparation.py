@@ -11,6 +11,7 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.images.field_of_view import FieldOfView, find_field, ranks
 from SOPIRegistrationLib.images.files import read_radiograph
+from SOPIRegistrationLib.images.pyramid import resampled_radiograph, square_radiograph
 from SOPIRegistrationLib.images.radiograph import Radiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 
@@ -367,3 +368,12 @@ def test_an_expected_polarity_comes_first_and_the_other_after_it(expected, rng):
     assert agrees == expected
     other = prepared.other_polarity()
     assert (np.corrcoef(other.image[other.valid], -counts[other.valid])[0, 1] > 0) != expected
+
+
+@pytest.mark.parametrize("polarity", ["bone-dark", "bone-bright"])
+def test_coarser_pixels_and_parts_are_of_the_same_x_ray(polarity):
+    pixels = np.random.default_rng(3).uniform(100, 4000, (48, 64)).astype(np.float32)
+    camera = Camera.from_c_arm(1000.0, (1.0, 1.0), 64, 48)
+    prepared = prepare_radiograph(Radiograph(pixels, "film"), camera, polarity)
+    for view in (square_radiograph(prepared, 32), resampled_radiograph(prepared, 32, 24)):
+        assert (view.polarity, view.name) == (polarity, "film")

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from SOPIRegistrationLib.compare import (
     Case,
     Comparison,
@@ -378,6 +379,20 @@ def test_least_squares_never_gets_worse_and_stops_when_asked(landmarks):
     assert values == sorted(values)
     assert -values[-1] == equations(reports[-1].T[None], None).cost[0]
     assert [report.fraction for report in reports] == pytest.approx([k / 30 for k in range(1, 5)])
+
+
+def test_by_chance_a_search_finds_the_object_at_no_depth_rather_than_at_another(scene, rng):
+    """Near the source fewer pixels are compared: they agree by chance more easily, but must not win by it."""
+    noise = resampled_radiograph(scene.front, 32, 32)
+    smooth = ndimage.gaussian_filter(rng.normal(size=noise.image.shape), 2.0)
+    noise = replace(noise, image=smooth.astype(np.float32))
+    factors = (0.7, 1.0, 1.4)
+    grid = SearchRange(tilt_deg=20, roll_deg=20, depth_factors=factors, both_signs=True)
+    found = template_search(noise, scene.subject.body.level(2), scene.frame, grid, max_candidates=60)
+    depths = (found.T_lps_to_camera @ [*scene.frame.centre_lps_mm, 1])[:, 2] / SOD_MM
+    counts = [int(np.isclose(depths, factor, atol=0.02).sum()) for factor in factors]
+    assert sum(counts) == 60
+    assert max(counts) < 40, counts
 
 
 def test_search_finds_a_far_pose_and_can_be_cancelled(scene):

@@ -56,6 +56,7 @@ def test_an_unknown_region_is_refused():
         random_region("tail", 0, 5.0)
 
 
+@pytest.mark.slow
 def test_some_have_metal_and_contrast_agent():
     densest = {
         name: [random_region(name, seed, 6.0).ct.array.max() for seed in range(10)] for name in REGIONS
@@ -76,6 +77,7 @@ def test_knees_bend():
     assert max(lengths) - min(lengths) > 60
 
 
+@pytest.mark.slow
 def test_bent_spines_are_more_bent_than_others_and_some_have_arms():
     def sideways(phantom):
         """How far the vertebrae leave the line through the first and the last, mm."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -25,6 +22,7 @@ from SOPIRegistrationLib.simulation.xray import (
 from SOPIRegistrationLib.simulation.xray_batch import StoredXRays, attenuation_of_stored, simulate_xrays
 from support.objects import noise_volume
 from support.projections import oblique_poses, off_centre_camera
+from support.triton_interpreter import interpreted
 
 SHAPE = (40, 56)
 
@@ -176,25 +174,8 @@ def test_rendered_and_degraded_by_the_kernel_they_are_as_on_the_cpu(tmp_path):
     volume = ProjectorVolume(noise_volume((18, 15, 12)))
     camera, T = off_centre_camera(36, 28), oblique_poses(volume.volume, 3)
     noise = np.random.default_rng(0).normal(size=(3, *camera.shape)).astype(np.float32)
-    np.savez(
-        tmp_path / "case.npz",
-        voxels=volume.volume.array,
-        index_to_lps=volume.volume.index_to_lps,
-        T=T,
-        K_inverse=camera.K_inverse,
-        shape=camera.shape,
-        step_mm=volume.default_step_mm,
-        noise=noise,
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", INTERPRETED, str(tmp_path / "case.npz"), str(tmp_path / "result.npz")],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert run.returncode == 0, run.stderr
-    result = {name: torch.from_numpy(array) for name, array in np.load(tmp_path / "result.npz").items()}
+    arrays = interpreted(INTERPRETED, tmp_path, volume, camera, T, noise=noise)
+    result = {name: torch.from_numpy(array) for name, array in arrays.items()}
     rng = np.random.default_rng(7)
     degradations = [random_degradation(rng) for _ in T]
     line_integrals = project(volume, camera, T, backend="fused_cpu")

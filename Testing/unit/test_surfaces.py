@@ -17,7 +17,8 @@ from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.projector import project, project_with_jacobian
-from SOPIRegistrationLib.refine.jointly import Refined, Scene
+from SOPIRegistrationLib.refine.joint_scene import Scene
+from SOPIRegistrationLib.refine.jointly import JointObjective, Refined
 from SOPIRegistrationLib.refine.levels import through_levels
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.registration.bodies_verdict import judge_bodies
@@ -193,6 +194,7 @@ def second_view(case):
     )
 
 
+@pytest.mark.slow
 def test_two_views_fix_the_depth(subject, case, second_view):
     frame, T_true, first = case
     views = [prepare_radiograph(first, CAMERA, "bone-dark", of_metal=True), second_view]
@@ -249,7 +251,7 @@ def test_of_several_bodies_each_is_judged_by_its_weak_parts(case, second_view, s
     told = []
     for one in (subject, changed([-1, 1, 1], frame)):
         scene = Scene(Bodies.one(one), views)
-        refined = Refined(T_true[None], scene.objective(scene.kind.check, T_true[None]))
+        refined = Refined(T_true[None], JointObjective(scene, scene.kind.check, T_true[None]))
         [verdict], _ = judge_bodies(scene, refined)
         told.append(any("parts of the outline do not agree" in reason for reason in verdict.reasons))
     assert told == [False, True]

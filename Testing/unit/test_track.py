@@ -17,8 +17,14 @@ from SOPIRegistrationLib import PoseFrame, ProjectorVolume, Radiograph, Subject,
 from SOPIRegistrationLib.cli.main import main
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.autoscoper_trial import (
+    AutoscoperTrial,
+    read_autoscoper_trial,
+    write_autoscoper_trial,
+)
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.files import load_geometry, write_geometry
 from SOPIRegistrationLib.registration.outputs import write_volume
 from SOPIRegistrationLib.registration.pose_files import write_transform
 from SOPIRegistrationLib.registration.result import Verdict
@@ -29,9 +35,11 @@ from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.journal import NAME as JOURNAL
 from SOPIRegistrationLib.tracking.journal import Journal
 from SOPIRegistrationLib.tracking.motion_files import (
+    autoscoper_pose_of_lps,
     lps_pose_of_autoscoper,
     read_autoscoper_track,
     read_jointtrack,
+    write_autoscoper_track,
     write_jointtrack,
 )
 from SOPIRegistrationLib.tracking.smoothing import smoothed
@@ -351,6 +359,7 @@ def test_parts_of_a_labelled_ct_start_from_the_whole_one(files, tmp_path, scene)
         assert poses[3]["statistical_error_mm"] is None
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_table_of_an_undisturbed_one(files, tmp_path):
     more = ("--start", f"{files / 'start.tfm'}@1", "--polarity", "bone-dark")
     assert main(words(files, *more, "--out", tmp_path / "calm")) == 0
@@ -401,6 +410,39 @@ def test_a_track_starts_from_other_programs_files_and_is_written_as_such(files, 
     moved = read_autoscoper_track(tmp_path / "out" / "spine.tra")[0]
     again = lps_pose_of_autoscoper(moved, scene.ct.array.shape, scene.ct.index_to_lps)
     assert np.allclose(again, first, atol=1e-5)
+    # The whole trial is there: its cameras are those of the track, its stack is the CT.
+    trial = read_autoscoper_trial(tmp_path / "out" / "trial.cfg")
+    assert trial.sequences == (files / "frames",)
+    [camera] = load_geometry(tmp_path / "out" / "trial.cfg").cameras
+    assert np.allclose(camera.K, scene.camera.K)
+    stack = sitk.ReadImage(str(trial.volumes[0]))
+    assert np.array_equal(sitk.GetArrayFromImage(stack), np.clip(scene.ct.array + 1024.0, 0, 65535))
+    assert np.allclose(trial.voxel_sizes_mm[0], scene.ct.spacing_mm)
+
+
+def test_an_autoscoper_trial_is_tracked(files, tmp_path, scene, capsys):
+    """Its pictures by its cameras, from a row of its track."""
+    trial = tmp_path / "spine.cfg"
+    cameras = write_geometry(CArmGeometry((scene.camera,), SOD_MM, "AP"), tmp_path / "cam.txt", "xmalab")
+    voxel = tuple(scene.ct.spacing_mm.tolist())
+    write_autoscoper_trial(
+        trial,
+        AutoscoperTrial(
+            tuple(cameras), (files / "frames",), (tmp_path / "ct.tif",), ((False,) * 3,), (voxel,)
+        ),
+    )
+    T = Simulated(scene, 4).T(1)
+    grid = scene.ct.array.shape, scene.ct.index_to_lps
+    write_autoscoper_track(tmp_path / "spine.tra", [autoscoper_pose_of_lps(T, *grid)])
+    command = ["track", files / "spine.nrrd", "--xrays", trial, "--start", f"{tmp_path / 'spine.tra'}@1"]
+    command += ["--polarity", "bone-dark", "--time-limit", "2", "--out", tmp_path / "out"]
+    assert main([str(word) for word in command]) == 0
+    assert "spine  3 accept, 1 lost" in capsys.readouterr().out
+    assert main([str(word) for word in [*command[:4], files / "frames", *command[4:]]]) == 2
+    assert "names all X-rays of a trial" in capsys.readouterr().err
+    cameras[0].write_text("no camera")
+    assert main([str(word) for word in [*command[:-1], tmp_path / "other"]]) == 2
+    assert "holds no camera's calibration" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

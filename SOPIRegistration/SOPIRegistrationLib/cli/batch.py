@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from SOPIRegistrationLib.cli.main import INTERRUPTED, main
 from SOPIRegistrationLib.errors import InputError, line_of
 from SOPIRegistrationLib.evaluation.runner import default_workers
 from SOPIRegistrationLib.whole_files import write_whole
@@ -26,7 +27,6 @@ _COMMANDS = ("register", "track")
 _PLAIN = {"register": ("ct", "xray"), "track": ("body",)}
 # A column with several words in one cell divides them with this.
 _DIVIDER = ";"
-_INTERRUPTED = 130
 # A row that takes longer hangs: 1,000 frames of two bodies take less.
 _LONGEST_S = 4 * 3600.0
 
@@ -92,8 +92,6 @@ class Batch:
 
     def row(self, task: tuple[int], tell: Callable[[str], None]) -> Row:
         """Run a row's command line in this process; what it printed last stands for it."""
-        from SOPIRegistrationLib.cli.main import main
-
         [number] = task
         words, said = self.commands[number], io.StringIO()
         try:
@@ -150,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
             f"sopi batch: interrupted; {len(done)} rows are in {path}, the same command goes on",
             file=sys.stderr,
         )
-        return _INTERRUPTED
+        return INTERRUPTED
     failed = [row for row in done.values() if row["status"] == "failed"]
     for row in failed:
         print(f"row {row['row']} failed: {row['message']}", file=sys.stderr)

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from SOPIRegistrationLib.cli.common import progress_bar, staged
-from SOPIRegistrationLib.cli.register import Registered, Request, register_files, summary
+from SOPIRegistrationLib.cli.register import Registered, register_files, summary
+from SOPIRegistrationLib.cli.request import Request
 from SOPIRegistrationLib.evaluation.metrics import pose_error
 from SOPIRegistrationLib.registration.outputs import write_picture, write_volume
 from SOPIRegistrationLib.settings import RegistrationSettings

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.autoscoper_trial import SUFFIX
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.contradictions import contradictions, contradictions_of_set
@@ -27,7 +28,7 @@ from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.images.volume import Volume
 
-_TEXTS = (".json", ".txt", ".csv", ".yml", ".yaml", ".xml", ".toml")
+_TEXTS = (".json", ".txt", ".csv", ".yml", ".yaml", ".xml", ".toml", SUFFIX)
 _VOLUMES = ("CT", "MR", "PT")
 _DIRECTIONS = "LR", "PA", "SI"
 _ASSUMED_DISTANCE_MM = 1000.0

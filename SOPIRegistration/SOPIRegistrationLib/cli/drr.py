@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from SOPIRegistrationLib.cli.common import add_ct_arguments, add_view_argument, read_ct, staged
-from SOPIRegistrationLib.cli.register import one_camera, pose_frame, with_depth_of_start
+from SOPIRegistrationLib.cli.request import one_camera, pose_frame, with_depth_of_start
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera

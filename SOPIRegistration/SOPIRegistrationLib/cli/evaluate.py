@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from SOPIRegistrationLib.cli.common import parse_weights
+from SOPIRegistrationLib.cli.main import INTERRUPTED
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.configuration import (
     CASES_BY_DEFAULT,
@@ -28,7 +29,6 @@ from SOPIRegistrationLib.evaluation.simulated import CONTENTS, PHANTOMS_BY_DEFAU
 from SOPIRegistrationLib.evaluation.targets import TARGETS
 from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 
-_INTERRUPTED = 130
 _NUMBERS = ("cases", "seed", "baseline_pixels", "workers")
 _SIMULATED = ("protocol", "target", "content", "view", "pixels")
 
@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
             "command continues",
             file=sys.stderr,
         )
-        return _INTERRUPTED
+        return INTERRUPTED
     finally:
         results.close()
     print((args.out / TABLE).read_text(encoding="utf-8"))

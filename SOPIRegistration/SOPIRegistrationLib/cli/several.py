@@ -13,18 +13,17 @@ import numpy as np
 
 from SOPIRegistrationLib.cli.bodies import body_names, materials_of, read_body
 from SOPIRegistrationLib.cli.common import progress_bar, staged
-from SOPIRegistrationLib.cli.register import (
+from SOPIRegistrationLib.cli.request import (
     open_views,
     pose_frame,
+    prepared_views,
     request_of,
     say_contradictions,
     with_depth_of_start,
-    within_masks,
 )
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.files import read_volume
 from SOPIRegistrationLib.images.itk_reading import require_file
-from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.registration import warm_up
 from SOPIRegistrationLib.registration.bodies import register_bodies
 from SOPIRegistrationLib.registration.bodies_result import BodiesResult
@@ -62,12 +61,7 @@ def run_several(args: argparse.Namespace) -> int:
     bodies = read_bodies(paths, args.labels, args.material, request.mask, request.bone_threshold)
     bodies = bodies.held([_hold(word) for word in args.held], args.fixed)
     settings = request.settings
-    views = [
-        prepare_radiograph(radiograph, camera, settings.polarity, of_metal=bodies.are_metal)
-        for radiograph, camera in zip(radiographs, geometry.cameras, strict=True)
-    ]
-    if request.xray_mask:
-        views = within_masks(views, request.xray_mask, geometry)
+    views = prepared_views(request, radiographs, geometry, bodies.are_metal)
     of_whom = (bodies.whole or bodies.bodies[0].subject).ct
     first = starts.get("") or next(iter(starts.values()), None)
     if first is not None:

@@ -20,9 +20,11 @@ from SOPIRegistrationLib.cli.common import (
     progress_bar,
     staged,
 )
-from SOPIRegistrationLib.cli.register import pose_frame, with_depth_of_start
+from SOPIRegistrationLib.cli.main import INTERRUPTED
+from SOPIRegistrationLib.cli.request import pose_frame, with_depth_of_start
 from SOPIRegistrationLib.cli.several import labels_word, read_bodies
 from SOPIRegistrationLib.errors import Cancelled, InputError
+from SOPIRegistrationLib.geometry.autoscoper_trial import SUFFIX, read_autoscoper_trial
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.files import load_geometry
 from SOPIRegistrationLib.images.files import read_volume
@@ -33,6 +35,8 @@ from SOPIRegistrationLib.settings import NETWORKS, RegistrationSettings, options
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.subject.bodies import Bodies, RigidBody
 from SOPIRegistrationLib.subject.surface import is_surface
+from SOPIRegistrationLib.tracking.body import Body
+from SOPIRegistrationLib.tracking.finding import TrackingSettings
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.journal import Journal
 from SOPIRegistrationLib.tracking.kinematics import joint_values, read_joint
@@ -47,9 +51,7 @@ from SOPIRegistrationLib.tracking.sequences import open_sequence
 from SOPIRegistrationLib.tracking.smoothing import smoothed
 from SOPIRegistrationLib.tracking.tables import Motion, write_film, write_motion
 from SOPIRegistrationLib.tracking.track import STATUSES
-from SOPIRegistrationLib.tracking.tracker import Body, TrackingSettings, track
-
-_INTERRUPTED = 130
+from SOPIRegistrationLib.tracking.tracker import track
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="SEQUENCE",
         help="multi-frame DICOM, image stack (TIFF, NRRD, MHA, NIfTI), video (needs imageio[pyav]) or "
-        "folder of numbered pictures; one for each camera, in the geometry's order, synchronised",
+        "folder of numbered pictures; one for each camera, in the geometry's order, synchronised; or an "
+        "Autoscoper trial (.cfg), which names them and, without --geometry, the cameras",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     parser.add_argument(
@@ -113,7 +116,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         choices=[JOINTTRACK, AUTOSCOPER],
-        help="write the tracks for other programs, too: BODY_CAMERA.jts, BODY.tra (of CTs)",
+        help="write the tracks for other programs, too: BODY_CAMERA.jts; BODY.tra (of CTs), and of pictures "
+        "in folders a whole trial.cfg",
     )
     parser.add_argument("--film", action="store_true", help="write overlay.gif")
     parser.add_argument("--mask", type=Path, metavar="FILE", help="label map of the bones of a single CT")
@@ -135,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
     """
     settings = _settings(args)
     _require_options(args)
+    _open_trial(args)
     words = [_Start.of(word) for word in args.start]
     frames, known_cameras = _frames(args, settings.polarity)
     try:
@@ -162,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
                 f"sopi track: interrupted; {len(journal)} steps are kept, the same command goes on",
                 file=sys.stderr,
             )
-            return _INTERRUPTED
+            return INTERRUPTED
         seconds = time.perf_counter() - began
         written = _write(args, files, bodies, tracks, frames, joint)
         journal.finish()
@@ -186,6 +191,17 @@ def _require_options(args: argparse.Namespace) -> None:
     surface = next(filter(is_surface, args.body), None)
     if AUTOSCOPER in args.write_as and surface is not None:
         raise InputError(f"--write-as {AUTOSCOPER} is of CTs, and {surface} is a surface: leave it out")
+
+
+def _open_trial(args: argparse.Namespace) -> None:
+    """Put the X-rays and cameras in the place of an Autoscoper trial that was given as the X-rays."""
+    trials = [path for path in args.xrays if path.suffix.lower() == SUFFIX]
+    if not trials:
+        return
+    if len(args.xrays) > 1:
+        raise InputError(f"--xrays {trials[0]} names all X-rays of a trial: leave the others out")
+    args.geometry = args.geometry or str(trials[0])
+    args.xrays = list(read_autoscoper_trial(require_file(trials[0], "trial")).sequences)
 
 
 def _files(paths: Sequence[Path], bodies: Bodies) -> dict[str, Path]:
@@ -219,7 +235,7 @@ def _write_into(
     files = write_motion(folder, motion, args.transforms)
     for kind in args.write_as:
         volumes = [_stored(stored[body.name]) for body in motion.bodies]
-        files += write_as(kind, folder, motion.tracks, frames.geometry, volumes)
+        files += write_as(kind, folder, motion.tracks, frames, volumes)
     if args.film:
         moving = [body.subject.shown for body in motion.bodies]
         write_film(folder / "overlay.gif", motion, frames, moving)

@@ -8,9 +8,10 @@ import time
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from SOPIRegistrationLib.cli.common import add_view_argument, has_cuda, read_ct
-from SOPIRegistrationLib.cli.register import one_camera, pose_frame
+from SOPIRegistrationLib.cli.request import one_camera, pose_frame
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
 from SOPIRegistrationLib.geometry.files import load_geometry
@@ -28,6 +29,10 @@ from SOPIRegistrationLib.patient_models import (
     reached,
 )
 from SOPIRegistrationLib.registration.pose_files import read_start
+
+if TYPE_CHECKING:
+    from SOPIRegistrationLib.training.patient_settings import PatientTrainingSettings
+    from SOPIRegistrationLib.training.trainer import Trained
 
 # Names in networks.patient.CONFIGURATIONS, training.patient_settings.CONTENTS and LOSSES; those need torch.
 NETWORKS = tuple(name + parts for name in ("light", "A") for parts in ("", "+B", "+C", "+B+C"))
@@ -196,25 +201,11 @@ def _train(args: argparse.Namespace, watched: _Watched, began: float) -> int:
     import torch
 
     from SOPIRegistrationLib.networks.patient import CONFIGURATIONS
-    from SOPIRegistrationLib.networks.weights import model_card, save_weights
     from SOPIRegistrationLib.training.patient import configured, patient_trainer
-    from SOPIRegistrationLib.training.patient_settings import PatientTrainingSettings
 
     device = torch.device("cuda" if has_cuda(args.device) else "cpu")
     budget_minutes = _BUDGET_MINUTES[device.type] if args.budget is None else args.budget
-    growing = {field.name: field.default for field in fields(PatientTrainingSettings)}
-    settings = PatientTrainingSettings(
-        # What is read and prepared belongs to the time that a person waits.
-        budget_seconds=60 * budget_minutes,
-        steps=args.steps,
-        first_drrs=args.drrs or growing["first_drrs"],
-        new_drrs=0 if args.drrs else growing["new_drrs"],
-        deviation=None if args.range is None else tuple(args.range),
-        content=args.content,
-        strength=args.strength,
-        loss=args.loss,
-        seed=args.seed,
-    )
+    settings = _settings(args, 60 * budget_minutes)
     ct = read_ct(args.ct, args.mask, args.bone_threshold)
     frame = pose_frame(chosen, ct, args.geometry)
     camera = chosen.camera
@@ -223,9 +214,6 @@ def _train(args: argparse.Namespace, watched: _Watched, began: float) -> int:
         T_reference = camera.T_world_to_camera @ read_start(args.about, frame, known.cameras, camera)
     config = configured(CONFIGURATIONS[args.network], ct, camera, T_reference)
     watched.tell("making the first X-rays", at_once=True, ct_identity=config.ct_identity)
-    settings = replace(
-        settings, budget_seconds=max(1.0, settings.budget_seconds - (time.monotonic() - began))
-    )
 
     def report(progress) -> bool:
         if progress.row is not None:
@@ -237,31 +225,56 @@ def _train(args: argparse.Namespace, watched: _Watched, began: float) -> int:
             watched.tell("training", fraction=progress.fraction, seconds_left=progress.seconds_left)
         return is_asked_to_stop(args.out)
 
+    # What is read and prepared belongs to the time that a person waits.
+    left = max(1.0, settings.budget_seconds - (time.monotonic() - began))
+    settings = replace(settings, budget_seconds=left)
     trained = patient_trainer(ct, config, settings, args.out, device, report).run()
     if not trained.best:
         raise Cancelled("stopped before anything was learned")
-    card = _card(args, trained, budget_minutes, frame.view, device.type)
+    _write(args, trained, _card(args, trained, budget_minutes, frame.view, device.type), frame.view)
+    watched.end(STOPPED if trained.stopped else DONE, f"reached {reached(trained.best)}")
+    print(f"held-out poses, median: {reached(trained.best)}")
     weights = args.out / WEIGHTS
-    save_weights(weights, trained.network, card, half=True)
-    (args.out / "MODEL_CARD.md").write_text(model_card(card), encoding="utf-8")
-    keys = ("rotation_deg", "in_plane_mm", "depth_mm")
-    model = PatientModel(
-        ct_identity=config.ct_identity,
-        ct_name=args.name or args.ct.name,
-        network=args.network,
-        view=frame.view if args.about is None else f"about {args.about.name}",
-        minutes=round(trained.log[-1]["seconds"] / 60, 1),
-        date=datetime.now().isoformat(timespec="minutes"),
-        figures={key: trained.best[key] for key in keys},
-        folder=args.out,
-    )
-    model.write()
-    watched.end(STOPPED if trained.stopped else DONE, f"reached {reached(model.figures)}")
-    print(f"held-out poses, median: {reached(model.figures)}")
     print(
         f"wrote {weights}, MODEL_CARD.md and log.csv; use: sopi register --init patient --weights {weights}"
     )
     return 0
+
+
+def _settings(args: argparse.Namespace, budget_seconds: float) -> PatientTrainingSettings:
+    from SOPIRegistrationLib.training.patient_settings import PatientTrainingSettings
+
+    growing = {field.name: field.default for field in fields(PatientTrainingSettings)}
+    return PatientTrainingSettings(
+        budget_seconds=budget_seconds,
+        steps=args.steps,
+        first_drrs=args.drrs or growing["first_drrs"],
+        new_drrs=0 if args.drrs else growing["new_drrs"],
+        deviation=None if args.range is None else tuple(args.range),
+        content=args.content,
+        strength=args.strength,
+        loss=args.loss,
+        seed=args.seed,
+    )
+
+
+def _write(args: argparse.Namespace, trained: Trained, card: dict, view: str) -> None:
+    """Weights, their card, and what the panel lists of the model."""
+    from SOPIRegistrationLib.networks.weights import model_card, save_weights
+
+    save_weights(args.out / WEIGHTS, trained.network, card, half=True)
+    (args.out / "MODEL_CARD.md").write_text(model_card(card), encoding="utf-8")
+    keys = ("rotation_deg", "in_plane_mm", "depth_mm")
+    PatientModel(
+        ct_identity=trained.network.config.ct_identity,
+        ct_name=args.name or args.ct.name,
+        network=args.network,
+        view=view if args.about is None else f"about {args.about.name}",
+        minutes=round(trained.log[-1]["seconds"] / 60, 1),
+        date=datetime.now().isoformat(timespec="minutes"),
+        figures={key: trained.best[key] for key in keys},
+        folder=args.out,
+    ).write()
 
 
 def _card(args, trained, budget_minutes: float, view: str, device: str) -> dict:

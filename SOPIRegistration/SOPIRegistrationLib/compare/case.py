@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -104,7 +104,7 @@ class Case:
     def __post_init__(self):
         if self.T_expected is None:
             T_lps_to_camera = self.frame.T_expected(self.reading.radiographs[0].camera)
-            object.__setattr__(self, "T_expected", np.linalg.inv(self.T_world_to_camera) @ T_lps_to_camera)
+            object.__setattr__(self, "T_expected", se3.invert_rigid(self.T_world_to_camera) @ T_lps_to_camera)
 
     @property
     def centre_lps_mm(self) -> np.ndarray:
@@ -258,17 +258,18 @@ class Comparison:
             return -1.0
         return float(self.agreement(T_lps_to_world[None])[0]) - self.target.kind.thresholds.accept
 
-    def image_similarity(self, T_lps_to_world: np.ndarray) -> dict[str, float]:
-        """NCC and gradient correlation over the comparable pixels at a pose, mean over the views."""
-        ncc_values, gradient_values, moving = [], [], self.target.moving
-        T = T_lps_to_world[None]
+    def pictures(self, T_lps_to_world: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each view DRR, X-ray and comparable pixels (rows, columns) at a pose (4, 4), to be measured."""
+        moving, T = self.target.moving, T_lps_to_world[None]
         for radiograph in self.radiographs:
             view = compared_view(radiograph, self.target, T, _MEASURE_PIXELS)
-            drr = project(moving.for_camera(view.camera, T[0]), view.camera, T)
-            valid = comparable_pixels(view, moving, T)[0]
-            ncc_values.append(float(ncc(drr, view.image, valid)[0]))
-            gradient_values.append(float(gradient_correlation(drr, view.image, valid)[0]))
-        return {"ncc": float(np.mean(ncc_values)), "gradient_correlation": float(np.mean(gradient_values))}
+            drr = project(moving.for_camera(view.camera, T[0]), view.camera, T[0])
+            yield drr, view.image, comparable_pixels(view, moving, T)[0]
+
+    def image_similarity(self, T_lps_to_world: np.ndarray) -> dict[str, float]:
+        """NCC and gradient correlation over the comparable pixels at a pose, mean over the views."""
+        found = [(ncc(*views), gradient_correlation(*views)) for views in self.pictures(T_lps_to_world)]
+        return dict(zip(("ncc", "gradient_correlation"), np.mean(found, axis=0).tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from SOPIRegistrationLib.subject import MovingVolume
 # Below this share of its pixels an image has nothing to compare: the mask is then left out.
 _LEAST_VALID = 0.1
 # Cost of a depth one prior's width away, where 2 (1 - correlation) is the cost of an image.
-_DEPTH_PRIOR_COST = 0.01
+DEPTH_PRIOR_COST = 0.01
 # About a segmented bone: room for the error of the start.
 _MARGIN_MM = 15.0
 _LEAST_CROP_PX = 16
@@ -199,7 +199,7 @@ class LevelObjective:
         cost, gradient, hessian = equations
         away = (camera.T_world_to_camera @ pivot)[:, 2, 3] - self._depth_start[starts]
         axis = np.concatenate([np.zeros(3), camera.T_world_to_camera[2, :3]])
-        weight = _DEPTH_PRIOR_COST / self._depth_prior_mm**2
+        weight = DEPTH_PRIOR_COST / self._depth_prior_mm**2
         cost += weight * away**2
         gradient += weight * away[:, None] * axis
         hessian += weight * np.outer(axis, axis)
@@ -220,7 +220,7 @@ def _trimmed(view: PreparedRadiograph, valid: np.ndarray, projected: tuple[np.nd
     camera = view.camera.cropped(
         columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
     )
-    cut = PreparedRadiograph(view.image[rows, columns], view.valid[rows, columns], camera, view.name)
+    cut = view.on_pixels(view.image[rows, columns], view.valid[rows, columns], camera)
     return (
         cut,
         valid[:, rows, columns],
@@ -243,14 +243,13 @@ def compared_view(
 
 
 def as_opacity(radiograph: PreparedRadiograph) -> PreparedRadiograph:
-    """The X-ray as the share of the beam that did not come through, up to gain and offset.
+    """The X-ray as the share of the beam that did not come through: blur acts on intensities, not logarithms.
 
-    Blur acts on intensities: at the edge of metal their middle is the outline's place, that of their
-    logarithm lies inside. An X-ray that was stored bone-bright is taken for inverted intensities already.
+    One that was stored bone-bright is taken for inverted intensities already.
     """
     if not radiograph.bone_dark:
         return radiograph
-    return replace(radiograph, image=-np.expm1(-radiograph.image))
+    return replace(radiograph, image=-np.expm1(-radiograph.image), bone_dark=False)
 
 
 def around_object(
@@ -275,7 +274,7 @@ def around_object(
         return radiograph
     window = (slice(low[1], high[1]), slice(low[0], high[0]))
     cropped = camera.cropped(int(low[0]), int(low[1]), *(int(edge) for edge in high - low))
-    return PreparedRadiograph(radiograph.image[window], radiograph.valid[window], cropped, radiograph.name)
+    return radiograph.on_pixels(radiograph.image[window], radiograph.valid[window], cropped)
 
 
 def near_object(volume, camera, T_lps_to_world: np.ndarray, window_px: int) -> np.ndarray:

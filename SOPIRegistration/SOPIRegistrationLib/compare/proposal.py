@@ -17,6 +17,7 @@ class Proposal:
         lots: hypotheses of one target after another; made when asked for.
         again: whether the same source was asked before, less thoroughly.
         from_afar: whether they are many, all around where the pose is expected.
+        aligned: whether they were brought onto the X-ray in windows already.
         clear: margin (``Comparison.margin``) of a lot from which no other one is tried.
     """
 
@@ -24,4 +25,5 @@ class Proposal:
     lots: Iterator[Hypotheses]
     again: bool = False
     from_afar: bool = False
+    aligned: bool = False
     clear: float = 0.0

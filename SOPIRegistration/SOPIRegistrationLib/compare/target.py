@@ -105,6 +105,7 @@ class TargetKind:
             averaged out and wrong poses still differ.
         coarse: coarse refinements, the next one tried where the one before ends in no agreement.
         coarse_of_many: the same of many starts, from all around it.
+        coarse_of_aligned: the same of starts that coarse images are aligned at already.
         fine: fine refinement.
         beam: fine refinement with the DRRs of a beam.
         alignment: what brings a pose network's answers onto the X-ray, and the share of them that goes on.
@@ -130,6 +131,7 @@ class TargetKind:
     check: Level
     coarse: tuple[Steps, ...]
     coarse_of_many: tuple[Steps, ...]
+    coarse_of_aligned: tuple[Steps, ...]
     fine: Steps
     beam: Steps
     alignment: tuple[tuple[Level, float], ...]
@@ -171,6 +173,7 @@ WHOLE_BODY = TargetKind(
     check=Level(64, 15),
     coarse=(_WHOLE_IMAGES_FIRST, _WIDE_WINDOWS),
     coarse_of_many=(_WHOLE_IMAGES_FIRST, _WIDE_WINDOWS),
+    coarse_of_aligned=(_WIDE_WINDOWS,),
     fine=(Step(Level(128, 31, 10, 0.05)), Step(Level(128, 13, 10, 0.02)), Step(Level(256, 21, 10))),
     # Whole images first, where the beam's physics shows most.
     beam=(
@@ -212,6 +215,7 @@ SEGMENTED_BONE = TargetKind(
             Step(Level(128, 11, 8, 0.05, depth_prior_mm=30.0), 6),
         ),
     ),
+    coarse_of_aligned=(_SEGMENTED_COARSE,),
     # Bones turned about their long axis differ in fine structure alone: several go as far as that. Depth,
     # that turn and a shift form a valley, through which the last ones need many steps.
     fine=(Step(Level(256, 9, 4, 0.01), 3), Step(Level(256, 9, 40, 0.003), 3)),
@@ -246,6 +250,7 @@ IMPLANT = TargetKind(
     check=Level(128, 11),
     coarse=(_IMPLANT_COARSE,),
     coarse_of_many=((replace(_IMPLANT_COARSE[0], keep=48), replace(_IMPLANT_COARSE[1], keep=8)),),
+    coarse_of_aligned=(_IMPLANT_COARSE,),
     fine=(Step(Level(256, 11, 15, 0.01)),),
     beam=(Step(Level(256, 11, 15, 0.01)),),
     alignment=((Level(32, 15, 10, 0.5, depth_prior_mm=30.0), 1 / 2),),

@@ -7,20 +7,16 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Comparison, Reading, compared_target
-from SOPIRegistrationLib.compare.objective import comparable_pixels, compared_view
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase
 from SOPIRegistrationLib.evaluation.metrics import PoseError, pose_error, structural_similarity
 from SOPIRegistrationLib.evaluation.problem import Estimate
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.principal_axes import principal_axes
 from SOPIRegistrationLib.geometry.views import THETA_NAMES, theta_as_dict, theta_from_dict
-from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
-from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration.evidence import Evidence
 from SOPIRegistrationLib.registration.result import RegistrationResult
 from SOPIRegistrationLib.similarity import gradient_correlation, ncc
 
-_MEASURE_PIXELS = 256
 _ERRORS = (
     *("rotation_deg", "translation_mm", "in_plane_mm", "depth_mm"),
     *("mtre_mm", "mpd_detector_mm", "mpd_object_mm"),
@@ -149,26 +145,16 @@ def image_figures(case: EvaluationCase, T_lps_to_world: np.ndarray) -> dict[str,
     NCC and gradient correlation know no brightness; for SSIM and its contrast-structure part (CSS) the DRR is
     first brought to the X-ray's brightness by the straight line that fits best in least squares.
     """
-    views = [_view_figures(case, radiograph, T_lps_to_world) for radiograph in case.radiographs]
-    return {name: float(np.mean([view[name] for view in views])) for name in _IMAGE_FIGURES}
-
-
-def _view_figures(
-    case: EvaluationCase, radiograph: PreparedRadiograph, T_lps_to_world: np.ndarray
-) -> dict[str, float]:
-    target = compared_target(case.subject)
-    moving, T = target.moving, T_lps_to_world[None]
-    view = compared_view(radiograph, target, T, _MEASURE_PIXELS)
-    drr = project(moving.for_camera(view.camera, T[0]), view.camera, T[0])
-    valid = comparable_pixels(view, moving, T)[0]
-    slope, offset = _line(drr[valid], view.image[valid])
-    similarity = structural_similarity(slope * drr + offset, view.image, valid)
-    return {
-        "ncc": float(ncc(drr, view.image, valid)),
-        "gradient_correlation": float(gradient_correlation(drr, view.image, valid)),
-        "ssim": similarity.ssim,
-        "css": similarity.contrast_structure,
-    }
+    reading = Reading(case.radiographs)
+    compared = Case(case.subject, reading, case.frame)
+    comparison = Comparison(compared, reading, compared_target(case.subject))
+    views = []
+    for drr, image, valid in comparison.pictures(T_lps_to_world):
+        slope, offset = _line(drr[valid], image[valid])
+        similarity = structural_similarity(slope * drr + offset, image, valid)
+        of_images = ncc(drr, image, valid), gradient_correlation(drr, image, valid)
+        views.append((*of_images, similarity.ssim, similarity.contrast_structure))
+    return dict(zip(_IMAGE_FIGURES, np.mean(views, axis=0).tolist(), strict=True))
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -229,4 +215,4 @@ def _theta_entries(prefix: str, case: EvaluationCase, T_lps_to_world: np.ndarray
 def pose_of_row(row: dict, case: EvaluationCase, prefix: str = "end") -> np.ndarray:
     """(4, 4) T_lps_to_world that a row of results holds for its case; ``prefix`` "true", "start" or "end"."""
     theta = theta_from_dict({axis: row[f"{prefix}_{axis}"] for axis in THETA_NAMES})
-    return np.linalg.inv(case.T_world_to_camera) @ case.frame.T_from_theta(theta)
+    return se3.invert_rigid(case.T_world_to_camera) @ case.frame.T_from_theta(theta)

@@ -15,8 +15,10 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.case_list import ListedCase, ListedView, cases_of_rows, read_rows
 from SOPIRegistrationLib.evaluation.cases import EvaluationCase, TruthDeviation, digest
 from SOPIRegistrationLib.evaluation.starts import Starts
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.rigidity import is_rotation
 from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.files import open_radiograph, read_volume
 from SOPIRegistrationLib.images.itk_reading import require_file
@@ -105,7 +107,7 @@ class ListedCases:
         T_start = self.starts.of(case, index, start)
         return replace(case, number=number, name=f"{case.name}, start {start}", T_start=T_start)
 
-    def _make_listed(self, index: int) -> EvaluationCase:
+    def listed_case(self, index: int) -> EvaluationCase:
         """A case with its listed start."""
         listed = self.listed[index]
         subject = _subject(listed.ct, listed.mask)
@@ -124,7 +126,7 @@ class ListedCases:
             prepare_radiograph(xray, camera) for (xray, _, _), camera in zip(opened, cameras, strict=True)
         )
         first = cameras[0]
-        T_start = np.linalg.inv(first.T_world_to_camera) @ frame.T_nominal
+        T_start = se3.invert_rigid(first.T_world_to_camera) @ frame.T_nominal
         if listed.start is not None:
             T_start = read_start(listed.start, frame, known.cameras, first)
         T_true = None
@@ -161,7 +163,7 @@ class ListedCases:
 # Many starts of a case follow each other.
 @lru_cache(maxsize=1)
 def _made_case(source: ListedCases, index: int) -> EvaluationCase:
-    return source._make_listed(index)
+    return source.listed_case(index)
 
 
 def _require_places(cameras: tuple[Camera, ...], where: str) -> None:
@@ -187,11 +189,9 @@ def _pose_named(path: Path, key: str) -> np.ndarray:
     require_file(path, "truth")
     try:
         T = np.array(json.loads(path.read_text(encoding="utf-8"))[key], dtype=np.float64)
-        R = T[:3, :3]
-        is_rigid = T.shape == (4, 4) and np.abs(R @ R.T - np.eye(3)).max() < 1e-3 and np.linalg.det(R) > 0
-    except (ValueError, KeyError, TypeError, IndexError):
-        is_rigid = False
-    if not is_rigid:
+    except (ValueError, KeyError, TypeError):
+        T = np.empty(0)
+    if T.shape != (4, 4) or not is_rotation(T[:3, :3]):
         raise InputError(f"truth {path} has no rigid 4x4 pose '{key}': correct the file or truth_key")
     return T
 

@@ -344,8 +344,8 @@ METHODS: dict[str, EvaluatedMethod] = {
     ),
     "auto": EvaluatedMethod(
         "auto (ours)",
-        "pose network (where installed) and nominal view, opt, and the search where these fail; "
-        f"{_OWN_START}",
+        "pose network (where installed) and nominal view, then all that the X-ray may be, each with opt, "
+        f"until one agrees; {_OWN_START}",
         Pipeline(init="auto"),
     ),
 }

@@ -14,6 +14,7 @@ import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading, Run, compared_target
 from SOPIRegistrationLib.evaluation.problem import Problem
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.projector.physics import Beam
 from SOPIRegistrationLib.refine.beam import with_beam
@@ -30,7 +31,7 @@ def first_answer(problem: Problem, report: Report, *, weights: Path | None) -> n
 
     radiograph = problem.radiographs[0]
     found = network_poses(load_network(weights), radiograph, problem.subject, problem.frame)
-    return np.linalg.inv(radiograph.camera.T_world_to_camera) @ found.T_lps_to_camera[0]
+    return se3.invert_rigid(radiograph.camera.T_world_to_camera) @ found.T_lps_to_camera[0]
 
 
 def learned_alone(

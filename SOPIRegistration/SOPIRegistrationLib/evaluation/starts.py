@@ -43,7 +43,7 @@ class DrawnStarts:
         """Start (4, 4) T_lps_to_world number ``start`` of the listed case ``index``, mm."""
         T_world_to_camera = case.T_world_to_camera
         T_true = T_world_to_camera @ case.T_true
-        return np.linalg.inv(T_world_to_camera) @ self.draw(index, start, T_true, case.frame.centre_lps_mm)
+        return se3.invert_rigid(T_world_to_camera) @ self.draw(index, start, T_true, case.frame.centre_lps_mm)
 
     def __str__(self) -> str:
         return f"{self.number} by protocol {self.protocol}"

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from SOPIRegistrationLib.geometry.se3 import rigid
+from SOPIRegistrationLib.geometry.rigidity import nearest_rigid
+from SOPIRegistrationLib.geometry.se3 import invert_rigid, rigid
 from SOPIRegistrationLib.geometry.tolerances import EXACTLY_KNOWN, Tolerances
 
 # From a frame with y up that looks along -z (JointTrack's, a slice view's) to a camera's; its own inverse.
@@ -111,7 +112,7 @@ class Camera:
     @property
     def source_world_mm(self) -> np.ndarray:
         """(3,) where the X-ray source stands in the world, mm."""
-        return np.linalg.inv(self.T_world_to_camera)[:3, 3]
+        return invert_rigid(self.T_world_to_camera)[:3, 3]
 
     @property
     def K_inverse(self) -> np.ndarray:
@@ -190,16 +191,11 @@ def _checked_K(K) -> np.ndarray:
 
 
 def _checked_pose(T) -> np.ndarray:
-    """(4, 4) extrinsics whose rotation is one to the last digit.
-
-    One that was typed with a few digits would, a metre from the patient, be off by millimetres.
-    """
+    """(4, 4) extrinsics whose rotation is one to the last digit."""
     T = np.array(T, dtype=np.float64)
     if T.shape != (4, 4) or not np.isfinite(T).all():
         raise ValueError("T_world_to_camera must be a finite 4x4 matrix in mm")
-    rotation = T[:3, :3]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+    nearest = nearest_rigid(T)
+    if nearest is None:
         raise ValueError("the camera's R must be a rotation (orthonormal, determinant +1)")
-    U, _, Vt = np.linalg.svd(rotation)
-    T[:3, :3] = U @ Vt
-    return T
+    return nearest

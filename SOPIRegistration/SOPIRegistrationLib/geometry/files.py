@@ -25,6 +25,7 @@ from SOPIRegistrationLib.geometry.dicom_tag_values import SDD_TAG, SPACING_TAG, 
 from SOPIRegistrationLib.geometry.dicom_values import values_from_dicom
 from SOPIRegistrationLib.geometry.presets import PRESETS, Preset, find_preset
 from SOPIRegistrationLib.geometry.reading import preset_names, read_entry
+from SOPIRegistrationLib.geometry.rigidity import is_rotation
 from SOPIRegistrationLib.geometry.tolerances import EXACT, PRESET_TOLERANCES, SourceTolerances, Tolerances
 from SOPIRegistrationLib.geometry.values import (
     CAMERA_KEYS,
@@ -167,7 +168,7 @@ def _nominal(values: Values, sources: dict, origin: str):
     rotation = None
     if not isinstance(value, str):
         name, rotation = "angles", array_of(values, "view", (3, 3))
-        if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+        if not is_rotation(rotation):
             raise InputError(f"{source}: nominal_rotation must be a rotation (orthonormal, determinant +1)")
     elif (name := value.upper()) not in NOMINAL_VIEWS:
         raise InputError(f"{source}: view is '{value}', use one of {', '.join(NOMINAL_VIEWS)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry.autoscoper_trial import SUFFIX, read_autoscoper_trial
 from SOPIRegistrationLib.geometry.calibrations import FORMATS, camera_names, read_calibration
 from SOPIRegistrationLib.geometry.presets import PRESETS
 from SOPIRegistrationLib.geometry.values import (
@@ -36,7 +37,7 @@ def read_entry(path: Path, image_shape: tuple[int, int] | None, tags: Values) ->
     """The entry of a geometry JSON that a file or folder holds, and where it came from.
 
     Args:
-        path: a JSON, a calibration, or a folder with one for each camera.
+        path: a JSON, a calibration, or a folder or Autoscoper's trial with one for each camera.
         image_shape: (rows, columns) of the image, for calibrations that do not tell it.
         tags: values of the image's DICOM tags, likewise.
 
@@ -45,6 +46,8 @@ def read_entry(path: Path, image_shape: tuple[int, int] | None, tags: Values) ->
     """
     if path.is_dir():
         return _read_folder(path, image_shape, tags)
+    if path.suffix.lower() == SUFFIX:
+        return _read_trial(path, image_shape, tags)
     text = _read_text(path)
     given = _given(image_shape, tags)
     found = read_calibration(text, path, given)
@@ -77,8 +80,7 @@ def _beside_calibration(entry: dict, path: Path, given: dict) -> tuple[dict, str
 
 def _read_folder(folder: Path, image_shape, tags: Values) -> tuple[dict, str]:
     """The cameras whose calibrations a folder holds, in the order of their names; and where from."""
-    given = _given(image_shape, tags)
-    found, assumed = {}, set()
+    found = {}
     for path in sorted(file for file in folder.iterdir() if file.is_file()):
         try:
             if path.stat().st_size > _LARGEST_CALIBRATION:
@@ -86,15 +88,33 @@ def _read_folder(folder: Path, image_shape, tags: Values) -> tuple[dict, str]:
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError):
             continue
+        found[path] = text
+    return _one_each(found, _given(image_shape, tags), f"geometry folder {folder}")
+
+
+def _read_trial(path: Path, image_shape, tags: Values) -> tuple[dict, str]:
+    """The cameras of an Autoscoper trial, in its order; and where from."""
+    texts = {file: _read_text(file) for file in read_autoscoper_trial(path).cameras}
+    entry, origin = _one_each(texts, _given(image_shape, tags), f"trial {path}")
+    if len(entry["cameras"]) < len(texts):
+        files = ", ".join(file.name for file in texts)
+        raise InputError(f"trial {path}: not every one of {files} is a camera's calibration")
+    return entry, origin
+
+
+def _one_each(texts: dict[Path, str], given: dict, what: str) -> tuple[dict, str]:
+    """The cameras of those texts that are the calibration of one; named by what tells their files apart."""
+    found, assumed = {}, set()
+    for path, text in texts.items():
         calibration = read_calibration(text, path, given)
         if calibration is not None and len(calibration[0].get("cameras", ())) == 1:
             found[path.stem] = _filled(calibration[0], given)["cameras"][0]
             assumed.add(calibration[1].removeprefix(str(path)).strip(" ()"))
     if not found:
-        raise InputError(f"geometry folder {folder} holds no camera's calibration ({_format_names()})")
+        raise InputError(f"{what} holds no camera's calibration ({_format_names()})")
     names = camera_names([*found]) if len(found) > 1 else [*found]
     cameras = [camera | {"name": name} for name, camera in zip(names, found.values(), strict=True)]
-    return {"cameras": cameras}, f"{folder} ({'; '.join(sorted(assumed))})"
+    return {"cameras": cameras}, f"{what} ({'; '.join(sorted(assumed))})"
 
 
 def _given(image_shape, tags: Values) -> dict:

@@ -127,10 +127,7 @@ def invert_rigid(T):
 
 
 def transform_points(T, points):
-    """(..., 3) points, mm, moved by rigid or affine matrices (..., 4, 4).
-
-    Leading dimensions broadcast: matrices (P, 1, 4, 4) and points (N, 3) give (P, N, 3).
-    """
+    """Points (..., 3) moved by (..., 4, 4); broadcast: (P, 1, 4, 4) and (N, 3) give (P, N, 3)."""
     return (T[..., :3, :3] @ points[..., None])[..., 0] + T[..., :3, 3]
 
 

@@ -220,9 +220,6 @@ class PoseFrame:
 
         A crop of a larger detector has its principal point near its border or outside: there the rotation
         centre is taken to lie on the ray of the image's middle, at the nominal depth.
-
-        Args:
-            camera: the image's camera.
         """
         theta = np.zeros(6)
         if camera.is_off_centre:

@@ -29,7 +29,7 @@ def resampled_radiograph(prepared: PreparedRadiograph, width: int, height: int) 
     image, share = masked_average(prepared.image, prepared.valid, *_weights(prepared.image, width, height))
     valid = share > 0.5
     filled = np.where(valid, image, area_average(prepared.image, width, height))
-    return PreparedRadiograph(filled, valid, prepared.camera.resampled(width, height), prepared.name)
+    return prepared.on_pixels(filled, valid, prepared.camera.resampled(width, height))
 
 
 def square_radiograph(prepared: PreparedRadiograph, pixels: int) -> PreparedRadiograph:
@@ -40,7 +40,7 @@ def square_radiograph(prepared: PreparedRadiograph, pixels: int) -> PreparedRadi
     margins = ((above, size - rows - above), (left, size - columns - left))
     image = np.pad(prepared.image, margins, mode="edge")
     camera = prepared.camera.cropped(-left, -above, size, size)
-    padded = PreparedRadiograph(image, np.pad(prepared.valid, margins), camera, prepared.name)
+    padded = prepared.on_pixels(image, np.pad(prepared.valid, margins), camera)
     return resampled_radiograph(padded, pixels, pixels)
 
 
@@ -63,7 +63,7 @@ def radiograph_in_camera(prepared: PreparedRadiograph, camera: Camera) -> Prepar
     columns, rows = weights
     image, share = masked_average(prepared.image, prepared.valid, rows, columns)
     seen_by = replace(camera, T_world_to_camera=old.T_world_to_camera, sdd_mm=None, name=old.name)
-    return PreparedRadiograph(image, share > 0.5, seen_by, prepared.name)
+    return prepared.on_pixels(image, share > 0.5, seen_by)
 
 
 def halved(volume: Volume) -> Volume:

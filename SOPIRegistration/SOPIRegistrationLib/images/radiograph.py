@@ -67,6 +67,10 @@ class PreparedRadiograph:
         """Of the X-ray as stored, "bone-dark" or "bone-bright"."""
         return "bone-dark" if self.bone_dark else "bone-bright"
 
+    def on_pixels(self, image: np.ndarray, valid: np.ndarray, camera: Camera) -> PreparedRadiograph:
+        """The same X-ray on other pixels, a part of it or coarser ones; nothing else is tried of it."""
+        return replace(self, image=image, valid=valid, camera=camera, other_polarity=None)
+
     def in_camera(self, camera: Camera) -> PreparedRadiograph:
         """The same pixels, taken by a camera of other intrinsics."""
         other = self.other_polarity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from SOPIRegistrationLib.refine.levels import through_levels
 STAGE = "search of all views"
 # Tilts as far apart as an alignment leads home from; the full circle; the range of C-arms' distances.
 _GRID = SearchRange(40.0, 13.4, 180.0, 15.0, (0.76, 1.0, 1.32), 110.0, canvas=2.6)
+# About the view that is stated.
+_STATED = SearchRange(60.0, 10.0, 60.0, 10.0, (0.7, 0.84, 1.0, 1.2, 1.42), 90.0)
 # How far the middle of an X-ray may lie beyond where the scan's end is at the X-ray's edge.
 _BEYOND_THE_END_MM = 15.0
 # Poses of all that the X-ray may be, that go on.
@@ -39,6 +42,7 @@ class AnyView:
         tilt_deg: how far tilted against the views.
         turned: whether to look from the sides instead, a quarter turn from the stated view.
         to_the_ends: whether to shift as far as a long scan reaches; nothing is found of a shorter one.
+        as_stated: whether only what the X-ray is said to be is searched, on a finer and wider grid.
     """
 
     pixels: int = 32
@@ -46,6 +50,7 @@ class AnyView:
     tilt_deg: float = 40.0
     turned: bool = False
     to_the_ends: bool = False
+    as_stated: bool = False
     name = "search of all views"
     from_afar = False
 
@@ -67,21 +72,25 @@ class AnyView:
         grid = self._grid(case, target)
         if grid is None:
             return
-        for one in case.stored_either_way(reading):
-            for frame in self._frames(case.frame):
-                if not run.has_time():
-                    break
-                lots = self._found(case, one, frame, run, target, grid)
-                clear = [lot for lot in lots if lot.cost[0] < 2 * (1 - _CLEAR)]
-                yield from clear
-                found += [lot for lot in lots if lot not in clear]
+        readings = (reading,) if self.as_stated else case.stored_either_way(reading)
+        for one, frame in product(readings, self._frames(case.frame)):
+            if not run.has_time():
+                break
+            lots = self._found(case, one, frame, run, target, grid)
+            clear = [lot for lot in lots if lot.cost[0] < 2 * (1 - _CLEAR)]
+            yield from clear
+            found += [lot for lot in lots if lot not in clear]
         yield from best_of(found, _KEEP)
 
-    def _frames(self, stated: PoseFrame) -> tuple[PoseFrame, PoseFrame]:
+    def _frames(self, stated: PoseFrame) -> tuple[PoseFrame, ...]:
+        if self.as_stated:
+            return (stated,)
         turns = (90, 270) if self.turned else (0, 180)
         return tuple(turned_about_long_axis(stated, degrees) for degrees in turns)
 
     def _grid(self, case: Case, target: Target) -> SearchRange | None:
+        if self.as_stated:
+            return _STATED
         grid = replace(_GRID, tilt_deg=self.tilt_deg)
         if not self.to_the_ends:
             return grid

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import chain
 
 import numpy as np
 
@@ -19,10 +20,14 @@ from SOPIRegistrationLib.installed import PATIENT, RTPI, has_weights
 from SOPIRegistrationLib.subject import Subject
 
 _ALL_VIEWS, _SIDE_VIEWS = AnyView(), AnyView(turned=True)
+# Finds what is as it is said to be, but tilted further than those reach, or hidden on few pixels.
+_AS_STATED = AnyView(pixels=48, as_stated=True)
 # Shifts further out come second: the more places there are, the more of them look alike.
 _ALL_OF_A_LONG_SCAN = AnyView(candidates=150, to_the_ends=True)
 # Hard pictures hide the truth among many poses as good as it, fewer of them on finer images.
 _ALL_VIEWS_FINER = AnyView(pixels=48, candidates=200, tilt_deg=53.6)
+# In turn; those of one proposal are judged together.
+_SEARCHES = ((_ALL_VIEWS, _AS_STATED), (_ALL_OF_A_LONG_SCAN,), (_ALL_VIEWS_FINER,), (_SIDE_VIEWS,))
 # In degraded pictures wrong poses, seen the wrong way round, reach a margin of 0.05: of less than this all
 # that a proposal holds is looked at before the best is refined.
 _CLEAR = 0.08
@@ -94,10 +99,10 @@ class Auto(InTurn):
         asked = first.lots(case, case.reading, run)
         for target, lot in zip(case.targets, asked, strict=False):
             yield Proposal(first.name, iter([lot]), clear=_CLEAR)
-            for search in (_ALL_VIEWS, _ALL_OF_A_LONG_SCAN, _ALL_VIEWS_FINER, _SIDE_VIEWS):
-                if search is not _ALL_VIEWS_FINER or run.margin > _WORTH_A_CLOSER_LOOK:
-                    lots = search.lots(case, case.reading, run, target)
-                    yield Proposal(search.name, lots, again=True, clear=_CLEAR)
+            for searches in _SEARCHES:
+                if _ALL_VIEWS_FINER not in searches or run.margin > _WORTH_A_CLOSER_LOOK:
+                    lots = chain.from_iterable(one.lots(case, case.reading, run, target) for one in searches)
+                    yield Proposal(AnyView.name, lots, again=True, aligned=True, clear=_CLEAR)
 
     def expected(self, case: Case) -> np.ndarray:
         """(4, 4) the given start, else where the patient's network expects it, else the nominal view."""

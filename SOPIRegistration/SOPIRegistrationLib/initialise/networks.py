@@ -57,7 +57,7 @@ class PoseNetwork:
         return PoseNetwork(self.name, self.weights, keep=72, depth_factors=depths, along_scan=True)
 
     def lots(self, case: Case, reading: Reading, run: Run) -> Iterator[Hypotheses]:
-        """The same poses for each target; see ``initialiser.Source``.
+        """The same poses for each target (``initialiser.Source``).
 
         Raises:
             InputError: no weights, or weights that may not be asked about this CT.
@@ -79,7 +79,7 @@ class PoseNetwork:
         network = load_network(self.weights)
         require_same_ct(network, case.subject.ct.identity)
         found = network_poses(network, reading.radiographs[0], case.subject, case.frame, self.along_scan)
-        return np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
+        return se3.invert_rigid(case.T_world_to_camera) @ found.T_lps_to_camera
 
     def _aligned(self, comparison: Comparison, run: Run) -> Hypotheses:
         case, kind = comparison.case, comparison.target.kind
@@ -101,7 +101,7 @@ class PoseNetwork:
         """Of poses (n, 4, 4), the most certain first, the best by their place and by how the images agree."""
         case = comparison.case
         places = np.tile(np.arange(len(T)), len(self.depth_factors))
-        source = np.linalg.inv(case.T_world_to_camera)[:3, 3]
+        source = case.reading.radiographs[0].camera.source_world_mm
         along = se3.transform_points(T, case.centre_lps_mm) - source
         moved = [T.copy() for _ in self.depth_factors]
         for poses, factor in zip(moved, self.depth_factors, strict=True):
@@ -147,7 +147,7 @@ class Patient(InTurn):
     def expected(self, case: Case) -> np.ndarray:
         """(4, 4) T_lps_to_world about which the network was trained; InputError if on another CT."""
         network = _own_network(self._network.weights, case.subject)
-        return np.linalg.inv(case.T_world_to_camera) @ np.reshape(network.config.T_reference, (4, 4))
+        return se3.invert_rigid(case.T_world_to_camera) @ np.reshape(network.config.T_reference, (4, 4))
 
     def warm_up(self, subject: Subject) -> None:
         """Import torch, load the network; see :meth:`expected` for what it raises."""

@@ -186,7 +186,7 @@ def _turned(radiograph: PreparedRadiograph, R: np.ndarray) -> PreparedRadiograph
     u, v = camera.project(turned.unit_rays() @ R).transpose(2, 0, 1)
     image = ndimage.map_coordinates(radiograph.image, [v, u], order=1, mode="nearest")
     valid = ndimage.map_coordinates(radiograph.valid.astype(np.float32), [v, u], order=1, mode="constant")
-    return PreparedRadiograph(image, valid > 0.5, turned, radiograph.name)
+    return radiograph.on_pixels(image, valid > 0.5, turned)
 
 
 def _symmetric_grid(extent, step):
@@ -252,6 +252,8 @@ class _XrayVariants:
         self._valid_spectra = conjugate(self._valid)
         self._energy_spectra = conjugate(self._images**2)
         self._energy = (self._images**2).sum(axis=(1, 2))
+        nominal = np.argmin(np.abs(np.log(self.parameters[:, 1])))
+        self._nominal_energy = max(float(self._energy[nominal]), 1e-9)
 
     def best_shifts(self, template, weight, shifts, search_range: SearchRange):
         """Best correlation of one template with every variant, its shift (columns, rows), and its sign."""
@@ -271,7 +273,11 @@ class _XrayVariants:
             enough = template_energy > _LEAST_OVERLAP * float((template**2).sum())
         norm = np.sqrt(np.maximum(template_energy, 1e-9) * np.maximum(xray_energy, 1e-9))
         correlation = (product / norm).reshape(len(self.parameters), -1)
-        score = np.abs(correlation) if search_range.both_signs else correlation
+        alike = np.abs(correlation) if search_range.both_signs else np.maximum(correlation, 0.0)
+        # The likelihood ratio to no relation at all, told as the correlation at which the whole X-ray at its
+        # nominal size would reach it: fewer pixels agree by chance more easily.
+        share = (norm / self._nominal_energy).reshape(alike.shape)
+        score = np.sqrt(1 - np.power(np.maximum(1 - alike**2, 1e-6), share))
         score = np.where(enough.reshape(score.shape), score, -1.0)
         best = score.argmax(axis=1)[:, None]
         negative = np.take_along_axis(correlation, best, axis=1)[:, 0] < 0

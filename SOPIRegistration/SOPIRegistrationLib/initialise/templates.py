@@ -10,6 +10,7 @@ import numpy as np
 from SOPIRegistrationLib.compare import Case, Comparison, Hypotheses, Reading
 from SOPIRegistrationLib.compare.objective import at_level
 from SOPIRegistrationLib.compare.run import Run
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.initialise.initialiser import InTurn
 from SOPIRegistrationLib.initialise.template_search import STAGE, SearchRange, template_search
 
@@ -45,7 +46,7 @@ class Templates:
     def _search(self, comparison: Comparison, run: Run) -> Hypotheses:
         case, moving = comparison.case, comparison.target.moving
         first = at_level(comparison.radiographs[0], _PIXELS)
-        T_nominal = np.linalg.inv(case.T_world_to_camera) @ case.frame.T_nominal
+        T_nominal = se3.invert_rigid(case.T_world_to_camera) @ case.frame.T_nominal
         with run.share(1 / 8), run.stage(STAGE) as stage:
             found = template_search(
                 first,
@@ -56,7 +57,7 @@ class Templates:
                 max_candidates=self.candidates,
                 report=lambda progress: run.report(STAGE, fraction=progress.fraction),
             )
-            T = np.linalg.inv(case.T_world_to_camera) @ found.T_lps_to_camera
+            T = se3.invert_rigid(case.T_world_to_camera) @ found.T_lps_to_camera
             stage.ended(T[0], float(found.scores[0]))
         return Hypotheses(comparison, T, 2 * (1 - found.scores), T[0])
 

@@ -20,11 +20,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def layer_norm(channels: int) -> nn.GroupNorm:
-    """Normalisation over channels and pixels together.
-
-    In smaller groups the few context values of a split attention, often all alike, would be blown up, and
-    features jump with the pose.
-    """
+    """Normalisation over channels and pixels together; smaller groups of context values would be blown up."""
     return nn.GroupNorm(1, channels)
 
 

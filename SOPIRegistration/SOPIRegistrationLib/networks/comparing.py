@@ -167,13 +167,9 @@ class ComparingRTPI(nn.Module):
         self.register_buffer("neighbours", _neighbours(config.cells, config.reach), persistent=False)
 
     def forward(self, fixed: torch.Tensor, moving: torch.Tensor, camera: torch.Tensor) -> Correction:
-        """Encode and compare.
+        """Compare X-rays (B / n, 4, N, N) with n DRRs each, (B, 7, N, N), by cameras (B, 9).
 
-        Args:
-            fixed: (B / n, 4, N, N) of :func:`~.image_channels.fixed_channels`; each X-ray is compared with n
-                DRRs in a row.
-            moving: (B, 7, N, N) of :func:`moving_channels`.
-            camera: (B, 9) of :func:`camera_features`.
+        Of ``fixed_channels``, :func:`moving_channels` and :func:`camera_features`.
         """
         return self.compare(self.encode_fixed(fixed), self.encode_moving(moving), camera)
 

@@ -220,14 +220,7 @@ class EmbeddingNetwork(nn.Module):
     def forward(
         self, fixed: torch.Tensor, valid: torch.Tensor, images: MovingImages, with_jacobian: bool = False
     ) -> Embedded:
-        """Embed X-rays and DRRs.
-
-        Args:
-            fixed: (B, 4, N, N) of :func:`~.image_channels.fixed_channels`.
-            valid: (B, N, N) bool.
-            images: the DRRs.
-            with_jacobian: also say how their features change with the pose.
-        """
+        """Embed X-rays (B, 4, N, N) of ``fixed_channels``, valid in (B, N, N), and DRRs."""
         return self.embed(self.fixed_features(fixed), valid, images, with_jacobian)
 
     def fixed_features(self, channels: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -12,8 +12,7 @@ _WINDOW = 0.2
 def fixed_channels(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """(B, 4, N, N) float32 of X-rays (B, N, N), bone bright, any scale, any monotone curve.
 
-    Standardised over the valid pixels; rank among them, to which no monotone curve makes a difference, from
-    -1 to 1; locally standardised, in which bones stand out; the mask.
+    Standardised over the valid pixels; rank among them, -1 to 1; locally standardised; the mask.
     """
     values = standardised(image, valid)
     channels = [values, ranks(image, valid), locally_standardised(values, valid), valid.float()]

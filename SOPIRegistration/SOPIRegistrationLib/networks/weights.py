@@ -149,10 +149,7 @@ def _network(path: Path, modified: int) -> nn.Module:
 
 
 def model_card(card: Mapping[str, Any]) -> str:
-    """A model card as Markdown: what the network is for, what it was trained on, how well it does.
-
-    Args:
-        card: as for :func:`save_weights`. A mapping becomes a table, a sequence a list.
+    """A model card as Markdown, of a card as for :func:`save_weights`; mappings are tables, sequences lists.
 
     Raises:
         ValueError: the card lacks an entry.

@@ -73,12 +73,7 @@ class GeometrySection:
         self._refresh()
 
     def set_xray(self, xray: XrayFacts | None, is_another: bool = True) -> None:
-        """Follow the choice of an X-ray; without a geometry for it, its own DICOM tags are tried.
-
-        Args:
-            xray: the X-ray chosen; None for none.
-            is_another: whether another one was chosen before, which another camera of the set may have taken.
-        """
+        """Follow the choice of an X-ray, ``is_another`` than before; its DICOM tags may give a geometry."""
         self._xray = xray
         if xray is not None and xray.shape is not None:
             self._follow(xray, is_another)

@@ -29,12 +29,7 @@ class Readiness:
             control.toolTip = f"{tip}\nMissing: {missing}." if missing else tip
 
     def missing(self, session, of_geometry: str) -> str:
-        """What inputs lack, in words; empty where nothing does.
-
-        Args:
-            session: with the chosen nodes; None where there is no scene.
-            of_geometry: what the geometry lacks.
-        """
+        """What inputs lack, in words, with what the geometry lacks; no session is no scene."""
         if session is None:
             return "a scene"
         lacks_ct = session.parameters.ct is None and session.reader.needs_ct

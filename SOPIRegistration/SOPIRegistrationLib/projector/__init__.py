@@ -112,15 +112,11 @@ def load_kernels() -> None:
 
 
 def remove_shift_along_rays(jacobian: np.ndarray, rays: np.ndarray) -> None:
-    """Take out, in place, what a Jacobian says of moving the object along each pixel's own ray.
+    """Take out, in place, what a Jacobian (B, 6, rows, columns) says of a shift along each pixel's own ray.
 
-    The line integral does not change with that shift; the sum over samples does, a little and at random from
-    pixel to pixel. Depth has a weak signal: this noise would dominate its curvature and shorten its steps
-    tenfold.
-
-    Args:
-        jacobian: (B, 6, rows, columns) by twists (w, v) in camera axes.
-        rays: (3, rows, columns) unit vectors along the rays, camera axes.
+    The integral does not change with it; the sum over samples does, at random from pixel to pixel: noise
+    that would dominate the weak curvature by depth. ``rays`` (3, rows, columns) are unit vectors in camera
+    axes.
     """
     along = np.einsum("bkvu,kvu->bvu", jacobian[:, 3:], rays)
     jacobian[:, 3:] -= along[:, None] * rays

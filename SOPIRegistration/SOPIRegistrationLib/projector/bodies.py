@@ -54,10 +54,9 @@ def line_integrals(
 def project_bodies(
     volumes: Sequence[ProjectorVolume | SeenVolume], camera: Camera, T_lps_to_world: np.ndarray
 ) -> np.ndarray:
-    """One picture of several bodies: the sum of their line integrals.
+    """One picture of several bodies: the sum of their line integrals, of metal as a detector sees it.
 
-    Where one of them is seen as a detector sees it (metal), the picture is what the detector makes of the
-    sum. Arguments and result as for :func:`line_integrals`.
+    Arguments and result as for :func:`line_integrals`.
     """
     return as_seen(volumes, line_integrals(volumes, camera, T_lps_to_world))
 

@@ -23,7 +23,8 @@ from SOPIRegistrationLib.geometry.principal_axes import PrincipalAxes, principal
 from SOPIRegistrationLib.optimise.least_squares import levenberg_marquardt
 from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.projector.bodies import as_seen, line_integrals
-from SOPIRegistrationLib.refine.jointly import JointObjective, Scene, released_levels
+from SOPIRegistrationLib.refine.joint_scene import Scene, released_levels
+from SOPIRegistrationLib.refine.jointly import JointObjective
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
 
 # Neighbouring minima of a body lie about so far: turned about its axes, slid along them.
@@ -264,7 +265,7 @@ def _moved_mm(scene: Scene, number: int, T: np.ndarray, T_other: np.ndarray) -> 
     points = scene.bodies.bodies[number].subject.ct.surface_points_lps_mm
     apart = se3.transform_points(T_other, points) - se3.transform_points(T, points)
     if len(scene.radiographs) == 1:
-        source = np.linalg.inv(scene.radiographs[0].camera.T_world_to_camera)[:3, 3]
+        source = scene.radiographs[0].camera.source_world_mm
         ray = se3.transform_points(T, points.mean(axis=0)) - source
         ray /= np.linalg.norm(ray)
         apart = apart - (apart.mean(axis=0) @ ray) * ray

@@ -9,7 +9,8 @@ import numpy as np
 from SOPIRegistrationLib.errors import Cancelled
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.refine.alternatives import Alternative, alternatives
-from SOPIRegistrationLib.refine.jointly import Refined, Scene, refine_jointly
+from SOPIRegistrationLib.refine.joint_scene import Scene
+from SOPIRegistrationLib.refine.jointly import Refined, refine_jointly
 
 # So many times bodies may take alternatives that agree better.
 _ROUNDS = 3

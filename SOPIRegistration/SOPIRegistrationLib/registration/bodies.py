@@ -13,7 +13,7 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.progress import Progress, Report
-from SOPIRegistrationLib.refine.jointly import Scene
+from SOPIRegistrationLib.refine.joint_scene import Scene
 from SOPIRegistrationLib.refine.released import release
 from SOPIRegistrationLib.registration.bodies_result import BodiesResult, BodyPose
 from SOPIRegistrationLib.registration.bodies_verdict import judge_bodies, not_better

@@ -9,7 +9,8 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.refine.alternatives import Alternative
-from SOPIRegistrationLib.refine.jointly import Refined, Scene
+from SOPIRegistrationLib.refine.joint_scene import Scene
+from SOPIRegistrationLib.refine.jointly import Refined
 from SOPIRegistrationLib.registration.bodies_result import NeighbourPose
 from SOPIRegistrationLib.registration.evidence import parts
 from SOPIRegistrationLib.registration.predicted_error import Deviation

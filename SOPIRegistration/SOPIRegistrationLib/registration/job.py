@@ -45,11 +45,7 @@ class Job:
         return self._thread.is_alive()
 
     def wait(self, seconds: float) -> None:
-        """Let the work go on for a while, or until it ends.
-
-        Slicer's main thread keeps Python's lock while it waits for events, so that other threads stand still
-        unless it hands the lock over like this.
-        """
+        """Let the work go on for a while: Slicer's main thread keeps Python's lock while it awaits events."""
         self._thread.join(seconds)
 
     def take_report(self) -> Any:

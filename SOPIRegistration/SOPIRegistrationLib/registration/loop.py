@@ -16,7 +16,7 @@ from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.initialise.initialiser import Initialiser
 from SOPIRegistrationLib.progress import Report
 from SOPIRegistrationLib.refine.alternatives import alternatives
-from SOPIRegistrationLib.refine.jointly import Scene
+from SOPIRegistrationLib.refine.joint_scene import Scene
 from SOPIRegistrationLib.refine.refiner import Refiner
 from SOPIRegistrationLib.registration.result import SEVERITY, RegistrationResult
 from SOPIRegistrationLib.registration.verdict import Verdict, beside, judge
@@ -27,10 +27,6 @@ from SOPIRegistrationLib.subject.bodies import Bodies
 
 def warm_up(subject: Subject, settings: RegistrationSettings) -> None:
     """Load and compile ahead of a registration what it would have to wait for, and nothing else.
-
-    Args:
-        subject: the CT.
-        settings: how it will be registered.
 
     Raises:
         InputError: weights that cannot be used, or not for this CT.

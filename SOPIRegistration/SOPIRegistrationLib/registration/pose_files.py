@@ -17,11 +17,9 @@ import SimpleITK as sitk
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
+from SOPIRegistrationLib.geometry.rigidity import nearest_rigid
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.itk_reading import quiet, require_file
-
-# Files round a rotation; a scaling of 0.1 % is something else.
-_RIGID_TOLERANCE = 1e-3
 
 
 def write_transform(path: Path, T_lps_to_camera: np.ndarray, frame: PoseFrame) -> None:
@@ -93,9 +91,7 @@ def _matrix_of_transform(path: Path) -> np.ndarray:
 
 
 def _rigid(matrix: np.ndarray, path: Path) -> np.ndarray:
-    R = matrix[:3, :3]
-    orthonormal = np.isfinite(matrix).all() and np.abs(R @ R.T - np.eye(3)).max() < _RIGID_TOLERANCE
-    if not orthonormal or np.linalg.det(R) < 0:
+    T = nearest_rigid(matrix)
+    if T is None:
         raise InputError(f"start pose {path} scales, shears or mirrors: a pose is a rigid transform")
-    U, _, Vt = np.linalg.svd(R)
-    return se3.rigid(U @ Vt, matrix[:3, 3])
+    return T

@@ -224,10 +224,8 @@ class PreparedCase:
 
     @property
     def bone_dark(self) -> bool:
-        """Whether bones are dark in the X-ray as stored: preparation has turned it over."""
-        valid = self.xray.valid
-        stored = self.inputs.radiograph.pixels
-        return bool(np.cov(stored[valid], self.xray.image[valid])[0, 1] < 0)
+        """Whether bones are dark in the X-ray as stored."""
+        return self.xray.bone_dark
 
     def render(self, placement: Placement, pixels: int) -> np.ndarray:
         """DRR (rows, columns) whose longer edge has at most ``pixels`` pixels; coarse where that is small."""

@@ -61,14 +61,9 @@ def fitted() -> dict:
 
 
 def probability_right(evidence: Evidence, kind: str) -> float | None:
-    """The probability that a pose lies within 2 mm in the plane, at the object, and 3 deg.
+    """0 to 1, that a pose lies within 2 mm in the plane, at the object, and 3 deg; None: nothing was fitted.
 
-    Args:
-        evidence: on it.
-        kind: name of the regression, ``TargetKind.judged_as``.
-
-    Returns:
-        0 to 1; None of a kind that nothing was fitted to.
+    ``kind`` names the regression (``TargetKind.judged_as``).
     """
     known = fitted()["kinds"].get(kind)
     if known is None:

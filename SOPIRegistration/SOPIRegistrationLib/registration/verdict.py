@@ -115,14 +115,7 @@ def _trust(evidence: Evidence, probability: float | None, thresholds: Thresholds
 
 
 def on_thresholds(trusted: float, thresholds: Thresholds, figure: str, of: str = "") -> Finding:
-    """What a figure allows.
-
-    Args:
-        trusted: compared with the thresholds.
-        thresholds: from which on it allows to review, and to accept.
-        figure: it in words.
-        of: what the thresholds are of, before their number.
-    """
+    """What a figure, told in words as ``figure``, allows; ``of`` stands before the threshold's number."""
     if not np.isfinite(trusted) or trusted < thresholds.review:
         return "reject", f"the images do not agree: {figure}, below {of}{thresholds.review}"
     if trusted < thresholds.accept:
@@ -233,12 +226,7 @@ def _fixed(probability: float, statistical: Deviation, total: Deviation) -> Find
 
 
 def _geometry(given: Deviation, total: Deviation) -> Finding:
-    """Whether the geometry is known well enough for the pose in the plane; no other pose would be better.
-
-    Args:
-        given: what is open in the geometry as it is.
-        total: with what is open of its intrinsics.
-    """
+    """Whether the geometry is known well enough in the plane: as given, and with its intrinsics open."""
     if total.translation_mm[:2].max() <= max(_LARGE_ERROR_MM[0], given.translation_mm[:2].max()):
         return "accept", ""
     x, y, z = total.translation_mm

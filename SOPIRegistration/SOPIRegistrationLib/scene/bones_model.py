@@ -23,18 +23,9 @@ _SURFACE_AT = 0.3
 
 
 def show_bones(scene, bone: Volume, transformNode, body: str = "", colour=COLOUR, common=None):
-    """Show a bone mask as a surface that moves with the CT, or with one of several bodies.
+    """The model node of a bone mask (``PreparedCT.bone``), which moves with the CT or one of several bodies.
 
-    Args:
-        scene: the MRML scene.
-        bone: mask in the patient frame (``PreparedCT.bone``).
-        transformNode: the registration's transform, or that of the body.
-        body: name of the body.
-        colour: (3,) 0 to 1.
-        common: the transform that carries all bodies, where the other is that of a body.
-
-    Returns:
-        The model node; the scene keeps one for each body.
+    The scene keeps one for each ``body``; ``common`` carries all bodies' transforms, where there are several.
     """
     node = _bones_nodes(scene).get(body)
     if node is None:
@@ -49,12 +40,7 @@ def show_bones(scene, bone: Volume, transformNode, body: str = "", colour=COLOUR
 
 
 def remove_bones(scene, shown) -> None:
-    """Take the models of bodies that are no longer there out of the scene.
-
-    Args:
-        scene: the MRML scene.
-        shown: models that stay.
-    """
+    """Take the models of bodies that are no longer there out of the scene; those ``shown`` stay."""
     for node in _bones_nodes(scene).values():
         if node not in shown:
             remove_node(node)

@@ -13,13 +13,9 @@ _ESTIMATED = "SOPIRegistration.EstimatedCamera"
 
 
 def keep_estimated(xrayNode, stated: Camera, found: Camera | None, frame: int = 0) -> None:
-    """Keep what was estimated of an X-ray's camera.
+    """Keep what was estimated of an X-ray's camera, which was stated; None forgets it.
 
-    Args:
-        xrayNode: the X-ray.
-        stated: its camera as stated, within whose tolerances it was estimated.
-        found: the camera as estimated; None to forget it.
-        frame: which frame of several, counted from 1; 0 for the only one.
+    ``frame``: which of several, counted from 1; 0 for the only one.
     """
     text = None
     if found is not None:

@@ -12,12 +12,11 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.detector import T_camera_to_scene, detector_to_scene
+from SOPIRegistrationLib.geometry.rigidity import nearest_rigid
 from SOPIRegistrationLib.geometry.views import PoseFrame
 
 # Its own inverse: LPS -> RAS and RAS -> LPS.
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# Handles and sliders leave rounding in a rotation; a scaling of 0.1 % is something else.
-_RIGID_TOLERANCE = 1e-3
 
 
 def matrix_from_pose(T_lps_to_camera: np.ndarray, frame: PoseFrame) -> np.ndarray:
@@ -40,21 +39,14 @@ def rigid_matrix(matrix: np.ndarray, name: str) -> np.ndarray:
     Raises:
         InputError: the matrix is not a rigid motion.
     """
-    R = np.asarray(matrix, dtype=np.float64)[:3, :3]
-    if not np.abs(R @ R.T - np.eye(3)).max() < _RIGID_TOLERANCE or np.linalg.det(R) < 0:
+    T = nearest_rigid(matrix)
+    if T is None:
         raise InputError(f"{name} scales, shears or mirrors: a pose is a rigid transform, choose another one")
-    U, _, Vt = np.linalg.svd(R)
-    return se3.rigid(U @ Vt, np.asarray(matrix, dtype=np.float64)[:3, 3])
+    return T
 
 
 def T_camera_to_ras(camera: Camera, frame: PoseFrame, reference: Camera | None = None) -> np.ndarray:
-    """(4, 4) place of a camera in the scene's world, RAS.
-
-    Args:
-        camera: the camera.
-        frame: nominal view of the reference camera.
-        reference: the camera of a calibrated set that the frame belongs to; ``camera`` itself unless given.
-    """
+    """(4, 4) place of a camera in the scene's world, RAS; arguments as for :func:`T_camera_to_scene`."""
     return RAS_FROM_LPS @ T_camera_to_scene(camera, frame, reference)
 
 

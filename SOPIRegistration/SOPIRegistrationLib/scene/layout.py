@@ -29,13 +29,7 @@ __all__ = [
 
 
 def ensure_layout(layoutManager, layout_id: int = LAYOUT_ID) -> None:
-    """Make a layout known to the application and switch to it.
-
-    Args:
-        layoutManager: ``slicer.app.layoutManager()``.
-        layout_id: ``LAYOUT_ID`` (fusion, X-ray, 3D), ``layout_of`` several X-rays, or ``LANDMARK_LAYOUT_ID``
-            (X-ray, 3D, CT planes).
-    """
+    """Make a layout known and switch to it: ``LAYOUT_ID``, ``layout_of`` X-rays, ``LANDMARK_LAYOUT_ID``."""
     add_layouts(layoutManager.layoutLogic().GetLayoutNode())
     layoutManager.setLayout(layout_id)
 

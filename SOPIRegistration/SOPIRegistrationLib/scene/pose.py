@@ -19,15 +19,11 @@ _IS_POSE = "SOPIRegistration.IsPose"
 
 
 def attach(transformNode, *nodes, common=None) -> None:
-    """Put nodes (CT, its mask, landmarks picked in it) under the registration's transform.
+    """Put nodes (CT, its mask, landmarks picked in it) under the registration's transform, or that of a body.
 
     A transform that a node stands under goes along with it; a former registration transform is replaced. The
-    registration's transform itself is taken out of any other: the C-arm stands still in world.
-
-    Args:
-        transformNode: the registration's transform, or that of one of several bodies.
-        nodes: see above.
-        common: the transform that carries all bodies, where the first is that of a body.
+    registration's transform itself stands under none but ``common``, which carries all bodies: the C-arm
+    stands still in world.
     """
     transformNode.SetAndObserveTransformNodeID(None if common is None else common.GetID())
     transformNode.SetAttribute(_IS_POSE, "1")

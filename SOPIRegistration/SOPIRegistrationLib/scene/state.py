@@ -114,12 +114,7 @@ class RegistrationState:
         return _read_geometry(self._read().get("calibrated_set"))
 
     def set_geometry(self, geometry: CArmGeometry | None, calibrated_set: CArmGeometry | None = None) -> None:
-        """Keep the geometry of the acquisition.
-
-        Args:
-            geometry: with the camera of the X-ray alone; None while it is not known.
-            calibrated_set: with all cameras of its set, where it belongs to one.
-        """
+        """Keep the geometry of the X-ray's camera, None while unknown, and of the set it belongs to."""
         self._write(geometry=_plain_geometry(geometry), calibrated_set=_plain_geometry(calibrated_set))
 
     @property

@@ -30,9 +30,11 @@ from SOPIRegistrationLib.scene.sequences import (
     xray_sequence,
 )
 from SOPIRegistrationLib.settings import RegistrationSettings
+from SOPIRegistrationLib.tracking.body import Body
+from SOPIRegistrationLib.tracking.finding import TrackingSettings
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.track import REVIEW, FramePose, Track
-from SOPIRegistrationLib.tracking.tracker import Body, TrackingSettings, track
+from SOPIRegistrationLib.tracking.tracker import track
 
 # A body further from where the track has it was moved by a hand.
 _MOVED_MM = 0.05
@@ -146,12 +148,7 @@ class SceneTracking:
         )
 
     def start(self, followed: Followed, number: int, placement: Placement) -> None:
-        """Track from where the bodies are in one frame, forwards and backwards.
-
-        Args:
-            followed: what is tracked.
-            number: of the frame, from 1.
-            placement: where the bodies are.
+        """Track from where the bodies are in one frame (from 1), forwards and backwards.
 
         Raises:
             InputError: an X-ray has a single frame, or no such one; unequal counts; something runs already.

@@ -138,11 +138,7 @@ def _correlate(image, kernel, axis: int):
 
 
 def eroded(weights, radius: int):
-    """Least weight of each neighbourhood of that radius that lies inside the image.
-
-    Returns:
-        (..., rows - 2 radius, columns - 2 radius).
-    """
+    """(..., rows - 2 radius, columns - 2 radius): least weight of each neighbourhood of that radius."""
     xp = array_namespace(weights)
     side = 2 * radius + 1
     return _running(_running(weights, side, -1, xp.minimum), side, -2, xp.minimum)

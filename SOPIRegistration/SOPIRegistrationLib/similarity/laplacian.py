@@ -15,18 +15,10 @@ from SOPIRegistrationLib.similarity.filters import (
 def nccl(moving, fixed, mask=None, sigma_px: float = 1.0, edge_weight: float = 0.5):
     """NCC plus the cosine similarity of Laplacian-of-Gaussian images, in [-1 - edge_weight, 1 + edge_weight].
 
-    ``NCCL = NCC(m, f) + edge_weight <L m, L f> / (|L m| |L f|)``, L the Laplacian of Gaussian: Liu et al.,
-    *2D/3D multimode medical image registration based on normalized cross-correlation*, Appl. Sci. 12(6),
-    2828, 2022. The weight 1/2 is that of Opt-NCCL, the SOPI paper's baseline. Unchanged by ``a m + b``, a >
-    0, of either image.
-
-    Args:
-        moving: as of every measure (``similarity``).
-        fixed: the same.
-        mask: the same.
-        sigma_px: standard deviation of the Gaussian, pixels. The Laplacian counts where its support, 3 sigma
-            around a pixel, lies inside the mask.
-        edge_weight: weight of the edge term.
+    ``NCCL = NCC(m, f) + edge_weight <L m, L f> / (|L m| |L f|)``: Liu et al., *2D/3D multimode medical image
+    registration based on normalized cross-correlation*, Appl. Sci. 12(6), 2828, 2022; 1/2 is the weight of
+    Opt-NCCL, the SOPI paper's baseline. L is of ``sigma_px`` and counts where its support, 3 sigma around a
+    pixel, lies inside the mask. Unchanged by ``a m + b``, a > 0, of either image.
     """
     images = standardised(moving, fixed, mask)
     edges_moving, radius = laplacian_of_gaussian(images.moving, sigma_px)

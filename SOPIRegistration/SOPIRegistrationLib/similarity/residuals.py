@@ -43,15 +43,9 @@ class WholeImageResidual(_Residual):
         self._fixed = centred / _norm(centred)
 
     def __call__(self, image: np.ndarray, jacobian: np.ndarray, starts) -> tuple[np.ndarray, np.ndarray]:
-        """Residual and its Jacobian.
+        """Residual (P, rows, columns) and Jacobian (P, 6, rows, columns), zero outside the mask.
 
-        Args:
-            image: (P, rows, columns) DRRs.
-            jacobian: (P, 6, rows, columns) their derivatives.
-            starts: (P,) which start each belongs to.
-
-        Returns:
-            residual (P, rows, columns) and Jacobian (P, 6, rows, columns), zero outside the mask.
+        Of DRRs and their derivatives of the same shapes; ``starts`` (P,) says to which start each belongs.
         """
         valid = _of(self._valid, starts)
         derivative = _centred(jacobian, valid[:, None])

@@ -63,7 +63,7 @@ def bent(bodies: Bodies, motions: Mapping[str, np.ndarray]) -> Volume:
     most = np.zeros_like(grid.array)
     for body in bodies.bodies:
         part = body.subject.ct.attenuation
-        back = np.linalg.inv(motions.get(body.name, np.eye(4)))
+        back = se3.invert_rigid(motions.get(body.name, np.eye(4)))
         moved = looked_up(part, back @ grid.index_to_lps, grid.array.shape, order=1)
         most = np.where(np.abs(moved) > np.abs(most), moved, most)
     return grid.same_grid(np.maximum(surroundings + most, 0).astype(np.float32))

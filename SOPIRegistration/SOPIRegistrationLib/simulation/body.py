@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+from SOPIRegistrationLib.images.attenuation import AIR_HU
 from SOPIRegistrationLib.simulation.fields import Grid, Rod, SmoothField, chain
 from SOPIRegistrationLib.simulation.spine import Spine
 
-AIR_HU, FAT_HU, MUSCLE_HU, SKIN_HU = -1000, -100, 52, 30
+FAT_HU, MUSCLE_HU, SKIN_HU = -100.0, 52.0, 30.0
 _ROUNDNESS = 2.35  # exponent of the outline's superellipse
 _BACKWARDS = (0.0, 1.0, 0.0)
 

@@ -11,13 +11,12 @@ from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.simulation.body import Habitus, paint_trunk
 from SOPIRegistrationLib.simulation.fields import BoneShape, Grid, Rod, SmoothField, chain
 from SOPIRegistrationLib.simulation.limbs import TITANIUM_HU, long_bone
-from SOPIRegistrationLib.simulation.sculpture import Sculpture
+from SOPIRegistrationLib.simulation.sculpture import JOINT_SPACE_MM, Sculpture
 from SOPIRegistrationLib.simulation.skeleton import ilium_shape, pelvis_frame, rib_shapes, sacrum_shape
 from SOPIRegistrationLib.simulation.spine import Spine, random_spine
 
 SACRUM_LABEL, RIB_LABEL, RIGHT_ILIUM_LABEL, LEFT_ILIUM_LABEL = 26, 30, 31, 32
 _RIGHT_ARM_LABEL, _LEFT_ARM_LABEL = 33, 34
-_JOINT_SPACE_MM = 1.4
 # Behind the middle of the field of view, so that the skin stays inside the default one.
 _DEEPEST_BACK_MM = 130.0
 
@@ -172,7 +171,7 @@ def _paint_skeleton(hu, grid: Grid, spine: Spine, habitus: Habitus, size_mm, rng
 
     def paint(shape: BoneShape, label: int, density: float):
         box, part = shape.box, shape.grid
-        shape.keep_clear_of(occupied[box], _JOINT_SPACE_MM, 0.9 * quality.cortex)
+        shape.keep_clear_of(occupied[box], JOINT_SPACE_MM, 0.9 * quality.cortex)
         spongy = density * quality.trabecular_hu * (1 + np.float32(0.16) * (coarse.on(part) + fine.on(part)))
         region = hu[box]
         region += part.coverage(shape.outer) * (quality.cortical_hu - region)

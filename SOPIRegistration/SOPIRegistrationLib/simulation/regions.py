@@ -65,12 +65,7 @@ REGIONS = (*_SCULPTED, BENT_SPINE)
 
 
 def random_region(name: str, seed: int, spacing_mm: float) -> RegionPhantom:
-    """Draw a phantom of a region.
-
-    Args:
-        name: one of ``REGIONS``.
-        seed: of everything random.
-        spacing_mm: isotropic voxel size; small bones have smaller voxels.
+    """Draw a phantom of one of ``REGIONS``; small bones have voxels smaller than ``spacing_mm``.
 
     Raises:
         ValueError: an unknown name.

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from SOPIRegistrationLib.images.attenuation import AIR_HU
 from SOPIRegistrationLib.images.volume import Volume
+from SOPIRegistrationLib.simulation.body import FAT_HU, MUSCLE_HU
 from SOPIRegistrationLib.simulation.fields import BoneShape, Grid, Rod, SmoothField, smooth_minimum
 
-AIR_HU, FAT_HU, MUSCLE_HU = -1000.0, -100.0, 52.0
-_JOINT_SPACE_MM = 1.4
+# Between bones.
+JOINT_SPACE_MM = 1.4
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Sculpture:
         if shape.grid.is_empty:
             return number
         box, part = shape.box, shape.grid
-        shape.keep_clear_of(self._neighbours[box], _JOINT_SPACE_MM, 0.9 * self.cortex)
+        shape.keep_clear_of(self._neighbours[box], JOINT_SPACE_MM, 0.9 * self.cortex)
         spongy = density * self._spongy_hu * (1 + np.float32(0.2) * self._texture.on(part))
         self._mix(box, part.coverage(shape.outer), np.float32(self._cortical_hu))
         region = self.hu[box]

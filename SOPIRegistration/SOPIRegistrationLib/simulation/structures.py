@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.images.attenuation import AIR_HU
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.simulation.fields import BoneShape, Frame, Grid, Rod, SmoothField, chain
 
-_AIR_HU = -1000.0
 # Numbers of bones end here: 255 stands for what is no single bone.
 _MOST_BONES = 254
 
@@ -85,7 +85,7 @@ def _soft_tissue(grid: Grid, size: np.ndarray, rng) -> tuple[np.ndarray, np.ndar
     hu += grid.coverage(-depth - fat) * (-100 - hu)
     gas = (organs > rng.uniform(1.3, 3.5)) & (depth < -fat)
     hu = np.where(gas, rng.uniform(-1000, -300), hu)
-    return (_AIR_HU + grid.coverage(depth) * (hu - _AIR_HU)).astype(np.float32), depth
+    return (AIR_HU + grid.coverage(depth) * (hu - AIR_HU)).astype(np.float32), depth
 
 
 def _placed(size: np.ndarray, rng, spread: float = 0.25) -> Frame:

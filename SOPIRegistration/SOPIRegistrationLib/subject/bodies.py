@@ -10,6 +10,7 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.subject.subject import Subject
 
 # Bodies further apart than this are no neighbours: between two vertebrae are 5 to 15 mm.
@@ -172,11 +173,11 @@ def require_apart(bodies: Sequence[RigidBody], T_lps_to_world: np.ndarray) -> No
         for b in range(a):
             smaller, larger = sorted((a, b), key=lambda n: bodies[n].subject.ct.bone.array.sum())
             ct = bodies[larger].subject.ct
-            T = np.linalg.inv(T_lps_to_world[larger]) @ T_lps_to_world[smaller]
+            T = se3.invert_rigid(T_lps_to_world[larger]) @ T_lps_to_world[smaller]
             inside = np.argwhere(bodies[smaller].subject.ct.bone.array)[::7, ::-1]
-            points = bodies[smaller].subject.ct.bone.points_lps(inside) @ T[:3, :3].T + T[:3, 3]
-            lps_to_index = ct.bone.lps_to_index
-            indices = np.rint(points @ lps_to_index[:3, :3].T + lps_to_index[:3, 3]).astype(int)[:, ::-1]
+            points = bodies[smaller].subject.ct.bone.points_lps(inside)
+            indices = se3.transform_points(ct.bone.lps_to_index @ T, points)
+            indices = np.rint(indices).astype(int)[:, ::-1]
             within = ((indices >= 0) & (indices < ct.bone.array.shape)).all(axis=1)
             share = ct.bone.array[tuple(indices[within].T)].astype(bool).sum() / max(len(points), 1)
             if share > _SAME_PLACE:

@@ -14,6 +14,7 @@ from scipy import ndimage
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.bone_surface import centroid_lps, surface_points_lps
 from SOPIRegistrationLib.images.prepared_ct import PreparedCT
+from SOPIRegistrationLib.images.resampling import looked_up
 from SOPIRegistrationLib.images.volume import Volume
 from SOPIRegistrationLib.subject.bodies import Bodies, Hold, RigidBody, neighbours
 from SOPIRegistrationLib.subject.subject import Subject
@@ -131,10 +132,8 @@ def _on_grid_of(ct: PreparedCT, labels: Volume, numbers: Sequence[int]) -> np.nd
     numbered = np.zeros(labels.array.shape, np.uint16)
     for number, label in enumerate(numbers, start=1):
         numbered[labels.array == label] = number
-    reverse = np.eye(4)[[2, 1, 0, 3]]
     grid = ct.attenuation
-    to_labels = reverse @ labels.lps_to_index @ grid.index_to_lps @ reverse
-    owner = ndimage.affine_transform(numbered, to_labels, output_shape=grid.array.shape, order=0)
+    owner = looked_up(replace(labels, array=numbered), grid.index_to_lps, grid.array.shape)
     voxels = np.bincount(owner.ravel(), minlength=len(numbers) + 1)[1:]
     in_map = np.bincount(numbered.ravel(), minlength=len(numbers) + 1)[1:]
     share = voxels * grid.spacing_mm.prod() / np.maximum(in_map * labels.spacing_mm.prod(), 1e-9)

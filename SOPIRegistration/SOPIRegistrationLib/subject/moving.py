@@ -62,11 +62,7 @@ class MovingVolume:
 
 
 def beyond_border(border: Volume) -> list[Volume]:
-    """The ends of a scan continued straight outwards: coarser masks, one for each face through which an
-    object leaves.
-
-    ``border`` is the mask of the outermost voxels through which it does.
-    """
+    """A scan's ends continued straight outwards, a coarser mask for each face ``border`` leaves through."""
     faces = ((axis, end, np.take(border.array, end, axis)) for axis in range(3) for end in (0, -1))
     # A face that is marked along its edges alone is a side of the box about the object.
     return [_continued(border, axis, end, face) for axis, end, face in faces if face[1:-1, 1:-1].any()]

@@ -100,13 +100,7 @@ class Subject:
                 project_with_jacobian(moving.level(halvings), camera, T)
 
     def kept(self, name: str, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What was made of the subject before, or is made now.
-
-        Args:
-            name: what it is; of each name the last one is kept.
-            key: of what else it depends on; another one means that it is made anew.
-            make: makes it.
-        """
+        """What was made of the subject before under a name and with the same key, or is made now."""
         known = self._kept.get(name)
         if known is None or known[0] != key:
             known = self._kept[name] = key, make()

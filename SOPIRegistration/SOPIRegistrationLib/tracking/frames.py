@@ -84,11 +84,7 @@ class Frames:
             self._ahead.clear()
 
     def frame(self, number: int, of_metal: bool = False) -> Frame:
-        """A frame.
-
-        Args:
-            number: from 1.
-            of_metal: whether metal is what is sought in it (``prepare_radiograph``).
+        """A frame, counted from 1; ``of_metal``: metal is what is sought in it (``prepare_radiograph``).
 
         Raises:
             InputError: none has this number, or it has another size than the camera's.

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
+from SOPIRegistrationLib.geometry.rigidity import is_rotation
 from SOPIRegistrationLib.tracking.track import Track
 
 SIDES = ("left", "right")
@@ -110,13 +111,9 @@ def grood_suntay(T_distal_to_proximal: np.ndarray, side: str) -> dict[str, float
 def cardan_angles(T_distal_to_proximal: np.ndarray, sequence: str = "ZXY") -> dict[str, float]:
     """Cardan angles as the ISB recommends them (Wu 2002, 2005: ZXY of hip, knee and ankle in its own axes).
 
-    Args:
-        T_distal_to_proximal: (4, 4) pose of the distal axes in the proximal ones, mm.
-        sequence: of the axes turned about, each time the axis as turned so far.
-
-    Returns:
-        ``AXIS_deg`` in the sequence's order, the second within 90 deg, and ``x_mm``, ``y_mm``, ``z_mm`` in
-        the proximal axes.
+    Of a (4, 4) pose of the distal axes in the proximal ones, mm: ``AXIS_deg`` in the sequence's order, each
+    about the axis as turned so far, the second within 90 deg, then ``x_mm``, ``y_mm``, ``z_mm`` in the
+    proximal axes.
 
     Raises:
         InputError: no such sequence.
@@ -194,10 +191,8 @@ def _axes(entry: Mapping, side: str) -> np.ndarray:
         points = {name: np.array(value, dtype=np.float64).reshape(3) for name, value in entry.items()}
         return axes_from_landmarks(side=side, **points)
     T = np.array(entry["matrix"], dtype=np.float64)
-    if T.shape != (4, 4) or np.abs(T[:3, :3] @ T[:3, :3].T - np.eye(3)).max() > 1e-3:
-        raise InputError("a matrix of axes must be a rigid 4x4 one, axes to LPS in mm")
-    if np.linalg.det(T[:3, :3]) < 0:
-        raise InputError("a matrix of axes must be right-handed")
+    if T.shape != (4, 4) or not is_rotation(T[:3, :3]):
+        raise InputError("a matrix of axes must be a rigid, right-handed 4x4 one, axes to LPS in mm")
     return T
 
 

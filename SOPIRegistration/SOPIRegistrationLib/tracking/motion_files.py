@@ -1,4 +1,4 @@
-"""Poses over time of other programs: JointTrack's and JTML's kinematics, Autoscoper's trials and tracks.
+"""Poses over time of other programs: JointTrack's and JTML's kinematics, Autoscoper's tracks.
 
 JointTrack (.jts, .jtk) and JTML (.jtak): a header (JT_EULER_312, JTA_EULER_KINEMATICS), a line of column
 names, then a row a frame: x, y, z in mm, then the rotations about z, x and y in degrees; R = Rz Rx Ry takes
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ from scipy.spatial.transform import Rotation
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import T_Y_UP_TO_CAMERA
+from SOPIRegistrationLib.geometry.rigidity import is_rotation
 
 _HEADERS = ("JT_EULER_312", "JTA_EULER_KINEMATICS")
 _COLUMNS = "x_tran,y_tran,z_tran,z_rot,x_rot,y_rot"
@@ -143,8 +143,7 @@ def read_autoscoper_track(path: Path) -> Poses:
         else:
             T[:3, :3] = Rotation.from_euler("ZYX", values[3:], degrees=True).as_matrix()
             T[:3, 3] = values[:3]
-        R = T[:3, :3]
-        if not np.allclose(R @ R.T, np.eye(3), atol=1e-3) or np.linalg.det(R) < 0:
+        if not is_rotation(T[:3, :3]):
             raise InputError(f"{path}, row {number} is not a rigid pose: a matrix must be given row by row")
         poses.append(T)
     return poses
@@ -160,15 +159,10 @@ def write_autoscoper_track(path: Path, poses: Sequence[np.ndarray | None]) -> No
 
 
 def lps_pose_of_autoscoper(T_axes_to_world: np.ndarray, shape_kji, index_to_lps: np.ndarray) -> np.ndarray:
-    """(4, 4) T_lps_to_world of a CT from the pose of its stack in Autoscoper.
-
-    Args:
-        T_axes_to_world: (4, 4) as read.
-        shape_kji: of the CT, whose slices were saved as the stack in their order.
-        index_to_lps: (4, 4) of the CT; its own axes must be right-handed, or the stack is its mirror image.
+    """(4, 4) T_lps_to_world of a CT whose slices, in their order, are the stack, from the stack's pose.
 
     Raises:
-        InputError: the CT's axes are left-handed.
+        InputError: the CT's axes (``index_to_lps``) are left-handed: the stack would be its mirror image.
     """
     return T_axes_to_world @ _lps_to_axes(shape_kji, index_to_lps)
 
@@ -187,69 +181,6 @@ def _lps_to_axes(shape_kji, index_to_lps: np.ndarray) -> np.ndarray:
     return autoscoper_axes(shape_kji, spacing) @ np.linalg.inv(index_to_lps)
 
 
-@dataclass(frozen=True)
-class AutoscoperTrial:
-    """A trial's files (.cfg).
-
-    Attributes:
-        cameras: MayaCam files, in order.
-        sequences: folders of the radiographs, in the same order.
-        volumes: TIFF stacks.
-        flips: (3,) bool for each volume, whether its axes are reversed when it is read.
-        voxel_sizes_mm: (3,) for each volume.
-    """
-
-    cameras: tuple[Path, ...]
-    sequences: tuple[Path, ...]
-    volumes: tuple[Path, ...]
-    flips: tuple[tuple[bool, bool, bool], ...]
-    voxel_sizes_mm: tuple[tuple[float, float, float], ...]
-
-
-def read_autoscoper_trial(path: Path) -> AutoscoperTrial:
-    """A trial; relative paths (from version 1.1 on) are beside the file.
-
-    Raises:
-        InputError: unreadable, or as many folders as there are no cameras, or volumes without a voxel size.
-    """
-    found: dict[str, list[str]] = {}
-    for line in _text(path, "trial").splitlines():
-        key, _, value = line.strip().partition(" ")
-        if key and not key.startswith("#"):
-            found.setdefault(key, []).append(value.strip())
-    cameras, folders, volumes = (
-        tuple(path.parent / word.replace("\\", "/") for word in found.get(key, ()))
-        for key in ("mayaCam_csv", "CameraRootDir", "VolumeFile")
-    )
-    sizes = [_triple(text, path, "VoxelSize") for text in found.get("VoxelSize", ())]
-    if not cameras or len(cameras) != len(folders):
-        raise InputError(f"{path} has {len(cameras)} mayaCam_csv and {len(folders)} CameraRootDir: one each")
-    if not volumes or len(volumes) != len(sizes):
-        raise InputError(f"{path} has {len(volumes)} VolumeFile and {len(sizes)} VoxelSize: one each")
-    flips = [
-        tuple(bool(v) for v in _triple(text, path, "VolumeFlip")) for text in found.get("VolumeFlip", ())
-    ]
-    flips += [(False, False, False)] * (len(volumes) - len(flips))
-    return AutoscoperTrial(cameras, folders, volumes, tuple(flips), tuple(sizes))
-
-
-def write_autoscoper_trial(path: Path, trial: AutoscoperTrial) -> None:
-    """Write a trial, version 1.1; paths relative to the file where they lie below it."""
-
-    def told(file: Path) -> str:
-        inside = file.is_relative_to(path.parent)
-        return (file.relative_to(path.parent) if inside else file.absolute()).as_posix()
-
-    lines = ["Version 1.1"]
-    lines += [f"mayaCam_csv {told(file)}" for file in trial.cameras]
-    lines += [f"CameraRootDir {told(file)}" for file in trial.sequences]
-    for file, flip, size in zip(trial.volumes, trial.flips, trial.voxel_sizes_mm, strict=True):
-        lines.append(f"VolumeFile {told(file)}")
-        lines.append("VolumeFlip " + " ".join(str(int(one)) for one in flip))
-        lines.append("VoxelSize " + " ".join(f"{one:.12g}" for one in size))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 def _text(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -265,10 +196,3 @@ def _numbers(words: Sequence[str], counts: tuple[int, ...], path: Path, row: int
     if len(values) not in counts:
         raise InputError(f"{path}, row {row}: {' or '.join(map(str, counts))} numbers are expected")
     return values
-
-
-def _triple(text: str, path: Path, key: str) -> tuple[float, float, float]:
-    values = _numbers(text.split(), (3,), path, 0) if text else np.empty(0)
-    if len(values) != 3:
-        raise InputError(f"{path}: {key} '{text}' is not three numbers")
-    return tuple(float(value) for value in values)

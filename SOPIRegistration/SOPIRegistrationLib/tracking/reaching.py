@@ -57,13 +57,7 @@ def ends_at_the_finest(kind: TargetKind) -> bool:
 
 
 def reached(comparison: Comparison, guesses: Sequence[np.ndarray], run: Run) -> Hypotheses:
-    """The pose that guesses lead to, moved to the pictures and refined by three levels.
-
-    Args:
-        comparison: the body and the frame's X-rays.
-        guesses: (4, 4) T_lps_to_world, the likeliest first.
-        run: told every iteration.
-    """
+    """The refined pose that guesses (4, 4) T_lps_to_world, likeliest first, lead to."""
     first = coarse_steps(comparison.target.kind)[0]
     moved = [shifted_to_the_pictures(comparison, T, _REACH_MM) for T in guesses]
     T = np.array([*guesses, *moved])
@@ -74,14 +68,7 @@ def reached(comparison: Comparison, guesses: Sequence[np.ndarray], run: Run) -> 
 def reached_from_around(
     comparison: Comparison, T_found: np.ndarray, T_expected: np.ndarray, run: Run
 ) -> Hypotheses:
-    """The same from views all around a pose that may be a minimum beside the right one.
-
-    Args:
-        comparison: the body and the frame's X-rays.
-        T_found: (4, 4) T_lps_to_world.
-        T_expected: (4, 4) where the motion leads to.
-        run: told every iteration.
-    """
+    """The same from views all around a (4, 4) pose that may be a minimum beside the right one."""
     plan = replace(comparison.target.kind.starts[0], shift_mm=0.0)
     return _refined(comparison, multi_start(comparison.case, T_found, plan), T_expected, run)
 

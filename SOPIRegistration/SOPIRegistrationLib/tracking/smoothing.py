@@ -58,7 +58,7 @@ def smoothed(track: Track, period_frames: float, T_world_to_camera: np.ndarray) 
     )[rows]
     R = se3.exp_so3(smooth[:, :3]) @ R_middle
     shift = smooth[:, 3:] - (R @ track.centre_lps_mm)
-    T_smooth = np.linalg.inv(T_world_to_camera) @ se3.rigid(R, shift)
+    T_smooth = se3.invert_rigid(T_world_to_camera) @ se3.rigid(R, shift)
     return dict(zip(known, T_smooth, strict=True))
 
 

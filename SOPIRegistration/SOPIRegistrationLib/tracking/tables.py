@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from SOPIRegistrationLib import __version__
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.files import geometry_as_dict
 from SOPIRegistrationLib.geometry.views import THETA_NAMES, theta_as_dict
@@ -20,9 +21,9 @@ from SOPIRegistrationLib.images.pyramid import resampled_radiograph
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration.pose_files import write_transform
 from SOPIRegistrationLib.subject import MovingVolume
+from SOPIRegistrationLib.tracking.body import Body
 from SOPIRegistrationLib.tracking.frames import Frames
 from SOPIRegistrationLib.tracking.track import LOST, STATUSES, FramePose, Track
-from SOPIRegistrationLib.tracking.tracker import Body
 
 MATRIX_NAMES = tuple(f"T{row}{column}" for row in range(3) for column in range(4))
 ERROR_NAMES = ("error_rx_deg", "error_ry_deg", "error_rz_deg", "error_tx_mm", "error_ty_mm", "error_tz_mm")
@@ -75,7 +76,7 @@ class Motion:
                 if pose.T is not None:
                     row |= self._pose(body, pose.T, "") | _errors(pose)
                     if number and parent is not None:
-                        row |= _matrix(np.linalg.inv(parent) @ pose.T, "rel_")
+                        row |= _matrix(se3.invert_rigid(parent) @ pose.T, "rel_")
                     if self.smooth:
                         row |= self._pose(body, self.smooth[number][pose.frame], "smooth_")
                     row |= self.joints.get((pose.frame, body.name), {})

@@ -53,11 +53,15 @@ class FramePose:
         """Whether other starts would lead to the same pose: accepted, or doubted though the images agree."""
         return self.status == ACCEPT or (self.is_anchor and self.margin >= 0)
 
+    def told(self, *reasons: str) -> FramePose:
+        """The same with more to be said of it."""
+        return replace(self, verdict=replace(self.verdict, reasons=[*self.verdict.reasons, *reasons]))
+
     def doubted(self, reason: str, is_anchor: bool = True) -> FramePose:
         """The same, to be looked at by a person for this reason, too."""
+        told = self.told(reason)
         status = max(self.status, REVIEW, key=STATUSES.index)
-        verdict = replace(self.verdict, status=status, reasons=[*self.verdict.reasons, reason])
-        return replace(self, verdict=verdict, is_anchor=is_anchor)
+        return replace(told, verdict=replace(told.verdict, status=status), is_anchor=is_anchor)
 
     def rank(self) -> tuple[int, float]:
         """Smaller for what is to be trusted more."""

@@ -188,11 +188,10 @@ def direction_loss(gradient: torch.Tensor, target: torch.Tensor) -> torch.Tensor
 
 
 def distance_loss(error: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
-    """How far L_N (B,) is from the distance to the true pose (B,): mean absolute logarithm of their ratio.
+    """Mean absolute logarithm of the ratio of L_N (B,) to the distance to the true pose (B,).
 
-    The distance, in units of ``networks.embedding.SCALE``, is convex and has one minimum; below half a unit
-    one is like the other. Directions and steps alone are learned as slopes on a high plateau, where L_N
-    hardly depends on the pose.
+    The distance, in ``networks.embedding.SCALE``, has one minimum and is slope everywhere; below half a
+    unit one is like the other. Directions alone are learned as slopes on a plateau.
     """
     return torch.log(error / (distance.square() + _NEAR**2).sqrt()).abs().mean()
 
@@ -200,9 +199,8 @@ def distance_loss(error: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
 def step_loss(step: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """By how much Gauss-Newton steps (B, 6) miss twists to the true poses (B, 6), as shares of their size.
 
-    Mean logarithm of 1 + error: a few lost starts do not drown the others. A least-squares step in place of a
-    gradient's direction, as in the SOPI authors' later work (Chen and Kong 2025, arXiv 2509.06890), has a
-    length too, and its six parts are told apart by the features' curvature.
+    The logarithm keeps a few lost starts from drowning the others. A least-squares step, as in Chen and
+    Kong 2025 (arXiv 2509.06890), has a length too, unlike a gradient's direction.
     """
     size = target.square().mean(dim=1, keepdim=True).sqrt() + _EXACT
     return torch.log1p((step - target).abs() / size).mean()

@@ -239,13 +239,7 @@ def _line_integrals(patient: Patient, camera: Camera, T_lps_to_camera: torch.Ten
 
 
 def through_tissue(body: torch.Tensor, bone: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Line integrals of a body with bones, by a random beam: softer ones show more of the bones.
-
-    Args:
-        body: line integrals through everything, at the energy of the CT's scale.
-        bone: line integrals through the bones.
-        rng: source of the beam.
-    """
+    """Line integrals of a body with bones, by a random beam: softer ones show more of the bones."""
     return body + rng.uniform(-0.1, 0.6) * bone
 
 

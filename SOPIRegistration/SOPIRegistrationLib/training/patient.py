@@ -130,15 +130,9 @@ def patient_trainer(
     device: torch.device,
     report: Callable[[Progress], bool | None],
 ) -> Trainer:
-    """A trainer of a network for a patient.
+    """A trainer of a network for a patient; it goes on from a checkpoint in the folder ``out``.
 
-    Args:
-        ct: the patient.
-        config: the network, its camera and reference pose (:func:`configured`).
-        settings: how.
-        out: folder of checkpoint and log; training goes on from a checkpoint there.
-        device: where.
-        report: called after every step; a true answer ends the training, which keeps the best so far.
+    A true answer of ``report``, called after every step, ends the training, which keeps the best so far.
 
     Raises:
         InputError: the checkpoint is of another network, patient or C-arm.

@@ -51,10 +51,10 @@ class PatientLoss:
         target = correction_between(T_reference, T_true, K, centre, self._pixels)
         error = (values - target.float()).abs()
         if self._kind == "pose-dependent":
-            error = error * self._weights(network, target).float()
+            error = error * self.weights(network, target).float()
         return error.mean()
 
-    def _weights(self, network: PatientNetwork, values: torch.Tensor) -> torch.Tensor:
+    def weights(self, network: PatientNetwork, values: torch.Tensor) -> torch.Tensor:
         """(B, 6) mean motion of the projected points, in image widths, by a change of each value."""
         step = 1e-4
         moved = torch.cat([values[:, None], values[:, None] + step * torch.eye(6).to(values)], dim=1)

@@ -129,19 +129,15 @@ def theta_loss(
 ) -> torch.Tensor:
     """L_mse of Eq. 4: mean squared error of the pose parameters, each in units of half its sampled range.
 
-    Radians and millimetres have no common size: unscaled, an error of 100 mm in depth would outweigh one of
-    a whole radian ten thousand times, and depth would be all that is learned. (Eq. 4 prints a norm that is
-    not squared; what it is called, and what has a derivative at the truth, is.)
+    Unscaled, depth in mm would be all that is learned. (Eq. 4 prints a norm that is not squared; what it is
+    called, and what has a derivative at the truth, is.)
     """
     scale = torch.as_tensor(theta_half_range, dtype=theta.dtype, device=theta.device)
     return ((theta - theta_true.to(theta)) / scale).square().mean()
 
 
 def weight_penalty(network: nn.Module) -> torch.Tensor:
-    """R of Eq. 5: half the sum of squares of all kernels and matrices; lambda is then the usual weight decay.
-
-    Biases and norms are left out: making them small makes no function simpler.
-    """
+    """R of Eq. 5: half the sum of squares of all kernels and matrices, without biases and norms."""
     return 0.5 * sum(p.square().sum() for p in network.parameters() if p.ndim > 1)
 
 

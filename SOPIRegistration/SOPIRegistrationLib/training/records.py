@@ -30,22 +30,12 @@ def error_figures(errors: np.ndarray) -> dict[str, float]:
 
 
 def score(row: Mapping[str, float]) -> float:
-    """One figure for how bad a row's errors are.
-
-    A millimetre of depth is worth less than one in the plane to what follows.
-    """
+    """One figure for how bad a row's errors are; depth weighs little for what follows."""
     return row["rotation_deg"] + row["in_plane_mm"] + 0.2 * row["depth_mm"]
 
 
 def cosine_rate(highest: float, step: int, warm_up: int, fraction: float) -> float:
-    """Learning rate: rises over the first steps, falls to a hundredth along a cosine.
-
-    Args:
-        highest: rate.
-        step: batches so far.
-        warm_up: steps until the highest rate is reached.
-        fraction: of the training that is over.
-    """
+    """Learning rate: rises over the first ``warm_up`` steps, falls to a hundredth along a cosine."""
     falling = 0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * min(1.0, fraction))))
     return highest * min(1.0, (step + 1) / warm_up) * falling
 

@@ -144,10 +144,9 @@ class TwoBranchTask:
 
 
 def correction_loss(correction: Correction, target: torch.Tensor) -> torch.Tensor:
-    """Negative logarithm of the Laplace likelihood of the true corrections (B, 6), given the network's.
+    """Negative log Laplace likelihood of the true corrections (B, 6), given the network's and its deviation.
 
-    What cannot be known of a pose, such as tilts of a view far from the true one, is expected to be wrong and
-    then weighs little (Kendall and Gal, NeurIPS 2017).
+    What cannot be known of a pose is expected to be wrong and weighs little (Kendall and Gal, NeurIPS 2017).
     """
     expected = correction.deviation
     return ((correction.values - target).abs() / expected + torch.log(expected)).mean()

@@ -41,13 +41,7 @@ class Task(Protocol):
     measured_on: Mapping[str, Any]
 
     def prepare(self, placement: Placement, step: int, say: Callable[[str], None]) -> None:
-        """Make what is learned from, and what is validated on.
-
-        Args:
-            placement: where.
-            step: batches that an earlier run has had.
-            say: tells what is being done.
-        """
+        """Make what is learned from and validated on, ``step`` batches on; ``say`` tells what is done."""
 
     def losses(self, network: nn.Module) -> Iterator[torch.Tensor]:
         """Losses of the next batch; the weights change after each."""

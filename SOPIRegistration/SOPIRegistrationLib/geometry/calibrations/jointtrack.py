@@ -17,6 +17,7 @@ import numpy as np
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.geometry.calibrations.numbers import has_decimal_commas
 from SOPIRegistrationLib.geometry.camera import T_Y_UP_TO_CAMERA, Camera, looking_from
+from SOPIRegistrationLib.geometry.rigidity import is_rotation
 from SOPIRegistrationLib.geometry.se3 import invert_rigid
 
 _CODE = re.compile(r"JTA?_[A-Z]*CALIB")
@@ -94,7 +95,7 @@ def _of_second(values: np.ndarray) -> np.ndarray:
     T_second_to_first = np.eye(4)
     T_second_to_first[:3, 3] = values[:3]
     T_second_to_first[:3, :3] = R = values[3:].reshape(3, 3)
-    if not np.allclose(R.T @ R, np.eye(3), atol=_ORTHOGONAL) or np.linalg.det(R) < 0:
+    if not is_rotation(R):
         raise InputError("the second camera's axes are not at right angles, or left-handed")
     return T_Y_UP_TO_CAMERA @ invert_rigid(T_second_to_first) @ T_Y_UP_TO_CAMERA
 

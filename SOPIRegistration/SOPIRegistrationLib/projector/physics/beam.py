@@ -86,12 +86,10 @@ class Beam:
 
 
 def linear_attenuation(material: str, energies_kev) -> np.ndarray:
-    """Linear attenuation of a material at its usual density, 1/mm.
+    """Linear attenuation, 1/mm, of a material at its usual density, by photon energy (10.5 to 119.5 keV).
 
-    Args:
-        material: "water", "soft tissue", "cortical bone", "CsI" or an element of ``attenuation.csv``.
-        energies_kev: photon energies, 10.5 to 119.5 keV; between the table's interpolated on logarithmic
-            scales.
+    "water", "soft tissue", "cortical bone", "CsI" or an element of ``attenuation.csv``; between its
+    energies on logarithmic scales.
 
     Raises:
         InputError: the material is not in the table.

@@ -14,10 +14,9 @@ class Response(Protocol):
     """What becomes of the line integrals of one or several volumes."""
 
     def projection(self, integrals: Sequence, jacobians: Sequence, with_jacobian: bool):
-        """Image (..., rows, columns) and, where asked for, its Jacobian by the chain rule, else None.
+        """Image (..., rows, columns) and, where asked for, its Jacobian (..., rows, columns, 6), else None.
 
-        From line integrals (..., rows, columns) of each volume and their Jacobians (..., rows, columns, 6),
-        which may be overwritten.
+        Of each volume's line integrals and their Jacobians, which may be overwritten.
         """
 
 
