@@ -76,10 +76,10 @@ def on_startup():
     )
 
 
-def load_sample():
-    """The demo case for the Sample Data module, which does not know of missing packages."""
-    requirements = Path(__file__).parent / "Resources" / "requirements.txt"
-    if not dependencies(requirements).ensure():
+def load_sample(packages=None):
+    """The demo case for the Sample Data module, which does not know of missing packages (Dependencies)."""
+    packages = packages or dependencies(Path(__file__).parent / "Resources" / "requirements.txt")
+    if not packages.ensure():
         return None
     return SOPIRegistrationLogic().loadDemoCase()
 
@@ -149,7 +149,7 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = SOPIRegistrationLogic()
-        self.dependencies = dependencies(self.resourcePath("requirements.txt"))
+        self.dependencies = self.makeDependencies()
         self.ui.installButton.connect("clicked(bool)", self.onInstall)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -169,13 +169,19 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 f"Registration needs Python packages that Slicer does not bring: {missing}."
             )
             return
-        from SOPIRegistrationLib.panel.registration_panel import RegistrationPanel
-
-        self.panel = RegistrationPanel(
-            self.ui, ensure_torch=lambda: self.dependencies.ensure_torch(torch_utils())
-        )
+        self.panel = self.makePanel()
         self.initializeParameterNode()
         self.panel.restore()
+
+    def makeDependencies(self):
+        """The packages that the panel needs."""
+        return dependencies(self.resourcePath("requirements.txt"))
+
+    def makePanel(self):
+        """The panel on the widgets, once all that it needs is installed."""
+        from SOPIRegistrationLib.panel.registration_panel import RegistrationPanel
+
+        return RegistrationPanel(self.ui, ensure_torch=lambda: self.dependencies.ensure_torch(torch_utils()))
 
     def onInstall(self):
         from SOPIRegistrationLib.panel.messages import errors_shown
@@ -295,75 +301,130 @@ class SOPIRegistrationLogic(ScriptedLoadableModuleLogic):
         camera=None,
         polarity="auto",
         progress=None,
+        otherXrays=(),
+        regionNode=None,
+        regionLeftOut=False,
+        bodies=(),
+        materials=None,
+        motions=None,
+        timeLimit=20.0,
+        weights=None,
     ):
-        """Register a CT to an X-ray; returns when done, with the window kept alive meanwhile.
+        """Register a CT, or several bodies, to an X-ray; the window is kept alive until it returns.
+
+        What is not given counts as not chosen, whatever the panel had.
 
         Args:
-            ctNode: CT volume, HU.
+            ctNode: CT volume, HU; None where models are registered without one.
             xrayNode: X-ray volume; it is moved onto the C-arm's detector plane.
             geometry: path of a geometry JSON, name of a preset, a CArmGeometry, or None for the X-ray's DICOM
                 tags.
             maskNode: segmentation or label map of the bones.
             transformNode: output, CT to where the X-ray shows it; made if None.
-            init: "auto", "search", "nominal", "current" (where transformNode holds the CT) or a 4x4
+            init: "auto", "search", "nominal", "current" (where the transforms hold the bodies) or a 4x4
                 T_lps_to_camera.
-            refine: "opt" or "none".
+            refine: "opt", "sopi", "sopi+opt" or "none".
             content: "auto", "body" or "bone", what the DRR is made of.
             frame: which frame of a multi-frame X-ray, counted from 1.
             camera: name of the camera that took it, where the geometry has several; the one that the X-ray's
                 name holds unless given.
             polarity: "auto", "bone-dark" or "bone-bright", what bones are in the X-ray as stored.
             progress: called in this thread with (stage, fraction); a true answer stops.
+            otherXrays: further X-rays of a geometry with several cameras, registered jointly: nodes, whose
+                names hold their camera's, or (node, camera), or (node, camera, frame).
+            regionNode: segmentation, label map, ROI or closed curve of what of the X-ray is compared.
+            regionLeftOut: compare all but the region.
+            bodies: nodes that move by themselves: a segmentation of the CT (its visible segments), other CTs,
+                models.
+            materials: what models are made of, by the body's name: {"Femur": "CoCr"}.
+            motions: by the body's name "free", "fixed", or the body that holds it: {"Tibia": "Femur"}.
+            timeLimit: seconds for which an automatic initialisation may go on searching.
+            weights: files of weights by the network's name, over the installed ones.
 
         Returns:
-            The RegistrationResult. The transform is the parameter node's ``transform``.
+            The RegistrationResult, of several bodies the BodiesResult. Transforms are in the parameter node
+            (``transform``) and under it.
 
         Raises:
             InputError: an input is unusable; nothing in the scene has changed.
         """
-        from SOPIRegistrationLib.panel.input_reader import geometry_of
-        from SOPIRegistrationLib.panel.session import Session
-        from SOPIRegistrationLib.registration.logic import outcome_of
+        from SOPIRegistrationLib.panel.scripted_case import Chosen
 
         parameters = self.getParameterNode()
-        session = Session(slicer.mrmlScene, parameters, slicer.app.layoutManager())
-        chosen = {
-            "ct": ctNode,
-            "xray": xrayNode,
-            "mask": maskNode,
-            "frame": frame or 0,
-            "polarity": _known_polarity(polarity),
-            "transform": transformNode or parameters.transform,
-        }
-        geometry = geometry_of(geometry, xrayNode, frame, camera)
-        before = {name: getattr(parameters, name) for name in chosen}, session.state.geometry
-        self._choose(session, chosen, geometry)
+        chosen = Chosen(
+            {
+                "ct": ctNode,
+                "xray": xrayNode,
+                "mask": maskNode,
+                "frame": frame or 0,
+                "polarity": _known_polarity(polarity),
+                "transform": transformNode or parameters.transform,
+                "joint": bool(otherXrays),
+                "region": regionNode,
+                "regionLeftOut": regionLeftOut,
+                "timeLimit": float(timeLimit),
+            },
+            geometry,
+            camera,
+            bodies,
+            materials or {},
+            motions or {},
+            otherXrays,
+        )
+        with self._case(progress) as case:
+            case.prepare(chosen)
+            return case.register(init, refine, content, weights)
 
-        def follow(live):
-            return progress is not None and progress(live.stage, live.fraction)
+    def track(self, progress=None):
+        """Follow what was registered through the frames of its X-rays, from where it is in the frame shown.
 
-        alive = slicer.app.processEvents
-        try:
-            inputs = session.reader.read()
-            prepared = outcome_of(lambda logic: logic.prepare(inputs), "prepared", follow, alive)
-        except InputError:
-            self._choose(session, *before)
-            raise
-        session.accept(prepared)
-        task = session.task(init, refine, content)
-        result = outcome_of(lambda logic: logic.register(task), "finished", follow, alive)
-        session.record(result)
-        # The views have their sizes by now.
-        session.views.fit()
-        session.close()
-        return result
+        The panel's inputs are those of the last registration; poses appear as Sequences beside the X-rays'.
 
-    @staticmethod
-    def _choose(session, chosen, geometry):
-        """Choose inputs as somebody at the panel would."""
-        for name, value in chosen.items():
-            setattr(session.parameters, name, value)
-        session.state.geometry = geometry
+        Args:
+            progress: called in this thread with (stage, fraction); a true answer stops.
+
+        Returns:
+            The Track of each body by its name.
+
+        Raises:
+            InputError: an X-ray has a single frame; the X-rays show different frames.
+            Cancelled: it was stopped; the scene is as it was.
+        """
+        with self._case(progress) as case:
+            case.prepare()
+            return case.track()
+
+    def solveLandmarks(self, ctPoints, xrayPoints):
+        """Put the CT that is chosen to where pairs of landmarks say.
+
+        Args:
+            ctPoints: point list on the CT; it moves with it from now on.
+            xrayPoints: point list on the X-ray, in the same order.
+
+        Returns:
+            The LandmarkPose, with its residuals.
+
+        Raises:
+            InputError: fewer than four pairs, or they do not determine a pose.
+        """
+        with self._case() as case:
+            case.prepare()
+            return case.solve(ctPoints, xrayPoints)
+
+    def exportResult(self, folder):
+        """Write the registration shown: result.json, transforms (ITK) and overlay.png; returns the paths.
+
+        Raises:
+            InputError: nothing was registered.
+        """
+        with self._case() as case:
+            case.prepare()
+            return case.write(Path(folder))
+
+    def _case(self, progress=None):
+        from SOPIRegistrationLib.panel.scripted_case import ScriptedCase
+
+        return ScriptedCase(self.getParameterNode(), progress)
 
 
 def _known_polarity(polarity):

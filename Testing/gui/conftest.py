@@ -6,7 +6,8 @@ import importlib.util
 import os
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,12 +57,12 @@ def module(host):
 
 
 @contextmanager
-def opened(host, module):
-    """The module's panel on an empty scene."""
+def opened(host, module, widget_class: type | None = None):
+    """The module's panel, or another one, on an empty scene."""
     host.scene.Clear()
-    for record in (host.messages, host.answers, host.exceptions):
+    for record in (host.messages, host.answers, host.exceptions, host.dicom_files):
         record.clear()
-    widget = host.open_module(module, str(MODULE_PATH))
+    widget = host.open_module(module, str(MODULE_PATH), widget_class)
     yield widget
     host.close_module(widget)
     host.scene.Clear()
@@ -77,39 +78,53 @@ def widget(host, module):
 
 
 @pytest.fixture
-def user_of_networks(host, module, monkeypatch):
-    """Somebody before the panel of a version with other methods in its lists.
+def open_with(host, module):
+    """Opens the panel with other parts than its own: those that ``RegistrationPanel`` is given, by name."""
+    with ExitStack() as opened_ones:
 
-    ``initialiser`` is added to the initialisers, and the learned refinement needs no weights.
-    """
-    from SOPIRegistrationLib import methods
+        def open_panel(**parts) -> User:
+            def make_panel(widget):
+                from SOPIRegistrationLib.panel.registration_panel import RegistrationPanel
 
-    initialiser = methods.Method("stand-in", "initialise.starts:Nominal", needs_torch=True)
-    learned = methods.Method(methods.LEARNED_REFINEMENT, "refine.none:NoRefinement")
-    before = {name: loaded for name, loaded in sys.modules.items() if name.startswith("SOPIRegistration")}
-    monkeypatch.setattr(methods, "INITIALISERS", (*methods.INITIALISERS, initialiser))
-    others = tuple(method for method in methods.REFINEMENTS if method.name != learned.name)
-    monkeypatch.setattr(methods, "REFINEMENTS", (*others, learned))
-    reload_panel()
-    with opened(host, load_module()) as widget:
-        user = User(host, widget)
-        user.initialiser = initialiser
-        yield user
-    monkeypatch.undo()
-    reload_panel()
-    sys.modules.update(before)
+                return RegistrationPanel(widget.ui, **{"ensure_torch": lambda: True, **parts})
+
+            widget_class = widget_with(module, makePanel=make_panel)
+            return User(host, opened_ones.enter_context(opened(host, module, widget_class)))
+
+        yield open_panel
 
 
-def reload_panel():
-    """What of the panel has read the lists of methods."""
-    for name in ("choices", "method_section", "session", "registration_panel"):
-        importlib.reload(importlib.import_module(f"SOPIRegistrationLib.panel.{name}"))
+def widget_with(module, **methods) -> type:
+    """The module's widget with other methods; the application knows it by its name."""
+    return type("SOPIRegistrationWidget", (module.SOPIRegistrationWidget,), methods)
 
 
 @pytest.fixture
 def user(host, widget):
     """Somebody before the panel, with an empty scene."""
     return User(host, widget)
+
+
+@pytest.fixture(scope="session")
+def side_xray(demo_case):
+    """What :func:`side_view` gives of the demo case."""
+    return side_view(demo_case)
+
+
+def side_view(demo_case):
+    """(camera, picture) of a second C-arm 60 deg beside that of the demo case, whose world is its camera."""
+    from SOPIRegistrationLib.geometry import se3
+    from SOPIRegistrationLib.images.ct_preparation import prepare_ct
+    from SOPIRegistrationLib.projector import project
+    from SOPIRegistrationLib.subject import Subject
+
+    subject = Subject(prepare_ct(demo_case.ct))
+    centre = (demo_case.T_true @ [*subject.ct.rotation_centre_lps_mm, 1.0])[:3]
+    about = np.eye(4)
+    about[:3, 3] = centre
+    turn = about @ se3.exp_se3(np.array([0, np.deg2rad(60), 0, 0, 0, 0])) @ se3.invert_rigid(about)
+    camera = replace(demo_case.camera, name="side", T_world_to_camera=turn)
+    return camera, 6e4 * np.exp(-project(subject.body.level(1), camera, demo_case.T_true))
 
 
 class User:
@@ -133,10 +148,6 @@ class User:
     @property
     def session(self):
         return self.panel.session
-
-    def install_torch(self, ensure) -> None:
-        """Let a function answer whether PyTorch is there."""
-        self.widget.dependencies.ensure_torch = lambda utils: ensure()
 
     def wait(self, seconds: float = 120.0) -> None:
         """Until the panel is at rest: nothing runs and the last DRR is drawn."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from support.rendering import can_render
@@ -204,6 +206,31 @@ def test_the_3d_view_shows_the_body(demo, then):
     assert np.all(np.abs((low + high) / 2 - 0.5) < 0.15)
 
 
+def test_a_body_that_left_the_3d_view_is_followed_unless_somebody_has_come_close(demo):
+    """What it has grown to counts as well: bodies that move apart."""
+    views, case = demo.session.views, demo.session.case
+    camera = demo.host.app.layoutManager().threeDWidget(0).threeDView().cameraNode().GetCamera()
+
+    def move_apart():
+        demo.session.pose = case.frame.T_from_theta(np.array([0.0, 0.0, 0.0, 90.0, 60.0, 0.0]))
+        demo.wait()
+
+    views.fit()
+    place = camera.GetPosition()
+    move_apart()
+    views.keep_body_in_sight()
+    assert not np.allclose(camera.GetPosition(), place)
+    demo.click("nominalButton")
+    demo.wait()
+    views.fit()
+    camera.Dolly(3.0)
+    place = camera.GetPosition()
+    demo.session.pose = case.frame.T_from_theta(np.array([0.0, 0.0, 0.0, 3.0, 0.0, 0.0]))
+    demo.wait()
+    views.keep_body_in_sight()
+    np.testing.assert_allclose(camera.GetPosition(), place)
+
+
 def test_views_are_fitted_when_their_size_changes_and_never_while_somebody_zooms(demo):
     layouts = demo.host.app.layoutManager()
     node = layouts.sliceWidget("Fusion").mrmlSliceNode()
@@ -265,10 +292,21 @@ def test_sections_that_are_complete_fold_once(demo):
     assert not demo.ui.inputsSection.collapsed
 
 
-def test_a_start_that_fails_leaves_the_training_section_as_it_was(user, demo_case, monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.setattr("sys.executable", "")
-    user.install_torch(lambda: True)
+@pytest.fixture
+def blocked_models():
+    """The folder of the user's models cannot be made: a file lies in its place."""
+    from SOPIRegistrationLib.patient_models import models_folder
+
+    folder = models_folder()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_bytes(b"")
+    yield
+    folder.unlink()
+
+
+def test_a_start_that_fails_leaves_the_training_section_as_it_was(blocked_models, open_with, demo_case):
+    user = open_with()
     user.take_demo(demo_case)
     user.show_views()
     user.click("trainButton")

@@ -189,12 +189,15 @@ def test_unusable_input_of_a_script_changes_nothing(chosen, module):
         logic.register(ct, xray, known, polarity="dark")
 
 
-def test_a_fault_of_the_module_is_shown_and_the_panel_goes_on(chosen, monkeypatch):
-    monkeypatch.setattr("SOPIRegistrationLib.registration.logic.prepare_ct", lambda *_, **__: 1 / 0)
-    chosen.click("showViewsButton")
-    chosen.wait()
-    assert "ZeroDivisionError" in chosen.last_message()
-    assert chosen.ui.registerButton.enabled
+def test_a_fault_of_the_module_is_shown_and_the_panel_goes_on(open_with, demo_case):
+    from SOPIRegistrationLib.registration.logic import RegistrationLogic
+
+    user = open_with(logic=RegistrationLogic(prepare=lambda *_: 1 / 0))
+    user.take_demo(demo_case)
+    user.click("showViewsButton")
+    user.wait()
+    assert "ZeroDivisionError" in user.last_message()
+    assert user.ui.registerButton.enabled
 
 
 def test_transform_that_is_not_rigid(chosen):
@@ -210,16 +213,22 @@ def test_transform_that_is_not_rigid(chosen):
     assert _nodes(chosen.host.scene) == before
 
 
-def test_cancelling_the_demo_adds_nothing(user, monkeypatch):
+def test_cancelling_the_demo_adds_nothing(open_with, demo_case):
     import threading
 
-    go_on = threading.Event()
-    monkeypatch.setattr("SOPIRegistrationLib.panel.registration_panel.demo_case", lambda seed: go_on.wait(5))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def make_demo(_seed):
+        begun.set()
+        go_on.wait()
+        return demo_case
+
+    user = open_with(make_demo=make_demo)
     user.click("demoButton")
-    user.host.process(0.1)
+    assert user.host.process(60, until=begun.is_set)
     user.click("cancelButton")
     go_on.set()
-    user.host.process(0.2)
+    user.wait()
     assert user.parameters.ct is None
     assert user.ui.demoButton.enabled
     assert user.host.messages == []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
+from conftest import opened, widget_with
 from SOPIRegistrationLib.dependencies import Dependencies, torch_utils
 from SOPIRegistrationLib.errors import InputError
 
@@ -116,24 +117,24 @@ def test_torch_without_network_and_torch_that_cannot_be_imported(requirements):
         _dependencies(requirements, pip).ensure_torch()
 
 
-def test_the_pytorch_extension_is_found_where_it_is_installed(monkeypatch):
+def test_the_pytorch_extension_is_found_where_it_is_installed(tmp_path, monkeypatch):
     assert torch_utils() is None
-    logic = object()
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", SimpleNamespace(PyTorchUtilsLogic=lambda: logic))
-    assert torch_utils() is logic
+    (tmp_path / "PyTorchUtils.py").write_text("class PyTorchUtilsLogic:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert type(torch_utils()).__name__ == "PyTorchUtilsLogic"
+    sys.modules.pop("PyTorchUtils")
 
 
-def test_the_panel_opens_without_the_packages(host, module, monkeypatch):
+def packages(module, pip) -> Dependencies:
+    """Those of the module, of which pip says what is installed."""
+    path = Path(module.__file__).parent / "Resources" / "requirements.txt"
+    return Dependencies(path, pip.install, pip.confirm, pip.has)
+
+
+def test_the_panel_opens_without_the_packages(host, module):
     pip = Pip(agrees=True)
-    monkeypatch.setattr(
-        module,
-        "Dependencies",
-        lambda path, install, confirm: Dependencies(path, pip.install, pip.confirm, pip.has),
-    )
-    host.scene.Clear()
-    host.messages.clear()
-    widget = host.open_module(module, module.__file__)
-    try:
+    widget_class = widget_with(module, makeDependencies=lambda widget: packages(module, pip))
+    with opened(host, module, widget_class) as widget:
         assert widget.panel is None
         assert not widget.ui.dependencyFrame.isHidden()
         assert "numba" in widget.ui.dependencyLabel.text
@@ -146,19 +147,12 @@ def test_the_panel_opens_without_the_packages(host, module, monkeypatch):
         assert widget.panel is not None
         assert widget.ui.dependencyFrame.isHidden()
         assert widget.ui.inputsSection.enabled
-    finally:
-        widget.cleanup()
 
 
-def test_sample_data_without_the_packages(host, module, monkeypatch):
+def test_sample_data_without_the_packages(host, module):
     """Sample Data does not open the panel, which would ask."""
     pip = Pip(agrees=False)
-    monkeypatch.setattr(
-        module,
-        "Dependencies",
-        lambda path, install, confirm: Dependencies(path, pip.install, pip.confirm, pip.has),
-    )
     host.scene.Clear()
-    assert module.load_sample() is None
+    assert module.load_sample(packages(module, pip)) is None
     assert "numba" in pip.questions[0]
     assert host.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0

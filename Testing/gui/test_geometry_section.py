@@ -125,7 +125,7 @@ def test_saved_and_loaded_again(with_xray, tmp_path):
     assert (again.sod_mm, again.view) == (known.sod_mm, known.view)
 
 
-def test_dicom_tags_are_taken_when_the_xray_is_chosen(user, tmp_path, monkeypatch):
+def test_dicom_tags_are_taken_when_the_xray_is_chosen(user, tmp_path):
     """From the file that the application's database has of it."""
     import slicer
 
@@ -136,8 +136,7 @@ def test_dicom_tags_are_taken_when_the_xray_is_chosen(user, tmp_path, monkeypatc
         "DistanceSourceToPatient": 720,
     }
     path = saved(dicom(pixels, **tags), tmp_path / "xray.dcm")
-    database = type("Database", (), {"fileForInstance": lambda self, uid: str(path)})()
-    monkeypatch.setattr(slicer, "dicomDatabase", database, raising=False)
+    user.host.dicom_files["1.2.3"] = str(path)
     node = slicer.util.addVolumeFromArray(pixels[None], name="XA")
     node.SetAttribute("DICOM.instanceUIDs", "1.2.3")
     user.choose(xray=node)

@@ -8,9 +8,11 @@ import json
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 MODULE = Path(__file__).resolve().parents[2] / "SOPIRegistration"
@@ -77,6 +79,39 @@ def test_the_module_cannot_reach_what_slicer_lacks(host):
         exec("label.colour = 'red'", scope)
     exec("label.text = 'y'", scope)
     assert label.text == "y"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("bar.enabled = np.bool_(True)", "bar.enabled = True"),
+        ("bar.value = np.int64(3)", "bar.value = 3"),
+        ("bar.setValue(np.int64(3))", "bar.setValue(3)"),
+        ("bar.setEnabled(np.bool_(False))", "bar.setEnabled(False)"),
+        ("bar.setRange(np.float32(0), 3)", "bar.setRange(0, 3)"),
+        ("bar.setRange(minimum=0, maximum=3)", "bar.setRange(0, 3)"),
+    ],
+)
+def test_widgets_take_python_s_values_alone(host, wrong, right):
+    """PythonQt looks for an overload of the types that it knows, and takes arguments by place."""
+    import qt
+
+    scope = {"__name__": "SOPIRegistrationLib.panel.somewhere", "bar": qt.QProgressBar(), "np": np}
+    with pytest.raises((ValueError, TypeError)):
+        exec(wrong, scope)
+    exec(right, scope)
+
+
+def test_a_receiver_that_is_no_function_gets_all_arguments(host):
+    """As of a partial: what it would take is not known to PythonQt."""
+    import qt
+
+    button, got = qt.QPushButton("Go"), []
+    button.connect("clicked(bool)", partial(got.append))
+    button.connect("clicked(bool)", partial(lambda: got.append("called")))
+    button.click()
+    assert got == [False]
+    host.exceptions.clear()
 
 
 def test_cmake_lists_every_file():
@@ -156,10 +191,10 @@ def test_what_is_read_before_the_packages_are_installed_needs_python_alone():
     assert run.stdout.split() == []
 
 
-def test_sample_data_entry_makes_the_demo_case(host, widget, module, demo_case, monkeypatch):
+@pytest.mark.slow
+def test_sample_data_entry_makes_the_demo_case(host, widget, module):
     import slicer
 
-    monkeypatch.setattr("SOPIRegistrationLib.simulation.demo.demo_case", lambda seed: demo_case)
     (source,) = slicer.modules.sampleDataSources[module.SAMPLE_CATEGORY][-1:]
     nodes = source.customDownloader(source)
     parameters = widget.logic.getParameterNode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,20 @@ def test_loading_kernels_twice_is_nothing_new():
     load_kernels()
 
 
-def test_a_word_stands_in_the_status_bar_only_where_it_takes_long(user):
-    assert user.host.process(30, until=lambda: not user.panel.kernels.is_running)
-    assert user.host.status == []
+def test_a_word_stands_in_the_status_bar_only_where_it_takes_long(host):
+    from SOPIRegistrationLib.panel.kernel_loading import KernelLoading
+
+    host.status.clear()
+    quick = KernelLoading(load=lambda: None, told_after_s=3600.0)
+    assert host.process(60, until=lambda: not quick.is_running)
+    assert host.status == []
+    compiled = threading.Event()
+    slow = KernelLoading(load=compiled.wait, told_after_s=0.0)
+    assert host.process(60, until=lambda: host.status)
+    assert slow.is_running
+    compiled.set()
+    assert host.process(60, until=lambda: not slow.is_running)
+    assert ["compiling" in host.status[0], "ready" in host.status[1]] == [True, True]
 
 
 @pytest.mark.slow

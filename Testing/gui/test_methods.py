@@ -5,26 +5,31 @@ from __future__ import annotations
 import pytest
 from SOPIRegistrationLib import methods
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.installed import IFR, has_weights
+from SOPIRegistrationLib.installed import RTPI
 
-
-def test_refine_says_that_there_are_no_weights(user, demo_case):
-    if has_weights(IFR):
-        pytest.skip("its weights are installed")
-    user.take_demo(demo_case)
-    assert user.ui.optimiseButton.enabled
-    assert not user.ui.refineButton.enabled
-    assert "weights" in user.ui.refineButton.toolTip
-    assert "none are installed" in user.ui.refineButton.toolTip
+NETWORK = "Network (RTPI)"
 
 
 @pytest.fixture
-def with_networks(user_of_networks, demo_case):
-    """Their user with the demo case chosen and no PyTorch installed."""
-    user_of_networks.torch = Torch()
-    user_of_networks.install_torch(user_of_networks.torch.ensure)
-    user_of_networks.take_demo(demo_case)
-    return user_of_networks
+def tasks():
+    """What the panel asked to be registered; nothing is."""
+    return []
+
+
+@pytest.fixture
+def without_torch(open_with, demo_case, tasks):
+    """Somebody before the panel with the demo case chosen and no PyTorch installed."""
+    from SOPIRegistrationLib.registration.logic import RegistrationLogic
+
+    def run(task, report):
+        tasks.append(task)
+        raise InputError("no more than this is needed")
+
+    torch = Torch()
+    user = open_with(ensure_torch=torch.ensure, logic=RegistrationLogic(run=run))
+    user.torch = torch
+    user.take_demo(demo_case)
+    return user
 
 
 class Torch:
@@ -49,11 +54,11 @@ def _choose(user, text):
     combo.activated.emit(combo.currentIndex)
 
 
-def test_a_name_in_the_list_is_a_choice_that_asks_for_torch_once(with_networks):
-    user = with_networks
+def test_a_name_in_the_list_is_a_choice_that_asks_for_torch_once(without_torch):
+    user = without_torch
     _choose(user, "Nominal view")
     assert user.torch.asked == 0
-    _choose(user, user.initialiser.name)
+    _choose(user, NETWORK)
     assert user.torch.asked == 1
     # Declined: the former choice is back, and the panel says why.
     assert user.ui.initialiserCombo.currentText == "Nominal view"
@@ -61,36 +66,31 @@ def test_a_name_in_the_list_is_a_choice_that_asks_for_torch_once(with_networks):
     assert "needs PyTorch" in user.ui.stageLabel.text
     assert user.host.messages == []
     user.torch.fails = True
-    _choose(user, user.initialiser.name)
+    _choose(user, NETWORK)
     assert "check the network" in user.last_message()
     assert user.ui.initialiserCombo.currentText == "Nominal view"
     user.torch.fails, user.torch.agrees = False, True
-    _choose(user, user.initialiser.name)
-    assert user.ui.initialiserCombo.currentText == user.initialiser.name
+    _choose(user, NETWORK)
+    assert user.ui.initialiserCombo.currentText == NETWORK
     assert user.ui.stageLabel.text == ""
 
 
-def test_register_hands_the_chosen_network_on(with_networks, monkeypatch):
-    user, seen = with_networks, []
-
-    def stand_in(subject, radiographs, frame, settings, start, report):
-        seen.append((settings.init, settings.refine, start))
-        raise InputError("no more than this is needed")
-
-    monkeypatch.setattr("SOPIRegistrationLib.registration.logic.register", stand_in)
+def test_register_hands_the_chosen_network_on(without_torch, tasks):
+    user = without_torch
     # As a scene that was saved with the choice: nobody asked yet.
-    user.parameters.initialiser = user.initialiser.name
+    user.parameters.initialiser = RTPI
     user.click("registerButton")
     user.wait()
     assert user.torch.asked == 1
     assert "nothing was started" in user.ui.stageLabel.text
-    assert seen == []
+    assert tasks == []
     user.torch.agrees = True
     user.click("registerButton")
     user.wait()
-    assert seen == [(user.initialiser.name, "opt", None)]
+    settings = tasks[0].settings
+    assert (settings.init, settings.refine, tasks[0].start) == (RTPI, "opt", None)
     user.click("refineButton")
     user.wait()
-    init, refine, start = seen[1]
-    assert (init, refine) == (methods.GIVEN, methods.LEARNED_REFINEMENT)
-    assert start.shape == (4, 4)
+    settings = tasks[1].settings
+    assert (settings.init, settings.refine) == (methods.GIVEN, methods.LEARNED_REFINEMENT)
+    assert tasks[1].start.shape == (4, 4)

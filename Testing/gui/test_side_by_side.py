@@ -7,36 +7,25 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.files import write_geometry
-
-
-@pytest.fixture(scope="session")
-def side_xray(demo_case):
-    """(camera, picture) of a second C-arm 60 deg beside that of the demo case, whose world is its camera."""
-    from SOPIRegistrationLib.images.ct_preparation import prepare_ct
-    from SOPIRegistrationLib.projector import project
-    from SOPIRegistrationLib.subject import Subject
-
-    subject = Subject(prepare_ct(demo_case.ct))
-    centre = (demo_case.T_true @ [*subject.ct.rotation_centre_lps_mm, 1.0])[:3]
-    about = np.eye(4)
-    about[:3, 3] = centre
-    turn = about @ se3.exp_se3(np.array([0, np.deg2rad(60), 0, 0, 0, 0])) @ se3.invert_rigid(about)
-    camera = replace(demo_case.camera, name="side", T_world_to_camera=turn)
-    return camera, 6e4 * np.exp(-project(subject.body.level(1), camera, demo_case.T_true))
 
 
 @pytest.fixture
 def biplane(user, demo_case, side_xray, tmp_path):
     """Both X-rays in the table, used jointly, the CT where the patient lay."""
+    user.nodes_by_name = take_biplane(user, demo_case, side_xray, tmp_path)
+    return user
+
+
+def take_biplane(user, demo_case, side_xray, folder) -> dict:
+    """Both X-rays in the table, used jointly, the CT where the patient lay. Returns their nodes."""
     import slicer
 
     user.take_demo(demo_case)
     camera, pixels = side_xray
     front = replace(demo_case.camera, name="front")
-    path = tmp_path / "cameras.json"
+    path = folder / "cameras.json"
     write_geometry(CArmGeometry((front, camera)), path)
     nodes = {"side": slicer.util.addVolumeFromArray(pixels[None].astype(np.float32), name="side")}
     nodes["front"] = user.nodes.xray
@@ -51,8 +40,7 @@ def biplane(user, demo_case, side_xray, tmp_path):
     user.show_views()
     user.session.pose = user.session.case.T_world_to_camera @ demo_case.T_true
     user.wait()
-    user.nodes_by_name = nodes
-    return user
+    return nodes
 
 
 def views(user) -> set[str]:
@@ -162,3 +150,66 @@ def test_side_by_side_after_loading_the_scene(biplane, tmp_path):
     np.testing.assert_allclose(drr_of(other), before, atol=1e-3)
     assert shown_in("Fusion2")[1] == other.node.GetID()
     assert len([n for n in slicer.util.getNodesByClass("vtkMRMLVectorVolumeNode")]) == 2
+
+
+def changes_of(node) -> list:
+    """Grows by one with every change of a node."""
+    changes = []
+    node.AddObserver("ModifiedEvent", lambda *_: changes.append(None))
+    return changes
+
+
+def test_while_the_ct_is_dragged_both_pictures_follow_it(biplane):
+    """Both long before the mouse is released, and nothing but pictures changes."""
+    from test_fusion_view import Mouse, centre_seen
+
+    biplane.ui.adjustCheckBox.checked = True
+    [other] = biplane.session.overlay.beside
+    pictures = [changes_of(one.node) for one in (biplane.session.overlay, other)]
+    drrs = [changes_of(one.drr) for one in (biplane.session.overlay, other)]
+    mouse = Mouse(biplane)
+    start = mouse.xy(centre_seen(biplane))
+    before = biplane.host.view_pixels("Fusion2").astype(int)
+    mouse.move(start)
+    mouse.interactor.LeftButtonPressEvent()
+    for step in range(1, 9):
+        mouse.move((start[0], start[1] + 5 * step))
+        # A change of each picture for a move of the mouse.
+        assert biplane.host.process(60, until=lambda: [len(one) for one in pictures] == [step, step])  # noqa: B023
+    assert [len(one) for one in drrs] == [0, 0]
+    dragged = biplane.host.view_pixels("Fusion2").astype(int)
+    assert np.abs(dragged - before).max() > 30
+    mouse.interactor.LeftButtonReleaseEvent()
+    biplane.wait()
+    assert [len(one) > 0 for one in drrs] == [True, True]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_of_several_pictures_the_one_looked_at_is_drawn_every_other_time(count):
+    from SOPIRegistrationLib.panel.live_picture import Turns
+
+    turns, drawn = Turns(), []
+    for _ in range(12):
+        turns.all_wait(count)
+        drawn.append(turns.take())
+    assert drawn[::2] == [0] * 6
+    assert drawn[1::2] == {1: [0] * 6, 2: [1] * 6, 4: [1, 2, 3, 1, 2, 3]}[count]
+    turns.all_wait(count)
+    last = set()
+    while turns.someone_waits:
+        last.add(turns.take())
+    assert last == set(range(count))
+
+
+@pytest.mark.parametrize("what", ["node", "drr"])
+def test_a_picture_beside_that_was_removed_comes_back(biplane, what):
+    import slicer
+
+    [other] = biplane.session.overlay.beside
+    known = len(slicer.util.getNodesByClass("vtkMRMLVolumeNode"))
+    slicer.mrmlScene.RemoveNode(getattr(other, what))
+    biplane.wait()
+    assert other.is_complete
+    assert shown_in("Fusion2")[1] == other.node.GetID()
+    assert biplane.host.view_pixels("Fusion2").std() > 10
+    assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == known

@@ -19,23 +19,32 @@ def _no_models_left():
 
 
 @pytest.fixture
-def started(monkeypatch):
+def started():
     """Arguments of the trainings that were started; none really is."""
-    calls = []
+    return []
+
+
+@pytest.fixture
+def tasks():
+    """What the panel asked to be registered; nothing is."""
+    return []
+
+
+@pytest.fixture
+def prepared(open_with, demo_case, started, tasks):
+    """A user before the demo case, prepared, with PyTorch; trainings and registrations are not run."""
+    from SOPIRegistrationLib.registration.logic import RegistrationLogic
 
     def start_training(out, *arguments):
         out.mkdir(parents=True, exist_ok=True)
         TrainingStatus(RUNNING, "starting").write(out)
-        calls.append((out, *arguments))
+        started.append((out, *arguments))
 
-    monkeypatch.setattr("SOPIRegistrationLib.panel.training_section.start_training", start_training)
-    return calls
+    def run(task, report):
+        tasks.append(task)
+        raise InputError("no more than this is needed")
 
-
-@pytest.fixture
-def prepared(user, demo_case):
-    """A user before the demo case, prepared, with PyTorch."""
-    user.install_torch(lambda: True)
+    user = open_with(start_training=start_training, logic=RegistrationLogic(run=run))
     user.take_demo(demo_case)
     user.show_views()
     return user
@@ -131,7 +140,7 @@ def test_trainings_of_other_ranges_left_found_stopped_and_failed(prepared, start
     assert ui.trainButton.enabled
 
 
-def test_models_of_other_cts_are_not_offered(prepared, monkeypatch):
+def test_models_of_other_cts_are_not_offered(prepared, tasks):
     prepared.parameters.initialiser = "patient"
     prepared.click("registerButton")
     prepared.wait()
@@ -146,18 +155,11 @@ def test_models_of_other_cts_are_not_offered(prepared, monkeypatch):
     assert prepared.ui.modelCombo.count == 2
     assert prepared.panel.training.model.folder == newest
 
-    seen = []
-
-    def stand_in(subject, radiographs, frame, settings, start, report):
-        seen.append(settings)
-        raise InputError("no more than this is needed")
-
-    monkeypatch.setattr("SOPIRegistrationLib.registration.logic.register", stand_in)
     for start in ("auto", "patient", "nominal"):
         prepared.parameters.initialiser = start
         prepared.click("registerButton")
         prepared.wait()
-    automatic, patient, nominal = seen
+    automatic, patient, nominal = (task.settings for task in tasks)
     assert automatic.weights == patient.weights == {"patient": newest / "patient.safetensors"}
     assert (automatic.init, patient.init) == ("auto", "patient")
     assert nominal.weights == {}

@@ -3,9 +3,10 @@
     python Testing/studies/draw_panel.py [--out Resources/Screenshots] [--wrist ../shared/data/wrist]
         [--knee ../shared/data/knee_implant] [--only NAME ...]
 
-Writes small PNGs: empty, inputs chosen, running, accepted, rejected, landmarks, adjusting by hand and fusion
-modes, two vertebrae as bodies of their own; with the wrist data also two X-rays of a calibrated set, with the
-knee's two implants without a CT.
+Writes small PNGs: empty, inputs chosen, running, accepted, rejected, landmarks solved, adjusting by hand and
+every fusion mode, two vertebrae as bodies of their own, a film tracked; with the wrist data two X-rays of a
+calibrated set, too, and with the knee two implants without a CT. Times that a picture tells are those of the
+machine: draw on an idle one.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def draw_demo(user, album: Album) -> None:
     user.wait()
     album.window("module")
     pictures = []
-    for mode in [*list(OVERLAY_MODES)[:4], "Lens"]:
+    for mode in OVERLAY_MODES:
         user.ui.overlayModeCombo.setCurrentText(mode)
         user.wait()
         pictures.append(album.fusion(mode))
@@ -97,7 +98,11 @@ def draw_demo(user, album: Album) -> None:
     user.ui.handlesCheckBox.checked = user.ui.adjustCheckBox.checked = False
     user.ui.landmarksSection.collapsed = False
     user.wait()
+    pick_landmarks(user, case)
+    user.click("solveButton")
+    user.wait()
     album.window("landmarks")
+    user.click("clearLandmarksButton")
     user.ui.landmarksSection.collapsed = True
     user.ui.initialiserCombo.setCurrentText("Current pose")
     user.ui.tzSlider.value = -120.0
@@ -106,6 +111,19 @@ def draw_demo(user, album: Album) -> None:
     user.click("initialiseButton")
     user.wait()
     album.window("rejected")
+
+
+def pick_landmarks(user, case) -> None:
+    """Five points about the spine, in the CT and, to a pixel, in the X-ray."""
+    from SOPIRegistrationLib.scene import RAS_FROM_LPS, ras_from_pixels
+
+    prepared, parameters = user.session.case, user.parameters
+    for offset_mm in ((0, -40, 0), (25, 0, 35), (-25, 0, 35), (25, 10, -35), (-25, 10, -35)):
+        point = prepared.frame.centre_lps_mm + np.array(offset_mm, dtype=float)
+        parameters.ctLandmarks.AddControlPoint(*(RAS_FROM_LPS[:3, :3] @ point))
+        pixel = case.camera.project(case.T_true[:3, :3] @ point + case.T_true[:3, 3])
+        ras = ras_from_pixels(pixel.round(), prepared.xray.camera, prepared.frame)
+        parameters.xrayLandmarks.AddControlPoint(*ras)
 
 
 def add_carried(user, case) -> list:
@@ -175,6 +193,36 @@ def draw_bodies(user, album: Album) -> None:
     album.window("bodies")
 
 
+def draw_film(user, album: Album) -> None:
+    """The demo's X-ray as a film in which the patient moves across it, tracked."""
+    import slicer
+    from SOPIRegistrationLib.simulation.demo import demo_case
+
+    user.host.scene.Clear()
+    case = demo_case(1)
+    user.take_demo(case)
+    pixels = slicer.util.arrayFromVolume(user.nodes.xray)[0]
+    film = np.stack([np.roll(pixels, 4 * number, axis=1) for number in range(6)])
+    slicer.util.updateVolumeFromArray(user.nodes.xray, film)
+    user.parameters.frame = 1
+    user.show_views()
+    user.session.pose = case.T_true
+    user.wait()
+    user.ui.trackingSection.collapsed = False
+    user.click("trackButton")
+    user.finish_tracking()
+    for section in (
+        user.ui.inputsSection,
+        user.ui.poseSection,
+        user.ui.overlaySection,
+        user.ui.resultSection,
+    ):
+        section.collapsed = True
+    user.wait()
+    album.window("tracked")
+    user.ui.trackingSection.collapsed = True
+
+
 def draw_implants(user, album: Album, folder: Path) -> None:
     """Two implants without a CT in two X-rays of a calibrated set, registered from their rough starts."""
     from test_implants import take_knee
@@ -200,7 +248,7 @@ if __name__ == "__main__":
     parser.add_argument("--wrist", type=Path, help="folder of the wrist data")
     parser.add_argument("--knee", type=Path, help="folder of the knee's data")
     parser.add_argument(
-        "--only", nargs="+", default=["demo", "bodies", "wrist", "knee"], help="what is drawn"
+        "--only", nargs="+", default=["demo", "bodies", "film", "wrist", "knee"], help="what is drawn"
     )
     options = parser.parse_args()
     from measure_panel import open_panel
@@ -210,6 +258,7 @@ if __name__ == "__main__":
     drawers = {
         "demo": lambda: draw_demo(user, album),
         "bodies": lambda: draw_bodies(user, album),
+        "film": lambda: draw_film(user, album),
         "wrist": lambda: options.wrist and draw_wrist(user, album, options.wrist),
         "knee": lambda: options.knee and draw_implants(user, album, options.knee),
     }

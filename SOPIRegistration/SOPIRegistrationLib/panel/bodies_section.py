@@ -7,15 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import qt
-import vtk
 
 from SOPIRegistrationLib import scene as bridge
-from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.images.overlay import BODY_COLOURS
+from SOPIRegistrationLib.panel.entries import with_body
 from SOPIRegistrationLib.panel.messages import errors_shown
 from SOPIRegistrationLib.panel.result_content import verdicts_of
 from SOPIRegistrationLib.panel.session import Session
-from SOPIRegistrationLib.panel.strip_section import VERDICTS, error_text
+from SOPIRegistrationLib.panel.strip_section import error_text, verdict_item
 from SOPIRegistrationLib.panel.tables import lay_out_table
 from SOPIRegistrationLib.registration.body_inputs import BY_KIND, FIXED, FREE
 from SOPIRegistrationLib.scene import BodyEntry
@@ -70,15 +68,11 @@ class BodiesSection:
         table.setRowCount(len(entries))
         for row, one in enumerate(entries):
             verdict = verdicts.get(one.name if len(entries) > 1 else "", verdicts.get(one.name))
-            words, colour = ("–", "#000000") if verdict is None else VERDICTS[verdict["status"]]
-            texts = one.name, self._made_of(one), self._motion_text(one), words
-            for column, text in enumerate(texts):
-                item = qt.QTableWidgetItem(text)
-                if column == 0:
-                    item.setIcon(_swatch(one.colour))
-                elif column == 3:
-                    item.setForeground(qt.QBrush(qt.QColor(colour)))
-                    item.setToolTip(_reasons(verdict))
+            texts = one.name, self._made_of(one), self._motion_text(one)
+            items = [*map(qt.QTableWidgetItem, texts), verdict_item(verdict and verdict["status"])]
+            items[0].setIcon(_swatch(one.colour))
+            items[3].setToolTip(_reasons(verdict))
+            for column, item in enumerate(items):
                 table.setItem(row, column, item)
         if entries:
             table.selectRow(min(max(selected, 0), len(entries) - 1))
@@ -134,35 +128,9 @@ class BodiesSection:
 
     def _on_add(self, _checked: bool) -> None:
         with errors_shown():
-            self._add(self._ui.bodySelector.currentNode())
-
-    def _add(self, node) -> None:
-        """Take a node into the table.
-
-        Raises:
-            InputError: it does not go with what is there.
-        """
-        ct, entries = self._session.parameters.ct, self._session.bodies
-        has_ct = any(one.node is None for one in entries)
-        if node is self._session.parameters.xray or any(node is one.node for one in entries):
-            raise InputError(f"'{node.GetName()}' is chosen already: choose another node")
-        if node is ct and (has_ct or not entries or any(one.segment for one in entries)):
-            raise InputError(f"'{node.GetName()}' is chosen already, as the CT: choose another node")
-        if bridge.is_own(node) or node is self._session.parameters.drr:
-            raise InputError(
-                f"'{node.GetName()}' was made by this module: choose a segmentation, CT or model of your own"
-            )
-        if ct is None and not node.IsA("vtkMRMLModelNode"):
-            raise InputError("no CT is chosen: choose the CT first, then what else moves")
-        if node.IsA("vtkMRMLSegmentationNode"):
-            entries = [*_parts(node, entries), *(one for one in entries if one.node is not None)]
-        elif node is ct:
-            entries = [BodyEntry(None, "", ct.GetName(), _colour(len(entries))), *entries]
-        else:
-            if not entries and ct is not None:
-                entries = [BodyEntry(None, "", ct.GetName(), _colour(0))]
-            entries = [*entries, BodyEntry(node, "", node.GetName(), _colour(len(entries)))]
-        self._set(_with_own_names(entries))
+            node = self._ui.bodySelector.currentNode()
+            p = self._session.parameters
+            self._set(with_body(self._session.bodies, node, p.ct, p.xray))
 
     def _on_remove(self, _checked: bool) -> None:
         session, entries = self._session, self._session.bodies
@@ -203,48 +171,6 @@ class BodiesSection:
         self._session.state.bodies = entries
         self.show(self._session)
         self._on_changed()
-
-
-def _parts(node, entries: list[BodyEntry]) -> list[BodyEntry]:
-    """The segments of a node that cuts up the CT, as bodies.
-
-    Raises:
-        InputError: there is none, or another node does that already.
-    """
-    if any(one.segment for one in entries):
-        raise InputError("a segmentation cuts up the CT already: remove its segments first")
-    parts = [BodyEntry(node, *part) for part in _segments(node)]
-    if not parts:
-        raise InputError(f"segmentation '{node.GetName()}' has no visible segment: show those of bodies")
-    return parts
-
-
-def _segments(node) -> list[tuple[str, str, tuple[float, float, float]]]:
-    """(ID, name, colour) of the visible segments."""
-    ids = vtk.vtkStringArray()
-    if node.GetDisplayNode() is None:
-        node.GetSegmentation().GetSegmentIDs(ids)
-    else:
-        node.GetDisplayNode().GetVisibleSegmentIDs(ids)
-    found = [ids.GetValue(index) for index in range(ids.GetNumberOfValues())]
-    segments = [(one, node.GetSegmentation().GetSegment(one)) for one in found]
-    return [(one, segment.GetName(), tuple(segment.GetColor())) for one, segment in segments]
-
-
-def _with_own_names(entries: list[BodyEntry]) -> list[BodyEntry]:
-    """The bodies, those of a name that another one has with a number behind it."""
-    named: list[BodyEntry] = []
-    for one in entries:
-        names, name, number = {other.name for other in named}, one.name, 1
-        while name in names or name in (FREE, FIXED, BY_KIND):
-            number += 1
-            name = f"{one.name} {number}"
-        named.append(replace(one, name=name))
-    return named
-
-
-def _colour(number: int) -> tuple[float, float, float]:
-    return tuple(float(value) for value in BODY_COLOURS[number % len(BODY_COLOURS)])
 
 
 def _hex(colour) -> str:

@@ -227,19 +227,40 @@ def geometry_of(geometry, xrayNode, frame: int | None = None, camera: str | None
     Raises:
         InputError: it is unusable, or not for this X-ray.
     """
-    if not isinstance(geometry, CArmGeometry):
-        radiograph = bridge.radiograph_from_node(xrayNode, frame)
-        shape, name = radiograph.pixels.shape, xrayNode.GetName()
-        geometry = load_geometry(geometry, shape, radiograph.metadata, image_name=name)
+    geometry = every_camera_of(geometry, xrayNode, frame)
     if camera is None and len(geometry.cameras) > 1:
-        camera = geometry.camera_named_in(xrayNode.GetName())
-        if camera is None:
-            known = ", ".join(one.name for one in geometry.cameras)
-            raise InputError(
-                f"the geometry has several cameras ({known}): give the name of the one that took X-ray "
-                f"'{xrayNode.GetName()}'"
-            )
+        camera = camera_that_took(xrayNode, geometry)
     return geometry.for_camera(camera) if camera else geometry
+
+
+def every_camera_of(geometry, xrayNode, frame: int | None = None) -> CArmGeometry:
+    """The same with all of its cameras.
+
+    Raises:
+        InputError: it is unusable, or not for this X-ray.
+    """
+    if isinstance(geometry, CArmGeometry):
+        return geometry
+    radiograph = bridge.radiograph_from_node(xrayNode, frame)
+    return load_geometry(
+        geometry, radiograph.pixels.shape, radiograph.metadata, image_name=xrayNode.GetName()
+    )
+
+
+def camera_that_took(xrayNode, geometry: CArmGeometry) -> str:
+    """The camera whose name the X-ray's holds.
+
+    Raises:
+        InputError: there is none.
+    """
+    camera = geometry.camera_named_in(xrayNode.GetName())
+    if camera is None:
+        known = ", ".join(one.name for one in geometry.cameras)
+        raise InputError(
+            f"the geometry has several cameras ({known}): give the name of the one that took X-ray "
+            f"'{xrayNode.GetName()}'"
+        )
+    return camera
 
 
 def _ijk_to_ras(volumeNode) -> vtk.vtkMatrix4x4:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import slicer
 
@@ -18,13 +19,19 @@ _WORDS = "SOPI Registration: compiling for this computer, once (some ten seconds
 
 
 class KernelLoading:
-    """Loads kernels in a thread of its own, from now on; who needs them earlier waits for the same ones."""
+    """Loads kernels in a thread of its own, from now on; who needs them earlier waits for the same ones.
 
-    def __init__(self):
+    Args:
+        load: loads them, or compiles them.
+        told_after_s: what takes longer is told.
+    """
+
+    def __init__(self, load: Callable[[], object] = load_kernels, told_after_s: float = _TOLD_AFTER_S):
+        self._told_after_s = told_after_s
         self._poll = timer(_POLL_MS, self._on_poll, repeats=True)
         self._began = time.perf_counter()
         self._is_told = False
-        self._job = Job(lambda report: load_kernels()).start()
+        self._job = Job(lambda report: load()).start()
         self._poll.start()
 
     @property
@@ -39,7 +46,7 @@ class KernelLoading:
     def _on_poll(self) -> None:
         self._job.wait(_WORK_S)
         if self._job.running:
-            if not self._is_told and time.perf_counter() - self._began > _TOLD_AFTER_S:
+            if not self._is_told and time.perf_counter() - self._began > self._told_after_s:
                 self._is_told = True
                 slicer.util.showStatusMessage(_WORDS)
             return

@@ -14,6 +14,8 @@ from SOPIRegistrationLib.scene import LANDMARK_LAYOUT_ID, LAYOUT_ID, attach, lan
 
 _COLUMNS = ("Pair", "CT", "X-ray", "Residual")
 _LEAST_PAIRS = 4
+# Told from those of the CT, which are drawn where they project.
+_XRAY_COLOUR = (1.0, 0.85, 0.2)
 
 
 class LandmarkSection(slicer.util.VTKObservationMixin):
@@ -45,13 +47,20 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
         """Lay the views out for picking, while the section is open."""
         if self._session is not None and not self._ui.landmarksSection.collapsed:
             self._ensure_nodes()
+            self._draw_points(True)
             self._session.views.lay_out(LANDMARK_LAYOUT_ID)
 
     def _on_collapsed(self, collapsed: bool) -> None:
         if not collapsed:
             self._when_ready(self.lay_out)
         elif self._session is not None:
+            # They have done what they are for, and would cover what is looked at.
+            self._draw_points(False)
             self._session.views.lay_out(LAYOUT_ID)
+
+    def _draw_points(self, drawn: bool) -> None:
+        for node in self._nodes():
+            node.SetDisplayVisibility(drawn)
 
     def _ensure_nodes(self) -> None:
         """Make the point lists that are missing; the CT's moves with the CT."""
@@ -64,7 +73,12 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
             p.xrayLandmarks = self._session.scene.AddNewNodeByClass(
                 "vtkMRMLMarkupsFiducialNode", "Landmarks in X-ray"
             )
+            p.xrayLandmarks.CreateDefaultDisplayNodes()
+            p.xrayLandmarks.GetDisplayNode().SetSelectedColor(*_XRAY_COLOUR)
         attach(p.transform, p.ctLandmarks)
+        for node in (p.ctLandmarks, p.xrayLandmarks):
+            # Numbers, as in the table: long names would cover what is looked at.
+            node.SetControlPointLabelFormat("%d")
         self._observe()
 
     def missing(self) -> str:

@@ -22,6 +22,9 @@ _REST_DELAY_MS = 250
 class LivePicture:
     """Draws the pose shown: at once and small while it moves, in full when it rests.
 
+    Of several X-rays the pictures are drawn in turn, every other time that of the one that is looked at: the
+    application takes long to show one, and the hand is not to wait for all of them.
+
     Args:
         pose: what is drawn.
         may_draw: whether the pictures are not those of something that runs.
@@ -32,6 +35,7 @@ class LivePicture:
         self._pose, self._may_draw, self._at_rest = pose, may_draw, at_rest
         self._session: Session | None = None
         self._size = 0
+        self._turns = Turns()
         self._live = timer(_LIVE_DELAY_MS, self._draw_live)
         self._rest = timer(_REST_DELAY_MS, self.draw)
 
@@ -45,7 +49,9 @@ class LivePicture:
         self._session = session
 
     def moves(self) -> None:
-        """The pose moves: a live picture soon, without the full one until it rests."""
+        """The pose moves: live pictures soon, without the full ones until it rests."""
+        if self._session is not None:
+            self._turns.all_wait(self._session.xrays_shown)
         if not self._live.active:
             self._live.start()
 
@@ -62,24 +68,57 @@ class LivePicture:
         """Show a picture that was made elsewhere, of a pose on its way; of several bodies each one's, too."""
         if self._session is not None:
             self._session.show_made(drr, alone)
+            # Those beside follow, one each time.
+            self._turns.all_wait(self._session.xrays_shown, made=0)
+            self._draw_next()
 
     def draw(self) -> None:
         """Draw in full."""
-        if self._show(REST_PIXELS):
+        if self._can_draw:
+            self._session.show(self._pose.placement, REST_PIXELS)
             self._at_rest()
 
-    def _draw_live(self) -> None:
-        began = time.perf_counter()
-        if self._show(SIZES[self._size], live=True):
-            self._size = next_size(self._size, time.perf_counter() - began)
+    @property
+    def _can_draw(self) -> bool:
+        return self._session is not None and self._pose.placement is not None and self._may_draw()
 
-    def _show(self, pixels: int, live: bool = False) -> bool:
-        """Draw the DRR at the pose shown; False where there is none to draw."""
-        placement = self._pose.placement
-        if self._session is None or placement is None or not self._may_draw():
-            return False
-        self._session.show(placement, pixels, live)
-        return True
+    def _draw_live(self) -> None:
+        if self._can_draw:
+            began = time.perf_counter()
+            self._draw_next()
+            self._size = next_size(self._size, time.perf_counter() - began)
+            if self._turns.someone_waits:
+                self._live.start()
+
+    def _draw_next(self) -> None:
+        if self._turns.someone_waits and self._pose.placement is not None:
+            self._session.draw(self._turns.take(), self._pose.placement, SIZES[self._size])
+
+
+class Turns:
+    """Whose picture of several X-rays is drawn next; 0 is the one that is looked at."""
+
+    def __init__(self):
+        self._waiting: set[int] = set()
+        self._last, self._last_other = -1, 0
+
+    @property
+    def someone_waits(self) -> bool:
+        """Whether a picture is still of another pose."""
+        return bool(self._waiting)
+
+    def all_wait(self, count: int, made: int | None = None) -> None:
+        """The pose moved: all of so many pictures are of another one, unless one is made already."""
+        self._waiting = set(range(count)) - {made}
+
+    def take(self) -> int:
+        """The number of the picture to be drawn now: every other time 0, the others one after the other."""
+        others = sorted(self._waiting - {0}, key=lambda number: (number <= self._last_other, number))
+        is_first = 0 in self._waiting and (self._last != 0 or not others)
+        self._last = 0 if is_first else others[0]
+        self._last_other = self._last or self._last_other
+        self._waiting.discard(self._last)
+        return self._last
 
 
 def next_size(size: int, seconds: float) -> int:

@@ -28,6 +28,7 @@ from SOPIRegistrationLib.panel.shown_pose import ShownPose
 from SOPIRegistrationLib.panel.strip_section import StripSection
 from SOPIRegistrationLib.panel.timers import timer
 from SOPIRegistrationLib.panel.tracking_section import TrackingSection
+from SOPIRegistrationLib.panel.training_process import start_training
 from SOPIRegistrationLib.panel.training_section import TrainingSection
 from SOPIRegistrationLib.panel.use_section import UseSection
 from SOPIRegistrationLib.panel.xray_facts import ChosenXray
@@ -49,17 +50,28 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         ui: the panel's widgets by name.
         ensure_torch: makes sure that PyTorch is installed, asking first; answers whether it is, and raises
             InputError where installing fails.
+        logic: prepares and registers.
+        make_demo: makes a demo case of a seed; any thread.
+        start_training: as ``training_process.start_training``.
 
     Attributes:
         training: the section that trains a network for this patient.
         tracking: the section that follows a sequence.
     """
 
-    def __init__(self, ui, ensure_torch: Callable[[], bool]):
+    def __init__(
+        self,
+        ui,
+        ensure_torch: Callable[[], bool],
+        logic: RegistrationLogic | None = None,
+        make_demo: Callable[[int], DemoCase] = demo_case,
+        start_training: Callable = start_training,
+    ):
         super().__init__()
         self._ui = ui
         self._session: Session | None = None
-        self._logic = RegistrationLogic()
+        self._logic = logic or RegistrationLogic()
+        self._make_demo = make_demo
         self._readiness = Readiness(ui, lambda: self.is_running)
         self._pose = ShownPose(self._on_moved, self._on_settled)
         self._picture = LivePicture(self._pose, lambda: self._logic.is_idle, self._on_rest)
@@ -75,7 +87,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._overlay = OverlaySection(ui)
         self._fusion = FusionControl(self._pose, self._overlay, self._may_move)
         self.use_of_result = UseSection(ui, self._pose, self._update)
-        self.training = TrainingSection(ui, self._update)
+        self.training = TrainingSection(ui, self._update, start_training)
         self.tracking = TrackingSection(ui, self._pose, self._when_ready, lambda: self._session)
         self._display = RunDisplay(
             *(self._logic, self._strip, self._pose, self._pose_section),
@@ -92,7 +104,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._logic.finished.connect(self._on_finished)
         ui = self._ui
         for button, action in (
-            (ui.demoButton, lambda: self._logic.compute(lambda: demo_case(1), self._on_demo)),
+            (ui.demoButton, lambda: self._logic.compute(lambda: self._make_demo(1), self._on_demo)),
             (ui.showViewsButton, self._prepare),
             (ui.solveButton, lambda: self._when_ready(lambda: self._pose.adjust(self._landmarks.solve()))),
             (ui.registerButton, lambda: self._start(None, None)),
@@ -221,8 +233,8 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
                 self._strip.show_note(f"The {' and the '.join(gone)} was removed from the scene.")
         elif self.is_running and gone:
             self.abandon()
-        elif session.case is not None and not session.overlay.is_complete:
-            # Somebody cleaned up the picture or the DRR: the next drawing makes them anew.
+        elif session.case is not None and not session.has_all_pictures:
+            # Somebody cleaned up a picture or a DRR: the next drawing makes them anew.
             self._picture.rests()
         self._on_table()
 

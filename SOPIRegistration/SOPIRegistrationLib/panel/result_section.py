@@ -12,13 +12,13 @@ from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.panel.result_content import estimated_lines, placement_of
 from SOPIRegistrationLib.panel.session import Session
 from SOPIRegistrationLib.panel.shown_pose import ShownPose
-from SOPIRegistrationLib.panel.strip_section import VERDICTS, StripSection
+from SOPIRegistrationLib.panel.strip_section import StripSection, verdict_item
 from SOPIRegistrationLib.panel.tables import lay_out_table
 from SOPIRegistrationLib.registration.outputs import write_content
 from SOPIRegistrationLib.scene import HistoryEntry, RegistrationState
 
 _MEASURES = {"gradient_correlation": "gradient correlation", "ncc": "NCC"}
-_COLUMNS = ("Time", "Method", "Verdict", "Similarity", "Duration")
+_COLUMNS = ("Time", "Method", "Verdict", "Similarity", "Took")
 
 
 class ResultSection:
@@ -116,19 +116,15 @@ class ResultSection:
         entries = state.history if state is not None else []
         table.setRowCount(len(entries))
         for row, entry in enumerate(entries):
-            words, colour = VERDICTS.get(entry.verdict, (entry.verdict, "#000000"))
             similarity = entry.similarity.get("gradient_correlation", float("nan"))
-            texts = (
-                entry.time.replace("T", " ")[5:],
-                entry.method,
-                words,
-                f"{similarity:.3f}",
-                f"{entry.seconds:.1f} s",
-            )
-            for column, text in enumerate(texts):
-                item = qt.QTableWidgetItem(text)
-                if column == 2:
-                    item.setForeground(qt.QBrush(qt.QColor(colour)))
+            date, _, time = entry.time.partition("T")
+            items = [
+                *map(qt.QTableWidgetItem, (time, entry.method)),
+                verdict_item(entry.verdict),
+                *map(qt.QTableWidgetItem, (f"{similarity:.3f}", f"{entry.seconds:.1f} s")),
+            ]
+            items[0].setToolTip(date)
+            for column, item in enumerate(items):
                 table.setItem(row, column, item)
         table.resizeColumnsToContents()
         table.horizontalHeader().setStretchLastSection(True)

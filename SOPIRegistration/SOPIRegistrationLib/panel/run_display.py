@@ -72,6 +72,8 @@ class RunDisplay:
             if state is State.REGISTERING:
                 self._pose_section.lock_handles()
                 self._strip.show_note("Registering…")
+            else:
+                self._strip.show_readiness("Preparing…")
             self._strip.show_stage(_FIRST_STAGE[state], busy=True)
             self._poll.start()
         self._on_changed()

@@ -259,15 +259,39 @@ class Session:
             display.SetEditorVisibility3D(on)
             display.SetEditorSliceIntersectionVisibility(on)
 
-    def show(self, placement: Placement, pixels: int, live: bool = False) -> None:
-        """Show the DRR with the bodies at a placement, its longer edge of at most ``pixels`` pixels."""
-        self.show_drr(self._rendered(placement, pixels), live)
+    @property
+    def has_all_pictures(self) -> bool:
+        """Whether nobody has taken a picture, or what it is made of, out of the scene."""
+        nodes = [node for node, _ in self._xray_nodes(self.case)]
+        # That of an X-ray which has left the scene itself is not missed.
+        return all(one.is_complete or node is None for one, node in zip(self._overlays, nodes, strict=False))
+
+    @property
+    def xrays_shown(self) -> int:
+        """How many X-rays have a picture of their own: 1, and those beside it."""
+        return len(self._overlays)
+
+    @property
+    def _overlays(self) -> tuple[bridge.Overlay, ...]:
+        return self.overlay, *self.overlay.beside
+
+    def show(self, placement: Placement, pixels: int) -> None:
+        """Show the DRRs with the bodies at a placement, their longer edges of at most ``pixels`` pixels."""
+        self.show_drr(self._rendered(placement, pixels))
         for number, overlay in enumerate(self.overlay.beside):
-            if live and overlay.is_complete:
-                overlay.draw(self._rendered_beside(number, placement, pixels))
-            else:
+            if overlay.is_complete:
                 self._put_beside(number, placement, pixels)
                 overlay.refresh()
+
+    def draw(self, number: int, placement: Placement, pixels: int) -> None:
+        """The same over one X-ray alone, 0 for the one that is looked at, while something moves.
+
+        What is drawn like this is a picture and nothing else: the scene's DRR waits for :meth:`show`.
+        """
+        if number == 0:
+            self.show_drr(self._rendered(placement, pixels), live=True)
+        elif self._overlays[number].is_complete:
+            self._overlays[number].draw(self._rendered_beside(number - 1, placement, pixels))
 
     def _rendered(self, placement: Placement, pixels: int) -> np.ndarray:
         """The DRR; the overlay is told what of it is of which body."""
@@ -301,10 +325,10 @@ class Session:
             self.overlay.draw(image)
             return
         self._put_drr(image)
-        if self.overlay.is_complete:
+        if self.has_all_pictures:
             self.overlay.refresh()
         else:
-            # Its picture or its DRR was removed from the scene.
+            # A picture or its DRR was removed from the scene.
             self._fuse()
 
     def _put_drr(self, image: np.ndarray) -> None:
@@ -321,6 +345,8 @@ class Session:
         self.overlay.show_beside(min(len(case.others), bridge.MOST_XRAYS - 1))
         for number, overlay in enumerate(self.overlay.beside):
             one, (node, _) = case.beside(number), self._xray_nodes(case)[1 + number]
+            if node is None:
+                continue
             drr = self._put_beside(number, self.placement, REST_PIXELS)
             overlay.show(node, drr, one.bone_dark, one.xray.valid, opacity)
             overlay.take_over(self.overlay)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import qt
+
 from SOPIRegistrationLib.panel.result_content import status_of, verdicts_of
 
+# Colours that can be read on light and on dark windows.
 VERDICTS = {
-    "accept": ("Accepted", "#2e7d32"),
-    "review": ("Check by eye", "#b26a00"),
-    "reject": ("Rejected", "#c62828"),
+    "accept": ("Accepted", "#2f9440"),
+    "review": ("Check by eye", "#c0740a"),
+    "reject": ("Rejected", "#e04848"),
 }
 _MOVED = "\nThe pose was changed since: this is of the registration, not of the pose as it is now."
 _GRAY = "#808080"
@@ -84,6 +87,16 @@ class StripSection:
         self._colour = _GRAY
         self._ui.verdictLabel.text, self._ui.verdictLabel.styleSheet = text, ""
         self._ui.errorLabel.text = ""
+
+
+def verdict_item(status: str | None):
+    """A cell with a verdict in its colour; without one a dash."""
+    if status is None:
+        return qt.QTableWidgetItem("–")
+    words, colour = VERDICTS.get(status, (status, _GRAY))
+    item = qt.QTableWidgetItem(words)
+    item.setForeground(qt.QBrush(qt.QColor(colour)))
+    return item
 
 
 def _words(verdict: dict) -> str:

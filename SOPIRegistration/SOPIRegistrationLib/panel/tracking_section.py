@@ -9,7 +9,7 @@ import numpy as np
 import qt
 import slicer
 
-from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.panel.followed import followed, frame_shown, is_stack, xrays_of
 from SOPIRegistrationLib.panel.messages import errors_shown, show_error
 from SOPIRegistrationLib.panel.session import Session
 from SOPIRegistrationLib.panel.shown_pose import ShownPose
@@ -18,9 +18,7 @@ from SOPIRegistrationLib.panel.timers import timer
 from SOPIRegistrationLib.panel.track_plot import COORDINATES, Curve, TrackPlot
 from SOPIRegistrationLib.progress import Progress
 from SOPIRegistrationLib.registration.logic import PreparedCase
-from SOPIRegistrationLib.scene.sequences import shown_sequence
-from SOPIRegistrationLib.scene.tracking import Followed, SceneTracking
-from SOPIRegistrationLib.settings import RegistrationSettings
+from SOPIRegistrationLib.scene.tracking import SceneTracking
 from SOPIRegistrationLib.tracking.track import ACCEPT, STATUSES, Track
 
 # Between two looks at the events the tracking gets this long; nobody sees a delay of that length.
@@ -99,6 +97,7 @@ class TrackingSection(slicer.util.VTKObservationMixin):
         self.removeObservers()
         self.plot.clear()
         self._ui.trackTable.setRowCount(0)
+        self._ui.trackBar.value = 0
         self._ui.trackLabel.text = _NOT_YET
         self._show_running(False)
 
@@ -106,14 +105,14 @@ class TrackingSection(slicer.util.VTKObservationMixin):
         """The panel's case: the track of it that the scene was loaded with is shown, unless one is."""
         if case is None or self.is_running:
             return
-        followed = self._followed()
+        now = followed(self._session())
         if self._tracking is not None and self._tracking.tracks:
-            if self._tracking.is_of(followed):
-                self._tracking.look(followed)
+            if self._tracking.is_of(now):
+                self._tracking.look(now)
                 return
             self.close()
         tracking = self._made()
-        if tracking.restore(followed):
+        if tracking.restore(now):
             self._tracking = tracking
             self._on_finished(tracking.tracks)
 
@@ -130,49 +129,15 @@ class TrackingSection(slicer.util.VTKObservationMixin):
         tracking.failed.connect(self._on_failed)
         return tracking
 
-    def _followed(self) -> Followed:
-        session, p = self._session(), self._session().parameters
-        transforms = {one.name: one.transform for one in session.bodies}
-        settings = RegistrationSettings(polarity=p.polarity)
-        return Followed(session.case, self._xrays(), p.transform, settings, transforms)
-
-    def _xrays(self) -> list:
-        """Nodes of the X-rays of the case, in their order."""
-        session = self._session()
-        others = session.case.inputs.others
-        return [session.parameters.xray, *(session.scene.GetNodeByID(one.node_id) for one in others)]
-
-    def _number(self) -> int:
-        """Of the frame that all X-rays show.
-
-        Raises:
-            InputError: they show different ones.
-        """
-        session = self._session()
-        frames = {one.node.GetID(): one.frame for one in session.state.xrays}
-        frames[session.parameters.xray.GetID()] = session.parameters.frame
-        shown = {}
-        for node in self._xrays():
-            _, browser = shown_sequence(session.scene, node)
-            number = frames[node.GetID()] or 1
-            shown[node.GetName()] = number if browser is None else browser.GetSelectedItemNumber() + 1
-        if len(set(shown.values())) > 1:
-            told = ", ".join(f"'{name}' frame {number}" for name, number in shown.items())
-            raise InputError(
-                f"the X-rays show different frames ({told}): synchronised ones have the same number, choose "
-                "it in each and take it into the table again (Add)"
-            )
-        return next(iter(shown.values()))
-
     def _start(self) -> None:
         self._tracking = self._tracking or self._made()
-        self._begun_at = self._number()
-        self._tracking.start(self._followed(), self._begun_at, self._session().placement)
+        self._begun_at = frame_shown(self._session())
+        self._tracking.start(followed(self._session()), self._begun_at, self._session().placement)
         self._show_running(True)
 
     def _track_on(self) -> None:
-        self._tracking.look(self._followed())
-        self._begun_at = self._number()
+        self._tracking.look(followed(self._session()))
+        self._begun_at = frame_shown(self._session())
         self._tracking.track_on(self._begun_at, self._session().placement)
         self._show_running(True)
 
@@ -250,7 +215,10 @@ class TrackingSection(slicer.util.VTKObservationMixin):
     def _show_xrays_of(self, number: int) -> None:
         """Let volumes of several frames show one; those of Sequences do so by themselves."""
         session = self._session()
-        p, stacks = session.parameters, [node for node in self._xrays() if _is_stack(session.scene, node)]
+        p, stacks = (
+            session.parameters,
+            [node for node in xrays_of(self._session()) if is_stack(session.scene, node)],
+        )
         with slicer.util.NodeModify(p.parameterNode):
             if p.xray in stacks and p.frame != number:
                 p.frame = number
@@ -269,7 +237,7 @@ class TrackingSection(slicer.util.VTKObservationMixin):
         coordinate, number = max(self._ui.trackCoordinateCombo.currentIndex, 0), self._shown_frame
         colours = {one.name: one.colour for one in session.bodies}
         T_world_to_camera = session.case.T_world_to_camera
-        poses = self._followed().poses(session.placement)
+        poses = followed(self._session()).poses(session.placement)
         moved = tracking.moved(number, session.placement)
         curves = {}
         for body in tracking.bodies:
@@ -311,13 +279,6 @@ class TrackingSection(slicer.util.VTKObservationMixin):
             self._timer.start()
         else:
             self._timer.stop()
-
-
-def _is_stack(scene, node) -> bool:
-    """Whether a volume is one of several frames."""
-    image = node.GetImageData()
-    several = image is not None and image.GetDimensions()[2] > 1
-    return several and shown_sequence(scene, node)[0] is None
 
 
 def _shown_values(theta: np.ndarray, coordinate: int) -> np.ndarray:

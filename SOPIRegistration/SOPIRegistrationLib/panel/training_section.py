@@ -13,7 +13,6 @@ from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.installed import PATIENT
 from SOPIRegistrationLib.panel.training_process import (
     forget_copies,
-    start_training,
     status_of,
     training_folder,
 )
@@ -37,11 +36,12 @@ class TrainingSection:
     Args:
         ui: the panel's widgets by name.
         on_changed: called when a training was started or has ended.
+        start_training: as ``training_process.start_training``.
     """
 
-    def __init__(self, ui, on_changed: Callable[[], None]):
+    def __init__(self, ui, on_changed: Callable[[], None], start_training: Callable):
         self._ui = ui
-        self._on_changed = on_changed
+        self._on_changed, self._start_training = on_changed, start_training
         self._case: PreparedCase | None = None
         self._folder: Path | None = None
         self._process = None
@@ -120,7 +120,7 @@ class TrainingSection:
         folder = training_folder(patient_models.models_folder(), identity, inputs.geometry, what)
         name = inputs.ct.name or "CT"
         minutes = ui.trainingBudgetSpin.value
-        self._process = start_training(
+        self._process = self._start_training(
             folder, inputs.ct, inputs.mask, inputs.geometry, name, minutes, options, about
         )
         self._begin_following(folder)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import qt
 import slicer
 
-from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.panel.entries import with_xray
 from SOPIRegistrationLib.panel.geometry_section import GeometrySection
 from SOPIRegistrationLib.panel.messages import errors_shown
 from SOPIRegistrationLib.panel.session import Session
@@ -16,10 +16,6 @@ from SOPIRegistrationLib.panel.tables import lay_out_table
 from SOPIRegistrationLib.scene import XrayEntry
 
 _COLUMNS = ("Use", "X-ray", "Frame", "Camera")
-_NOT_CALIBRATED = (
-    "X-rays of a C-arm that was moved between them cannot be combined: where it stood for one is not known "
-    "with respect to the other. Load a geometry with a camera for each X-ray (C-arm, Load…), all in one world"
-)
 
 
 class XraysSection:
@@ -37,7 +33,7 @@ class XraysSection:
     ):
         self._ui, self._geometry, self._prepare, self._on_changed = ui, geometry, prepare, on_changed
         self._session: Session | None = None
-        lay_out_table(ui.xrayTable, _COLUMNS, self._on_cell)
+        lay_out_table(ui.xrayTable, _COLUMNS, self._on_cell, narrow=(0, 2, 3))
         ui.addXrayButton.connect("clicked(bool)", self._on_add)
         ui.removeXrayButton.connect("clicked(bool)", self._remove)
         self.show(None)
@@ -51,7 +47,9 @@ class XraysSection:
         for row, entry in enumerate(entries):
             texts = ("✓" if entry.used else "–", entry.node.GetName(), str(entry.frame or ""), entry.camera)
             for column, text in enumerate(texts):
-                table.setItem(row, column, qt.QTableWidgetItem(text))
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(text)
+                table.setItem(row, column, item)
         if session is not None:
             current = [n for n, entry in enumerate(entries) if entry.node is session.parameters.xray]
             if current:
@@ -60,8 +58,13 @@ class XraysSection:
         self._ui.jointCheckBox.enabled = len(entries) > 1
 
     def _on_add(self) -> None:
+        """Take the X-ray that is chosen, with its frame and camera, into the table."""
+        session, p = self._session, self._session.parameters
+        geometry = session.state.geometry
         with errors_shown():
-            self._add()
+            camera = "" if geometry is None else geometry.camera.name
+            session.state.xrays = with_xray(session.state, XrayEntry(p.xray, p.frame, camera))
+            self._show_change()
 
     def _look_at(self, entry: XrayEntry) -> None:
         """Go on with another X-ray of the table; the CT stays where it is in the world of the set."""
@@ -71,27 +74,6 @@ class XraysSection:
         self._geometry.choose_camera(entry.camera)
         self.show(self._session)
         self._prepare()
-
-    def _add(self) -> None:
-        """Take the X-ray that is chosen, with its frame and camera, into the table.
-
-        Raises:
-            InputError: it has no place in a world that it shares with others, or its camera is taken.
-        """
-        session = self._session
-        p, geometry = session.parameters, session.state.geometry
-        if session.state.calibrated_set is None or geometry is None:
-            raise InputError(_NOT_CALIBRATED)
-        entry = XrayEntry(p.xray, p.frame, geometry.camera.name)
-        others = [one for one in session.state.xrays if one.node is not entry.node]
-        taken = [one.node.GetName() for one in others if one.camera == entry.camera]
-        if taken:
-            raise InputError(
-                f"camera '{entry.camera}' has X-ray '{taken[0]}' in the table already: choose the camera "
-                f"that took '{p.xray.GetName()}'"
-            )
-        session.state.xrays = [*others, entry]
-        self._show_change()
 
     def _on_cell(self, row: int, column: int) -> None:
         entries = self._session.state.xrays

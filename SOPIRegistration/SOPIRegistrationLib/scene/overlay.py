@@ -23,6 +23,8 @@ _SETTINGS = {"mix": 0.5, "edge_strength": 1.0, "curtain": 0.5, "lens_down": 0.5,
 _BONE_DARK = "SOPIRegistration.BoneDark"
 _OPACITY = "SOPIRegistration.Opacity"
 _XRAY, _DRR, _FIELD = "xray", "drr", "field"
+# On what only a picture needs, which one: it stays behind where somebody removes the picture.
+_MADE_FOR = "SOPIRegistration.MadeForXray"
 
 
 class Overlay:
@@ -78,6 +80,8 @@ class Overlay:
             picture = self._scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "X-ray and DRR")
             picture.SetAttribute(_MODE, OVERLAY_MODES[0])
             picture.SetAttribute(_NUMBER, str(self._number))
+            self._remove_left_behind(drrNode)
+        drrNode.SetAttribute(_MADE_FOR, str(self._number))
         images = {_XRAY: xrayNode.GetID(), _DRR: drrNode.GetID()}
         same = all(picture.GetNodeReferenceID(role) == node_id for role, node_id in images.items())
         same = same and picture.GetAttribute(_OPACITY) == str(int(opacity))
@@ -98,6 +102,12 @@ class Overlay:
             if (xray_view := slice_node(self._scene, self._xray_view)) is not None:
                 xray_view.SetSliceVisible(True)
         self.show_in_views()
+
+    def _remove_left_behind(self, drrNode) -> None:
+        """Take out of the scene what a picture that somebody removed was made of, except for a DRR."""
+        for node in marked_nodes(self._scene, "vtkMRMLScalarVolumeNode", _MADE_FOR):
+            if node is not drrNode and node.GetAttribute(_MADE_FOR) == str(self._number):
+                remove_node(node)
 
     def show_in_views(self) -> None:
         """Put X-ray and picture into the slice views, also after others used them."""
@@ -319,6 +329,7 @@ class Overlay:
         if node is None:
             node = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "X-ray field")
             node.HideFromEditorsOn()
+            node.SetAttribute(_MADE_FOR, str(self._number))
             self.node.SetNodeReferenceID(_FIELD, node.GetID())
         put_pixels(node, valid[None].astype(np.uint8))
 

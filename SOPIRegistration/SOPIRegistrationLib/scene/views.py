@@ -100,6 +100,8 @@ class Views(slicer.util.VTKObservationMixin):
         self._label = _label()
         self._beside: list[ViewProps] = []
         self._layout = LAYOUT_ID
+        # From where the 3D view was fitted last; somebody else has moved its camera where that is elsewhere.
+        self._fitted_from: np.ndarray | None = None
 
     def show(self, shown: Shown) -> None:
         """Show a case, in the layout asked for last."""
@@ -148,7 +150,7 @@ class Views(slicer.util.VTKObservationMixin):
         corners = np.array(np.meshgrid(*bounds)).reshape(3, -1).T
         middle, *seen = _seen(renderer, [bounds.mean(axis=1), *corners])
         # Of one larger than the view, which somebody has come close to, the middle counts alone.
-        fits = np.all(np.ptp(seen, axis=0) <= 1)
+        fits = self._is_as_fitted or np.all(np.ptp(seen, axis=0) <= 1)
         is_cut = fits and (np.min(seen) < 0 or np.max(seen) > 1)
         if is_cut or np.any(middle < _IN_SIGHT[0]) or np.any(middle > _IN_SIGHT[1]):
             self._fit_3d()
@@ -278,7 +280,18 @@ class Views(slicer.util.VTKObservationMixin):
         renderer = view.renderWindow().GetRenderers().GetFirstRenderer()
         renderer.ResetCamera(bounds.ravel())
         renderer.ResetCameraClippingRange()
+        self._fitted_from = _place_of(view)
         view.scheduleRender()
+
+    @property
+    def _is_as_fitted(self) -> bool:
+        return self._fitted_from is not None and np.allclose(_place_of(self._view_3d), self._fitted_from)
+
+
+def _place_of(view) -> np.ndarray:
+    """(6,) where the camera of a 3D view is, and what it looks at, world RAS mm."""
+    camera = view.cameraNode().GetCamera()
+    return np.array([*camera.GetPosition(), *camera.GetFocalPoint()])
 
 
 def _seen(renderer, points_ras) -> np.ndarray:
@@ -300,6 +313,7 @@ def _label() -> vtk.vtkTextActor:
     style = actor.GetTextProperty()
     style.SetFontSize(_LABEL_PIXELS)
     style.SetVerticalJustificationToTop()
+    style.SetLineSpacing(1.2)
     style.SetShadow(True)
     style.SetBackgroundColor(0, 0, 0)
     style.SetBackgroundOpacity(0.45)

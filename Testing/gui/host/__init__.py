@@ -72,6 +72,7 @@ class Host:
         messages: texts of the message boxes that were shown: (kind, text).
         status: words in the status bar, the last one last.
         confirms: whether confirmations are answered with OK.
+        dicom_files: paths by instance UID, as the application's DICOM database has them.
         exceptions: what was raised in observers and slots, where VTK and Qt only print it.
         classes: host classes by their qualified name ("qt.QLabel").
     """
@@ -86,6 +87,8 @@ class Host:
         made = {name: pythonqt.host_class(label, base) for name, (label, base) in _VIEWS.items()}
         self.answers, self.messages, self.exceptions, self.status = [], [], [], []
         self.confirms = True
+        self.dicom_files: dict[str, str] = {}
+        slicer.dicomDatabase = SimpleNamespace(fileForInstance=lambda uid: self.dicom_files.get(uid, ""))
         sys.excepthook = lambda kind, error, traceback: self.exceptions.append(error)
         self.scene = slicer.vtkMRMLScene()
         slicer.mrmlScene = self.scene
@@ -116,8 +119,14 @@ class Host:
         slicer.util.selectModule = api.fake("slicer.util", "selectModule", _nothing)
         slicer.util.pip_install = api.fake("slicer.util", "pip_install", _nothing)
 
-    def open_module(self, module, path: str):
-        """Register a scripted module and open its panel, as the module manager does."""
+    def open_module(self, module, path: str, widget_class: type | None = None):
+        """Register a scripted module and open its panel, as the module manager does.
+
+        Args:
+            module: the module.
+            path: its file.
+            widget_class: the panel's, where it is another one than the module's.
+        """
         name = module.__name__
         parent = SimpleNamespace(path=path, title="", categories=[], dependencies=[], contributors=[])
         getattr(module, name)(parent)
@@ -128,7 +137,7 @@ class Host:
         parent.widgetRepresentation = lambda: panel
 
         def create():
-            widget = getattr(sys.modules[name], name + "Widget")(panel)
+            widget = (widget_class or getattr(sys.modules[name], name + "Widget"))(panel)
             widget.setup()
             setattr(slicer.modules, name + "Widget", widget)
             widget.enter()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import sys
+from functools import wraps
+from types import BuiltinMethodType
 
 import numpy as np
 from PySide6 import QtCore
@@ -55,14 +57,12 @@ class _Manners:
 
 def _adapted(receiver, signature: str):
     arguments = signature.partition("(")[2].rstrip(")")
-    offered = len(arguments.split(",")) if arguments else 0
-    try:
+    offered = taken = len(arguments.split(",")) if arguments else 0
+    # Of other callables PythonQt does not know how many arguments they take: they get all.
+    if inspect.isfunction(receiver) or inspect.ismethod(receiver):
         parameters = inspect.signature(receiver).parameters.values()
-        taken = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
-        if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-            taken = offered
-    except ValueError:
-        taken = offered
+        if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            taken = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
     count = min(offered, taken)
     # PySide6 chooses the overload of a signal by the number of parameters.
     slots = (
@@ -87,10 +87,29 @@ class _Property:
     def __set__(self, instance, value):
         if self._setter is None:
             raise AttributeError("can't set attribute")
-        if isinstance(value, np.bool_):
-            # PythonQt asks what is no bool of Python for a whole number, which NumPy's has not.
-            raise ValueError(f"a property of type bool does not accept an object of type {type(value)}")
+        if is_foreign(value):
+            raise ValueError(f"a property does not accept an object of type {type(value)}")
         self._setter(instance, value)
+
+
+def is_foreign(value) -> bool:
+    """Whether PythonQt may not take a value: it is NumPy's, and none of Python's as well."""
+    return isinstance(value, np.generic) and not isinstance(value, (float, str))
+
+
+def _strict(method):
+    """A method of a widget that refuses what PythonQt would."""
+
+    @wraps(method)
+    def call(*args, **kwargs):
+        foreign = [type(value) for value in args if is_foreign(value)]
+        if foreign:
+            raise ValueError(f"Could not find matching overload of {method.__name__} for {foreign[0]}")
+        if kwargs:
+            raise TypeError(f"{method.__name__}() takes no keyword arguments")
+        return method(*args)
+
+    return call
 
 
 def host_class(qualified: str, base: type) -> type:
@@ -124,9 +143,12 @@ def _guards(qualified: str, base: type) -> dict:
         return written and frame.f_globals.get("__name__", "").startswith(MODULE_UNDER_TEST)
 
     def __getattribute__(self, name):
-        if name[0] != "_" and name not in api.class_names(qualified) and tested(sys._getframe(1), name):
+        if name[0] == "_" or not tested(sys._getframe(1), name):
+            return base.__getattribute__(self, name)
+        if name not in api.class_names(qualified):
             raise AttributeError(f"{qualified} of Slicer 5.12 has no '{name}'")
-        return base.__getattribute__(self, name)
+        found = base.__getattribute__(self, name)
+        return _strict(found) if isinstance(found, BuiltinMethodType) else found
 
     def __setattr__(self, name, value):
         if name not in api.properties(qualified) and name != "name" and tested(sys._getframe(1), name):
