@@ -165,6 +165,8 @@ _WIDE_WINDOWS = (
     Step(Level(32, 21, 15, 0.3, depth_prior_mm=60.0), 12, Level(32, 9)),
     Step(Level(64, 21, 12, 0.1, depth_prior_mm=60.0), 3, Level(64, 15)),
 )
+# From where wide windows of coarse images led, narrow ones of finer images go straight home, scatter or not.
+_NARROW_WINDOWS = (Step(Level(64, 15, 15, 0.1, depth_prior_mm=60.0), 3),)
 # Thresholds were chosen on simulated targets of several CTs: Resources/Evaluation/configs/core_paper.toml
 # prints both distributions.
 WHOLE_BODY = TargetKind(
@@ -173,7 +175,7 @@ WHOLE_BODY = TargetKind(
     check=Level(64, 15),
     coarse=(_WHOLE_IMAGES_FIRST, _WIDE_WINDOWS),
     coarse_of_many=(_WHOLE_IMAGES_FIRST, _WIDE_WINDOWS),
-    coarse_of_aligned=(_WIDE_WINDOWS,),
+    coarse_of_aligned=(_NARROW_WINDOWS, _WIDE_WINDOWS),
     fine=(Step(Level(128, 31, 10, 0.05)), Step(Level(128, 13, 10, 0.02)), Step(Level(256, 21, 10))),
     # Whole images first, where the beam's physics shows most.
     beam=(

@@ -27,10 +27,9 @@ STAGE = "template search"
 _WINDOW_PX = 9
 # Where less than this of a template's rays end within the scan there is nothing else to go by: all count.
 _LEAST_SEEN = 0.2
-# A shift counts only if this share of the X-ray's structure meets a template: short scans show little of it.
-_LEAST_OVERLAP = 0.2
-# Where the X-ray shows more, only if this share of the template's structure meets the X-ray.
-_LEAST_SHOWN = 0.5
+# A shift counts only if so much of the X-ray's structure meets a template, as a share of what does at most:
+# short scans never show all of it. Where the X-ray shows more, of the template's structure the X-ray.
+_LEAST_OVERLAP = 0.5
 # Candidates are picked from so many times as many grid points, the best, without neighbours of a better one.
 _POOL = 20
 _SAME_ANGLE = np.deg2rad(12.0)
@@ -269,9 +268,10 @@ class _XrayVariants:
         xray_energy = correlate(weight, self._energy_spectra)
         if search_range.surroundings_px is None:
             total = self._energy[:, None, None]
-            enough = (xray_energy > _LEAST_OVERLAP * total) & (template_energy > 0.05 * total)
+            most = xray_energy.max(axis=(1, 2), keepdims=True)
+            enough = (xray_energy > _LEAST_OVERLAP * most) & (template_energy > 0.05 * total)
         else:
-            enough = template_energy > _LEAST_SHOWN * float((template**2).sum())
+            enough = template_energy > _LEAST_OVERLAP * float((template**2).sum())
         norm = np.sqrt(np.maximum(template_energy, 1e-9) * np.maximum(xray_energy, 1e-9))
         correlation = (product / norm).reshape(len(self.parameters), -1)
         alike = np.abs(correlation) if search_range.both_signs else np.maximum(correlation, 0.0)
