@@ -27,7 +27,7 @@ _ALL_OF_A_LONG_SCAN = AnyView(candidates=150, to_the_ends=True)
 # Hard pictures hide the truth among many poses as good as it, fewer of them on finer images.
 _ALL_VIEWS_FINER = AnyView(pixels=48, candidates=200, tilt_deg=53.6)
 # In turn; those of one proposal are judged together.
-_SEARCHES = ((_ALL_VIEWS, _AS_STATED), (_ALL_OF_A_LONG_SCAN,), (_ALL_VIEWS_FINER,), (_SIDE_VIEWS,))
+_SEARCHES = ((_ALL_VIEWS, _AS_STATED), (_SIDE_VIEWS,), (_ALL_OF_A_LONG_SCAN,), (_ALL_VIEWS_FINER,))
 # In degraded pictures wrong poses, seen the wrong way round, reach a margin of 0.05: of less than this all
 # that a proposal holds is looked at before the best is refined.
 _CLEAR = 0.08
