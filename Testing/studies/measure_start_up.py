@@ -64,7 +64,7 @@ def child(folder: Path, start: str) -> dict:
     for name, step in (
         ("open_views", "reading"),
         ("read_body", "reading"),
-        ("prepare_radiograph", "preparing"),
+        ("prepared_views", "preparing"),
         ("warm_up", "kernels and networks"),
         ("outcome_of", "registering"),
         ("write_results", "writing"),
