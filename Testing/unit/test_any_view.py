@@ -19,7 +19,7 @@ from SOPIRegistrationLib.images.ct_preparation import prepare_ct
 from SOPIRegistrationLib.images.radiograph import PreparedRadiograph
 from SOPIRegistrationLib.images.radiograph_preparation import prepare_radiograph
 from SOPIRegistrationLib.images.volume import Volume
-from SOPIRegistrationLib.initialise.any_view import AnyView, best_of, reaching_the_ends
+from SOPIRegistrationLib.initialise.any_view import AnyView, StatedView, best_of, reaching_the_ends
 from SOPIRegistrationLib.initialise.template_search import SearchRange
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.registration import register
@@ -94,7 +94,7 @@ def test_tilted_further_than_the_views_it_is_found_about_the_stated_one(subject,
         poses = np.concatenate([lot.T for lot in lots if not lot.comparison.reading.mirrored])
         return min(error(subject, demo_case.camera, T, T_true).rotation_deg for T in poses)
 
-    assert nearest(AnyView(pixels=48, as_stated=True)) < 8 < nearest(AnyView())
+    assert nearest(StatedView()) < 8 < nearest(AnyView())
 
 
 @pytest.mark.slow

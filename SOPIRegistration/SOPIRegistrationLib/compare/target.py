@@ -105,7 +105,6 @@ class TargetKind:
             averaged out and wrong poses still differ.
         coarse: coarse refinements, the next one tried where the one before ends in no agreement.
         coarse_of_many: the same of many starts, from all around it.
-        coarse_of_aligned: the same of starts that coarse images are aligned at already.
         fine: fine refinement.
         beam: fine refinement with the DRRs of a beam.
         alignment: what brings a pose network's answers onto the X-ray, and the share of them that goes on.
@@ -119,6 +118,8 @@ class TargetKind:
             empty where there is none.
         weak_parts: what the weaker quarter of the images' parts must correlate to for a pose to be accepted;
             None where a probability counts them.
+        coarse_of_aligned: coarse refinements of starts that coarse images are aligned at already; those of
+            any start if there are none.
         size_step: by which share one size of such a body at least differs from the next; None of what is the
             patient's own.
         is_silhouette: whether opacity is compared, not line integrals.
@@ -131,7 +132,6 @@ class TargetKind:
     check: Level
     coarse: tuple[Steps, ...]
     coarse_of_many: tuple[Steps, ...]
-    coarse_of_aligned: tuple[Steps, ...]
     fine: Steps
     beam: Steps
     alignment: tuple[tuple[Level, float], ...]
@@ -142,6 +142,7 @@ class TargetKind:
     look_alikes: LookAlikes | None = None
     judged_as: str = ""
     weak_parts: float | None = None
+    coarse_of_aligned: tuple[Steps, ...] = ()
     size_step: float | None = None
     is_silhouette: bool = False
     # Resources/Evaluation/configs/core_paper.toml prints the calibration.
@@ -217,7 +218,6 @@ SEGMENTED_BONE = TargetKind(
             Step(Level(128, 11, 8, 0.05, depth_prior_mm=30.0), 6),
         ),
     ),
-    coarse_of_aligned=(_SEGMENTED_COARSE,),
     # Bones turned about their long axis differ in fine structure alone: several go as far as that. Depth,
     # that turn and a shift form a valley, through which the last ones need many steps.
     fine=(Step(Level(256, 9, 4, 0.01), 3), Step(Level(256, 9, 40, 0.003), 3)),
@@ -252,7 +252,6 @@ IMPLANT = TargetKind(
     check=Level(128, 11),
     coarse=(_IMPLANT_COARSE,),
     coarse_of_many=((replace(_IMPLANT_COARSE[0], keep=48), replace(_IMPLANT_COARSE[1], keep=8)),),
-    coarse_of_aligned=(_IMPLANT_COARSE,),
     fine=(Step(Level(256, 11, 15, 0.01)),),
     beam=(Step(Level(256, 11, 15, 0.01)),),
     alignment=((Level(32, 15, 10, 0.5, depth_prior_mm=30.0), 1 / 2),),

@@ -42,7 +42,6 @@ class AnyView:
         tilt_deg: how far tilted against the views.
         turned: whether to look from the sides instead, a quarter turn from the stated view.
         to_the_ends: whether to shift as far as a long scan reaches; nothing is found of a shorter one.
-        as_stated: whether only what the X-ray is said to be is searched, on a finer and wider grid.
     """
 
     pixels: int = 32
@@ -50,7 +49,6 @@ class AnyView:
     tilt_deg: float = 40.0
     turned: bool = False
     to_the_ends: bool = False
-    as_stated: bool = False
     name = "search of all views"
     from_afar = False
 
@@ -72,8 +70,7 @@ class AnyView:
         grid = self._grid(case, target)
         if grid is None:
             return
-        readings = (reading,) if self.as_stated else case.stored_either_way(reading)
-        for one, frame in product(readings, self._frames(case.frame)):
+        for one, frame in product(self._readings(case, reading), self._frames(case.frame)):
             if not run.has_time():
                 break
             lots = self._found(case, one, frame, run, target, grid)
@@ -82,15 +79,14 @@ class AnyView:
             found += [lot for lot in lots if lot not in clear]
         yield from best_of(found, _KEEP)
 
+    def _readings(self, case: Case, reading: Reading) -> tuple[Reading, ...]:
+        return case.stored_either_way(reading)
+
     def _frames(self, stated: PoseFrame) -> tuple[PoseFrame, ...]:
-        if self.as_stated:
-            return (stated,)
         turns = (90, 270) if self.turned else (0, 180)
         return tuple(turned_about_long_axis(stated, degrees) for degrees in turns)
 
     def _grid(self, case: Case, target: Target) -> SearchRange | None:
-        if self.as_stated:
-            return _STATED
         grid = replace(_GRID, tilt_deg=self.tilt_deg)
         if not self.to_the_ends:
             return grid
@@ -130,6 +126,22 @@ class AnyView:
             lots.sort(key=lambda lot: lot.cost[0])
             stage.ended(lots[0].T[0], float(1 - lots[0].cost[0] / 2))
         return lots
+
+
+@dataclass(frozen=True)
+class StatedView(AnyView):
+    """The same of nothing but what the X-ray is said to be, on finer images and a finer and wider grid."""
+
+    pixels: int = 48
+
+    def _readings(self, case: Case, reading: Reading) -> tuple[Reading, ...]:
+        return (reading,)
+
+    def _frames(self, stated: PoseFrame) -> tuple[PoseFrame, ...]:
+        return (stated,)
+
+    def _grid(self, case: Case, target: Target) -> SearchRange:
+        return _STATED
 
 
 def reaching_the_ends(grid: SearchRange, volume: Volume, camera: Camera, frame: PoseFrame) -> SearchRange:

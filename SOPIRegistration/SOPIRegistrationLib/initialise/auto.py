@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 
 from SOPIRegistrationLib.compare import Case, Proposal, Run
-from SOPIRegistrationLib.initialise.any_view import AnyView
+from SOPIRegistrationLib.initialise.any_view import AnyView, StatedView
 from SOPIRegistrationLib.initialise.bone_pool import BonePool, turned_pool
 from SOPIRegistrationLib.initialise.initialiser import InTurn, Source
 from SOPIRegistrationLib.initialise.networks import Patient, PoseNetwork, Rtpi
@@ -21,7 +21,7 @@ from SOPIRegistrationLib.subject import Subject
 
 _ALL_VIEWS, _SIDE_VIEWS = AnyView(), AnyView(turned=True)
 # Finds what is as it is said to be, but tilted further than those reach, or hidden on few pixels.
-_AS_STATED = AnyView(pixels=48, as_stated=True)
+_AS_STATED = StatedView()
 # Shifts further out come second: the more places there are, the more of them look alike.
 _ALL_OF_A_LONG_SCAN = AnyView(candidates=150, to_the_ends=True)
 # Hard pictures hide the truth among many poses as good as it, fewer of them on finer images.

@@ -83,7 +83,8 @@ class SearchResult:
 
     Attributes:
         T_lps_to_camera: (n, 4, 4) poses.
-        scores: (n,) correlation with the X-ray, in [-1, 1]; its absolute value where both signs are sought.
+        scores: (n,) in [0, 1]: how unlikely so much agreement is by chance, told as the correlation of the
+            whole X-ray that were as unlikely; -1 where too little of it is compared.
         negative: (n,) bool, whether bright and dark are exchanged there.
     """
 
@@ -256,7 +257,7 @@ class _XrayVariants:
         self._nominal_energy = max(float(self._energy[nominal]), 1e-9)
 
     def best_shifts(self, template, weight, shifts, search_range: SearchRange):
-        """Best correlation of one template with every variant, its shift (columns, rows), and its sign."""
+        """Best score of one template with every variant, its shift (columns, rows), and its sign."""
         size = (shifts.size, shifts.size)
 
         def correlate(array, spectra):

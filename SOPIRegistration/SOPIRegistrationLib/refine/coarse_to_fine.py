@@ -95,10 +95,9 @@ class CoarseToFine:
         """Each lot of a proposal through each of its target's coarse refinements."""
         for lot in proposal.lots:
             kind = lot.comparison.target.kind
+            refinements = kind.coarse_of_many if len(lot.T) > _MANY else kind.coarse
             if proposal.aligned:
-                refinements = kind.coarse_of_aligned
-            else:
-                refinements = kind.coarse_of_many if len(lot.T) > _MANY else kind.coarse
+                refinements = kind.coarse_of_aligned or refinements
             for steps in refinements:
                 with run.share(1 / 4):
                     found = through_levels(lot, steps, run)

@@ -15,6 +15,7 @@ from SOPIRegistrationLib.compare.run import Run
 from SOPIRegistrationLib.compare.starts import with_starts_around
 from SOPIRegistrationLib.compare.target import WHOLE_BODY, compared_target
 from SOPIRegistrationLib.errors import InputError
+from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.distinct import SAME_MINIMUM, distinct_poses
 from SOPIRegistrationLib.images.pyramid import square_radiograph
 from SOPIRegistrationLib.installed import IFR
@@ -81,7 +82,7 @@ class LearnedObjective:
             bone = body if bones is moving else bones.for_camera(camera, T_start[0])
             valid = view.valid[None] if all_rays else comparable_pixels(view, moving, T_start)
             if is_part:
-                depth_mm = (camera.T_world_to_camera @ T_start[0] @ [*case.centre_lps_mm, 1.0])[2]
+                depth_mm = se3.transform_points(camera.T_world_to_camera @ T_start[0], case.centre_lps_mm)[2]
                 about = about_shadow(body, camera, T_start, depth_mm, _PART_MARGIN_MM)
                 valid = valid & (about.any(axis=0, keepdims=True) if all_rays else about)
             image = np.repeat(view.image[None], len(valid), axis=0)
