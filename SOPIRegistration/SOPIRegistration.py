@@ -5,6 +5,7 @@ Resources/UI/SOPIRegistration.ui.
 """
 
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Union
 
@@ -35,6 +36,8 @@ from SOPIRegistrationLib.panel import choices
 # What the Sample Data module shows under the picture, and over it.
 SAMPLE_NAME = "Lumbar phantom CT and X-ray"
 SAMPLE_CATEGORY = "SOPI Registration"
+# Name of the threads that compute (registration.job), and how long a reload waits for those it has stopped.
+_COMPUTATION, _LAST_WORDS_S = "SOPI registration", 5.0
 
 
 class SOPIRegistration(ScriptedLoadableModule):
@@ -247,6 +250,10 @@ class SOPIRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onReload(self):
         """Reload the library too, not the module's file alone."""
         self.cleanup()
+        # A computation that was just stopped may be importing: what it imports must not vanish meanwhile.
+        for thread in threading.enumerate():
+            if thread.name == _COMPUTATION:
+                thread.join(_LAST_WORDS_S)
         for name in [name for name in list(sys.modules) if name.partition(".")[0] == "SOPIRegistrationLib"]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
