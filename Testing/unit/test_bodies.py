@@ -26,14 +26,15 @@ from SOPIRegistrationLib.refine.joint_scene import Scene
 from SOPIRegistrationLib.refine.jointly import JointObjective, Refined, refine_jointly
 from SOPIRegistrationLib.registration import register
 from SOPIRegistrationLib.registration.bodies import register_bodies
-from SOPIRegistrationLib.registration.bodies_verdict import judge_bodies
+from SOPIRegistrationLib.registration.bodies_verdict import judge_bodies, not_in_one_place
 from SOPIRegistrationLib.registration.outputs import write_picture, write_volume
+from SOPIRegistrationLib.registration.result import Verdict
 from SOPIRegistrationLib.settings import RegistrationSettings
 from SOPIRegistrationLib.similarity.residuals import LocalResidual
 from SOPIRegistrationLib.simulation.bending import bent, bent_poses
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.subject import Subject
-from SOPIRegistrationLib.subject.bodies import Bodies, Hold, RigidBody, require_apart
+from SOPIRegistrationLib.subject.bodies import Bodies, Hold, RigidBody, in_one_place
 from SOPIRegistrationLib.subject.labelled import REST, cut_up, label_names
 from support.objects import GaussianBlobs, oblique_grid
 from support.projections import jacobian_difference, oblique_poses, off_centre_camera, relative_difference
@@ -349,8 +350,37 @@ def test_bodies_that_do_not_go_together_are_refused(bodies, frame):
             Bodies(made)
     with pytest.raises(InputError, match="no body is called 'c'"):
         Bodies((a, b)).held([("a", "c")])
-    with pytest.raises(InputError, match="stand in one place"):
-        require_apart((a, b), np.array([frame.T_nominal] * 2))
+
+
+def test_of_two_bodies_that_end_in_one_place_the_one_that_agrees_is_kept(bodies, frame):
+    one, far = bodies.bodies[0].subject, frame.T_nominal.copy()
+    far[0, 3] += 60.0
+    apart, together = np.array([frame.T_nominal, far]), np.array([frame.T_nominal] * 2)
+    pair = RigidBody("a", one), RigidBody("b", one)
+    accepted, rejected = (Verdict(status, ["why"], None, None) for status in ("accept", "reject"))
+
+    def judged(*verdicts, T=together):
+        return [verdict.status for verdict in not_in_one_place(verdicts, pair, T)]
+
+    assert judged(accepted, accepted, T=apart) == ["accept", "accept"]
+    assert judged(accepted, rejected) == ["accept", "reject"]
+    assert judged(accepted, accepted) == ["review", "review"]
+    reason = not_in_one_place([accepted, rejected], pair, together)[1].reasons[-1]
+    assert reason == "in one place with a: 100% of b lies in a; one of them is wrong"
+
+
+def test_metal_may_stand_in_bone(bodies, frame):
+    bone = bodies.bodies[0].subject
+    metal = Subject(replace(bone.ct, is_metal=True))
+    assert not in_one_place([RigidBody("a", bone), RigidBody("b", metal)], np.array([frame.T_nominal] * 2))
+
+
+def test_one_body_twice_is_refused_before_anything_is_registered(bodies, frame, bent_case):
+    one = bodies.bodies[0].subject
+    both = Bodies((RigidBody("a", one), RigidBody("b", one)))
+    starts = dict.fromkeys("ab", frame.T_nominal)
+    with pytest.raises(InputError, match="give each its own start"):
+        register_bodies(both, [bent_case[1]], frame, RegistrationSettings("given"), starts)
 
 
 def test_a_body_in_no_view_is_refused_before_anything_is_registered(bodies, frame, bent_case):

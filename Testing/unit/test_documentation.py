@@ -193,6 +193,10 @@ with_files = [
 def test_commands_with_files_of_their_own_run(page, files, tmp_path, request):
     files(tmp_path, request)
     run_in(tmp_path, blocks_with(page, files))
+    for path in tmp_path.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        for one in [result, *result.get("bodies", ())]:
+            assert one["verdict"]["status"] != "reject", f"{path}: {one['verdict']['reasons']}"
 
 
 def run_in(folder: Path, commands: list[str]) -> None:

@@ -84,7 +84,8 @@ class SearchResult:
     Attributes:
         T_lps_to_camera: (n, 4, 4) poses.
         scores: (n,) in [0, 1]: how unlikely so much agreement is by chance, told as the correlation of the
-            whole X-ray that were as unlikely; -1 where too little of it is compared.
+            whole X-ray that were as unlikely; of a template with its surroundings the correlation; -1 where
+            too little is compared.
         negative: (n,) bool, whether bright and dark are exchanged there.
     """
 
@@ -275,11 +276,13 @@ class _XrayVariants:
             enough = template_energy > _LEAST_OVERLAP * float((template**2).sum())
         norm = np.sqrt(np.maximum(template_energy, 1e-9) * np.maximum(xray_energy, 1e-9))
         correlation = (product / norm).reshape(len(self.parameters), -1)
-        alike = np.abs(correlation) if search_range.both_signs else np.maximum(correlation, 0.0)
-        # The likelihood ratio to no relation at all, told as the correlation at which the whole X-ray at its
-        # nominal size would reach it: fewer pixels agree by chance more easily.
-        share = (norm / self._nominal_energy).reshape(alike.shape)
-        score = np.sqrt(1 - np.power(np.maximum(1 - alike**2, 1e-6), share))
+        score = np.abs(correlation) if search_range.both_signs else np.maximum(correlation, 0.0)
+        if search_range.surroundings_px is None:
+            # The likelihood ratio to no relation at all, told as the correlation at which the whole X-ray at
+            # its nominal size would reach it: fewer pixels agree by chance more easily. About a bone as many
+            # count everywhere, and where more else is seen no more speaks for it.
+            share = (norm / self._nominal_energy).reshape(score.shape)
+            score = np.sqrt(1 - np.power(np.maximum(1 - score**2, 1e-6), share))
         score = np.where(enough.reshape(score.shape), score, -1.0)
         best = score.argmax(axis=1)[:, None]
         negative = np.take_along_axis(correlation, best, axis=1)[:, 0] < 0

@@ -16,12 +16,12 @@ from SOPIRegistrationLib.progress import Progress, Report
 from SOPIRegistrationLib.refine.joint_scene import Scene
 from SOPIRegistrationLib.refine.released import release
 from SOPIRegistrationLib.registration.bodies_result import BodiesResult, BodyPose
-from SOPIRegistrationLib.registration.bodies_verdict import judge_bodies, not_better
+from SOPIRegistrationLib.registration.bodies_verdict import judge_bodies, not_better, not_in_one_place
 from SOPIRegistrationLib.registration.loop import find, is_settled, register
 from SOPIRegistrationLib.registration.result import SEVERITY, RegistrationResult, Verdict
 from SOPIRegistrationLib.settings import GIVEN, RegistrationSettings
 from SOPIRegistrationLib.subject import Subject
-from SOPIRegistrationLib.subject.bodies import Bodies, require_apart
+from SOPIRegistrationLib.subject.bodies import Bodies, require_several
 
 # Names of the bodies that were registered as one piece, and its result.
 Piece = tuple[tuple[str, ...], RegistrationResult]
@@ -53,7 +53,7 @@ def register_bodies(
             it is released from there.
 
     Raises:
-        InputError: as of ``register``; a body in no view, two bodies in one place, or a start of none.
+        InputError: as of ``register``; a body in no view, one body twice, or a start of none.
     """
     began, starts = time.perf_counter(), dict(starts or {})
     settings = settings or RegistrationSettings()
@@ -61,7 +61,9 @@ def register_bodies(
     moved = {name: T for name, T in (moved or {}).items() if bodies[name].name in bodies.parts}
     if bodies.whole is None and len(bodies) > 1 and set(starts) == set(bodies.names):
         # What can be told at once is not told after a minute.
-        Scene(bodies, radiographs).require_in_view(np.array([starts[name] for name in bodies.names]))
+        T_start = np.array([starts[name] for name in bodies.names])
+        require_several(bodies.bodies, T_start)
+        Scene(bodies, radiographs).require_in_view(T_start)
     case = _BodiesCase(bodies, tuple(radiographs), frame, settings, starts, report, moved)
     if len(bodies) == 1 and bodies.rest is None:
         return case.of_one()
@@ -130,8 +132,6 @@ class _BodiesCase:
             return self._stopped(T_start, T_piece, results, began)
         scene = Scene(self.bodies, results[0].radiographs)
         try:
-            if self.bodies.whole is None:
-                require_apart(self.bodies.bodies, T_start)
             scene.require_in_view(T_start)
         except InputError:
             if must_be_in_view:
@@ -148,6 +148,7 @@ class _BodiesCase:
         for number, name in enumerate(self.bodies.names):
             if number not in released.taken or name in self.bodies.parts:
                 verdicts[number] = not_better(verdicts[number], found[name].verdict)
+        verdicts = not_in_one_place(verdicts, self.bodies.bodies, T)
         poses = zip(self.bodies.names, T, T_piece, verdicts, released.others, strict=False)
         seconds = time.perf_counter() - began
         return BodiesResult(tuple(BodyPose(*one) for one in poses), tuple(pairs), results, seconds)

@@ -16,7 +16,7 @@ from SOPIRegistrationLib.registration.evidence import parts
 from SOPIRegistrationLib.registration.predicted_error import Deviation
 from SOPIRegistrationLib.registration.result import SEVERITY, Verdict
 from SOPIRegistrationLib.registration.verdict import Finding, beside, on_thresholds, on_weak_parts
-from SOPIRegistrationLib.subject.bodies import RigidBody
+from SOPIRegistrationLib.subject.bodies import RigidBody, in_one_place
 
 # Errors of bent spines were this many times the deviations that the curvature of the images predicts, in one
 # view (14 phantoms) and in several (6): what fills the holes, and overlaps, are not as in the patient.
@@ -130,3 +130,32 @@ def not_better(verdict: Verdict, piece: Verdict) -> Verdict:
     if not reason or verdict.status != "accept":
         return verdict
     return replace(verdict, status="review", reasons=[*verdict.reasons, f"as one piece: {reason}"])
+
+
+def not_in_one_place(
+    verdicts: Sequence[Verdict], bodies: Sequence[RigidBody], T_lps_to_world: np.ndarray
+) -> list[Verdict]:
+    """No two bodies that stand in one place are accepted: either may be wrong where none is rejected anyway.
+
+    Args:
+        verdicts: N by the images.
+        bodies: N.
+        T_lps_to_world: (N, 4, 4) their poses.
+    """
+    verdicts = list(verdicts)
+    for larger, smaller, _, share in in_one_place(bodies, T_lps_to_world):
+        pair = (larger, smaller)
+        which = [n for n in pair if verdicts[n].status == "reject"] or pair
+        for number in which:
+            [other] = {*pair} - {number}
+            reason = (
+                f"in one place with {bodies[other].name}: {share:.0%} of {bodies[smaller].name} lies in "
+                f"{bodies[larger].name}; one of them is wrong"
+            )
+            reasons = [*verdicts[number].reasons, reason]
+            verdicts[number] = replace(
+                verdicts[number],
+                status=max(verdicts[number].status, "review", key=SEVERITY.index),
+                reasons=reasons,
+            )
+    return verdicts

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
@@ -17,6 +19,8 @@ from SOPIRegistrationLib.subject.subject import Subject
 _NEIGHBOURS_MM = 40.0
 # Of two bodies in one place so large a share of the smaller one lies in the other.
 _SAME_PLACE = 0.5
+# What is the same body given twice lies in the other so far, either in either.
+_SAME_BODY = 0.9
 
 
 @dataclass(frozen=True)
@@ -159,32 +163,47 @@ class Bodies:
             hold = self[hold.parent].hold
 
 
-def require_apart(bodies: Sequence[RigidBody], T_lps_to_world: np.ndarray) -> None:
-    """Whether no two bodies stand in one place.
+class OnePlace(NamedTuple):
+    """Two bodies one of which stands in the other, and the share of either that does."""
+
+    larger: int
+    smaller: int
+    share_of_larger: float
+    share_of_smaller: float
+
+
+def in_one_place(bodies: Sequence[RigidBody], T_lps_to_world: np.ndarray) -> list[OnePlace]:
+    """Which bodies stand in one place; metal may stand in bone.
 
     Args:
         bodies: N bodies.
         T_lps_to_world: (N, 4, 4) their poses.
-
-    Raises:
-        InputError: two do.
     """
-    for a, one in enumerate(bodies):
-        for b in range(a):
-            smaller, larger = sorted((a, b), key=lambda n: bodies[n].subject.ct.bone.array.sum())
-            ct = bodies[larger].subject.ct
-            T = se3.invert_rigid(T_lps_to_world[larger]) @ T_lps_to_world[smaller]
-            inside = np.argwhere(bodies[smaller].subject.ct.bone.array)[::7, ::-1]
-            points = bodies[smaller].subject.ct.bone.points_lps(inside)
-            indices = se3.transform_points(ct.bone.lps_to_index @ T, points)
-            indices = np.rint(indices).astype(int)[:, ::-1]
-            within = ((indices >= 0) & (indices < ct.bone.array.shape)).all(axis=1)
-            share = ct.bone.array[tuple(indices[within].T)].astype(bool).sum() / max(len(points), 1)
-            if share > _SAME_PLACE:
-                raise InputError(
-                    f"{bodies[b].name} and {one.name} stand in one place: {share:.0%} of "
-                    f"{bodies[smaller].name} lies in the other: give each its own start, or leave one out"
-                )
+    found = []
+    masks = [body.subject.ct.bone for body in bodies]
+    volumes = np.array([mask.array.sum() * abs(np.linalg.det(mask.index_to_lps[:3, :3])) for mask in masks])
+    for larger, smaller in itertools.combinations(np.argsort(-volumes, kind="stable").tolist(), 2):
+        if bodies[larger].subject.ct.is_metal != bodies[smaller].subject.ct.is_metal:
+            continue
+        there, here = masks[larger], masks[smaller]
+        points = here.points_lps(np.argwhere(here.array)[::7, ::-1])
+        T = se3.invert_rigid(T_lps_to_world[larger]) @ T_lps_to_world[smaller]
+        indices = np.rint(se3.transform_points(there.lps_to_index @ T, points)).astype(int)[:, ::-1]
+        within = indices[((indices >= 0) & (indices < there.array.shape)).all(axis=1)]
+        share = float(there.array[tuple(within.T)].astype(bool).sum() / max(len(points), 1))
+        if share > _SAME_PLACE:
+            found.append(OnePlace(larger, smaller, share * volumes[smaller] / volumes[larger], share))
+    return found
+
+
+def require_several(bodies: Sequence[RigidBody], T_lps_to_world: np.ndarray) -> None:
+    """Raise InputError where one of N bodies is another once more: alike, and at the same pose (N, 4, 4)."""
+    for larger, smaller, of_larger, of_smaller in in_one_place(bodies, T_lps_to_world):
+        if min(of_larger, of_smaller) > _SAME_BODY:
+            raise InputError(
+                f"{bodies[larger].name} and {bodies[smaller].name} stand in one place: {of_smaller:.0%} of "
+                f"{bodies[smaller].name} lies in the other: give each its own start, or leave one out"
+            )
 
 
 def neighbours(bodies: Sequence[RigidBody]) -> tuple[RigidBody, ...]:
