@@ -113,6 +113,42 @@ def test_fewer_pixels_than_rows_are_not_filled_up(tmp_path):
         read_radiograph(path)
 
 
+@pytest.mark.parametrize("keyword", ["SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "HighBit"])
+def test_what_pixels_can_only_be_is_filled_in(tmp_path, keyword):
+    wide = GRAY.astype(np.uint16) * 100
+    dataset = dicom(wide)
+    del dataset[keyword]
+    np.testing.assert_array_equal(read_radiograph(saved(dataset, tmp_path / "x.dcm")).pixels, wide)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "tag"),
+    [
+        ("Rows", "Rows .0028,0010."),
+        ("Columns", "Columns .0028,0011."),
+        ("BitsAllocated", "Bits Allocated .0028,0100."),
+        ("PixelRepresentation", "Pixel Representation .0028,0103."),
+    ],
+)
+def test_pixels_that_may_be_several_things_are_refused(tmp_path, keyword, tag):
+    dataset = dicom(GRAY.astype(np.uint16))
+    del dataset[keyword]
+    with pytest.raises(InputError, match=f"x.dcm lacks {tag}: export it again"):
+        read_radiograph(saved(dataset, tmp_path / "x.dcm"))
+
+
+@pytest.mark.parametrize(("keyword", "said"), [("Rows", ROWS - 1), ("Columns", GRAY.shape[1] - 2)])
+def test_pixels_beyond_those_told_of_are_refused(tmp_path, keyword, said):
+    with pytest.raises(InputError, match=r"x.dcm has more pixels than its Rows, Columns"):
+        read_radiograph(saved(dicom(GRAY, **{keyword: said}), tmp_path / "x.dcm"))
+
+
+def test_zeros_behind_the_pixels_are_no_pixels(tmp_path):
+    dataset = dicom(GRAY)
+    dataset.PixelData += bytes(512)
+    np.testing.assert_array_equal(read_radiograph(saved(dataset, tmp_path / "x.dcm")).pixels, GRAY)
+
+
 def test_a_mask_is_no_x_ray(tmp_path):
     sitk.WriteImage(
         sitk.GetImageFromArray(np.where(GRAY > 90, 255, 0).astype(np.uint8)), str(tmp_path / "m.png")
