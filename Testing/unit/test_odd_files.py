@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -133,7 +134,7 @@ def test_what_pixels_can_only_be_is_filled_in(tmp_path, keyword):
 def test_pixels_that_may_be_several_things_are_refused(tmp_path, keyword, tag):
     dataset = dicom(GRAY.astype(np.uint16))
     del dataset[keyword]
-    with pytest.raises(InputError, match=f"x.dcm lacks {tag}: export it again"):
+    with pytest.raises(InputError, match=f"x.dcm lacks {tag}, or has no number there"):
         read_radiograph(saved(dataset, tmp_path / "x.dcm"))
 
 
@@ -167,6 +168,72 @@ def test_an_upside_down_picture_is_turned_and_mirrored_by_its_orientation(tmp_pa
 
 
 # Other pictures
+
+
+def write_tiff(path, *pages) -> Path:
+    """A TIFF of pages: (pixels, {field: SHORT}); fields are as of gray pixels in one strip, or as given."""
+    content, following = bytearray(b"II*\0" + bytes(4)), 4
+    for pixels, own in pages:
+        # A strip, or one tile; its place and size are LONG.
+        is_tiled = 322 in own
+        place, size = (324, 325) if is_tiled else (273, 279)
+        fields = {
+            256: pixels.shape[1],
+            257: pixels.shape[0],
+            258: 8 * pixels.itemsize,
+            259: 1,
+            262: 1,
+            277: 1,
+        }
+        fields |= {278: pixels.shape[0]} if not is_tiled else {}
+        fields |= {place: len(content), size: pixels.nbytes, **own}
+        content += pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+        struct.pack_into("<I", content, following, len(content))
+        content += struct.pack("<H", len(fields))
+        for field, value in sorted(fields.items()):
+            content += struct.pack("<HHII", field, 4 if field in (place, size) else 3, 1, value)
+        following = len(content)
+        content += bytes(4)
+    path.write_bytes(content)
+    return path
+
+
+WIDE = GRAY.astype(np.uint16) * 251
+
+
+@pytest.mark.parametrize(
+    ("pages", "frame", "expected"),
+    [
+        ([(WIDE, {})], None, WIDE),
+        # A tile of 16 bits, of which ITK makes eight.
+        ([(WIDE, {322: 64, 323: 48})], None, WIDE),
+        # Gray with transparency.
+        ([(np.stack([GRAY, 255 - GRAY], -1), {258: 8, 277: 2, 338: 2})], None, GRAY),
+        # Pages of another size or kind than the first.
+        ([(GRAY[:20, :32], {}), (GRAY, {})], 2, GRAY),
+        ([(GRAY, {}), (WIDE, {})], 2, WIDE),
+        # Smaller copies are no frames.
+        ([(GRAY[:20, :32], {254: 1}), (GRAY, {})], None, GRAY),
+        ([(GRAY, {}), (GRAY[:20, :32], {254: 1}), (GRAY[::-1], {})], 2, GRAY[::-1]),
+    ],
+)
+def test_tiffs_that_itk_would_read_otherwise(tmp_path, pages, frame, expected):
+    path = write_tiff(tmp_path / "x.tif", *((np.ascontiguousarray(one), own) for one, own in pages))
+    np.testing.assert_array_equal(read_radiograph(path, frame).pixels, expected)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "fields", "said"),
+    [
+        ((GRAY / 255).astype(np.float16), {339: 3}, "1 x 16 bits, floating-point"),
+        (np.stack([WIDE, WIDE], -1), {258: 16, 277: 2, 338: 2}, "2 x 16 bits, unsigned"),
+        (GRAY.astype(np.uint64), {}, "1 x 64 bits, unsigned"),
+    ],
+)
+def test_tiffs_that_nothing_reads_are_refused(tmp_path, pixels, fields, said):
+    path = write_tiff(tmp_path / "x.tif", (pixels, fields))
+    with pytest.raises(InputError, match=f"x.tif keeps its pixels in a way that cannot be read .{said}"):
+        read_radiograph(path)
 
 
 def test_gray_with_transparency_is_named(tmp_path):

@@ -33,6 +33,7 @@ from SOPIRegistrationLib.images.text_headers import (
     require_voxel_size,
     unit_mm,
 )
+from SOPIRegistrationLib.images.tiff import itk_reads_right, read_tiff_page, tiff_pages
 from SOPIRegistrationLib.images.volume import Volume
 
 _CT_FORMATS = f"a DICOM series folder or a 3D {FORMATS} file"
@@ -137,6 +138,12 @@ def open_radiograph(
 
 
 def _read_plain(path: Path, frame: int | None) -> np.ndarray:
+    if pages := tiff_pages(path):
+        require_upright(path)
+        index = chosen_frame(frame, len(pages), path)
+        if not itk_reads_right(pages, index):
+            pixels = read_tiff_page(path, pages[index])
+            return _in_gray(pixels, 1 if pixels.ndim == 2 else pixels.shape[-1], path)
     reader = _picture_reader(path)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if len(size) > 3 and max(size[3:]) > 1:

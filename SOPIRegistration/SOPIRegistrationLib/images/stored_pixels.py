@@ -26,18 +26,30 @@ def require_pixel_tags(dataset, path, what: str) -> None:
     Raises:
         InputError: a tag is missing, or there are more pixels than the tags say.
     """
-    if plain_value(dataset, "BitsAllocated") == 8.0 or "PixelData" not in dataset:
+    has_bits = "PixelData" in dataset
+    if plain_value(dataset, "BitsAllocated") == 8.0 or not has_bits:
         # Bytes are unsigned, and floating-point numbers are neither.
-        dataset.setdefault("PixelRepresentation", 0)
-    missing = [tag_name(keyword) for keyword in _NEEDED if plain_value(dataset, keyword) is None]
-    if missing:
-        raise InputError(f"{what} {path} lacks {' and '.join(missing)}: export it again")
-    dataset.setdefault("SamplesPerPixel", 1)
-    dataset.setdefault("PhotometricInterpretation", "MONOCHROME2")
-    if "PixelData" in dataset:
-        dataset.setdefault("BitsStored", int(dataset.BitsAllocated))
-        dataset.setdefault("HighBit", int(dataset.BitsStored) - 1)
+        _fill_in(dataset, "PixelRepresentation", 0)
+    _fill_in(dataset, "SamplesPerPixel", 1)
+    _fill_in(dataset, "PhotometricInterpretation", "MONOCHROME2")
+    if has_bits:
+        _fill_in(dataset, "BitsStored", plain_value(dataset, "BitsAllocated"))
+    numbers = (*_NEEDED, "SamplesPerPixel", *(("BitsStored",) if has_bits else ()))
+    lacking = [
+        tag_name(keyword) for keyword in numbers if not isinstance(plain_value(dataset, keyword), float)
+    ]
+    if lacking:
+        raise InputError(
+            f"{what} {path} lacks {' and '.join(lacking)}, or has no number there: export it again"
+        )
+    if has_bits:
+        _fill_in(dataset, "HighBit", int(dataset.BitsStored) - 1)
         _require_no_more_pixels(dataset, path, what)
+
+
+def _fill_in(dataset, keyword: str, value: float | str | None) -> None:
+    if plain_value(dataset, keyword) is None and value is not None:
+        setattr(dataset, keyword, int(value) if isinstance(value, float) else value)
 
 
 def _require_no_more_pixels(dataset, path, what: str) -> None:
