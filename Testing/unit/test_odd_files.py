@@ -263,6 +263,8 @@ def test_archives_are_to_be_unpacked(tmp_path):
         ("x.webp", b"RIFF\x10\0\0\0WEBPVP8 ", "is a WebP: save it"),
         ("x.mp4", b"\0\0\0\x18ftypmp42", "is a video: save it, or one frame of it, as PNG"),
         ("x.pdf", b"%PDF-1.7", "is a PDF: save it"),
+        ("x.mgz", b"\x1f\x8b\x08\0", "is FreeSurfer's format: convert it to NIfTI"),
+        ("x.nii.gz", struct.pack("<i", 348), "is not packed with gzip, as its name says: name it x.nii"),
         ("x.png", b"\x89PNG\r\n\x1a\n", "is not an image that can be read"),
     ],
 )
@@ -275,6 +277,24 @@ def test_files_that_are_something_else_than_their_names(tmp_path, name, start, s
 
 
 # CTs
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_nifti_2_is_told_from_what_is_no_nifti(tmp_path, order):
+    content = bytearray(544 + HU.nbytes)
+    struct.pack_into(order + "i8s2h8q", content, 0, 540, b"n+2\0\r\n\x1a\n", 4, 16, 3, 24, 20, 6, 1, 1, 1, 1)
+    struct.pack_into(order + "8d", content, 104, *[1.0] * 8)
+    struct.pack_into(order + "q", content, 168, 544)
+    (tmp_path / "ct.nii").write_bytes(content)
+    with pytest.raises(InputError, match=r"ct.nii is NIfTI-2, which is not read: save it as NIfTI-1"):
+        read_volume(tmp_path / "ct.nii")
+
+
+def test_a_packing_that_itk_lacks_is_named(tmp_path):
+    path = nrrd(tmp_path / "ct.nrrd", "left-posterior-superior")
+    path.write_bytes(path.read_bytes().replace(b"encoding: raw", b"encoding: bzip2"))
+    with pytest.raises(InputError, match="bzip2"):
+        read_volume(path)
 
 
 def nrrd(path, space: str):
