@@ -25,6 +25,7 @@ from pydicom.uid import (
 )
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph, read_volume
+from support.ct_files import Scan
 from support.xray_files import GRAY, ROWS, dicom, saved
 
 HU = np.full((6, 20, 24), -1000, np.int16)
@@ -277,6 +278,28 @@ def test_files_that_are_something_else_than_their_names(tmp_path, name, start, s
 
 
 # CTs
+
+
+def test_segments_in_frames_of_their_own_are_not_read_as_one(tmp_path):
+    path = Scan().write_enhanced(tmp_path / "seg.dcm", Modality="SEG", SegmentationType="BINARY")
+    segmentation = pydicom.dcmread(path)
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        frame.SegmentIdentificationSequence = [Dataset()]
+        frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber = 1
+    segmentation.save_as(path)
+    assert read_volume(path, "mask").array.shape == (40, 84, 112)
+    frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber = 2
+    segmentation.save_as(path)
+    with pytest.raises(
+        InputError, match=r"seg.dcm is a DICOM segmentation of 2 segments: save it as a label"
+    ):
+        read_volume(path, "label map")
+
+
+def test_contours_are_no_label_map(tmp_path):
+    contours = dicom(GRAY, Modality="RTSTRUCT")
+    with pytest.raises(InputError, match=r"rt.dcm holds contours .RTSTRUCT.: save them as a label map"):
+        read_volume(saved(contours, tmp_path / "rt.dcm"), "mask")
 
 
 @pytest.mark.parametrize("order", "<>")

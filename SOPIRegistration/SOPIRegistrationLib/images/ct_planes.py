@@ -40,6 +40,7 @@ _TAGS = [
     *_RESCALE,
     "RescaleType",
     "AcquisitionNumber",
+    "SegmentationType",
     *_GROUPS,
 ]
 
