@@ -92,7 +92,7 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
     if modality not in _PROJECTIONS:
         raise InputError(f"X-ray {path} is a {modality} image: give a projection (XA, RF, DX or CR)")
     require_pixel_tags(dataset, path, "X-ray")
-    photometric = str(dataset.PhotometricInterpretation)
+    photometric = str(dataset.PhotometricInterpretation).upper()
     is_gray = photometric.startswith("MONOCHROME")
     if not is_gray and photometric not in _COLOURS:
         raise InputError(f"X-ray {path} is a colour image ({photometric}): give the grayscale original")
