@@ -132,7 +132,8 @@ def _mask_box(mask: Volume, volume: Volume) -> np.ndarray:
     """
     if mask.array.min() < 0:
         raise InputError(
-            f"mask {mask.name} has values below 0 (down to {mask.array.min():g}), as a CT has: give a label map"
+            f"mask {mask.name} has values below 0 (down to {mask.array.min():g}), as a CT has: give a label "
+            "map"
         )
     filled = mask.array > 0
     if not filled.any():
