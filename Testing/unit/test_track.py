@@ -220,6 +220,19 @@ def test_a_pose_off_its_neighbours_path_is_doubted(scene):
     assert [found.poses[number].status for number in (2, 3, 5, 6)] == ["accept"] * 4
 
 
+def test_a_pose_that_is_left_to_one_of_several_views_is_doubted(scene):
+    views = Simulated(scene, 3), Simulated(scene, 3, blank=(2,))
+    cameras = tuple(replace(scene.camera, name=name) for name in ("a", "b"))
+    frames = Frames(views, CArmGeometry(cameras, SOD_MM), "bone-dark")
+    pose = FramePose(1, views[0].T(1), Verdict("accept", ["the images agree"], None, None), 0.1)
+    assert pose.seen_in(frames.frame(1)) == pose
+    doubted = pose.seen_in(frames.frame(2))
+    assert (doubted.status, doubted.is_anchor) == ("review", True)
+    assert "one view alone decides: X-ray frame 2 is constant" in doubted.verdict.reasons[-1]
+    # A camera alone never had another view.
+    assert pose.seen_in(scene.frames(views[0]).frame(2)) == pose
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_three_hundred_frames(scene):

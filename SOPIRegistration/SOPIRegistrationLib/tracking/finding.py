@@ -118,6 +118,7 @@ class Finder:
         pose = FramePose.lost(number, result.verdict.reasons[0])
         if result.verdict.status != REJECT:
             pose = FramePose(number, result.T_lps_to_world, result.verdict, source=f"start: {result.method}")
+            pose = pose.seen_in(frame)
         polarity = result.radiographs[0].polarity
         found = {"content": result.content, "polarity": polarity, "mirrored": result.mirrored}
         return {**pose.to_dict(), "found": found}

@@ -32,6 +32,11 @@ class Frame:
     radiographs: tuple[PreparedRadiograph, ...]
     missing: tuple[str, ...] = ()
 
+    @property
+    def is_left_to_one_view(self) -> bool:
+        """Whether one view must decide what several were to, which fixes the depth along its rays badly."""
+        return len(self.radiographs) == 1 and bool(self.missing)
+
 
 class Frames:
     """Prepared frames of one or several synchronised views.

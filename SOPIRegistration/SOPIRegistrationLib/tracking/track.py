@@ -9,6 +9,7 @@ import numpy as np
 
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.registration.result import Verdict
+from SOPIRegistrationLib.tracking.frames import Frame
 
 ACCEPT, REVIEW, REJECT, LOST = "accept", "review", "reject", "lost"
 # From the most to the least trusted.
@@ -62,6 +63,12 @@ class FramePose:
         told = self.told(reason)
         status = max(self.status, REVIEW, key=STATUSES.index)
         return replace(told, verdict=replace(told.verdict, status=status), is_anchor=is_anchor)
+
+    def seen_in(self, frame: Frame) -> FramePose:
+        """The same, saying which of the frame's views are missing; doubted where they leave it to one."""
+        if frame.is_left_to_one_view:
+            return self.doubted(f"one view alone decides: {'; '.join(frame.missing)}")
+        return self.told(*frame.missing)
 
     def rank(self) -> tuple[int, float]:
         """Smaller for what is to be trusted more."""

@@ -185,7 +185,7 @@ class _Tracker:
         """A pose as the motion allows it: lost where rejected, doubted where it was not reached by moving."""
         if pose.status == REJECT:
             return FramePose.lost(pose.frame, pose.verdict.reasons[0])
-        pose = pose.told(*frame.missing)
+        pose = pose.seen_in(frame)
         apart = track.distance_mm(pose.T, T_expected)
         if apart > gap * max(_LEAST_LEAP_MM, _LEAP * self._longest_step(track)):
             return pose.doubted(f"{apart:.0f} mm from where the motion so far leads to", is_anchor=False)
