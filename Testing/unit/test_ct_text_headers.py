@@ -141,3 +141,13 @@ def test_a_segmentation_of_slicer_is_no_ct(tmp_path, hu):
     with pytest.raises(InputError, match="is a label map by its header: give the CT in Hounsfield units"):
         read_volume(path)
     assert read_volume(path, "mask").array.shape == (40, 84, 112)
+
+
+def test_segments_in_layers_are_no_label_map(tmp_path, hu):
+    dimension = "dimension: 4\nsizes: 2 112 84 40\n"
+    fields = f"space: LPS\n{vectors(PLACE).replace('directions:', 'directions: none')}Segment0_ID:=a\n"
+    path = write_nrrd(tmp_path / "a.seg.nrrd", np.stack([hu, hu], -1), fields, dimension)
+    with pytest.raises(
+        InputError, match=r"a.seg.nrrd has 2 values a voxel .segments that overlap, in layers."
+    ):
+        read_volume(path, "label map")

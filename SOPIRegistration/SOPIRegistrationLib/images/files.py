@@ -247,7 +247,12 @@ def _place(
 
 def _check_layout(size, components: int, path, what: str) -> None:
     if components > 1:
-        raise InputError(f"{what} {path} has {components} values a voxel (RGB or vectors): one is needed")
+        needed = (
+            "(RGB or vectors): one is needed"
+            if what == "CT"
+            else "(segments that overlap, in layers): export it as a label map, in which each voxel has one"
+        )
+        raise InputError(f"{what} {path} has {components} values a voxel {needed}")
     volumes = int(np.prod(size[3:]))
     if volumes > 1:
         raise InputError(f"{what} {path} is {len(size)}D ({volumes} volumes): save one of them as a 3D file")
