@@ -144,7 +144,7 @@ def test_a_segmentation_of_slicer_is_no_ct(tmp_path, hu):
 
 
 def test_segments_in_layers_are_no_label_map(tmp_path, hu):
-    dimension = "dimension: 4\nsizes: 2 112 84 40\n"
+    dimension = "dimension: 4\nsizes: 2 112 84 40\nkinds: list domain domain domain\n"
     fields = f"space: LPS\n{vectors(PLACE).replace('directions:', 'directions: none')}Segment0_ID:=a\n"
     path = write_nrrd(tmp_path / "a.seg.nrrd", np.stack([hu, hu], -1), fields, dimension)
     with pytest.raises(
