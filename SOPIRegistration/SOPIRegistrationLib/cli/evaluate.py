@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from SOPIRegistrationLib.cli.common import parse_weights
+from SOPIRegistrationLib.cli.common import parse_weights, require_range
 from SOPIRegistrationLib.cli.main import INTERRUPTED
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.configuration import (
@@ -235,7 +235,7 @@ def _require_numbers(args: argparse.Namespace) -> None:
     sizes = dict.fromkeys(("pixels", "baseline_pixels"), LEAST_PIXELS)
     for name, least in {"cases": 1, "starts": 1, "seed": 0, "workers": 1, **sizes}.items():
         value = getattr(args, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} is {value}: give {least} or more")
+        if value is not None:
+            require_range(name, value, least)
     if args.timeout is not None and not args.timeout > 0:
         raise InputError(f"--timeout is {args.timeout:g} s: give more than 0")

@@ -16,11 +16,11 @@ from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.networks.image_channels import fixed_channels
 from SOPIRegistrationLib.networks.patient import PatientConfig, PatientNetwork
 from SOPIRegistrationLib.training.patient_loss import PatientLoss
-from SOPIRegistrationLib.training.patient_settings import PatientTrainingSettings
 from SOPIRegistrationLib.training.patient_xrays import PatientXrays, Xrays
 from SOPIRegistrationLib.training.placement import OneDevice, Placement
 from SOPIRegistrationLib.training.pose_loss import pose_errors
 from SOPIRegistrationLib.training.records import score
+from SOPIRegistrationLib.training.settings import PatientTrainingSettings
 from SOPIRegistrationLib.training.trainer import Progress, Trainer
 
 

@@ -27,9 +27,10 @@ from SOPIRegistrationLib.networks.two_branch import (
     filled,
     nominal_cube,
 )
-from SOPIRegistrationLib.training.pairs import PairOptions, Pairs
+from SOPIRegistrationLib.training.pairs import Pairs
 from SOPIRegistrationLib.training.pose_loss import ImageGroup, rtpi_loss
 from SOPIRegistrationLib.training.records import score
+from SOPIRegistrationLib.training.settings import PairOptions
 
 
 class Stopwatch:
