@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import importlib
+import importlib.util
 import io
 import json
 import os
@@ -287,6 +287,15 @@ def test_the_command_line_reference_has_every_command():
     text = COMMAND_LINE.read_text(encoding="utf-8")
     shown = {words.split()[0] for words in re.findall(r"<!-- help: ([\w ]+) -->", text)}
     assert shown == set(COMMANDS)
+
+
+def test_the_command_line_reference_has_the_options_as_they_are():
+    file = ROOT / "Docs" / "command_line.py"
+    spec = importlib.util.spec_from_file_location("command_line", file)
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    text = COMMAND_LINE.read_text(encoding="utf-8")
+    assert writer.filled_in(text) == text, "run python Docs/command_line.py"
 
 
 def test_every_page_is_in_the_navigation():

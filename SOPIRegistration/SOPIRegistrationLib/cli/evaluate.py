@@ -23,7 +23,6 @@ from SOPIRegistrationLib.evaluation.problem import BASELINE_PIXELS
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
 from SOPIRegistrationLib.evaluation.report import TABLE, write_report
 from SOPIRegistrationLib.evaluation.results import RESULTS, Results
-from SOPIRegistrationLib.evaluation.runner import default_workers
 from SOPIRegistrationLib.evaluation.runner import run as run_all
 from SOPIRegistrationLib.evaluation.simulated import CONTENTS, PHANTOMS_BY_DEFAULT
 from SOPIRegistrationLib.evaluation.targets import TARGETS
@@ -132,8 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="processes, the cores shared between them; a registration alone uses several cores, so that "
-        f"seconds are comparable only at the same number (one for every four cores: {default_workers()} "
-        "here)",
+        "seconds are comparable only at the same number (one for every four cores)",
     )
     parser.add_argument(
         "--scheduler",
