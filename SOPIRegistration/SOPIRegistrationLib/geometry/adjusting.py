@@ -16,10 +16,8 @@ _RAD_PER_WIDTH = np.pi / 2
 
 
 def shifted(T, camera: Camera, centre, from_px, to_px) -> np.ndarray:
-    """Pose shifted parallel to the detector, so that what was seen at one pixel is seen at another.
-
-    Exact at the depth of the centre, near to it elsewhere: the picture stays under the mouse.
-    """
+    """Pose shifted parallel to the detector, so that what was seen at one pixel is seen at another."""
+    # Exact at the depth of the centre, near to it elsewhere: the picture stays under the mouse.
     depth = _place(T, centre)[2]
     on_plane = camera.K_inverse @ np.append(np.subtract(to_px, from_px), 0.0)
     return _moved(T, shift=depth * on_plane)

@@ -219,20 +219,16 @@ def direction_loss(gradient: torch.Tensor, target: torch.Tensor) -> torch.Tensor
 
 
 def distance_loss(error: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
-    """Mean absolute logarithm of the ratio of L_N (B,) to the distance to the true pose (B,).
-
-    The distance, in ``networks.embedding.SCALE``, has one minimum and is slope everywhere; below half a
-    unit one is like the other. Directions alone are learned as slopes on a plateau.
-    """
+    """Mean absolute logarithm of the ratio of L_N (B,) to the distance to the true pose (B,)."""
+    # The distance, in networks.embedding.SCALE, has one minimum and is slope everywhere; below half a unit
+    # one is like the other. Directions alone are learned as slopes on a plateau.
     return torch.log(error / (distance.square() + _NEAR**2).sqrt()).abs().mean()
 
 
 def step_loss(step: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """By how much Gauss-Newton steps (B, 6) miss twists to the true poses (B, 6), as shares of their size.
-
-    The logarithm keeps a few lost starts from drowning the others. A least-squares step, as in Chen and
-    Kong 2025 (arXiv 2509.06890), has a length too, unlike a gradient's direction.
-    """
+    """By how much Gauss-Newton steps (B, 6) miss twists to the true poses (B, 6), as shares of their size."""
+    # The logarithm keeps a few lost starts from drowning the others. A least-squares step, as in Chen and
+    # Kong 2025 (arXiv 2509.06890), has a length too, unlike a gradient's direction.
     size = target.square().mean(dim=1, keepdim=True).sqrt() + _EXACT
     return torch.log1p((step - target).abs() / size).mean()
 

@@ -266,16 +266,8 @@ def through_tissue(body: torch.Tensor, bone: torch.Tensor, rng: np.random.Genera
 def seen(
     line_integrals: torch.Tensor, strengths: Sequence[float], rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """X-rays as preparation hands them over, and their valid pixels; on the line integrals' device.
-
-    Args:
-        line_integrals: (B, N, N).
-        strengths: of the degradation of each.
-        rng: source of the degradations, and of the seed of the quanta.
-
-    Returns:
-        image (B, N, N) float32, bone bright, any curve; valid (B, N, N) bool.
-    """
+    """X-rays (B, N, N) float32, bone bright, any curve, and their valid pixels, as preparation hands them
+    over, of line integrals (B, N, N) degraded by ``strengths`` (B,)."""
     degradations = [random_degradation(rng, strength) for strength in strengths]
     quanta = torch.Generator(line_integrals.device).manual_seed(int(rng.integers(2**62)))
     xrays = simulate_xrays(

@@ -158,9 +158,9 @@ class TwoBranchTask(_NamesPoses):
 
 
 def correction_loss(correction: Correction, target: torch.Tensor) -> torch.Tensor:
-    """Negative log Laplace likelihood of the true corrections (B, 6), given the network's and its deviation.
-
-    What cannot be known of a pose is expected to be wrong and weighs little (Kendall and Gal, NeurIPS 2017).
-    """
+    """Negative log Laplace likelihood of the true corrections (B, 6), given the network's and its
+    deviation."""
+    # What cannot be known of a pose is expected to be wrong and weighs little (Kendall and Gal, NeurIPS
+    # 2017).
     expected = correction.deviation
     return ((correction.values - target).abs() / expected + torch.log(expected)).mean()
