@@ -1,4 +1,4 @@
-"""What MkDocs needs to know of this repository: pictures outside Docs/, links to code.
+"""What MkDocs needs to know of this repository: pictures outside Docs/, links to code, docstrings.
 
 The pages are written to be read on GitHub as well, so their links to pictures and code are plain relative
 paths that leave Docs/. On the site pictures are copied along and everything else leads to the repository.
@@ -15,6 +15,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE_FOLDERS = ("Resources/Figures", "Resources/Screenshots", "Resources/Training", "Resources/Evaluation")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)#\s]+)(#[^)\s]*)?(?=\))")
+_NAMES = re.compile(r"<!-- python: ([\w. ]+) -->.*?<!-- end -->", re.DOTALL)
 
 
 def on_files(files, config):
@@ -43,4 +44,9 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
         kind = "tree" if (ROOT / place).is_dir() else "blob"
         return f"{config.repo_url.rstrip('/')}/{kind}/main/{place}{anchor}"
 
-    return _LINK.sub(link, markdown)
+    return _NAMES.sub(_docstrings, _LINK.sub(link, markdown))
+
+
+def _docstrings(names: re.Match) -> str:
+    """What mkdocstrings turns into the docstrings of a page's list of names."""
+    return "\n\n".join(f"::: SOPIRegistrationLib.{name}" for name in names[1].split())

@@ -1,24 +1,45 @@
-"""Writes the options of every ``sopi`` command into Docs/command-line.md, from the parsers themselves.
+"""Writes what the references hold of the code: options of ``sopi`` from its parsers, names of the Python
+interface from their docstrings.
 
-    python Docs/command_line.py
+    python Docs/reference.py
 
-Between ``<!-- help: COMMAND -->`` and ``<!-- end -->``; a test tells when the page is behind.
+Between ``<!-- help: COMMAND -->`` or ``<!-- python: NAME ... -->`` and ``<!-- end -->``; a test tells when a
+page is behind. On the site the docstrings stand in full (site_hooks.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 from importlib import import_module
 from pathlib import Path
 
-PAGE = Path(__file__).with_name("command-line.md")
-SECTION = re.compile(r"(<!-- help: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+DOCS = Path(__file__).parent
+PAGES = (DOCS / "command-line.md", DOCS / "python.md")
+SECTION = re.compile(r"(<!-- (help|python): ([\w. ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled_in(page: str) -> str:
-    """The page with the options as they are now."""
-    return SECTION.sub(lambda section: f"{section[1]}\n{options_of(section[2])}\n{section[3]}", page)
+    """A page with its sections as the code is now."""
+    written = {"help": options_of, "python": names_of}
+    return SECTION.sub(lambda found: f"{found[1]}\n{written[found[2]](found[3])}\n{found[4]}", page)
+
+
+def names_of(names: str) -> str:
+    """A list of names of the package, such as "images.read_volume": what each is, linked to its code."""
+    return "".join(f"- {_described(name)}\n" for name in names.split())
+
+
+def _described(name: str) -> str:
+    module, _, own = f"SOPIRegistrationLib.{name}".rpartition(".")
+    thing = getattr(import_module(module), own)
+    if not callable(thing):
+        return f"`{own}`: {', '.join(thing)}"
+    file = Path(inspect.getfile(thing)).resolve().relative_to(DOCS.resolve().parent).as_posix()
+    called = "" if inspect.isclass(thing) else f"({', '.join(inspect.signature(thing).parameters)})"
+    summary = " ".join(inspect.getdoc(thing).partition("\n\n")[0].split())
+    return f"[`{own}{called}`](../{file}): {summary}"
 
 
 def options_of(command: str) -> str:
@@ -56,4 +77,5 @@ def _help(action: argparse.Action) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled_in(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled_in(page.read_text(encoding="utf-8")), encoding="utf-8")
