@@ -47,7 +47,6 @@ def options_of(command: str) -> str:
     parser = argparse.ArgumentParser(prog=f"sopi {command}")
     import_module(f"SOPIRegistrationLib.cli.{command.replace(' ', '_')}").add_arguments(parser)
     lines: list[str] = []
-    # argparse has no public way to ask a parser for its options.
     for group in parser._action_groups:
         own = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
         if own and group.title not in ("positional arguments", "options"):
