@@ -171,6 +171,33 @@ def test_a_closed_scene_writes_nothing_into_the_next_one(demo):
     assert (demo.parameters.ct, demo.parameters.mix, demo.parameters.edgeStrength) == (ct, 0.5, 0.75)
 
 
+def test_windows_of_x_ray_and_drr_are_those_of_the_application(demo):
+    """By the panel, by the mouse in a view or by another module; the fusion follows."""
+    user, display = demo, demo.nodes.xray.GetDisplayNode()
+    low, high = user.session.overlay.xray_window
+    shown = user.ui.xrayWindowRange
+    assert (shown.minimumValue, shown.maximumValue) == pytest.approx((low, high), abs=1.0)
+    before = user.picture().astype(int)
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(low, low + (high - low) / 2)
+    user.wait()
+    darker = user.picture().astype(int)
+    assert darker.mean() > before.mean() + 10
+    assert shown.maximumValue == pytest.approx(low + (high - low) / 2, abs=1.0)
+    shown.maximumValue = high
+    user.wait()
+    assert display.GetWindowLevelMax() == pytest.approx(high, abs=1.0)
+    assert np.abs(user.picture() - before).mean() < 1
+    drr = user.parameters.drr.GetDisplayNode()
+    user.ui.overlayModeCombo.setCurrentText("Two colours")
+    user.wait()
+    before = user.picture().astype(int)
+    drr.SetWindowLevelMinMax(0.0, drr.GetWindowLevelMax())
+    user.wait()
+    assert np.abs(user.picture() - before).mean() > 3
+    assert user.ui.drrWindowRange.minimumValue == 0.0
+
+
 def share_of_view(user, body_name="CT bones") -> tuple[np.ndarray, np.ndarray]:
     """(lower, upper) corner of the body's box in the 3D view, as shares of the view."""
     import vtk

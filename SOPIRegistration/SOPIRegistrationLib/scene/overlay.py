@@ -56,6 +56,7 @@ class Overlay:
         self.bodies: tuple[tuple[np.ndarray, tuple[float, float, float]], ...] = ()
         # Averaging a large X-ray takes longer than the rest of a live update.
         self._resampled: dict = {}
+        self._windows_shown: tuple = ()
 
     def show(
         self,
@@ -75,6 +76,9 @@ class Overlay:
                 any pixels of the DRR's field of view; the DRR is shown nowhere else.
             opacity: whether the DRR is what metal lets through, 0 to 1, which is shown as it is.
         """
+        if xrayNode.GetDisplayNode() is None:
+            # Of a volume that a script has made.
+            xrayNode.CreateDefaultDisplayNodes()
         picture = self.node
         if picture is None:
             picture = self._scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "X-ray and DRR")
@@ -148,14 +152,15 @@ class Overlay:
             self._fuse(drr, drr.shape)
 
     def _fuse(self, drr: np.ndarray, shape: tuple[int, int]) -> None:
-        picture, drr_node = self.node, self.node.GetNodeReference(_DRR)
+        picture = self.node
+        self._windows_shown = self.xray_window, self.drr_window
         pixels = fusion_image(
             self._xray_on(shape),
             _resampled(drr, shape),
             self._field(shape),
             "drr" if self.mode == "blink" else self.mode,
-            xray_window=_window(picture.GetNodeReference(_XRAY)),
-            drr_window=_window(drr_node),
+            xray_window=self.xray_window,
+            drr_window=self.drr_window,
             bone_dark=self._bone_dark,
             bodies=[(_resampled(alone, shape), colour) for alone, colour in self.bodies],
             **{name: self.setting(name) for name in _SETTINGS},
@@ -220,6 +225,33 @@ class Overlay:
             other.xray_alone = alone
 
     @property
+    def xray_window(self) -> tuple[float, float]:
+        """Pixel values of the X-ray shown as black and white; settable."""
+        return _window(self.node.GetNodeReference(_XRAY))
+
+    @xray_window.setter
+    def xray_window(self, window: tuple[float, float]) -> None:
+        display = self.node.GetNodeReference(_XRAY).GetDisplayNode()
+        display.AutoWindowLevelOff()
+        display.SetWindowLevelMinMax(*window)
+        self.refresh()
+
+    @property
+    def xray_range(self) -> tuple[float, float]:
+        """Least and greatest pixel value of the X-ray."""
+        return self.node.GetNodeReference(_XRAY).GetImageData().GetScalarRange()
+
+    @property
+    def displays(self) -> list:
+        """The display nodes of X-ray and DRR, whose windows the application's own tools change."""
+        return [self.node.GetNodeReference(role).GetDisplayNode() for role in (_XRAY, _DRR)]
+
+    def follow_windows(self) -> None:
+        """Show the windows as they are, where the picture was made with others."""
+        if self.is_complete and (self.xray_window, self.drr_window) != self._windows_shown:
+            self.refresh()
+
+    @property
     def drr_window(self) -> tuple[float, float]:
         """Line integrals shown as black and white; settable."""
         return _window(self.node.GetNodeReference(_DRR))
@@ -234,7 +266,7 @@ class Overlay:
         drr_node = self.node.GetNodeReference(_DRR)
         drr = slicer.util.arrayFromVolume(drr_node)[0]
         valid = self._field(drr.shape)
-        brightness = windowed(self._xray_on(drr.shape), _window(self.node.GetNodeReference(_XRAY)))
+        brightness = windowed(self._xray_on(drr.shape), self.xray_window)
         if self._bone_dark:
             brightness = 1 - brightness
         self.drr_window = matching_window(drr[valid], brightness[valid])
