@@ -287,6 +287,36 @@ def test_views_are_fitted_when_their_size_changes_and_never_while_somebody_zooms
     assert is_fitted()
 
 
+def test_what_is_prepared_again_leaves_zoom_and_layout_and_show_views_brings_both_back(demo):
+    import slicer
+
+    layouts = demo.host.app.layoutManager()
+    node = layouts.sliceWidget("Fusion").mrmlSliceNode()
+    ours, fitted = layouts.layout, node.GetFieldOfView()
+    node.SetFieldOfView(*(np.array(fitted) * [0.5, 0.5, 1]))
+    zoomed = node.GetFieldOfView()
+
+    def prepare_again(polarity):
+        case = demo.session.case
+        demo.ui.polarityCombo.setCurrentText(polarity)
+        demo.host.process(0.4)
+        demo.wait()
+        assert demo.session.case is not case
+
+    prepare_again("Bones dark")
+    assert node.GetFieldOfView() == zoomed
+    layouts.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    layouts.sliceWidget("Fusion").mrmlSliceCompositeNode().SetForegroundVolumeID(None)
+    prepare_again("Detect")
+    assert layouts.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+    demo.show_views()
+    demo.host.process(0.1)
+    assert layouts.layout == ours
+    assert node.GetFieldOfView() == pytest.approx(fitted)
+    picture = demo.session.overlay.node.GetID()
+    assert layouts.sliceWidget("Fusion").mrmlSliceCompositeNode().GetForegroundVolumeID() == picture
+
+
 def test_the_fusion_view_is_the_large_one(demo):
     sizes = {view: size_of(demo, view) for view in ("Fusion", "XRay")}
     assert sizes["Fusion"].prod() > 2.5 * sizes["XRay"].prod()

@@ -107,7 +107,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         ui = self._ui
         for button, action in (
             (ui.demoButton, lambda: self._logic.compute(lambda: self._make_demo(1), self._on_demo)),
-            (ui.showViewsButton, self._prepare),
+            (ui.showViewsButton, lambda: self._when_ready(lambda: self._session.show_views())),
             (ui.solveButton, lambda: self._when_ready(lambda: self._pose.adjust(self._landmarks.solve()))),
             (ui.registerButton, lambda: self._start(None, None)),
             (ui.initialiseButton, lambda: self._start(None, "none")),

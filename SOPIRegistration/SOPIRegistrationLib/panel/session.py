@@ -355,6 +355,12 @@ class Session:
         if p.drr is not drr:
             p.drr = drr
 
+    def show_views(self) -> None:
+        """Bring back what the views show, and their layout, whoever has used them meanwhile."""
+        self.views.lay_out()
+        for overlay in self._overlays:
+            overlay.show_in_views()
+
     def _fuse(self) -> None:
         p, case = self.parameters, self.case
         opacity = case.bodies.are_metal
