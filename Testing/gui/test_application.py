@@ -340,6 +340,39 @@ def test_landmarks_have_three_planes_in_a_bone_window_which_is_given_back(demo):
     assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (-160.0, 240.0)
 
 
+def test_what_is_clicked_in_3d_is_a_bone_and_not_the_beam_before_it(demo):
+    """By the application's own picking, with which it places points; a point is on the surface."""
+    import slicer
+    import vtk
+
+    if not can_render():
+        pytest.skip("views need OpenGL: apt-get install libegl1 libgl1")
+    demo.ui.landmarksSection.collapsed = False
+    demo.wait()
+    demo.host.process(0.2)
+    view = demo.host.app.layoutManager().threeDWidget(0).threeDView()
+    bones = demo.host.scene.GetFirstNodeByName("CT bones")
+    picker = view.displayableManagerByClassName("vtkMRMLModelDisplayableManager")
+    corner, size = np.zeros(3), view.renderWindow().GetSize()
+    locator = vtk.vtkPointLocator()
+    locator.SetDataSet(bones.GetPolyData())
+    locator.BuildLocator()
+    to_bones = np.linalg.inv(slicer.util.arrayFromTransformMatrix(demo.parameters.transform))
+    # The beam surrounds the spine, in front of it and behind it.
+    view.forceRender()
+    picked = []
+    for share in np.linspace(0.3, 0.7, 9):
+        assert picker.Pick(int(0.5 * size[0]), int(share * size[1]))
+        if picker.GetPickedNodeID():
+            node = demo.host.scene.GetNodeByID(picker.GetPickedNodeID())
+            picked.append(node.GetDisplayableNode() if node.IsA("vtkMRMLDisplayNode") else node)
+            point = (to_bones @ [*picker.GetPickedRAS(), 1.0])[:3]
+            bones.GetPolyData().GetPoint(locator.FindClosestPoint(point), corner)
+            assert np.linalg.norm(corner - point) < 3.0
+    assert picked
+    assert all(node is bones for node in picked)
+
+
 def test_sections_that_are_complete_fold_once(demo):
     assert demo.ui.inputsSection.collapsed
     assert demo.ui.geometrySection.collapsed

@@ -207,6 +207,11 @@ class Views(slicer.util.VTKObservationMixin):
         self._label, self.shown = _label(), None
 
     @property
+    def layout(self) -> int:
+        """The layout asked for last."""
+        return self._layout
+
+    @property
     def _view_3d(self):
         if self._layout_manager is None or self._layout_manager.threeDViewCount == 0:
             return None
