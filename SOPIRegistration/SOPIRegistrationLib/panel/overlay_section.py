@@ -149,7 +149,7 @@ def _show_range(ranges, limits: tuple[float, float], values: tuple[float, float]
     """Set a range, reporting nothing; the values that it shows are rounded."""
     blocked = ranges.blockSignals(True)
     ranges.decimals = decimals
-    ranges.minimum, ranges.maximum = limits
+    ranges.setRange(*limits)
     ranges.singleStep = max(10.0**-decimals, round((limits[1] - limits[0]) / _STEPS, decimals))
     ranges.setValues(*values)
     ranges.blockSignals(blocked)

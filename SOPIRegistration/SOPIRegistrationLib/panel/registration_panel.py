@@ -437,5 +437,6 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._fusion.follow_permission()
         if self._logic.is_idle:
             self._pose_section.follow_handles()
-            self._strip.show_readiness(f"Needed: {missing}." if missing else "Ready to register.")
+            ready = self._geometry.problem or "Ready to register."
+            self._strip.show_readiness(f"Needed: {missing}." if missing else ready)
         self._mark_changed()

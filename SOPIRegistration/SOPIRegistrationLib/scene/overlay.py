@@ -118,14 +118,16 @@ class Overlay:
         picture = self.node
         if picture is None:
             return
-        for view, role, foreground in (
-            (self._xray_view, _XRAY, None),
-            (self._drr_view, _DRR, None),
-            (self._fusion_view, _XRAY, picture.GetID()),
+        xray, drr = (picture.GetNodeReferenceID(role) for role in (_XRAY, _DRR))
+        fused = (xray, picture.GetID()) if self._is_blended else (picture.GetID(), None)
+        for view, (background, foreground) in (
+            (self._xray_view, (xray, None)),
+            (self._drr_view, (drr, None)),
+            (self._fusion_view, fused),
         ):
             composite = self._composite(view)
             if composite is not None:
-                composite.SetBackgroundVolumeID(picture.GetNodeReferenceID(role))
+                composite.SetBackgroundVolumeID(background)
                 composite.SetForegroundVolumeID(foreground)
                 composite.SetLabelVolumeID(None)
                 composite.SetCompositing(slicer.vtkMRMLSliceCompositeNode.Alpha)
@@ -154,16 +156,20 @@ class Overlay:
     def _fuse(self, drr: np.ndarray, shape: tuple[int, int]) -> None:
         picture = self.node
         self._windows_shown = self.xray_window, self.drr_window
+        settings = {name: self.setting(name) for name in _SETTINGS}
+        mode = "drr" if self.mode == "blink" else self.mode
+        if self._xray_alone and not self._is_blended:
+            mode, settings["mix"] = "fusion", 0.0
         pixels = fusion_image(
             self._xray_on(shape),
             _resampled(drr, shape),
             self._field(shape),
-            "drr" if self.mode == "blink" else self.mode,
+            mode,
             xray_window=self.xray_window,
             drr_window=self.drr_window,
             bone_dark=self._bone_dark,
             bodies=[(_resampled(alone, shape), colour) for alone, colour in self.bodies],
-            **{name: self.setting(name) for name in _SETTINGS},
+            **settings,
         )
         with slicer.util.NodeModify(picture):
             put_pixels(picture, pixels[None])
@@ -220,6 +226,8 @@ class Overlay:
     @xray_alone.setter
     def xray_alone(self, alone: bool) -> None:
         self._xray_alone = alone
+        if not self._is_blended:
+            self.refresh()
         self.show_in_views()
         for other in self.beside:
             other.xray_alone = alone
@@ -311,6 +319,13 @@ class Overlay:
         self.node.SetAttribute(_MODE, other.mode)
         for name in _SETTINGS:
             self.node.SetAttribute(_SETTING + name, f"{other.setting(name):.6g}")
+
+    @property
+    def _is_blended(self) -> bool:
+        """Whether the application can lay the picture over the X-ray: not over one with an alpha channel."""
+        xray = self.node and self.node.GetNodeReference(_XRAY)
+        image = xray and xray.GetImageData()
+        return image is None or image.GetNumberOfScalarComponents() in (1, 3)
 
     @property
     def _bone_dark(self) -> bool:
