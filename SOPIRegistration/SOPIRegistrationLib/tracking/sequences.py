@@ -40,11 +40,7 @@ class FrameSequence(Protocol):
     frames_per_second: float | None
 
     def frame(self, number: int) -> Radiograph:
-        """A frame as stored, counted from 1.
-
-        Raises:
-            InputError: it cannot be read, or none has this number.
-        """
+        """A frame as stored, counted from 1; InputError where it cannot be read, or none has this number."""
 
 
 @dataclass(frozen=True)
