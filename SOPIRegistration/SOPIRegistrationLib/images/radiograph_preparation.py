@@ -22,6 +22,9 @@ POLARITIES = ("auto", "bone-dark", "bone-bright")
 _MARGIN = 0.01
 _WIDEST_MARGIN = 0.04
 _CUE_SIZE = 192
+# How far, of all that an image spans, a picture's border is from the bar beside it that is no air; and how
+# many times as far as from the next line: the flank of a body, a circle, starts with twice its next step.
+_LEAST_JUMP, _SHARP = 0.1, 4.0
 # Registration starts on 32 pixels; an image of half as many has no structure to compare.
 SMALLEST_SIZE = 16
 # Below this the cues of the polarity contradict each other.
@@ -124,12 +127,26 @@ def _inside_constant_bars(pixels: np.ndarray, seen: np.ndarray | None) -> tuple[
 
 
 def _bars(pixels: np.ndarray, frame, bone_dark: bool) -> np.ndarray:
-    """Bool (rows, columns): constant bars, unless they look like air, as the empty part of a DRR does."""
+    """Bool (rows, columns): constant bars, unless they look like air, as the empty part of a DRR does.
+
+    Air is left gradually, line by line: bars of its value from which the picture jumps are what it was cut
+    with.
+    """
     bars = np.ones(pixels.shape, dtype=bool)
     bars[frame] = False
     values, inner = pixels[bars], pixels[frame]
-    tolerance = 0.02 * (inner.max() - inner.min())
-    bars[bars] = values < inner.max() - tolerance if bone_dark else values > inner.min() + tolerance
+    spread = inner.max() - inner.min()
+    bars[bars] = values < inner.max() - 0.02 * spread if bone_dark else values > inner.min() + 0.02 * spread
+    rows, columns = frame
+    for lines, first, beyond in (
+        (pixels[:, columns], rows.start, np.s_[: rows.start]),
+        (pixels[::-1, columns], len(pixels) - rows.stop, np.s_[rows.stop :]),
+        (pixels[rows].T, columns.start, np.s_[:, : columns.start]),
+        (pixels[rows, ::-1].T, pixels.shape[1] - columns.stop, np.s_[:, columns.stop :]),
+    ):
+        if 0 < first < len(lines) - 1:
+            jump, step = np.median(np.abs(np.diff(lines[first - 1 : first + 2], axis=0)), axis=1)
+            bars[beyond] |= jump > max(_LEAST_JUMP * spread, _SHARP * step)
     return bars
 
 
