@@ -22,9 +22,12 @@ POLARITIES = ("auto", "bone-dark", "bone-bright")
 _MARGIN = 0.01
 _WIDEST_MARGIN = 0.04
 _CUE_SIZE = 192
-# How far, of all that an image spans, a picture's border is from the bar beside it that is no air; and how
-# many times as far as from the next line: the flank of a body, a circle, starts with twice its next step.
-_LEAST_JUMP, _SHARP = 0.1, 4.0
+# A picture's edge beside a bar that is no air: how many pixels it is smeared over by compression; how far, of
+# all that an image spans, it goes; and how many times as far as from there to the next line: the flank of a
+# body, which is round, six or seven times.
+_EDGE_PX, _LEAST_JUMP, _SHARP = 2, 0.1, 10.0
+# JPEG's blocks ring beside an edge, by as much and as far.
+_RINGING, _RINGING_PX = 0.06, 16
 # Registration starts on 32 pixels; an image of half as many has no structure to compare.
 SMALLEST_SIZE = 16
 # Below this the cues of the polarity contradict each other.
@@ -138,16 +141,35 @@ def _bars(pixels: np.ndarray, frame, bone_dark: bool) -> np.ndarray:
     spread = inner.max() - inner.min()
     bars[bars] = values < inner.max() - 0.02 * spread if bone_dark else values > inner.min() + 0.02 * spread
     rows, columns = frame
-    for lines, first, beyond in (
-        (pixels[:, columns], rows.start, np.s_[: rows.start]),
-        (pixels[::-1, columns], len(pixels) - rows.stop, np.s_[rows.stop :]),
-        (pixels[rows].T, columns.start, np.s_[:, : columns.start]),
-        (pixels[rows, ::-1].T, pixels.shape[1] - columns.stop, np.s_[:, columns.stop :]),
+    for lines, first, marks in (
+        (pixels[:, columns], rows.start, bars),
+        (pixels[::-1, columns], len(pixels) - rows.stop, bars[::-1]),
+        (pixels[rows].T, columns.start, bars.T),
+        (pixels[rows, ::-1].T, pixels.shape[1] - columns.stop, bars[:, ::-1].T),
     ):
-        if 0 < first < len(lines) - 1:
-            jump, step = np.median(np.abs(np.diff(lines[first - 1 : first + 2], axis=0)), axis=1)
-            bars[beyond] |= jump > max(_LEAST_JUMP * spread, _SHARP * step)
+        edge = _sharp_edge(lines, first, spread)
+        if edge is not None:
+            marks[:edge] = True
     return bars
+
+
+def _sharp_edge(lines: np.ndarray, first: int, spread: float) -> int | None:
+    """The number of the line from which a picture is left at once; None where it fades, or has no bar.
+
+    Args:
+        lines: (n, length) from a bar towards the picture.
+        first: number of those that are constant.
+        spread: of the picture's values.
+    """
+    if first == 0:
+        return None
+    near = np.abs(lines[first : first + _RINGING_PX] - lines[first - 1]).max(axis=1) <= _RINGING * spread
+    edge = first + int(np.argmin(np.append(near, False)))
+    inside = edge + _EDGE_PX
+    if inside + 1 >= len(lines):
+        return None
+    jump, step = (np.median(np.abs(lines[inside] - one)) for one in (lines[edge - 1], lines[inside + 1]))
+    return inside if jump > max(_LEAST_JUMP * spread, _SHARP * step) else None
 
 
 def _bone_dark(radiograph: Radiograph, pixels: np.ndarray, frame, fields, polarity: str) -> bool:
