@@ -86,6 +86,12 @@ def test_probability_grows_with_the_evidence(kind):
         assert better >= before, name
 
 
+def test_what_a_small_part_of_an_xray_shows_is_found_by_chance_too():
+    part, half = (probability_right(replace(GOOD, share=share), "body") for share in (0.2, 0.5))
+    assert half > TRUSTED.accept
+    assert part < 0.5 * half
+
+
 def test_of_a_kind_that_nothing_was_fitted_to_no_probability_is_told():
     assert probability_right(GOOD, "") is None
 

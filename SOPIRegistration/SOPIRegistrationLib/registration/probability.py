@@ -23,6 +23,9 @@ RESOURCE = SHIPPED / "verdict.json"
 TRUSTED = Thresholds(accept=0.95, review=0.2)
 # Nothing that was not tried as often is said to be surer than this.
 _SUREST = 0.999
+# In less of an X-ray than this, chance finds poses that agree in all figures: of the probability its share is
+# left.
+_ENOUGH_COMPARED = 0.5
 # A margin in fine structure above this says no more than one of this: that no other pose was tried does not
 # speak for the one that was.
 _MOST_DETAIL_MARGIN = 0.12
@@ -70,4 +73,5 @@ def probability_right(evidence: Evidence, kind: str) -> float | None:
         return None
     weights = known["weights"]
     score = known["intercept"] + features(evidence, list(weights)) @ np.array(list(weights.values()))
-    return float(np.clip(1 / (1 + np.exp(-np.clip(score, -50, 50))), 1 - _SUREST, _SUREST))
+    alike = 1 / (1 + np.exp(-np.clip(score, -50, 50)))
+    return float(np.clip(alike * min(1.0, evidence.share / _ENOUGH_COMPARED), 1 - _SUREST, _SUREST))
