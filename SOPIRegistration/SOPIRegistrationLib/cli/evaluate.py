@@ -74,11 +74,11 @@ def _add_simulated(group: argparse._ArgumentGroup) -> None:
         "--protocol",
         choices=list(PROTOCOLS),
         help="poses: paper (start and target drawn with the paper's numbers as variances, deg^2 and mm^2), "
-        "wide (target drawn with them as standard deviations, deg and mm; start at the nominal view), near "
-        "(start 1.5 deg and mm from the target, 5 mm in depth), around (target up to 30 deg and 20 mm from "
-        "the nominal view, which is the start) or any-view (as paper, but with any roll, half of them mirrored, "
-        "half from behind, anywhere along the CT; start at the nominal view); with --starts, how far these "
-        "are off (paper)",
+        "wide (target drawn with them as standard deviations, deg and mm; start at the nominal view), "
+        "near (start 1.5 deg and mm from the target, 5 mm in depth), around (target up to 30 deg and 20 "
+        "mm from the nominal view, which is the start) or any-view (as paper, but with any roll, half of "
+        "them mirrored, half from behind, anywhere along the CT; start at the nominal view); with "
+        "--starts, how far these are off (paper)",
     )
     group.add_argument(
         "--target",
