@@ -171,6 +171,33 @@ def test_a_closed_scene_writes_nothing_into_the_next_one(demo):
     assert (demo.parameters.ct, demo.parameters.mix, demo.parameters.edgeStrength) == (ct, 0.5, 0.75)
 
 
+def test_windows_of_x_ray_and_drr_are_those_of_the_application(demo):
+    """By the panel, by the mouse in a view or by another module; the fusion follows."""
+    user, display = demo, demo.nodes.xray.GetDisplayNode()
+    low, high = user.session.overlay.xray_window
+    shown = user.ui.xrayWindowRange
+    assert (shown.minimumValue, shown.maximumValue) == pytest.approx((low, high), abs=1.0)
+    before = user.picture().astype(int)
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(low, low + (high - low) / 2)
+    user.wait()
+    darker = user.picture().astype(int)
+    assert darker.mean() > before.mean() + 10
+    assert shown.maximumValue == pytest.approx(low + (high - low) / 2, abs=1.0)
+    shown.maximumValue = high
+    user.wait()
+    assert display.GetWindowLevelMax() == pytest.approx(high, abs=1.0)
+    assert np.abs(user.picture() - before).mean() < 1
+    drr = user.parameters.drr.GetDisplayNode()
+    user.ui.overlayModeCombo.setCurrentText("Two colours")
+    user.wait()
+    before = user.picture().astype(int)
+    drr.SetWindowLevelMinMax(0.0, drr.GetWindowLevelMax())
+    user.wait()
+    assert np.abs(user.picture() - before).mean() > 3
+    assert user.ui.drrWindowRange.minimumValue == 0.0
+
+
 def share_of_view(user, body_name="CT bones") -> tuple[np.ndarray, np.ndarray]:
     """(lower, upper) corner of the body's box in the 3D view, as shares of the view."""
     import vtk
@@ -260,6 +287,36 @@ def test_views_are_fitted_when_their_size_changes_and_never_while_somebody_zooms
     assert is_fitted()
 
 
+def test_what_is_prepared_again_leaves_zoom_and_layout_and_show_views_brings_both_back(demo):
+    import slicer
+
+    layouts = demo.host.app.layoutManager()
+    node = layouts.sliceWidget("Fusion").mrmlSliceNode()
+    ours, fitted = layouts.layout, node.GetFieldOfView()
+    node.SetFieldOfView(*(np.array(fitted) * [0.5, 0.5, 1]))
+    zoomed = node.GetFieldOfView()
+
+    def prepare_again(polarity):
+        case = demo.session.case
+        demo.ui.polarityCombo.setCurrentText(polarity)
+        demo.host.process(0.4)
+        demo.wait()
+        assert demo.session.case is not case
+
+    prepare_again("Bones dark")
+    assert node.GetFieldOfView() == zoomed
+    layouts.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    layouts.sliceWidget("Fusion").mrmlSliceCompositeNode().SetForegroundVolumeID(None)
+    prepare_again("Detect")
+    assert layouts.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+    demo.show_views()
+    demo.host.process(0.1)
+    assert layouts.layout == ours
+    assert node.GetFieldOfView() == pytest.approx(fitted)
+    picture = demo.session.overlay.node.GetID()
+    assert layouts.sliceWidget("Fusion").mrmlSliceCompositeNode().GetForegroundVolumeID() == picture
+
+
 def test_the_fusion_view_is_the_large_one(demo):
     sizes = {view: size_of(demo, view) for view in ("Fusion", "XRay")}
     assert sizes["Fusion"].prod() > 2.5 * sizes["XRay"].prod()
@@ -281,6 +338,39 @@ def test_landmarks_have_three_planes_in_a_bone_window_which_is_given_back(demo):
     assert display.GetWindowLevelMax() > 900
     demo.ui.landmarksSection.collapsed = True
     assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (-160.0, 240.0)
+
+
+def test_what_is_clicked_in_3d_is_a_bone_and_not_the_beam_before_it(demo):
+    """By the application's own picking, with which it places points; a point is on the surface."""
+    import slicer
+    import vtk
+
+    if not can_render():
+        pytest.skip("views need OpenGL: apt-get install libegl1 libgl1")
+    demo.ui.landmarksSection.collapsed = False
+    demo.wait()
+    demo.host.process(0.2)
+    view = demo.host.app.layoutManager().threeDWidget(0).threeDView()
+    bones = demo.host.scene.GetFirstNodeByName("CT bones")
+    picker = view.displayableManagerByClassName("vtkMRMLModelDisplayableManager")
+    corner, size = np.zeros(3), view.renderWindow().GetSize()
+    locator = vtk.vtkPointLocator()
+    locator.SetDataSet(bones.GetPolyData())
+    locator.BuildLocator()
+    to_bones = np.linalg.inv(slicer.util.arrayFromTransformMatrix(demo.parameters.transform))
+    # The beam surrounds the spine, in front of it and behind it.
+    view.forceRender()
+    picked = []
+    for share in np.linspace(0.3, 0.7, 9):
+        assert picker.Pick(int(0.5 * size[0]), int(share * size[1]))
+        if picker.GetPickedNodeID():
+            node = demo.host.scene.GetNodeByID(picker.GetPickedNodeID())
+            picked.append(node.GetDisplayableNode() if node.IsA("vtkMRMLDisplayNode") else node)
+            point = (to_bones @ [*picker.GetPickedRAS(), 1.0])[:3]
+            bones.GetPolyData().GetPoint(locator.FindClosestPoint(point), corner)
+            assert np.linalg.norm(corner - point) < 3.0
+    assert picked
+    assert all(node is bones for node in picked)
 
 
 def test_sections_that_are_complete_fold_once(demo):

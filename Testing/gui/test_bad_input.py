@@ -70,6 +70,7 @@ def test_colour_xray(chosen):
 def test_multi_frame_xray_without_a_frame(chosen):
     frames = np.random.default_rng(1).integers(0, 255, (5, 256, 256)).astype(np.uint8)
     chosen.choose(xray=_add_volume(frames, "Run"))
+    assert "X-ray 'Run' has 5 frames" in chosen.ui.verdictLabel.text
     assert "frame" in _press_and_read(chosen)
     chosen.ui.frameSpinBox.value = 2
     chosen.show_views()

@@ -235,9 +235,18 @@ def test_digits_choose_the_mode_and_space_shows_the_xray_while_held(mouse):
         assert user.session.overlay.mode == OVERLAY_MODES[text]
     mouse.press("1")
     mouse.press("space")
-    # Keys that are held come again and again.
-    mouse.press("space")
+    # Keys that are held come again and again, each time released and pressed at once.
+    opacities = []
+    tag = composite.AddObserver(
+        "ModifiedEvent", lambda node, _: opacities.append(node.GetForegroundOpacity())
+    )
+    for _ in range(5):
+        mouse.release("space")
+        mouse.press("space")
+        user.host.process(0.03)
     assert composite.GetForegroundOpacity() == 0.0
+    composite.RemoveObserver(tag)
+    assert 1.0 not in opacities
     mouse.release("space")
     user.host.process(0.3)
     assert composite.GetForegroundOpacity() == 1.0

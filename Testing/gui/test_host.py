@@ -126,7 +126,14 @@ def test_cmake_lists_every_file():
 
 
 def test_every_control_has_a_tooltip_and_every_number_a_unit():
-    unitless = {"mixSlider", "edgeSlider", "contrastSlider", "drrWindowRange", "frameSpinBox"}
+    unitless = {
+        "mixSlider",
+        "edgeSlider",
+        "contrastSlider",
+        "xrayWindowRange",
+        "drrWindowRange",
+        "frameSpinBox",
+    }
     for element in ElementTree.parse(UI).iter("widget"):
         kind, name = element.get("class"), element.get("name")
         properties = {prop.get("name"): prop[0].text for prop in element.findall("property")}

@@ -198,6 +198,29 @@ def test_mirrored_rgb_xray_fuses_as_the_plain_one(scene, view, add_volume, xray_
     np.testing.assert_allclose(view(), plain, atol=12)
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_gray_picture_with_or_without_an_alpha_channel_is_fused(
+    scene, view, add_volume, xray_image, drr, overlay, channels
+):
+    """The application lays nothing over what has four values a pixel."""
+    plain = view()
+    overlay.xray_alone = True
+    alone = view()
+    overlay.xray_alone = False
+    gray = np.repeat((xray_image // 16).astype(np.uint8)[None, ..., None], channels, axis=-1)
+    gray[..., 3:] = 255
+    node = add_volume(gray, name="photo", class_name="vtkMRMLVectorVolumeNode")
+    node.GetDisplayNode().AutoWindowLevelOff()
+    node.GetDisplayNode().SetWindowLevelMinMax(500 / 16, 4000 / 16)
+    place_on_detector(node, CAMERA, FRAME)
+    overlay.show(node, drr, bone_dark=True)
+    np.testing.assert_allclose(view(), plain, atol=12)
+    overlay.xray_alone = True
+    np.testing.assert_allclose(view(), alone, atol=12)
+    overlay.xray_alone = False
+    np.testing.assert_allclose(view(), plain, atol=12)
+
+
 def test_field_hides_the_drr_outside_and_is_kept_in_the_scene(scene, overlay, view, xray, drr):
     valid = np.zeros(CAMERA.shape, bool)
     valid[10:60, 20:100] = True

@@ -1,4 +1,4 @@
-"""Whether two CTs are the same one."""
+"""Whether two CTs, or two X-rays, are the same one."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ def ct_identity(volume: Volume) -> str:
     # Readers differ in the last digits; the odd offset keeps round numbers away from where rounding jumps.
     digest.update(np.floor(affine * 1000 + 0.2317).astype("<i8").tobytes())
     digest.update(np.ascontiguousarray(voxels).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def image_identity(pixels: np.ndarray) -> str:
+    """16 hexadecimal digits of an X-ray's pixels (rows, columns), of whatever type they are stored in."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels, dtype="<f4").tobytes())
     return digest.hexdigest()[:16]
 
 

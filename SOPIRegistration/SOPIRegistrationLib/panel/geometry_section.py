@@ -131,10 +131,16 @@ class GeometrySection:
         xray = self._required_xray()
         self._take(load_geometry(path, xray.shape, xray.metadata, image_name=xray.name))
 
+    @property
+    def problem(self) -> str:
+        """Why the X-ray cannot be used as it is, and the remedy, as a sentence; empty where it can."""
+        text = "" if self._xray is None else self._xray.problem
+        return text and text[:1].upper() + text[1:] + "."
+
     def missing(self) -> str:
         """What is still needed, in words; empty when the geometry is complete."""
         if self.geometry is None:
-            if self._xray is not None and self._xray.problem:
+            if self.problem:
                 return "an X-ray that can be used (see under C-arm)"
             return "the C-arm's geometry" if self.calibrated_set is None else "the camera that took the X-ray"
         shape = self._xray.shape if self._xray is not None else None
@@ -292,8 +298,8 @@ class GeometrySection:
                 box.blockSignals(blocked)
 
     def _source_text(self) -> str:
-        if self._xray is not None and self._xray.problem:
-            return self._xray.problem[:1].upper() + self._xray.problem[1:] + "."
+        if self.problem:
+            return self.problem
         if self.geometry is None:
             if self._xray is None:
                 return "Choose an X-ray first."

@@ -48,7 +48,8 @@ class LandmarkSection(slicer.util.VTKObservationMixin):
         if self._session is not None and not self._ui.landmarksSection.collapsed:
             self._ensure_nodes()
             self._draw_points(True)
-            self._session.views.lay_out(LANDMARK_LAYOUT_ID)
+            if self._session.views.layout != LANDMARK_LAYOUT_ID:
+                self._session.views.lay_out(LANDMARK_LAYOUT_ID)
 
     def _on_collapsed(self, collapsed: bool) -> None:
         if not collapsed:

@@ -69,7 +69,8 @@ class Readiness:
         yield ui.inputsSection, "", True
         yield ui.cancelButton, "" if stoppable else "a running computation", False
         prepared = session is not None and session.case is not None
-        yield ui.drrWindowRange, "" if prepared else "a DRR: press Show views or Register", False
+        for control in (ui.xrayWindowRange, ui.drrWindowRange):
+            yield control, "" if prepared else "a DRR: press Show views or Register", False
 
 
 def _listed(words: list[str]) -> str:

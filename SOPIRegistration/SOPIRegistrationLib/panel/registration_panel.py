@@ -12,6 +12,7 @@ from SOPIRegistrationLib.panel.bodies_section import BodiesSection
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE
 from SOPIRegistrationLib.panel.fusion_control import FusionControl
 from SOPIRegistrationLib.panel.geometry_section import GeometrySection
+from SOPIRegistrationLib.panel.image_watch import ImageWatch
 from SOPIRegistrationLib.panel.kernel_loading import KernelLoading
 from SOPIRegistrationLib.panel.landmark_section import LandmarkSection
 from SOPIRegistrationLib.panel.live_picture import LivePicture
@@ -93,6 +94,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
             *(self._logic, self._strip, self._pose, self._pose_section),
             *(self._picture, self._result, self._update),
         )
+        self._images = ImageWatch(self._on_images)
         self._again = timer(_AGAIN_MS, self._prepare)
         self.kernels = KernelLoading()
         self._connect()
@@ -105,7 +107,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         ui = self._ui
         for button, action in (
             (ui.demoButton, lambda: self._logic.compute(lambda: self._make_demo(1), self._on_demo)),
-            (ui.showViewsButton, self._prepare),
+            (ui.showViewsButton, lambda: self._when_ready(lambda: self._session.show_views())),
             (ui.solveButton, lambda: self._when_ready(lambda: self._pose.adjust(self._landmarks.solve()))),
             (ui.registerButton, lambda: self._start(None, None)),
             (ui.initialiseButton, lambda: self._start(None, "none")),
@@ -126,7 +128,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     @property
     def is_busy(self) -> bool:
         """Whether something runs, or is still to be drawn."""
-        waiting = (self._picture, self._pose, self.use_of_result)
+        waiting = (self._picture, self._pose, self.use_of_result, self._images, self._overlay)
         return self.is_running or self._again.active or any(one.is_pending for one in waiting)
 
     @property
@@ -180,7 +182,10 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def abandon(self) -> None:
         """Forget the running work and what it would have led to."""
-        for pending in (self._display, self._again, self._picture, self._pose, self.use_of_result):
+        for pending in (
+            *(self._display, self._again, self._picture),
+            *(self._pose, self.use_of_result, self._images),
+        ):
             pending.stop()
         self._logic.abandon()
 
@@ -223,14 +228,21 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         session.forget_removed_nodes()
         p = session.parameters
         body = "CT" if session.case is None or session.case.inputs.ct is not None else "body"
-        lacks_ct = session.reader.needs_ct and p.ct is None
-        gone = [what for what, is_gone in ((body, lacks_ct), ("X-ray", p.xray is None)) if is_gone]
-        if session.case is not None and (gone or p.transform is None):
+        lacks_ct, has_case = session.reader.needs_ct and p.ct is None, session.case is not None
+        gone = [
+            what
+            for what, is_gone in (
+                (body, lacks_ct),
+                ("X-ray", p.xray is None),
+                ("transform", has_case and p.transform is None),
+            )
+            if is_gone
+        ]
+        if has_case and gone:
             self.abandon()
             session.case = None
             self._use_case(None)
-            if gone:
-                self._strip.show_note(f"The {' and the '.join(gone)} was removed from the scene.")
+            self._strip.show_note(f"The {' and the '.join(gone)} was removed from the scene.")
         elif self.is_running and gone:
             self.abandon()
         elif session.case is not None and not session.has_all_pictures:
@@ -241,6 +253,13 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def _on_geometry(self, geometry) -> None:
         if self._session is not None:
             self._session.state.set_geometry(geometry, self._geometry.calibrated_set)
+        self._update()
+
+    def _on_images(self) -> None:
+        """Pixels of the case's images are other ones: the pictures show them, and they are prepared soon."""
+        self._picture.moves()
+        self._picture.rests()
+        self._follow_changes()
         self._update()
 
     def _on_table(self) -> None:
@@ -263,7 +282,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         if self._pose.steps.is_held:
             self._picture.moves()
             return
-        self._mark_moved()
+        self._mark_changed()
         if by_hand and self._logic.moves_ct:
             # Somebody moved the CT during a registration: theirs is the pose from now on.
             self._logic.stop(discard="Stopped: the CT was moved by hand, its pose is kept.")
@@ -275,13 +294,13 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _on_settled(self) -> None:
         """A gesture has ended."""
-        self._mark_moved()
+        self._mark_changed()
         self._picture.rests()
         self._readiness.apply(self._pose_section.wants(self._missing()))
 
-    def _mark_moved(self) -> None:
-        """Say, in the strip and in the fusion view, whether the result shown is of the pose as it is."""
-        self._result.mark_moved()
+    def _mark_changed(self) -> None:
+        """Say, in the strip and in the fusion view, whether the result shown is of what is there now."""
+        self._result.mark_changed()
         self._fusion.write_label(*self._strip.headline)
 
     def _on_rest(self) -> None:
@@ -344,7 +363,10 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
     def _use_case(self, session: Session | None) -> None:
         """Let the sections work on the session's prepared case; None: on none."""
         case = None if session is None else session.case
-        for section in (self._pose, self._picture, self._landmarks, self._fusion, self.use_of_result):
+        for section in (
+            *(self._pose, self._picture, self._landmarks),
+            *(self._fusion, self.use_of_result, self._images),
+        ):
             section.use(session)
         self._overlay.use(None if session is None else session.overlay, case)
         self.training.use(case)
@@ -415,5 +437,6 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
         self._fusion.follow_permission()
         if self._logic.is_idle:
             self._pose_section.follow_handles()
-            self._strip.show_readiness(f"Needed: {missing}." if missing else "Ready to register.")
-        self._fusion.write_label(*self._strip.headline)
+            ready = self._geometry.problem or "Ready to register."
+            self._strip.show_readiness(f"Needed: {missing}." if missing else ready)
+        self._mark_changed()

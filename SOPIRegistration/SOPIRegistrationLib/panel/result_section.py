@@ -12,7 +12,7 @@ from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.panel.result_content import estimated_lines, placement_of
 from SOPIRegistrationLib.panel.session import Session
 from SOPIRegistrationLib.panel.shown_pose import ShownPose
-from SOPIRegistrationLib.panel.strip_section import StripSection, verdict_item
+from SOPIRegistrationLib.panel.strip_section import INPUTS, POSE, StripSection, verdict_item
 from SOPIRegistrationLib.panel.tables import lay_out_table
 from SOPIRegistrationLib.registration.outputs import write_content
 from SOPIRegistrationLib.scene import HistoryEntry, RegistrationState
@@ -75,14 +75,18 @@ class ResultSection:
         ui.timeLabel.text = "\n".join(lines)
         self._show_history()
         self._strip.show_result(result)
-        self.mark_moved()
+        self.mark_changed()
 
-    def mark_moved(self) -> None:
-        """Say whether the result shown is that of the pose as it is."""
-        now, case = self._pose.placement, self._session and self._session.case
-        if now is not None and case is not None and self.entry is not None and self.entry.result is not None:
-            of_result = placement_of(self.entry.result, case.T_world_to_camera)
-            self._strip.mark_moved(not of_result.is_near(now, atol=1e-4))
+    def mark_changed(self) -> None:
+        """Say whether the result shown is that of the inputs chosen, and of the pose as it is."""
+        now, session = self._pose.placement, self._session
+        if now is None or session is None or session.case is None:
+            return
+        if self.entry is None or self.entry.result is None:
+            return
+        of_result = placement_of(self.entry.result, session.case.T_world_to_camera)
+        moved = "" if of_result.is_near(now, atol=1e-4) else POSE
+        self._strip.mark_changed(moved if session.is_of_inputs(self.entry) else INPUTS)
 
     def _go_back_to(self, row: int) -> None:
         """Go back to a registration of the history: its geometry, pose and result."""

@@ -20,6 +20,7 @@ from SOPIRegistrationLib.geometry.camera import Camera
 from SOPIRegistrationLib.geometry.views import PoseFrame
 from SOPIRegistrationLib.images.overlay import fusion_image
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE
+from SOPIRegistrationLib.panel.input_identity import InputIdentity
 from SOPIRegistrationLib.panel.input_reader import InputReader
 from SOPIRegistrationLib.panel.result_content import estimated_cameras, placement_of, status_of
 from SOPIRegistrationLib.registration import RegistrationResult
@@ -54,6 +55,7 @@ class Session:
         self.carm = bridge.CArmModel(scene)
         self.case: PreparedCase | None = None
         self.reader = InputReader(parameters, self.state)
+        self._identity = InputIdentity(parameters, self.state)
         self.views = bridge.Views(scene, layout_manager, lambda act: qt.QTimer.singleShot(0, act))
 
     @property
@@ -82,7 +84,6 @@ class Session:
         known, was_hardened, carried = self.case, self._was_hardened(case), self._carried_pose(case)
         self.case = case
         self.state.pose_frame = case.frame
-        geometry = case.inputs.geometry
         camera = case.xray.camera
         if p.transform is None:
             name = "Body to C-arm" if case.inputs.ct is None else "CT to C-arm"
@@ -98,22 +99,12 @@ class Session:
             self.pose = case.frame.T_nominal
         elif carried is not None:
             self.pose = carried
-        bridge.place_on_detector(
-            p.xray, camera, case.frame, mirrored=geometry.mirrored, image_frame=p.frame or None
-        )
+        self.place_xrays()
         if known is not None and known.xray.camera.name != camera.name:
             # The C-arm of another camera of the set stood in another world.
             self.carm.remove()
         self.carm.update(camera, case.frame)
-        for (node, frame), other in zip(self._xray_nodes(case)[1:], case.others, strict=True):
-            bridge.place_on_detector(
-                node,
-                other.camera,
-                case.frame,
-                reference=camera,
-                mirrored=geometry.mirrored,
-                image_frame=frame or None,
-            )
+        for other in case.others:
             self.carm.update(other.camera, case.frame, camera)
         self.show_carm()
         models = bridge.show_bodies(self.scene, p.transform, case.bodies, self.bodies)
@@ -121,6 +112,32 @@ class Session:
         self.views.show(bridge.Shown(camera, case.frame, p.xray, self.reader.ct, tuple(models), beside))
         self._put_drr(self._rendered(self.placement, REST_PIXELS))
         self._fuse()
+
+    @property
+    def image_nodes(self) -> list:
+        """The volumes that the case was prepared from and that are in the scene: X-rays, CT."""
+        nodes = [*(node for node, _ in self._xray_nodes(self.case)), self.reader.ct]
+        return [node for node in nodes if node is not None]
+
+    def place_xrays(self) -> None:
+        """Put the case's X-rays onto their detectors, from wherever a file or a browser has put them."""
+        case = self.case
+        for (node, frame), one in zip(self._xray_nodes(case), (case.xray, *case.others), strict=True):
+            if node is not None:
+                bridge.place_on_detector(
+                    node,
+                    one.camera,
+                    case.frame,
+                    reference=case.xray.camera,
+                    mirrored=case.inputs.geometry.mirrored,
+                    image_frame=frame or None,
+                )
+
+    def is_of_inputs(self, entry: bridge.HistoryEntry) -> bool:
+        """Whether a registration was of the images and of the C-arm that are chosen and shown now."""
+        if not self.reader.has_same_nodes(self.case):
+            return False
+        return self._identity.is_of(entry, self.case)
 
     def _xray_nodes(self, case: PreparedCase) -> list[tuple]:
         """(node, frame) of the X-rays of a case, in their order."""
@@ -338,6 +355,12 @@ class Session:
         if p.drr is not drr:
             p.drr = drr
 
+    def show_views(self) -> None:
+        """Bring back what the views show, and their layout, whoever has used them meanwhile."""
+        self.views.lay_out()
+        for overlay in self._overlays:
+            overlay.show_in_views()
+
     def _fuse(self) -> None:
         p, case = self.parameters, self.case
         opacity = case.bodies.are_metal
@@ -451,6 +474,7 @@ class Session:
         Where the X-ray was found to be stored or taken otherwise than its geometry states, the scene's
         geometry becomes the one that was found.
         """
+        inputs = self._identity.of(self.case)
         pieces = result.pieces if isinstance(result, BodiesResult) else (result,)
         known, found = self.case, self.case.as_found(pieces[0])
         estimated = [one.camera for one in pieces[0].intrinsics] or [None] * (1 + len(found.others))
@@ -483,6 +507,7 @@ class Session:
                 seconds=result.seconds,
                 result=content,
                 geometry=self.state.geometry,
+                inputs=inputs,
             )
         )
         return True

@@ -12,7 +12,12 @@ VERDICTS = {
     "review": ("Check by eye", "#c0740a"),
     "reject": ("Rejected", "#e04848"),
 }
-_MOVED = "\nThe pose was changed since: this is of the registration, not of the pose as it is now."
+# What has become another one since a registration, and what its verdict is not of then.
+POSE, INPUTS = "pose", "inputs"
+_CHANGED = {
+    POSE: "The pose was changed since: this is of the registration, not of the pose as it is now.",
+    INPUTS: "Another image, frame or geometry is chosen by now: this is of the registration, not of that.",
+}
 _GRAY = "#808080"
 
 
@@ -26,13 +31,13 @@ class StripSection:
     def __init__(self, ui):
         self._ui = ui
         self._verdict = self._words = self._note = ""
-        self._colour, self._moved = _GRAY, False
+        self._colour, self._changed = _GRAY, ""
 
     @property
     def headline(self) -> tuple[str, str]:
         """(words, colour as #rrggbb) of the verdict, in short; no words where there is none."""
-        if self._words and self._moved:
-            return f"{self._words} (pose changed since)", _GRAY
+        if self._words and self._changed:
+            return f"{self._words} ({self._changed} changed since)", _GRAY
         return self._words, self._colour
 
     def show_stage(self, stage: str, fraction: float = 0.0, busy: bool = False) -> None:
@@ -50,7 +55,7 @@ class StripSection:
             return
         verdicts = verdicts_of(result)
         self._words, self._colour = VERDICTS[status_of(result)]
-        self._moved = False
+        self._changed = ""
         if len(verdicts) == 1:
             [verdict] = verdicts.values()
             self._words = _words(verdict)
@@ -64,13 +69,15 @@ class StripSection:
         ui.verdictLabel.styleSheet = f"color: {self._colour};"
         ui.errorLabel.text = "; ".join(filter(None, [error, f"{result['seconds']:.1f} s in all"]))
 
-    def mark_moved(self, moved: bool) -> None:
-        """Say whether the CT has left the pose that the result shown is of."""
-        self._moved = moved
+    def mark_changed(self, changed: str) -> None:
+        """Say what has become another one since: :data:`POSE`, :data:`INPUTS`; empty for nothing."""
+        if changed == self._changed and self._verdict in self._ui.verdictLabel.text:
+            return
+        self._changed = changed
         if self._verdict:
-            # A colour that says accepted would be taken for the pose as it is now.
-            self._ui.verdictLabel.styleSheet = f"color: {_GRAY if moved else self._colour};"
-            self._ui.verdictLabel.text = self._verdict + (_MOVED if moved else "")
+            # A colour that says accepted would be taken for what is shown now.
+            self._ui.verdictLabel.styleSheet = f"color: {_GRAY if changed else self._colour};"
+            self._ui.verdictLabel.text = "\n".join(filter(None, [self._verdict, _CHANGED.get(changed)]))
 
     def show_note(self, text: str) -> None:
         """Words instead of a result, until there is another one or a registration begins."""

@@ -56,6 +56,7 @@ class Overlay:
         self.bodies: tuple[tuple[np.ndarray, tuple[float, float, float]], ...] = ()
         # Averaging a large X-ray takes longer than the rest of a live update.
         self._resampled: dict = {}
+        self._windows_shown: tuple = ()
 
     def show(
         self,
@@ -75,6 +76,9 @@ class Overlay:
                 any pixels of the DRR's field of view; the DRR is shown nowhere else.
             opacity: whether the DRR is what metal lets through, 0 to 1, which is shown as it is.
         """
+        if xrayNode.GetDisplayNode() is None:
+            # Of a volume that a script has made.
+            xrayNode.CreateDefaultDisplayNodes()
         picture = self.node
         if picture is None:
             picture = self._scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "X-ray and DRR")
@@ -114,14 +118,16 @@ class Overlay:
         picture = self.node
         if picture is None:
             return
-        for view, role, foreground in (
-            (self._xray_view, _XRAY, None),
-            (self._drr_view, _DRR, None),
-            (self._fusion_view, _XRAY, picture.GetID()),
+        xray, drr = (picture.GetNodeReferenceID(role) for role in (_XRAY, _DRR))
+        fused = (xray, picture.GetID()) if self._is_blended else (picture.GetID(), None)
+        for view, (background, foreground) in (
+            (self._xray_view, (xray, None)),
+            (self._drr_view, (drr, None)),
+            (self._fusion_view, fused),
         ):
             composite = self._composite(view)
             if composite is not None:
-                composite.SetBackgroundVolumeID(picture.GetNodeReferenceID(role))
+                composite.SetBackgroundVolumeID(background)
                 composite.SetForegroundVolumeID(foreground)
                 composite.SetLabelVolumeID(None)
                 composite.SetCompositing(slicer.vtkMRMLSliceCompositeNode.Alpha)
@@ -146,17 +152,22 @@ class Overlay:
             self._fuse(drr, drr.shape)
 
     def _fuse(self, drr: np.ndarray, shape: tuple[int, int]) -> None:
-        picture, drr_node = self.node, self.node.GetNodeReference(_DRR)
+        picture = self.node
+        self._windows_shown = self.xray_window, self.drr_window
+        settings = {name: self.setting(name) for name in _SETTINGS}
+        mode = "drr" if self.mode == "blink" else self.mode
+        if self._xray_alone and not self._is_blended:
+            mode, settings["mix"] = "fusion", 0.0
         pixels = fusion_image(
             self._xray_on(shape),
             _resampled(drr, shape),
             self._field(shape),
-            "drr" if self.mode == "blink" else self.mode,
-            xray_window=_window(picture.GetNodeReference(_XRAY)),
-            drr_window=_window(drr_node),
+            mode,
+            xray_window=self.xray_window,
+            drr_window=self.drr_window,
             bone_dark=self._bone_dark,
             bodies=[(_resampled(alone, shape), colour) for alone, colour in self.bodies],
-            **{name: self.setting(name) for name in _SETTINGS},
+            **settings,
         )
         with slicer.util.NodeModify(picture):
             put_pixels(picture, pixels[None])
@@ -213,9 +224,38 @@ class Overlay:
     @xray_alone.setter
     def xray_alone(self, alone: bool) -> None:
         self._xray_alone = alone
+        if not self._is_blended:
+            self.refresh()
         self.show_in_views()
         for other in self.beside:
             other.xray_alone = alone
+
+    @property
+    def xray_window(self) -> tuple[float, float]:
+        """Pixel values of the X-ray shown as black and white; settable."""
+        return _window(self.node.GetNodeReference(_XRAY))
+
+    @xray_window.setter
+    def xray_window(self, window: tuple[float, float]) -> None:
+        display = self.node.GetNodeReference(_XRAY).GetDisplayNode()
+        display.AutoWindowLevelOff()
+        display.SetWindowLevelMinMax(*window)
+        self.refresh()
+
+    @property
+    def xray_range(self) -> tuple[float, float]:
+        """Least and greatest pixel value of the X-ray."""
+        return self.node.GetNodeReference(_XRAY).GetImageData().GetScalarRange()
+
+    @property
+    def displays(self) -> list:
+        """The display nodes of X-ray and DRR, whose windows the application's own tools change."""
+        return [self.node.GetNodeReference(role).GetDisplayNode() for role in (_XRAY, _DRR)]
+
+    def follow_windows(self) -> None:
+        """Show the windows as they are, where the picture was made with others."""
+        if self.is_complete and (self.xray_window, self.drr_window) != self._windows_shown:
+            self.refresh()
 
     @property
     def drr_window(self) -> tuple[float, float]:
@@ -232,7 +272,7 @@ class Overlay:
         drr_node = self.node.GetNodeReference(_DRR)
         drr = slicer.util.arrayFromVolume(drr_node)[0]
         valid = self._field(drr.shape)
-        brightness = windowed(self._xray_on(drr.shape), _window(self.node.GetNodeReference(_XRAY)))
+        brightness = windowed(self._xray_on(drr.shape), self.xray_window)
         if self._bone_dark:
             brightness = 1 - brightness
         self.drr_window = matching_window(drr[valid], brightness[valid])
@@ -277,6 +317,13 @@ class Overlay:
         self.node.SetAttribute(_MODE, other.mode)
         for name in _SETTINGS:
             self.node.SetAttribute(_SETTING + name, f"{other.setting(name):.6g}")
+
+    @property
+    def _is_blended(self) -> bool:
+        """Whether the application can lay the picture over the X-ray: not over one with an alpha channel."""
+        xray = self.node and self.node.GetNodeReference(_XRAY)
+        image = xray and xray.GetImageData()
+        return image is None or image.GetNumberOfScalarComponents() in (1, 3)
 
     @property
     def _bone_dark(self) -> bool:

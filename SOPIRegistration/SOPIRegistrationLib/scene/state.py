@@ -35,6 +35,8 @@ class HistoryEntry:
         result: the content of its result.json; None in scenes saved before it was kept.
         geometry: of the X-ray it was made with, as it was found to be; None in scenes saved before it was
             kept.
+        inputs: what tells the images it was made with from others: "ct" and "xrays" with the identity of
+            each; None in scenes saved before it was kept.
     """
 
     time: str
@@ -46,6 +48,7 @@ class HistoryEntry:
     seconds: float
     result: dict | None = None
     geometry: CArmGeometry | None = None
+    inputs: dict | None = None
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,21 @@ class Shown:
         every = enumerate((self.camera, *self.beside))
         return {view: camera for number, camera in every for view in views_of(number)}
 
+    def looks_as(self, other: Shown) -> bool:
+        """Whether the same volumes lie on the same detectors."""
+        nodes, others = (
+            [one.xray, one.ct, *one.bodies, *(camera.name for camera in one.cameras.values())]
+            for one in (self, other)
+        )
+        if nodes != others or not np.allclose(self.frame.T_nominal, other.frame.T_nominal):
+            return False
+        return all(
+            one.shape == two.shape
+            and np.allclose(one.K, two.K)
+            and np.allclose(one.T_world_to_camera, two.T_world_to_camera)
+            for one, two in zip(self.cameras.values(), other.cameras.values(), strict=True)
+        )
+
     @property
     def bounds(self) -> np.ndarray | None:
         """(3, 2) world RAS mm, between which the bodies are; None of none."""
@@ -104,15 +119,24 @@ class Views(slicer.util.VTKObservationMixin):
         self._fitted_from: np.ndarray | None = None
 
     def show(self, shown: Shown) -> None:
-        """Show a case, in the layout asked for last."""
-        is_first = self.shown is None
-        self.shown = shown
+        """Show a case, in the layout asked for last.
+
+        One that looks as that before leaves layout and views as a person has left them.
+        """
+        before, self.shown = self.shown, shown
+        if before is not None and shown.looks_as(before):
+            self._name_beside()
+            return
         self.lay_out(self._layout)
-        if is_first and self._view_3d is not None:
+        if before is None and self._view_3d is not None:
             self._look_from(_DIRECTION)
 
-    def lay_out(self, layout_id: int) -> None:
-        """Show a layout: ``LAYOUT_ID``, or ``LANDMARK_LAYOUT_ID`` with the CT's planes in a bone window."""
+    def lay_out(self, layout_id: int | None = None) -> None:
+        """Show a layout: ``LAYOUT_ID``, or ``LANDMARK_LAYOUT_ID`` with the CT's planes in a bone window.
+
+        Without one that which was asked for last, from whatever layout was chosen elsewhere.
+        """
+        layout_id = self._layout if layout_id is None else layout_id
         self._layout = layout_id
         if self._layout_manager is None or self.shown is None:
             return
@@ -181,6 +205,11 @@ class Views(slicer.util.VTKObservationMixin):
             props.remove()
         self._beside = []
         self._label, self.shown = _label(), None
+
+    @property
+    def layout(self) -> int:
+        """The layout asked for last."""
+        return self._layout
 
     @property
     def _view_3d(self):

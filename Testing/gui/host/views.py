@@ -185,6 +185,9 @@ class ThreeDView(_View):
             camera.SetFocalPoint(centre)
             camera.SetPosition(camera.GetPosition() + shift)
 
+    def displayableManagerByClassName(self, name):
+        return self._group.GetDisplayableManagerByClassName(name)
+
     def resetCamera(self):
         self._renderer.ResetCamera()
 

@@ -190,6 +190,9 @@ class RangeWidget(QtWidgets.QWidget):
     minimumValue = property(lambda self: self._low.value(), lambda self, v: self._low.setValue(v))
     maximumValue = property(lambda self: self._high.value(), lambda self, v: self._high.setValue(v))
 
+    def setRange(self, low, high):
+        self.minimum, self.maximum = low, high
+
     def setValues(self, low, high):
         blocked = QtCore.QObject.blockSignals(self, True)
         self._low.setValue(low)
