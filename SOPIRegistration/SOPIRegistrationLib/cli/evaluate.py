@@ -208,12 +208,21 @@ def _content(args: argparse.Namespace) -> dict:
     said = {name: value for name, value in said.items() if value not in (None, [], {})}
     if args.config is None:
         return said | _listed(args, said)
+    if weights:
+        said["weights"] = {name: str(path.absolute()) for name, path in weights.items()}
+    return _configured(args, said)
+
+
+def _configured(args: argparse.Namespace, said: dict) -> dict:
+    """What the configuration says; what the options say goes before it, in its groups, too.
+
+    Raises:
+        InputError: it cannot be read, or options do not go with one.
+    """
     for name in (*_SIMULATED, "cases_file", "starts"):
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise InputError(f"--{option} does not go with --config: write {name} into {args.config}")
-    if weights:
-        said["weights"] = {name: str(path.absolute()) for name, path in weights.items()}
     content = read_configuration(args.config)
     groups = content.get("groups")
     if isinstance(groups, list) and all(isinstance(group, dict) for group in groups):

@@ -77,13 +77,12 @@ def prepare_ct(
     inside = body.on_grid(body.kept, grid)
     if mask is None:
         bone = _cleaned_bone(bone & inside, grid.spacing_mm)
-        _require(
-            bone,
-            f"CT {volume.name} has no bone above {threshold:g} HU: give a lower --bone-threshold or a --mask",
+        none = (
+            f"CT {volume.name} has no bone above {threshold:g} HU: give a lower --bone-threshold or a --mask"
         )
     else:
-        bone = _labels_on_grid(mask, grid)
-        _require(bone, _beside(mask, volume))
+        bone, none = _labels_on_grid(mask, grid), _beside(mask, volume)
+    _require(bone, none)
     attenuation *= inside | bone
     report(0.9, "finding where the scan ends")
     # Fainter than the thinnest lung is gas, or the air beside a body that the coarse outline includes.
