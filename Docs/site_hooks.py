@@ -1,4 +1,4 @@
-"""What MkDocs needs to know of this repository: pictures outside Docs/, links to code, options of ``sopi``.
+"""What MkDocs needs to know of this repository: pictures outside Docs/, links to code, docstrings.
 
 The pages are written to be read on GitHub as well, so their links to pictures and code are plain relative
 paths that leave Docs/. On the site pictures are copied along and everything else leads to the repository.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path, PurePosixPath
 
 from mkdocs.structure.files import File
@@ -17,7 +15,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE_FOLDERS = ("Resources/Figures", "Resources/Screenshots", "Resources/Training", "Resources/Evaluation")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)#\s]+)(#[^)\s]*)?(?=\))")
-_HELP = re.compile(r"<!-- help: ([\w ]+) -->")
+_NAMES = re.compile(r"<!-- python: ([\w. ]+) -->.*?<!-- end -->", re.DOTALL)
 
 
 def on_files(files, config):
@@ -30,7 +28,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown: str, page, config, files) -> str:
-    """Turn links that leave Docs/ into links of the site, and fill in the options of the command line."""
+    """Turn links that leave Docs/ into links of the site."""
     folder = PurePosixPath("Docs", page.file.src_uri).parent
 
     def link(match: re.Match) -> str:
@@ -46,12 +44,9 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
         kind = "tree" if (ROOT / place).is_dir() else "blob"
         return f"{config.repo_url.rstrip('/')}/{kind}/main/{place}{anchor}"
 
-    return _HELP.sub(lambda match: help_of(match[1]), _LINK.sub(link, markdown))
+    return _NAMES.sub(_docstrings, _LINK.sub(link, markdown))
 
 
-def help_of(command: str) -> str:
-    """What ``sopi COMMAND --help`` prints, as a block of the page."""
-    environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT / "SOPIRegistration")}
-    line = [sys.executable, "-m", "SOPIRegistrationLib", *command.split(), "--help"]
-    printed = subprocess.run(line, env=environment, check=True, capture_output=True, text=True).stdout
-    return f"```text\n{printed}```"
+def _docstrings(names: re.Match) -> str:
+    """What mkdocstrings turns into the docstrings of a page's list of names."""
+    return "\n\n".join(f"::: SOPIRegistrationLib.{name}" for name in names[1].split())

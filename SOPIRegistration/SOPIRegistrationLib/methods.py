@@ -76,8 +76,7 @@ def names(methods: Sequence[Method]) -> tuple[str, ...]:
 
 
 def initialiser(settings, start=None):
-    """The initialiser that settings (``settings.RegistrationSettings``) name; ``start`` (4, 4) T_lps_to_world
-    if given."""
+    """The initialiser that settings name; ``start`` (4, 4) T_lps_to_world if given."""
     return _chosen(INITIALISERS, settings.init).made(settings, start)
 
 

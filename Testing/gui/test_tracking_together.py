@@ -156,10 +156,10 @@ def test_two_bones_through_two_films(knee, tmp_path):
     knee.ui.trackCoordinateCombo.setCurrentIndex(4)
     knee.ui.trackDragCheckBox.checked = True
     before, placement = curve(knee, "tibia"), knee.session.placement
-    view = knee.panel.tracking.plot.view
-    begin = view._at(3, before[2])
-    end = view._at(3, before[2] + 4.0)
-    view._mouse([begin, ((begin[0] + end[0]) // 2, (begin[1] + end[1]) // 2), end])
+    view, host = knee.panel.tracking.plot.view, knee.host
+    begin = host.place_in_plot(view, 3, before[2])
+    end = host.place_in_plot(view, 3, before[2] + 4.0)
+    host.drag_in_plot(view, begin, ((begin[0] + end[0]) // 2, (begin[1] + end[1]) // 2), end)
     knee.wait()
     moved = knee.session.placement
     assert np.allclose(moved.of("femur"), placement.of("femur"), atol=1e-6)

@@ -33,9 +33,10 @@ from SOPIRegistrationLib.projector import ProjectorVolume
 from SOPIRegistrationLib.projector.autograd import project_tensors
 from SOPIRegistrationLib.training.ifr import START_DEVIATION, EmbeddingTask
 from SOPIRegistrationLib.training.muon import Muon
-from SOPIRegistrationLib.training.pairs import PairOptions, draw_pairs
-from SOPIRegistrationLib.training.patients import PatientMix, PatientPool
+from SOPIRegistrationLib.training.pairs import draw_pairs
+from SOPIRegistrationLib.training.patients import PatientPool
 from SOPIRegistrationLib.training.rtpi import ComparingTask, Stopwatch
+from SOPIRegistrationLib.training.settings import PairOptions, PatientMix
 from SOPIRegistrationLib.whole_files import written_aside
 
 PROJECTOR_COLUMNS = (

@@ -47,8 +47,9 @@ from SOPIRegistrationLib.networks.weights import load_weights
 from SOPIRegistrationLib.projector.autograd import project_tensors
 from SOPIRegistrationLib.simulation.regions import REGIONS
 from SOPIRegistrationLib.training.pairs import seen, through_tissue
-from SOPIRegistrationLib.training.patients import TRUNK, Anatomy, Patient, PatientMix, varied
+from SOPIRegistrationLib.training.patients import TRUNK, Anatomy, Patient, varied
 from SOPIRegistrationLib.training.pose_loss import pose_errors
+from SOPIRegistrationLib.training.settings import PatientMix
 from tqdm import tqdm
 
 QUESTIONS = ("wide", "along", "off", "places", "rolled", "part")

@@ -33,7 +33,7 @@ from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.networks.patient import CONFIGURATIONS
 from SOPIRegistrationLib.networks.weights import CARD_HEADINGS, save_weights
 from SOPIRegistrationLib.training.patient import configured, patient_trainer
-from SOPIRegistrationLib.training.patient_settings import PatientTrainingSettings
+from SOPIRegistrationLib.training.settings import PatientTrainingSettings
 from tqdm import tqdm
 
 FIXED_SET = 4096

@@ -251,6 +251,14 @@ def test_start_poses_are_read_from_every_form(tmp_path, suffix):
     np.testing.assert_allclose(camera.T_world_to_camera @ start, T, atol=1e-9)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_start_poses_may_begin_with_a_byte_order_mark(tmp_path, encoding):
+    frame, camera = PoseFrame(np.array([11.0, -22, 33]), 700.0), Camera(np.diag([900.0, 900, 1]), 64, 64)
+    path = tmp_path / "start.json"
+    path.write_text(json.dumps({"pose": {"T_lps_to_camera": frame.T_nominal.tolist()}}), encoding=encoding)
+    np.testing.assert_allclose(pose_files.read_start(path, frame, [camera], camera), frame.T_nominal)
+
+
 @pytest.mark.slow
 def test_two_real_views_jointly(shared_data, tmp_path):
     """The wrist, from 3 degrees and 4 mm off: views in any order, told apart by their names."""

@@ -413,6 +413,14 @@ def test_start_that_is_not_rigid(case, refused):
     refused("start.json", "rigid", options=("--init", start_file(case, np.diag([1.2, 1, 1, 1]))))
 
 
+def test_start_that_was_transposed(case, refused):
+    T = np.eye(4)
+    T[:3, 3] = [10, 20, 700]
+    refused(
+        "start.json", "last row of 10, 20, 700, 1", "transposed", options=("--init", start_file(case, T.T))
+    )
+
+
 def test_start_that_is_no_transform(case, refused):
     path = case.folder / "start.tfm"
     path.write_text("no transform")

@@ -286,6 +286,12 @@ def test_a_usual_geometry_has_no_contradiction():
         ({"point": (-40.0, 500.0)}, None, {}, "principal point (-40.0, 500.0) lies outside the image"),
         ({}, None, {"IntensifierSize": 230.0}, "1.34 times the field of view or intensifier size"),
         (
+            {},
+            None,
+            {"DetectorElementSpacing": [0.15, 0.15], "DetectorBinning": [4.0, 4.0]},
+            "0.50 times that of the detector's elements times their binning",
+        ),
+        (
             {"sod": 500.0},
             None,
             {"EstimatedRadiographicMagnificationFactor": 1.4},

@@ -352,6 +352,10 @@ def test_mask_is_empty_or_of_another_scan(axial):
     assert "mask elsewhere.nrrd does not overlap CT torso: give the mask of this CT" in message
 
 
+def test_a_ct_is_no_mask(axial):
+    assert "values below 0 (down to -1000), as a CT has: give a label map" in refusal(axial, mask=axial)
+
+
 def test_working_spacing_of_nothing(axial):
     assert "must be above 0 mm" in refusal(axial, working_spacing_mm=0.0)
 

@@ -245,3 +245,12 @@ def test_compressed_pixels_that_only_gdcm_decodes(tmp_path, signed, named):
         dataset.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
         dataset.save_as(file)
     assert largest_error_voxels(read_volume(folder)) < 0.01
+
+
+def test_slices_that_do_not_say_what_their_pixels_are(tmp_path):
+    scan = Scan()
+    folder = scan.write_series(tmp_path / "filled", SamplesPerPixel=None, BitsStored=None, HighBit=None)
+    assert largest_error_voxels(read_volume(folder)) < 0.01
+    folder = scan.write_series(tmp_path / "unsigned", PixelRepresentation=None)
+    with pytest.raises(InputError, match="lacks Pixel Representation"):
+        read_volume(folder)

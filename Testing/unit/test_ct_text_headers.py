@@ -100,6 +100,26 @@ def test_metaimage_without_a_voxel_size(tmp_path, hu):
         assert largest_error_voxels(volume) < 0.01
 
 
+def test_a_place_that_is_not_given_is_said(tmp_path, hu):
+    axes, _, _ = vectors(PLACE).partition("space origin")
+    volume = read_volume(write_nrrd(tmp_path / "ct.nrrd", hu, f"space: LPS\n{axes}"))
+    [note] = volume.notes
+    assert "does not say where its first voxel lies" in note
+    np.testing.assert_allclose(volume.index_to_lps[:3, :3], PLACE[:3, :3], atol=1e-6)
+    matrix, _, _ = meta_place().partition("Offset")
+    [note] = read_volume(write_mha(tmp_path / "ct.mha", hu, f"{matrix}ElementSpacing = 0.8 1.1 2\n")).notes
+    assert "does not say where its first voxel lies" in note
+
+
+def test_voxels_sized_by_their_directions_or_by_a_spacing_but_not_by_both(tmp_path, hu):
+    numbers = " ".join(f"{x:.9g}" for x in PLACE[:3, :3].T.ravel())
+    origin = " ".join(f"{x:.9g}" for x in PLACE[:3, 3])
+    fields = f"TransformMatrix = {numbers}\nOffset = {origin}\nElementSpacing = "
+    assert largest_error_voxels(read_volume(write_mha(tmp_path / "ct.mha", hu, f"{fields}1 1 1\n"))) < 0.01
+    with pytest.raises(InputError, match=r"ct.mha gives two sizes of its voxels: .* 0.8 x 1.1 x 2 mm"):
+        read_volume(write_mha(tmp_path / "ct.mha", hu, f"{fields}0.8 1.1 2\n"))
+
+
 def test_windows_line_ends(tmp_path, hu):
     fields = f"{meta_place()}ElementSpacing = 0.8 1.1 2\n".replace("\n", "\r\n")
     assert largest_error_voxels(read_volume(write_mha(tmp_path / "ct.mha", hu, fields))) < 0.01

@@ -144,6 +144,12 @@ def test_pixel_spacing_that_may_be_anywhere_is_not_taken():
     assert "Pixel Spacing (0028,0030) without Calibration Type" in message
 
 
+@pytest.mark.parametrize("diameter", [9.0, 23.0, 40.0])
+def test_an_intensifier_is_not_measured_in_centimetres_or_inches(diameter):
+    with pytest.raises(InputError, match=r"Intensifier Size .* not a diameter in mm.*give pixel_spacing_mm"):
+        loaded(drop=["ImagerPixelSpacing"], IntensifierSize=diameter)
+
+
 def test_a_spacing_of_zero_is_absent():
     geometry = loaded(ImagerPixelSpacing=[0.0, 0.0], IntensifierSize=320.0)
     assert geometry.camera.pixel_spacing_mm == pytest.approx((0.5, 0.5))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import importlib
+import importlib.util
 import io
 import json
 import os
@@ -247,7 +247,8 @@ def run_python(page: str, folder: Path, monkeypatch) -> dict:
 
 def test_every_public_name_is_on_the_python_page():
     page = (ROOT / "Docs" / "python.md").read_text(encoding="utf-8")
-    shown = set(re.findall(r"^::: SOPIRegistrationLib\.[\w.]+\.(\w+)$", page, re.MULTILINE))
+    sections = re.findall(r"^<!-- python: (.*) -->$", page, re.MULTILINE)
+    shown = {name.rpartition(".")[2] for names in sections for name in names.split()}
     assert shown == {*SOPIRegistrationLib.__all__} - {"__version__"}
 
 
@@ -287,6 +288,15 @@ def test_the_command_line_reference_has_every_command():
     text = COMMAND_LINE.read_text(encoding="utf-8")
     shown = {words.split()[0] for words in re.findall(r"<!-- help: ([\w ]+) -->", text)}
     assert shown == set(COMMANDS)
+
+
+def test_the_references_are_as_the_code_is():
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "Docs" / "reference.py")
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    for page in writer.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert writer.filled_in(text) == text, "run python Docs/reference.py"
 
 
 def test_every_page_is_in_the_navigation():

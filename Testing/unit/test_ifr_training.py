@@ -25,9 +25,10 @@ from SOPIRegistrationLib.training.ifr import (
     rendered,
     step_loss,
 )
-from SOPIRegistrationLib.training.pairs import PairOptions, draw_pairs
-from SOPIRegistrationLib.training.patients import PatientMix, PatientPool
+from SOPIRegistrationLib.training.pairs import draw_pairs
+from SOPIRegistrationLib.training.patients import PatientPool
 from SOPIRegistrationLib.training.rtpi import Stopwatch
+from SOPIRegistrationLib.training.settings import PairOptions, PatientMix
 from support.networks import COMPOSITE
 
 NEAR = (4.0, 4.0, 4.0, 6.0, 6.0, 20.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -24,6 +25,7 @@ from pydicom.uid import (
 )
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.files import open_radiograph, read_radiograph, read_volume
+from support.ct_files import Scan
 from support.xray_files import GRAY, ROWS, dicom, saved
 
 HU = np.full((6, 20, 24), -1000, np.int16)
@@ -113,6 +115,42 @@ def test_fewer_pixels_than_rows_are_not_filled_up(tmp_path):
         read_radiograph(path)
 
 
+@pytest.mark.parametrize("keyword", ["SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "HighBit"])
+def test_what_pixels_can_only_be_is_filled_in(tmp_path, keyword):
+    wide = GRAY.astype(np.uint16) * 100
+    dataset = dicom(wide)
+    del dataset[keyword]
+    np.testing.assert_array_equal(read_radiograph(saved(dataset, tmp_path / "x.dcm")).pixels, wide)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "tag"),
+    [
+        ("Rows", "Rows .0028,0010."),
+        ("Columns", "Columns .0028,0011."),
+        ("BitsAllocated", "Bits Allocated .0028,0100."),
+        ("PixelRepresentation", "Pixel Representation .0028,0103."),
+    ],
+)
+def test_pixels_that_may_be_several_things_are_refused(tmp_path, keyword, tag):
+    dataset = dicom(GRAY.astype(np.uint16))
+    del dataset[keyword]
+    with pytest.raises(InputError, match=f"x.dcm lacks {tag}, or has no number there"):
+        read_radiograph(saved(dataset, tmp_path / "x.dcm"))
+
+
+@pytest.mark.parametrize(("keyword", "said"), [("Rows", ROWS - 1), ("Columns", GRAY.shape[1] - 2)])
+def test_pixels_beyond_those_told_of_are_refused(tmp_path, keyword, said):
+    with pytest.raises(InputError, match=r"x.dcm has more pixels than its Rows, Columns"):
+        read_radiograph(saved(dicom(GRAY, **{keyword: said}), tmp_path / "x.dcm"))
+
+
+def test_zeros_behind_the_pixels_are_no_pixels(tmp_path):
+    dataset = dicom(GRAY)
+    dataset.PixelData += bytes(512)
+    np.testing.assert_array_equal(read_radiograph(saved(dataset, tmp_path / "x.dcm")).pixels, GRAY)
+
+
 def test_a_mask_is_no_x_ray(tmp_path):
     sitk.WriteImage(
         sitk.GetImageFromArray(np.where(GRAY > 90, 255, 0).astype(np.uint8)), str(tmp_path / "m.png")
@@ -131,6 +169,72 @@ def test_an_upside_down_picture_is_turned_and_mirrored_by_its_orientation(tmp_pa
 
 
 # Other pictures
+
+
+def write_tiff(path, *pages) -> Path:
+    """A TIFF of pages: (pixels, {field: SHORT}); fields are as of gray pixels in one strip, or as given."""
+    content, following = bytearray(b"II*\0" + bytes(4)), 4
+    for pixels, own in pages:
+        # A strip, or one tile; its place and size are LONG.
+        is_tiled = 322 in own
+        place, size = (324, 325) if is_tiled else (273, 279)
+        fields = {
+            256: pixels.shape[1],
+            257: pixels.shape[0],
+            258: 8 * pixels.itemsize,
+            259: 1,
+            262: 1,
+            277: 1,
+        }
+        fields |= {278: pixels.shape[0]} if not is_tiled else {}
+        fields |= {place: len(content), size: pixels.nbytes, **own}
+        content += pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+        struct.pack_into("<I", content, following, len(content))
+        content += struct.pack("<H", len(fields))
+        for field, value in sorted(fields.items()):
+            content += struct.pack("<HHII", field, 4 if field in (place, size) else 3, 1, value)
+        following = len(content)
+        content += bytes(4)
+    path.write_bytes(content)
+    return path
+
+
+WIDE = GRAY.astype(np.uint16) * 251
+
+
+@pytest.mark.parametrize(
+    ("pages", "frame", "expected"),
+    [
+        ([(WIDE, {})], None, WIDE),
+        # A tile of 16 bits, of which ITK makes eight.
+        ([(WIDE, {322: 64, 323: 48})], None, WIDE),
+        # Gray with transparency.
+        ([(np.stack([GRAY, 255 - GRAY], -1), {258: 8, 277: 2, 338: 2})], None, GRAY),
+        # Pages of another size or kind than the first.
+        ([(GRAY[:20, :32], {}), (GRAY, {})], 2, GRAY),
+        ([(GRAY, {}), (WIDE, {})], 2, WIDE),
+        # Smaller copies are no frames.
+        ([(GRAY[:20, :32], {254: 1}), (GRAY, {})], None, GRAY),
+        ([(GRAY, {}), (GRAY[:20, :32], {254: 1}), (GRAY[::-1], {})], 2, GRAY[::-1]),
+    ],
+)
+def test_tiffs_that_itk_would_read_otherwise(tmp_path, pages, frame, expected):
+    path = write_tiff(tmp_path / "x.tif", *((np.ascontiguousarray(one), own) for one, own in pages))
+    np.testing.assert_array_equal(read_radiograph(path, frame).pixels, expected)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "fields", "said"),
+    [
+        ((GRAY / 255).astype(np.float16), {339: 3}, "1 x 16 bits, floating-point"),
+        (np.stack([WIDE, WIDE], -1), {258: 16, 277: 2, 338: 2}, "2 x 16 bits, unsigned"),
+        (GRAY.astype(np.uint64), {}, "1 x 64 bits, unsigned"),
+    ],
+)
+def test_tiffs_that_nothing_reads_are_refused(tmp_path, pixels, fields, said):
+    path = write_tiff(tmp_path / "x.tif", (pixels, fields))
+    with pytest.raises(InputError, match=f"x.tif keeps its pixels in a way that cannot be read .{said}"):
+        read_radiograph(path)
 
 
 def test_gray_with_transparency_is_named(tmp_path):
@@ -160,6 +264,8 @@ def test_archives_are_to_be_unpacked(tmp_path):
         ("x.webp", b"RIFF\x10\0\0\0WEBPVP8 ", "is a WebP: save it"),
         ("x.mp4", b"\0\0\0\x18ftypmp42", "is a video: save it, or one frame of it, as PNG"),
         ("x.pdf", b"%PDF-1.7", "is a PDF: save it"),
+        ("x.mgz", b"\x1f\x8b\x08\0", "is FreeSurfer's format: convert it to NIfTI"),
+        ("x.nii.gz", struct.pack("<i", 348), "is not packed with gzip, as its name says: name it x.nii"),
         ("x.png", b"\x89PNG\r\n\x1a\n", "is not an image that can be read"),
     ],
 )
@@ -172,6 +278,46 @@ def test_files_that_are_something_else_than_their_names(tmp_path, name, start, s
 
 
 # CTs
+
+
+def test_segments_in_frames_of_their_own_are_not_read_as_one(tmp_path):
+    path = Scan().write_enhanced(tmp_path / "seg.dcm", Modality="SEG", SegmentationType="BINARY")
+    segmentation = pydicom.dcmread(path)
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        frame.SegmentIdentificationSequence = [Dataset()]
+        frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber = 1
+    segmentation.save_as(path)
+    assert read_volume(path, "mask").array.shape == (40, 84, 112)
+    frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber = 2
+    segmentation.save_as(path)
+    with pytest.raises(
+        InputError, match=r"seg.dcm is a DICOM segmentation of 2 segments: save it as a label"
+    ):
+        read_volume(path, "label map")
+
+
+def test_contours_are_no_label_map(tmp_path):
+    contours = dicom(GRAY, Modality="RTSTRUCT")
+    with pytest.raises(InputError, match=r"rt.dcm holds contours .RTSTRUCT.: save them as a label map"):
+        read_volume(saved(contours, tmp_path / "rt.dcm"), "mask")
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_nifti_2_is_told_from_what_is_no_nifti(tmp_path, order):
+    content = bytearray(544 + HU.nbytes)
+    struct.pack_into(order + "i8s2h8q", content, 0, 540, b"n+2\0\r\n\x1a\n", 4, 16, 3, 24, 20, 6, 1, 1, 1, 1)
+    struct.pack_into(order + "8d", content, 104, *[1.0] * 8)
+    struct.pack_into(order + "q", content, 168, 544)
+    (tmp_path / "ct.nii").write_bytes(content)
+    with pytest.raises(InputError, match=r"ct.nii is NIfTI-2, which is not read: save it as NIfTI-1"):
+        read_volume(tmp_path / "ct.nii")
+
+
+def test_a_packing_that_itk_lacks_is_named(tmp_path):
+    path = nrrd(tmp_path / "ct.nrrd", "left-posterior-superior")
+    path.write_bytes(path.read_bytes().replace(b"encoding: raw", b"encoding: bzip2"))
+    with pytest.raises(InputError, match="bzip2"):
+        read_volume(path)
 
 
 def nrrd(path, space: str):

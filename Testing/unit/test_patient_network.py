@@ -160,7 +160,7 @@ def test_the_same_view_by_other_pixels_has_the_same_pose(weights):
         assert seen.valid.all()
         expected = project(volume, network.config.camera, T)
         assert np.abs(seen.image - expected).max() < 0.05 * expected.max()
-        found.append(network_poses(network, xray, None, None).T_lps_to_camera[0])
+        found.append(network_poses(network, xray, None, None)[0])
     np.testing.assert_allclose(found[0][:3, :3], found[1][:3, :3], atol=0.01)
     np.testing.assert_allclose(found[0][:3, 3], found[1][:3, 3], atol=5)
 
@@ -209,4 +209,4 @@ def test_a_collimated_xray_is_not(weights):
     valid = np.zeros((320, 320), dtype=bool)
     valid[100:220, 120:200] = True
     xray = PreparedRadiograph(np.ones((320, 320), np.float32), valid, camera, "a.png")
-    assert network_poses(network, xray, None, None).T_lps_to_camera.shape == (1, 4, 4)
+    assert network_poses(network, xray, None, None).shape == (1, 4, 4)

@@ -30,8 +30,8 @@ from SOPIRegistrationLib.similarity import ncc
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.training.patient import configured, patient_trainer
 from SOPIRegistrationLib.training.patient_loss import PatientLoss
-from SOPIRegistrationLib.training.patient_settings import CONTENTS, LOSSES, PatientTrainingSettings
 from SOPIRegistrationLib.training.patient_xrays import PatientXrays, Xrays, default_deviation
+from SOPIRegistrationLib.training.settings import LOSSES, PatientTrainingSettings
 from SOPIRegistrationLib.training.trainer import Trainer
 from support.patients import small_ct
 
@@ -447,8 +447,6 @@ def test_command_with_unusable_options(files, tmp_path, capsys, options, expecte
 
 def test_command_offers_what_there_is():
     assert tuple(CONFIGURATIONS) == train_patient.NETWORKS
-    assert train_patient.CONTENTS == CONTENTS
-    assert train_patient.LOSSES == LOSSES
 
 
 def test_register_asks_the_network_of_its_own_ct_only(trained, files, tmp_path, capsys):

@@ -137,6 +137,40 @@ def test_files_without_a_surface_are_refused(tmp_path, content, suffix):
         read_surface(path)
 
 
+_PLY = """ply
+format ascii 1.0
+element vertex 3
+property float x
+property float y
+property float z
+element face 2
+property list uchar int vertex_indices
+end_header
+0 0 0
+20 0 0
+0 20 0
+3 0 1 2
+3 0 1 {}
+"""
+_OBJ = "v 0 0 0\nv 20 0 0\nv 0 20 0\nf 1 2 3\nf 1 2 {}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.ply", _PLY.format(3)), ("a.ply", _PLY.format(-1)), ("a.obj", _OBJ.format(99))]
+)
+def test_faces_of_vertices_that_are_not_there_do_not_reach_vtk(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"{name} has faces of vertices that it does not hold"):
+        read_surface(path)
+
+
+def test_what_is_smaller_than_bones_and_implants_may_be_in_centimetres(ball):
+    [note] = closed(ball.points_lps_mm / 10, ball.triangles, "ball", "ball.stl").notes
+    assert "ball.stl is only 4 mm across" in note
+    assert closed(ball.points_lps_mm, ball.triangles).notes == ()
+
+
 def test_vtk_that_is_missing_is_asked_for(tmp_path, monkeypatch, ball):
     path = write_surface(tmp_path / "body.stl", ball.points_lps_mm, ball.triangles)
     monkeypatch.setitem(sys.modules, "vtk", None)

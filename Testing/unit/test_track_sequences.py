@@ -101,3 +101,25 @@ def test_folders_that_are_no_sequence(tmp_path):
     (path / "cover.png").rename(path / "shot_14.tif")
     with pytest.raises(InputError, match="several kinds"):
         open_sequence(path)
+
+
+def test_a_video_keeps_the_bits_beyond_eight(tmp_path):
+    av = pytest.importorskip("av")
+    pytest.importorskip("imageio.v3")
+    path = tmp_path / "run.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=30)
+        stream.height, stream.width = FRAMES.shape[1:]
+        stream.pix_fmt = "gray16le"
+        for frame in FRAMES:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray16le")))
+        container.mux(stream.encode())
+    sequence = open_sequence(path)
+    assert sequence.count == len(FRAMES)
+    np.testing.assert_array_equal(sequence.frame(2).pixels, FRAMES[1])
+
+
+def test_hidden_files_are_no_pictures(tmp_path):
+    folder = written(tmp_path, "")
+    (folder / "._shot_9.png").write_bytes(b"\0\5\26\7")
+    assert open_sequence(folder).count == len(FRAMES)

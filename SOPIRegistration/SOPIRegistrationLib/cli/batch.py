@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from SOPIRegistrationLib.cli.common import require_range
 from SOPIRegistrationLib.cli.main import INTERRUPTED, main
 from SOPIRegistrationLib.errors import InputError, line_of
 from SOPIRegistrationLib.evaluation.runner import default_workers
@@ -127,8 +128,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: the table or an option is unusable.
     """
-    if args.workers < 1:
-        raise InputError(f"--workers is {args.workers}: give 1 or more")
+    require_range("workers", args.workers, 1)
     batch = Batch(read_table(args.cases, args.out), args.workers)
     path = args.out / TABLE
     done = _done(path, batch)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -79,6 +82,55 @@ def add_setting_arguments(parser: argparse.ArgumentParser, several_starts: bool 
         help=f"other weights than the installed ones, of {', '.join(NETWORKS)}; a plain FILE is of the "
         f"network of --init, else of {NETWORKS[0]}",
     )
+
+
+def add_settings(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    settings: type,
+    names: Iterable[str],
+    **defaults: Any,
+) -> None:
+    """Fields of settings as options, with the unit, help and choices of their ``metadata``.
+
+    Args:
+        parser: of the subcommand, or a group of its options.
+        settings: a dataclass (``training.settings``).
+        names: of the fields.
+        defaults: in place of those of the fields.
+    """
+    known = {one.name: one for one in fields(settings)}
+    for name in names:
+        told = known[name].metadata
+        default = defaults.get(name, known[name].default)
+        several = isinstance(default, tuple)
+        shown = "all" if several else f"{default:g}" if isinstance(default, float) else default
+        parser.add_argument(
+            _option_name(name),
+            type=told.get("type"),
+            choices=told.get("choices"),
+            nargs="+" if several else None,
+            default=default,
+            metavar=told["unit"],
+            help=told["help"] if default is None else f"{told['help']} ({shown})",
+        )
+
+
+def require_ranges(args: argparse.Namespace, settings: type) -> None:
+    """Raise InputError unless the options that are fields of settings are in the ranges of these."""
+    for one in fields(settings):
+        if "range" in one.metadata and getattr(args, one.name, None) is not None:
+            require_range(one.name, getattr(args, one.name), *one.metadata["range"])
+
+
+def require_range(name: str, value: float, least: float, most: float | None = None) -> None:
+    """Raise InputError unless an option's value lies between two, or above one."""
+    if not least <= value <= (math.inf if most is None else most):
+        wanted = f"{least} or more" if most is None else f"{least} to {most}"
+        raise InputError(f"{_option_name(name)} is {value:g}: give {wanted}")
+
+
+def _option_name(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _not_yet(word: str, instead: str):
@@ -199,6 +251,14 @@ def staged(folder: Path) -> Iterator[Path]:
                 file.replace(folder / file.name)
         except OSError as error:
             raise _unwritable(folder, error) from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for outputs, and those it lies in; raise InputError where that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
 
 
 def _unwritable(folder: Path, error: OSError) -> InputError:

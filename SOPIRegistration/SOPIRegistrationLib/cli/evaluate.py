@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from SOPIRegistrationLib.cli.common import parse_weights
+from SOPIRegistrationLib.cli.common import parse_weights, require_range
 from SOPIRegistrationLib.cli.main import INTERRUPTED
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.configuration import (
@@ -23,7 +23,6 @@ from SOPIRegistrationLib.evaluation.problem import BASELINE_PIXELS
 from SOPIRegistrationLib.evaluation.protocols import PROTOCOLS
 from SOPIRegistrationLib.evaluation.report import TABLE, write_report
 from SOPIRegistrationLib.evaluation.results import RESULTS, Results
-from SOPIRegistrationLib.evaluation.runner import default_workers
 from SOPIRegistrationLib.evaluation.runner import run as run_all
 from SOPIRegistrationLib.evaluation.simulated import CONTENTS, PHANTOMS_BY_DEFAULT
 from SOPIRegistrationLib.evaluation.targets import TARGETS
@@ -132,8 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="processes, the cores shared between them; a registration alone uses several cores, so that "
-        f"seconds are comparable only at the same number (one for every four cores: {default_workers()} "
-        "here)",
+        "seconds are comparable only at the same number (one for every four cores)",
     )
     parser.add_argument(
         "--scheduler",
@@ -235,7 +233,7 @@ def _require_numbers(args: argparse.Namespace) -> None:
     sizes = dict.fromkeys(("pixels", "baseline_pixels"), LEAST_PIXELS)
     for name, least in {"cases": 1, "starts": 1, "seed": 0, "workers": 1, **sizes}.items():
         value = getattr(args, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} is {value}: give {least} or more")
+        if value is not None:
+            require_range(name, value, least)
     if args.timeout is not None and not args.timeout > 0:
         raise InputError(f"--timeout is {args.timeout:g} s: give more than 0")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from SOPIRegistrationLib.cli.train_pairs import Asked, add_common_arguments, check, require_share, train
+from SOPIRegistrationLib.cli.common import require_range
+from SOPIRegistrationLib.cli.train_pairs import Asked, add_common_arguments, check, train
 from SOPIRegistrationLib.errors import InputError
 
 NETWORKS = ("light", "published", "deep-reg", "deep-reg-light")
@@ -15,7 +16,7 @@ _IN_SMALL = ("light", "deep-reg-light")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
-    add_common_arguments(parser, 0.01)
+    add_common_arguments(parser, "close", learning_rate=0.01, close=0.3)
     parser.add_argument(
         "--network",
         choices=NETWORKS,
@@ -58,14 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="times that a pose is corrected in a row, where steps are trained (2)",
     )
-    parser.add_argument(
-        "--close",
-        type=float,
-        default=0.3,
-        metavar="SHARE",
-        help="X-rays of which a part of the field is seen, as the finest images show it, 0 to 1 (0.3)",
-    )
-    parser.set_defaults(train=train, asked_for=asked_for, starts=1)
+    parser.set_defaults(train=train, asked_for=asked_for)
 
 
 def asked_for(args: argparse.Namespace) -> Asked:
@@ -80,12 +74,10 @@ def asked_for(args: argparse.Namespace) -> Asked:
         value if given is None else given for value, given in zip(defaults, chosen, strict=True)
     )
     for name, value in (("direction", direction), ("step", step), ("distance", distance)):
-        if value < 0:
-            raise InputError(f"--{name} is {value:g}: give 0 or more")
+        require_range(name, value, 0)
     if not direction + step:
         raise InputError("--direction and --step are both 0: give one of them a weight")
     check(args)
-    require_share(args, "close")
     from SOPIRegistrationLib.networks.composite import CONFIGURATIONS, CompositeSimilarity
     from SOPIRegistrationLib.networks.prost import CONFIGURATIONS as PROST_CONFIGURATIONS
     from SOPIRegistrationLib.networks.prost import ProstSimilarity

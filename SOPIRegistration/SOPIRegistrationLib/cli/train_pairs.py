@@ -8,19 +8,18 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from SOPIRegistrationLib.cli.common import has_cuda
+from SOPIRegistrationLib.cli.common import add_settings, has_cuda, make_folder, require_range, require_ranges
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
-from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS
 from SOPIRegistrationLib.images.itk_reading import require_file
+from SOPIRegistrationLib.training.settings import PairSettings
 
-_COUNTS = (
-    *("steps", "patients", "group", "starts", "corrections", "phantoms", "pool", "validate_every"),
-    *("validation_patients", "devices", "machines"),
-)
-_SHARES = (
-    *("strength", "bones", "parts", "c_arms", "structures", "regions"),
-    *("elsewhere", "rolled", "shifted"),
+# Of ``PairSettings``, what every network is asked for.
+_PATIENTS = ("bones", "structures", "regions", "parts", "phantoms")
+_XRAYS = ("views", "strength", "c_arms", "elsewhere", "rolled", "shifted")
+_TRAINING = (
+    *("steps", "time_limit", "patients", "group", "pool", "learning_rate"),
+    *("validate_every", "validation_patients", "seed"),
 )
 
 
@@ -43,7 +42,14 @@ class Asked:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def add_common_arguments(parser: argparse.ArgumentParser, learning_rate: float) -> None:
+def add_common_arguments(parser: argparse.ArgumentParser, *more: str, **defaults) -> None:
+    """What is asked for whatever network is trained.
+
+    Args:
+        parser: of the subcommand.
+        more: names of other ``PairSettings``, of the X-rays, that this network is asked for.
+        defaults: in place of those of the settings.
+    """
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder of checkpoint, log.csv and weights"
     )
@@ -61,118 +67,19 @@ def add_common_arguments(parser: argparse.ArgumentParser, learning_rate: float) 
         metavar="FILE",
         help="real CTs to train on besides the phantoms",
     )
-    parser.add_argument(
-        "--views",
-        nargs="+",
-        choices=list(NOMINAL_VIEWS),
-        default=list(NOMINAL_VIEWS),
-        metavar="VIEW",
-        help="nominal views of the X-rays (all); one alone is learned far sooner",
-    )
-    parser.add_argument(
-        "--strength",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="largest of the X-rays' degradations, 0 to 1 (1); less is learned sooner",
-    )
-    parser.add_argument(
-        "--bones",
-        type=float,
-        default=0.15,
-        metavar="SHARE",
-        help="patients of whom CT and X-ray show bones alone, 0 to 1 (0.15); more is learned sooner",
-    )
-    parser.add_argument(
-        "--c-arms",
-        type=float,
-        default=0.5,
-        metavar="SHARE",
-        help="patients X-rayed with random C-arms, 0 to 1 (0.5), the others with a Perlove PLX118F",
-    )
-    parser.add_argument(
-        "--time-limit",
-        type=float,
-        metavar="SECONDS",
-        help="stop after so long even before the last step; the same command goes on from there",
-    )
-    parser.add_argument("--steps", type=int, default=20_000, metavar="N", help="batches (20000)")
-    parser.add_argument(
-        "--patients", type=int, default=8, metavar="N", help="patients in a batch of a process (8)"
-    )
-    parser.add_argument("--group", type=int, default=4, metavar="N", help="X-rays of each patient (4)")
-    parser.add_argument(
-        "--structures",
-        type=float,
-        default=0.4,
-        metavar="SHARE",
-        help="patients made of random structures instead of an anatomy, in any orientation, 0 to 1 (0.4)",
-    )
-    parser.add_argument(
-        "--regions",
-        type=float,
-        default=0.4,
-        metavar="SHARE",
-        help="of the others, those of other regions than the trunk: knees, wrists, hips, heads, chests, long "
-        "bones, bent spines, 0 to 1 (0.4)",
-    )
-    parser.add_argument(
-        "--parts",
-        type=float,
-        default=0.15,
-        metavar="SHARE",
-        help="patients of whose bones the CT shows one, segmented, in an X-ray of all, 0 to 1 (0.15)",
-    )
-    parser.add_argument(
-        "--elsewhere",
-        type=float,
-        default=0.5,
-        metavar="SHARE",
-        help="X-rays centred anywhere along the CT, 0 to 1 (0.5), the others near the middle of its bones",
-    )
-    parser.add_argument(
-        "--rolled",
-        type=float,
-        default=0.3,
-        metavar="SHARE",
-        help="X-rays turned by any angle, 0 to 1 (0.3), the others upright",
-    )
-    parser.add_argument(
-        "--shifted",
-        type=float,
-        default=0.3,
-        metavar="SHARE",
-        help="X-rays in which the rotation centre lies anywhere, 0 to 1 (0.3), the others near the middle",
-    )
-    parser.add_argument(
-        "--learning-rate",
-        type=float,
-        default=learning_rate,
-        metavar="X",
-        help=f"highest ({learning_rate:g})",
-    )
-    parser.add_argument(
-        "--phantoms", type=int, default=80, metavar="N", help="different phantoms, each varied on and on (80)"
-    )
-    parser.add_argument(
-        "--pool", type=int, default=48, metavar="N", help="patients in memory at once, in each process (48)"
-    )
-    parser.add_argument(
-        "--validate-every", type=int, default=250, metavar="N", help="steps between validations (250)"
-    )
-    parser.add_argument(
-        "--validation-patients", type=int, default=12, metavar="N", help="phantoms kept for that (12)"
-    )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(auto)")
-    parser.add_argument(
+    groups = (("patients", _PATIENTS), ("X-rays", (*_XRAYS, *more)), ("training", _TRAINING))
+    for title, names in groups:
+        add_settings(parser.add_argument_group(title), PairSettings, names, **defaults)
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(auto)")
+    machine.add_argument(
         "--devices",
         type=int,
         default=1,
         metavar="N",
         help="GPUs, or processes on the CPU, of each machine (1)",
     )
-    parser.add_argument("--machines", type=int, default=1, metavar="N", help="started alike on each (1)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (0)")
+    machine.add_argument("--machines", type=int, default=1, metavar="N", help="started alike on each (1)")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -181,22 +88,13 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         InputError: one is out of its range.
     """
-    for name in _COUNTS:
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}: give 1 or more")
+    require_ranges(args, PairSettings)
+    for name in ("corrections", "devices", "machines"):
+        require_range(name, getattr(args, name), 1)
     if args.time_limit is not None and not args.time_limit > 0:
         raise InputError(f"--time-limit is {args.time_limit:g}: give seconds above 0")
-    for name in _SHARES:
-        require_share(args, name)
     if args.patients > args.pool:
         raise InputError(f"--patients {args.patients} of --pool {args.pool}: give a larger pool")
-
-
-def require_share(args: argparse.Namespace, name: str) -> None:
-    """Raise InputError unless an option is a share, 0 to 1."""
-    value = getattr(args, name)
-    if not 0 <= value <= 1:
-        raise InputError(f"--{name.replace('_', '-')} is {value:g}: give 0 to 1")
 
 
 def train(args: argparse.Namespace) -> int:
@@ -207,40 +105,23 @@ def train(args: argparse.Namespace) -> int:
     """
     asked = args.asked_for(args)
     cts = [require_file(path, "CT") for path in args.ct]
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {args.out} ({error.strerror}): give another --out") from None
+    make_folder(args.out)
 
     import torch
-    from lightning_fabric import Fabric
 
-    from SOPIRegistrationLib.networks.weights import load_weights, model_card, save_weights
-    from SOPIRegistrationLib.training.pair_training import PairSettings, PairTraining
+    from SOPIRegistrationLib.networks.weights import model_card, save_weights
+    from SOPIRegistrationLib.training.pair_training import PairTraining
     from SOPIRegistrationLib.training.placement import OnFabric
-    from SOPIRegistrationLib.training.precision import has_bfloat16
     from SOPIRegistrationLib.training.trainer import Trainer
 
-    cuda = has_cuda(args.device)
     torch.manual_seed(args.seed)
-    several = args.devices * args.machines > 1
-    fabric = Fabric(
-        accelerator="cuda" if cuda else "cpu",
-        devices=args.devices,
-        num_nodes=args.machines,
-        strategy="ddp" if several else "auto",
-        precision=asked.precision if cuda or has_bfloat16() else "32-true",
-    )
-    fabric.launch()
+    fabric = _fabric(args, asked.precision)
     names = {one.name for one in fields(PairSettings)}
     options = vars(args) | {"views": tuple(args.views)} | asked.settings
     settings = PairSettings(**{name: value for name, value in options.items() if name in names})
     network = asked.task.network()
     if args.start is not None:
-        start = load_weights(require_file(args.start, "weights")).network
-        if type(start) is not type(network) or start.config != network.config:
-            raise InputError(f"--start {args.start} holds another network than --network {args.network}")
-        network.load_state_dict(start.state_dict())
+        _take_weights(network, args.start, args.network)
         settings = replace(settings, validate_first=True)
     pairs = PairTraining(asked.task, settings, cts, args.out / "phantoms")
     trained = Trainer(OnFabric(fabric), args.out, pairs, network, settings, _print_progress).run()
@@ -248,9 +129,42 @@ def train(args: argparse.Namespace) -> int:
         card = asked.card | _facts(args, trained)
         path = args.out / f"{asked.name}.safetensors"
         save_weights(path, trained.network, card, half=True)
-        (args.out / "MODEL_CARD.md").write_text(model_card(card))
+        (args.out / "MODEL_CARD.md").write_text(model_card(card), encoding="utf-8")
         print(f"wrote {path}, MODEL_CARD.md and log.csv")
     return 0
+
+
+def _fabric(args: argparse.Namespace, precision: str):
+    """Lightning Fabric on the devices asked for, launched; with ``precision`` where they have it."""
+    from lightning_fabric import Fabric
+
+    from SOPIRegistrationLib.training.precision import has_bfloat16
+
+    cuda = has_cuda(args.device)
+    several = args.devices * args.machines > 1
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=args.devices,
+        num_nodes=args.machines,
+        strategy="ddp" if several else "auto",
+        precision=precision if cuda or has_bfloat16() else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _take_weights(network, file: Path, name: str) -> None:
+    """Put the weights of a file into a network.
+
+    Raises:
+        InputError: they are unusable, or of another network than the one of this name.
+    """
+    from SOPIRegistrationLib.networks.weights import load_weights
+
+    start = load_weights(require_file(file, "weights")).network
+    if type(start) is not type(network) or start.config != network.config:
+        raise InputError(f"--start {file} holds another network than --network {name}")
+    network.load_state_dict(start.state_dict())
 
 
 def _print_progress(progress) -> None:

@@ -10,7 +10,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SOPIRegistrationLib.cli.common import add_view_argument, has_cuda, read_ct
+from SOPIRegistrationLib.cli.common import (
+    add_settings,
+    add_view_argument,
+    has_cuda,
+    make_folder,
+    read_ct,
+    require_range,
+    require_ranges,
+)
 from SOPIRegistrationLib.cli.request import one_camera, pose_frame
 from SOPIRegistrationLib.errors import Cancelled, InputError
 from SOPIRegistrationLib.evaluation.benchmark import processor
@@ -29,15 +37,13 @@ from SOPIRegistrationLib.patient_models import (
     reached,
 )
 from SOPIRegistrationLib.registration.pose_files import read_start
+from SOPIRegistrationLib.training.settings import PatientTrainingSettings
 
 if TYPE_CHECKING:
-    from SOPIRegistrationLib.training.patient_settings import PatientTrainingSettings
     from SOPIRegistrationLib.training.trainer import Trained
 
-# Names in networks.patient.CONFIGURATIONS, training.patient_settings.CONTENTS and LOSSES; those need torch.
+# Names in networks.patient.CONFIGURATIONS, which needs torch.
 NETWORKS = tuple(name + parts for name in ("light", "A") for parts in ("", "+B", "+C", "+B+C"))
-CONTENTS = ("auto", "body", "bone", "part")
-LOSSES = ("correction", "geodesic", "pose-dependent")
 _BUDGET_MINUTES = {"cpu": 10.0, "cuda": 2.0}
 # Between two writings of the status.
 _STATUS_SECONDS = 0.5
@@ -92,44 +98,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bone-threshold", type=float, metavar="HU", help="threshold of the bones without a mask, HU (200)"
     )
     parser.add_argument(
-        "--content",
-        choices=CONTENTS,
-        default="auto",
-        help="what X-rays show: all of the CT (body), its bones alone (bone), or its bones among others "
-        "(part); auto takes part for a segmented bone, else body (auto)",
-    )
-    parser.add_argument(
         "--network",
         choices=NETWORKS,
         default="light",
         help="a small one for CPUs (light), or EfficientNet-B0 (A); with autoencoder (B), with attention (C)",
     )
-    parser.add_argument(
-        "--loss",
-        choices=LOSSES,
-        default="correction",
-        help="error of the pose's parameters, plain (correction), geodesic, or weighted by what each moves "
-        "(pose-dependent)",
-    )
-    parser.add_argument(
-        "--strength",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="largest of the X-rays' degradations, 0 to 1 (1)",
-    )
+    add_settings(parser, PatientTrainingSettings, ("content", "loss", "strength", "steps", "seed"))
     parser.add_argument(
         "--drrs",
         type=int,
         metavar="N",
         help="learn from so many DRRs, instead of ever more (incremental learning)",
     )
-    parser.add_argument(
-        "--steps", type=int, metavar="N", help="end after so many batches, if that is before the budget's end"
-    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(auto)")
     parser.add_argument("--name", metavar="TEXT", help="of the CT, for people (its file's name)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (0)")
     parser.set_defaults(train=train)
 
 
@@ -141,16 +123,11 @@ def train(args: argparse.Namespace) -> int:
         Cancelled: stopped before anything was learned.
     """
     began = time.monotonic()
-    if not 0 <= args.strength <= 1:
-        raise InputError(f"--strength is {args.strength:g}: give 0 to 1")
-    for name in ("drrs", "steps"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise InputError(f"--{name} is {getattr(args, name)}: give 1 or more")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        forget_request(args.out)
-    except OSError as error:
-        raise InputError(f"cannot write to {args.out} ({error.strerror}): give another --out") from None
+    require_ranges(args, PatientTrainingSettings)
+    if args.drrs is not None:
+        require_range("drrs", args.drrs, 1)
+    make_folder(args.out)
+    forget_request(args.out)
     watched = _Watched(args.out, args.name or args.ct.name)
     try:
         return _train(args, watched, began)
@@ -242,8 +219,6 @@ def _train(args: argparse.Namespace, watched: _Watched, began: float) -> int:
 
 
 def _settings(args: argparse.Namespace, budget_seconds: float) -> PatientTrainingSettings:
-    from SOPIRegistrationLib.training.patient_settings import PatientTrainingSettings
-
     growing = {field.name: field.default for field in fields(PatientTrainingSettings)}
     return PatientTrainingSettings(
         budget_seconds=budget_seconds,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from SOPIRegistrationLib.cli.train_pairs import Asked, add_common_arguments, check, require_share, train
+from SOPIRegistrationLib.cli.train_pairs import Asked, add_common_arguments, check, train
 
 NETWORKS = ("comparing", "published", "light")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
-    add_common_arguments(parser, 0.02)
+    add_common_arguments(parser, "nominal_starts", "starts", nominal_starts=0.2, starts=3)
     parser.add_argument(
         "--network",
         choices=NETWORKS,
@@ -20,21 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the same in small (light)",
     )
     parser.add_argument(
-        "--nominal-starts",
-        type=float,
-        default=0.2,
-        metavar="SHARE",
-        help="starts at the nominal view, 0 to 1 (0.2), the others some 20 degrees from the true one",
-    )
-    parser.add_argument(
         "--corrections",
         type=int,
         default=1,
         metavar="N",
         help="times that a pose is corrected in a row, network comparing (1, as in use)",
-    )
-    parser.add_argument(
-        "--starts", type=int, default=3, metavar="N", help="poses from which an X-ray is approached (3)"
     )
     parser.set_defaults(train=train, asked_for=asked_for)
 
@@ -45,7 +35,6 @@ def asked_for(args: argparse.Namespace) -> Asked:
     Raises:
         InputError: an option is unusable.
     """
-    require_share(args, "nominal_starts")
     check(args)
     from SOPIRegistrationLib.networks.comparing import ComparingConfig
     from SOPIRegistrationLib.networks.two_branch import CONFIGURATIONS

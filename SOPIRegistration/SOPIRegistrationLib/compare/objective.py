@@ -243,10 +243,9 @@ def compared_view(
 
 
 def as_opacity(radiograph: PreparedRadiograph) -> PreparedRadiograph:
-    """The X-ray as the share of the beam that did not come through: blur acts on intensities, not logarithms.
-
-    One that was stored bone-bright is taken for inverted intensities already.
-    """
+    """The X-ray as the share of the beam that did not come through: blur acts on intensities, not
+    logarithms."""
+    # One that was stored bone-bright is taken for inverted intensities already.
     if not radiograph.bone_dark:
         return radiograph
     return replace(radiograph, image=-np.expm1(-radiograph.image), bone_dark=False)

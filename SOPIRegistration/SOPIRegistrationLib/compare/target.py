@@ -291,12 +291,10 @@ class Target:
 
 
 def targets_of(subject: Subject, content: str = "auto") -> tuple[Target, ...]:
-    """The targets of a subject, in the order in which they are tried; ``content`` "body", "bone" or "auto"
-    for both.
-
-    Metal has one, whatever is asked for. A CT that is a segmented bone already has no body besides: its bone
-    is compared with its surroundings only, in an X-ray that shows more.
-    """
+    """The targets of a subject in the order in which they are tried; ``content`` "body", "bone" or "auto" for
+    both; metal has one."""
+    # A CT that is a segmented bone already has no body besides: its bone is compared with its surroundings
+    # only, in an X-ray that shows more.
     if subject.ct.is_metal:
         return (subject.kept("target metal", None, lambda: _metal_target(subject)),)
     body = subject.kept("target body", None, lambda: Target("body", WHOLE_BODY, subject.body))

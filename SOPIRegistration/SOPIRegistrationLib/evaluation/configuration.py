@@ -73,12 +73,8 @@ def read_configuration(path: Path) -> dict:
 
 
 def evaluation_of(content: dict, path: Path | None = None) -> Evaluation:
-    """The evaluation that a configuration describes, of a file or of the command line's options.
-
-    Raises:
-        InputError: an unknown key, an impossible value, a method that cannot run here, an unusable list of
-            cases.
-    """
+    """The evaluation that a configuration describes, of a file or of the command line's options; InputError
+    if unusable."""
     return _Reader(path).evaluation(content)
 
 

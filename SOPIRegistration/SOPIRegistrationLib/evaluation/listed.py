@@ -205,6 +205,6 @@ def _subject(ct: Path, mask: Path | None) -> Subject:
 
 
 def read_cases_file(path: Path, starts: Starts | None = None) -> ListedCases:
-    """The cases of a CSV file (``case_list.read_rows``), with starts drawn about their truths in place of the
-    listed ones."""
+    """The cases of a CSV file (``case_list.read_rows``), with starts about their truths where these are
+    given."""
     return ListedCases(path, cases_of_rows(path, read_rows(path)), starts)

@@ -48,8 +48,8 @@ class PoseError:
 
     @property
     def right(self) -> bool:
-        """Within 2 mm in the plane, at the object, and 3 deg; depth, which one view hardly fixes, is judged
-        by its predicted error."""
+        """Within 2 mm in the plane, at the object, and 3 deg."""
+        # Depth, which one view hardly fixes, is judged by its predicted error.
         return self.in_plane_mm <= RIGHT_IN_PLANE_MM and self.rotation_deg <= RIGHT_ROTATION_DEG
 
     @property

@@ -30,8 +30,8 @@ def first_answer(problem: Problem, report: Report, *, weights: Path | None) -> n
     from SOPIRegistrationLib.initialise.network import load_network, network_poses
 
     radiograph = problem.radiographs[0]
-    found = network_poses(load_network(weights), radiograph, problem.subject, problem.frame)
-    return se3.invert_rigid(radiograph.camera.T_world_to_camera) @ found.T_lps_to_camera[0]
+    T = network_poses(load_network(weights), radiograph, problem.subject, problem.frame)
+    return se3.invert_rigid(radiograph.camera.T_world_to_camera) @ T[0]
 
 
 def learned_alone(

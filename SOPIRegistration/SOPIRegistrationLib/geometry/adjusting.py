@@ -11,20 +11,21 @@ import numpy as np
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
 
+# A drag across the whole picture tilts the object by so much.
+_RAD_PER_WIDTH = np.pi / 2
+
 
 def shifted(T, camera: Camera, centre, from_px, to_px) -> np.ndarray:
-    """Pose shifted parallel to the detector, so that what was seen at one pixel is seen at another.
-
-    Exact at the depth of the centre, near to it elsewhere: the picture stays under the mouse.
-    """
+    """Pose shifted parallel to the detector, so that what was seen at one pixel is seen at another."""
+    # Exact at the depth of the centre, near to it elsewhere: the picture stays under the mouse.
     depth = _place(T, centre)[2]
     on_plane = camera.K_inverse @ np.append(np.subtract(to_px, from_px), 0.0)
     return _moved(T, shift=depth * on_plane)
 
 
-def tilted(T, camera: Camera, centre, from_px, to_px, rad_per_width: float = np.pi / 2) -> np.ndarray:
+def tilted(T, camera: Camera, centre, from_px, to_px) -> np.ndarray:
     """Pose turned out of the picture's plane about the centre, as a ball is by the mouse on its front."""
-    du, dv = np.subtract(to_px, from_px) * rad_per_width / max(camera.shape)
+    du, dv = np.subtract(to_px, from_px) * _RAD_PER_WIDTH / max(camera.shape)
     # The front, nearer to the source, moves with the mouse: u to the right is a turn about -y.
     return se3.move_about(T, np.array([dv, -du, 0.0, 0, 0, 0]), np.asarray(centre))
 

@@ -194,6 +194,7 @@ def _of_tags(geometry: CArmGeometry, camera: Camera, metadata: dict) -> list[str
                 f"pixel spacing times pixels is {ratios[1]:.2f} times {tag}: binned, or cropped, after the "
                 "tags were written?"
             )
+    found += _of_binning(camera, metadata)
     factor = metadata.get("EstimatedRadiographicMagnificationFactor")
     if isinstance(factor, float) and factor > 1 and geometry.sod_mm and camera.sdd_mm:
         ratio = camera.sdd_mm / geometry.sod_mm / factor
@@ -203,6 +204,23 @@ def _of_tags(geometry: CArmGeometry, camera: Camera, metadata: dict) -> list[str
                 f"tags say {factor:g}"
             )
     return found + _of_views(geometry, metadata)
+
+
+def _of_binning(camera: Camera, metadata: dict) -> list[str]:
+    """The pixels against the detector's elements, of which so many make one."""
+    alone = {key: metadata[key] for key in ("DetectorElementSpacing", "DetectorBinning") if key in metadata}
+    if camera.sdd_mm is None or len(alone) < 2:
+        return []
+    of_elements = values_from_dicom(alone, None, "")[0].get("pixel_spacing_mm", (None,))[0]
+    if not isinstance(of_elements, np.ndarray):
+        return []
+    ratio = float(np.array(camera.pixel_spacing_mm)[1] / of_elements[1])
+    if 1 / _SAME_SIZE < ratio < _SAME_SIZE:
+        return []
+    return [
+        f"the pixel spacing is {ratio:.2f} times that of the detector's elements times their binning "
+        "(Detector Element Spacing, Detector Binning (0018,7022, 701A)): was it given before binning?"
+    ]
 
 
 def _of_views(geometry: CArmGeometry, metadata: dict) -> list[str]:

@@ -26,9 +26,9 @@ def T_camera_to_scene(camera: Camera, frame: PoseFrame, reference: Camera | None
 def detector_to_scene(camera: Camera, frame: PoseFrame, reference: Camera | None = None) -> np.ndarray:
     """(4, 4) place in the scene of pixel indices (u, v, 0, 1); third axis: along the central ray, 1 mm.
 
-    Frame and reference as for :func:`T_camera_to_scene`. A camera known by its K alone projects alike on
-    every plane: its detector is put as far behind the patient as a usual C-arm holds it.
-    """
+    Frame and reference as for :func:`T_camera_to_scene`."""
+    # A camera known by its K alone projects alike on every plane: its detector is put as far behind the
+    # patient as a usual C-arm holds it.
     depth_mm = camera.sdd_mm or frame.sod_mm / DEFAULT_SOD_FRACTION
     pixels_to_camera = np.eye(4)
     pixels_to_camera[:3, [0, 1, 3]] = depth_mm * camera.K_inverse

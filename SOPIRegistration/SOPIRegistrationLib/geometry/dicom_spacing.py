@@ -15,6 +15,8 @@ from SOPIRegistrationLib.geometry.tolerances import DICOM_TOLERANCES
 
 # Spacings that come from the size of a field or film, not from the detector's pitch, in percent.
 _FIELD_PERCENT, _INTENSIFIER_PERCENT = 2.0, 5.0
+# They are 10 to 40 cm wide, their magnified fields a third of that.
+_SMALLEST_INTENSIFIER_MM = 45.0
 # Detectors have square pixels; a field is known to the millimetre.
 _SQUARE = 0.05
 _KEY, _USUAL_PERCENT = "pixel_spacing_mm", DICOM_TOLERANCES.pixel_spacing_percent
@@ -90,6 +92,8 @@ def _of_intensifier(tags: Tags, shape: tuple[int, int]) -> Spacing | None:
     if diameter is None:
         return None
     source = f"DICOM {NAMES['IntensifierSize']} over the columns"
+    if isinstance(diameter, float) and diameter < _SMALLEST_INTENSIFIER_MM:
+        diameter = tags.unusable("IntensifierSize", "a diameter in mm, but one in cm or inches", _KEY)
     if isinstance(diameter, InputError):
         return (diameter, source), _INTENSIFIER_PERCENT
     return (_across(tags, diameter, shape), source), _INTENSIFIER_PERCENT

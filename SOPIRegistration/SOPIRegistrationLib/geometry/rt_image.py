@@ -55,11 +55,8 @@ def view_of_gantry(gantry_deg: float, support_deg: float, patient_position: str)
 
 
 def principal_point(position_mm, spacing_mm, receptor_mm) -> np.ndarray:
-    """(2,) where the beam's axis meets the image, pixels (u, v), from lengths in mm.
-
-    RT Image Position (the first pixel's x, y on the receptor), the spacing (row, column), and X-Ray Image
-    Receptor Translation from the axis.
-    """
+    """(2,) pixels (u, v) where the beam's axis meets the image, by RT Image Position, the spacing (row,
+    column) and X-Ray Image Receptor Translation, mm."""
     (x, y), (row, column) = position_mm, spacing_mm
     return np.array([(-receptor_mm[0] - x) / column, (y + receptor_mm[1]) / row])
 

@@ -86,11 +86,9 @@ def is_direction(value: str) -> bool:
 
 
 def view_of_orientation(patient_orientation) -> str | None:
-    """The view that an image's two directions (:func:`is_direction`) allow to be assumed, or None.
-
-    Images in the frontal plane are AP unless something says PA: they are shown alike. A lateral image does
-    not tell on which side the source was.
-    """
+    """The view that an image's two directions (:func:`is_direction`) allow to be assumed, or None."""
+    # Images in the frontal plane are AP unless something says PA: they are shown alike. A lateral image does
+    # not tell on which side the source was.
     along_columns, along_rows = (direction_lps(value) for value in patient_orientation)
     frontal = NOMINAL_VIEWS["AP"][2] @ np.cross(along_columns, along_rows)
     return "AP" if abs(frontal) >= LEAST_FACING else None
@@ -216,11 +214,10 @@ class PoseFrame:
         return self.T_from_theta(np.zeros(6))
 
     def T_expected(self, camera: Camera) -> np.ndarray:
-        """(4, 4) T_lps_to_camera where an object is to be expected in an image: nominal, but in the picture.
-
-        A crop of a larger detector has its principal point near its border or outside: there the rotation
-        centre is taken to lie on the ray of the image's middle, at the nominal depth.
-        """
+        """(4, 4) T_lps_to_camera where an object is to be expected in an image: nominal, but in the
+        picture."""
+        # A crop of a larger detector has its principal point near its border or outside: there the rotation
+        # centre is taken to lie on the ray of the image's middle, at the nominal depth.
         theta = np.zeros(6)
         if camera.is_off_centre:
             theta[3:5] = self.sod_mm * camera.middle_ray[:2]

@@ -19,10 +19,8 @@ _SOFT_TISSUE_HU = 50.0
 
 
 def attenuation_of_hu(hu):
-    """Linear attenuation, 1/mm: ``max(0, mu_water (1 + HU/1000))``, metal clamped.
-
-    Nothing between air and water is cut off: lungs (about 0.003/mm over 200 mm) show in an X-ray.
-    """
+    """Linear attenuation, 1/mm: ``max(0, mu_water (1 + HU/1000))``, metal clamped."""
+    # Nothing between air and water is cut off: lungs (about 0.003/mm over 200 mm) show in an X-ray.
     clamped = np.clip(hu, -1000.0, METAL_CLAMP_HU)
     return MU_WATER * (1 + clamped / 1000)
 

@@ -11,7 +11,12 @@ import SimpleITK as sitk
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.ct_planes import Plane, dicom_header, planes_of
 from SOPIRegistrationLib.images.itk_reading import image_reader, read_pixels
-from SOPIRegistrationLib.images.stored_pixels import decoded_pixels, is_padding, with_air_for_padding
+from SOPIRegistrationLib.images.stored_pixels import (
+    decoded_pixels,
+    is_padding,
+    require_pixel_tags,
+    with_air_for_padding,
+)
 
 
 def read_array(planes: list[Plane], places: np.ndarray, what: str) -> np.ndarray:
@@ -75,7 +80,10 @@ class PlaneReader:
         path = plane.path
         try:
             dataset = pydicom.dcmread(path, force=True)
+            require_pixel_tags(dataset, path, self._what)
             pixels = decoded_pixels(dataset, dataset)
+        except InputError:
+            raise
         except Exception:  # pydicom raises whatever its decoders trip over
             pixels = self._decoded_by_gdcm(plane)
         pixels = pixels[None] if pixels.ndim == 2 else pixels

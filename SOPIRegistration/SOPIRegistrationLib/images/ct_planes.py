@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.dicom_files import is_dicom
-from SOPIRegistrationLib.images.dicom_tags import quiet_pydicom
+from SOPIRegistrationLib.images.dicom_tags import quiet_pydicom, tag_name
 
 _GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 _TRANSFORMATION, _RESCALE = "PixelValueTransformationSequence", ("RescaleSlope", "RescaleIntercept")
@@ -41,6 +40,7 @@ _TAGS = [
     *_RESCALE,
     "RescaleType",
     "AcquisitionNumber",
+    "SegmentationType",
     *_GROUPS,
 ]
 
@@ -237,6 +237,6 @@ class _Tags:
 
     def unusable(self, keyword: str, why: str) -> InputError:
         """What to raise for a tag."""
-        tag = tag_for_keyword(keyword)
-        name = f"{dictionary_description(keyword)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
-        return InputError(f"{self._what} {self._path} cannot be placed by {name}: {why}; export it again")
+        return InputError(
+            f"{self._what} {self._path} cannot be placed by {tag_name(keyword)}: {why}; export it again"
+        )

@@ -50,7 +50,7 @@ def prepare_ct(
         most_voxels: of the grid, where its spacing is not given.
 
     Raises:
-        InputError: no body or bone in the CT, an empty mask or one that does not overlap the CT.
+        InputError: no body or bone in the CT, a mask that is empty, a CT, or does not overlap the CT.
     """
     report = progress or (lambda fraction, what: None)
     if content not in ("body", "bone"):
@@ -128,8 +128,13 @@ def _mask_box(mask: Volume, volume: Volume) -> np.ndarray:
     """Voxel range of the CT that holds a mask, two of its voxels wider.
 
     Raises:
-        InputError: the mask is empty, or beside the CT.
+        InputError: the mask is no label map, empty, or beside the CT.
     """
+    if mask.array.min() < 0:
+        raise InputError(
+            f"mask {mask.name} has values below 0 (down to {mask.array.min():g}), as a CT has: give a label "
+            "map"
+        )
     filled = mask.array > 0
     if not filled.any():
         raise InputError(f"mask {mask.name} is empty: it needs voxels above 0 where the bones are")

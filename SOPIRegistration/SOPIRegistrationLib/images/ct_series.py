@@ -63,6 +63,8 @@ def read_ct_series(path: Path, what: str = "CT") -> Volume:
     series, notes = _series_of(path, what)
     if what == "CT":
         require_ct(series[0][1], path)
+    else:
+        _require_labels(series[0][1], path, what)
     planes: list[Plane] = []
     seen, doubled, refused = set(), 0, []
     for file, header in series:
@@ -133,6 +135,8 @@ def _member(path: Path, what: str) -> Dataset:
         InputError: it is no DICOM file, or a list of files.
     """
     member = dicom_header(path)
+    if member is not None and value_of(member, "Modality") == "RTSTRUCT":
+        raise InputError(f"{what} {path} holds contours (RTSTRUCT): save them as a label map (NIfTI, NRRD)")
     if member is None:
         raise InputError(f"{what} {path} is not a DICOM file that can be read: copy or export it again")
     if getattr(member.file_meta, "MediaStorageSOPClassUID", "") == MediaStorageDirectoryStorage:
@@ -214,6 +218,18 @@ def require_ct(header: Dataset, path: Path | str) -> None:
         kind = getattr(value_of(header, "SOPClassUID"), "name", "") or "unknown"
         raise InputError(
             f"CT {path} is no CT: its Modality (0008,0060) is {modality}, its kind {kind}: give a CT"
+        )
+
+
+def _require_labels(header: Dataset, path: Path, what: str) -> None:
+    """Raise InputError for segments that lie in frames of their own, and would be taken for one."""
+    if value_of(header, "SegmentationType") in (None, "LABELMAP"):
+        return
+    numbers = {frame_value(header, "ReferencedSegmentNumber", frame) for frame in range(frames_in(header))}
+    if len(numbers) > 1:
+        raise InputError(
+            f"{what} {path} is a DICOM segmentation of {len(numbers)} segments: save it as a label map "
+            "(NIfTI, NRRD)"
         )
 
 

@@ -19,7 +19,7 @@ from SOPIRegistrationLib.images.grayscale import polarity_of
 from SOPIRegistrationLib.images.itk_reading import image_reader, read_pixels
 from SOPIRegistrationLib.images.radiograph import Radiograph, chosen_frame
 from SOPIRegistrationLib.images.shutters import shown_by_tags
-from SOPIRegistrationLib.images.stored_pixels import decoded_pixels, is_padding
+from SOPIRegistrationLib.images.stored_pixels import decoded_pixels, is_padding, require_pixel_tags
 
 _GEOMETRY_KEYWORDS = (
     "DistanceSourceToDetector",
@@ -84,7 +84,6 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
         dataset = pydicom.dcmread(path, defer_size="1 MB", force=True)
         modality = str(plain_value(dataset, "Modality") or "")
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
-        photometric = str(dataset.get("PhotometricInterpretation", ""))
         complete = "PixelData" in dataset
     except Exception:  # pydicom raises whatever its parser trips over
         complete = False
@@ -92,6 +91,8 @@ def read_dicom_radiograph(path: Path, frame: int | None) -> Radiograph:
         raise InputError(f"X-ray {path} is not a readable DICOM image: copy or export it again")
     if modality not in _PROJECTIONS:
         raise InputError(f"X-ray {path} is a {modality} image: give a projection (XA, RF, DX or CR)")
+    require_pixel_tags(dataset, path, "X-ray")
+    photometric = str(dataset.PhotometricInterpretation).upper()
     is_gray = photometric.startswith("MONOCHROME")
     if not is_gray and photometric not in _COLOURS:
         raise InputError(f"X-ray {path} is a colour image ({photometric}): give the grayscale original")

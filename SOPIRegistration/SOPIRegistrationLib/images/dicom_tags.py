@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_description, tag_for_keyword
 
 # A number where the tag holds one, else its text; a list of several.
 Value = float | str | list
@@ -25,6 +25,12 @@ def quiet_pydicom() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def tag_name(keyword: str) -> str:
+    """A tag as messages name it: Rows (0028,0010)."""
+    tag = tag_for_keyword(keyword)
+    return f"{dictionary_description(keyword)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def frame_value(dataset, keyword: str, index: int) -> Value | None:

@@ -28,14 +28,18 @@ from SOPIRegistrationLib.images.shear import perpendicular, require_sound_axes
 from SOPIRegistrationLib.images.stored import as_seen_from_the_source
 from SOPIRegistrationLib.images.text_headers import (
     has_directions,
+    has_origin,
     has_segments,
     read_text_header,
     require_voxel_size,
     unit_mm,
 )
+from SOPIRegistrationLib.images.tiff import itk_reads_right, read_tiff_page, tiff_pages
 from SOPIRegistrationLib.images.volume import Volume
 
 _CT_FORMATS = f"a DICOM series folder or a 3D {FORMATS} file"
+# Directions written with few digits are a little longer or shorter than 1.
+_UNIT_LENGTH = 0.01
 _READERS_WITH_DIRECTIONS = ("HDF5ImageIO", "MINCImageIO")
 _XRAY_FORMATS = "DICOM, PNG, TIFF, NIfTI, NRRD or MHA"
 
@@ -137,6 +141,12 @@ def open_radiograph(
 
 
 def _read_plain(path: Path, frame: int | None) -> np.ndarray:
+    if pages := tiff_pages(path):
+        require_upright(path)
+        index = chosen_frame(frame, len(pages), path)
+        if not itk_reads_right(pages, index):
+            pixels = read_tiff_page(path, pages[index])
+            return _in_gray(pixels, 1 if pixels.ndim == 2 else pixels.shape[-1], path)
     reader = _picture_reader(path)
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if len(size) > 3 and max(size[3:]) > 1:
@@ -220,13 +230,19 @@ def _place(
     if header is not None:
         affine, notes = header.index_to_lps(path, what)
         return _affine(reader, path, what) if affine is None else affine, notes
-    unit, is_placed = 1.0, kind in _READERS_WITH_DIRECTIONS
+    unit, is_placed, has_start = 1.0, kind in _READERS_WITH_DIRECTIONS, True
     if fields is not None:
         require_voxel_size(fields, path, what)
-        unit, is_placed = unit_mm(fields, path, what), has_directions(fields)
+        unit, is_placed, has_start = unit_mm(fields, path, what), has_directions(fields), has_origin(fields)
     affine = _affine(reader, path, what)
     affine[:3] *= unit
-    return affine, () if is_placed else (guessed_axes(path, what, "no directions in its header"),)
+    if not is_placed:
+        return affine, (guessed_axes(path, what, "no directions in its header"),)
+    note = (
+        f"{what} {path.name} does not say where its first voxel lies (no origin in its header): it is taken "
+        "to be at 0, 0, 0 mm, where a mask of another file may not belong"
+    )
+    return affine, () if has_start else (note,)
 
 
 def _check_layout(size, components: int, path, what: str) -> None:
@@ -240,12 +256,22 @@ def _check_layout(size, components: int, path, what: str) -> None:
         raise InputError(f"{what} {path} is a single slice ({extent}): a 3D volume is needed ({_CT_FORMATS})")
 
 
+def _by(numbers) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
+
+
 def _affine(image: sitk.ImageFileReader, path, what: str) -> np.ndarray:
     """(4, 4) index-to-LPS matrix."""
     n = image.GetDimension()
     spacing = np.array(image.GetSpacing())[:3]
     check_spacing(spacing, path, what)
     direction = np.array(image.GetDirection()).reshape(n, n)[:3, :3]
+    lengths = np.linalg.norm(direction, axis=0)
+    if np.abs(lengths - 1).max() > _UNIT_LENGTH and np.abs(spacing - 1).max() > _UNIT_LENGTH:
+        raise InputError(
+            f"{what} {path} gives two sizes of its voxels: a spacing of {_by(spacing)} mm, and directions "
+            f"that are {_by(lengths)} long, not 1: convert it again from the DICOM files"
+        )
     affine = np.eye(4)
     affine[:3, :3] = direction * spacing
     affine[:3, 3] = image.GetOrigin()[:3]

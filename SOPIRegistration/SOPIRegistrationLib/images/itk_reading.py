@@ -14,9 +14,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from SOPIRegistrationLib.errors import InputError
-from SOPIRegistrationLib.images.nifti_header import NIFTI_SUFFIXES, any_axes_allowed, read_nifti_header
+from SOPIRegistrationLib.images.nifti_header import (
+    NIFTI_SUFFIXES,
+    any_axes_allowed,
+    is_nifti_2,
+    read_nifti_header,
+)
 
 FORMATS = "DICOM, NIfTI, NRRD or MHA"
+_GZIP = b"\x1f\x8b"
 # What files are by their first bytes (mark, where), and the suffixes by which readers are found; none where
 # no reader is.
 _KINDS = (
@@ -24,7 +30,7 @@ _KINDS = (
     ("PNG", ((b"\x89PNG", 0),), (".png",)),
     ("TIFF", ((b"II*\0", 0), (b"MM\0*", 0)), (".tif", ".tiff")),
     ("NRRD", ((b"NRRD", 0),), (".nrrd", ".nhdr")),
-    ("gzip-packed file", ((b"\x1f\x8b", 0),), (".nii.gz", ".gz")),
+    ("gzip-packed file", ((_GZIP, 0),), (".nii.gz", ".gz")),
     ("GIF", ((b"GIF8", 0),), ()),
     ("WebP", ((b"WEBP", 8),), ()),
     ("video", ((b"ftyp", 4), (b"AVI ", 8), (b"\x1aE\xdf\xa3", 0)), ()),
@@ -94,6 +100,10 @@ def _unreadable(path: Path, error: str, accepted: str) -> str:
     """Why no reader takes a file, as far as that can be told, and the remedy."""
     if zipfile.is_zipfile(path):
         return "is an archive: unpack it and give what is inside"
+    if path.suffix.lower() in (".mgz", ".mgh"):
+        return "is FreeSurfer's format: convert it to NIfTI (mri_convert)"
+    if path.name.lower().endswith(NIFTI_SUFFIXES) and is_nifti_2(path):
+        return "is NIfTI-2, which is not read: save it as NIfTI-1"
     content = _content(path)
     if content is not None:
         return content
@@ -104,6 +114,15 @@ def _unreadable(path: Path, error: str, accepted: str) -> str:
             "has pixels of a kind that cannot be read, such as gray with transparency: save it as grayscale"
         )
     return f"is not an image that can be read: use {accepted}"
+
+
+def _not_packed(path: Path) -> str | None:
+    """What is wrong with a NIfTI file that is not packed though its name says so, and the remedy."""
+    with path.open("rb") as stream:
+        start = stream.read(4).ljust(4)
+    if path.suffix.lower() != ".gz" or 348 not in struct.unpack("<i", start) + struct.unpack(">i", start):
+        return None
+    return f"is not packed with gzip, as its name says: name it {path.name[:-3]}"
 
 
 def _content(path: Path) -> str | None:
@@ -128,8 +147,12 @@ def read_pixels(reader: sitk.ImageFileReader, path, what: str) -> sitk.Image:
     try:
         with quiet(), any_axes_allowed():
             image = reader.Execute()
-    except RuntimeError:
-        raise InputError(f"{what} {path} is damaged or incomplete: copy or export it again") from None
+    except RuntimeError as error:
+        if "encoding not available" in str(error):
+            why = "is packed in a way that cannot be read (bzip2): save it again, with gzip or unpacked"
+        else:
+            why = "is damaged or incomplete: copy or export it again"
+        raise InputError(f"{what} {path} {why}") from None
     header = read_nifti_header(Path(path)) if str(path).lower().endswith(NIFTI_SUFFIXES) else None
     if header is None:
         return image
@@ -148,7 +171,8 @@ def _check_nifti(path: Path, what: str, accepted: str) -> None:
         if not path.name.lower().endswith((".nii", ".nii.gz")):
             # Other formats have .hdr and .img files, too.
             return
-        raise InputError(f"{what} {path} {_content(path) or f'is not a NIfTI file: use {accepted}'}")
+        no_nifti = f"is not a NIfTI file: use {accepted}"
+        raise InputError(f"{what} {path} {_content(path) or _not_packed(path) or no_nifti}")
     check_spacing(header.spacing, path, what)
     header.require_sound_forms(path, what)
     if _unpacked_size(header.data_path, header.data_bytes) < header.data_bytes:

@@ -188,6 +188,15 @@ def read_nifti_header(path: Path) -> NiftiHeader | None:
     return None
 
 
+def is_nifti_2(path: Path) -> bool:
+    """Whether a file begins as NIfTI-2 does: with 540, the size of its header."""
+    try:
+        with _unpacked(path) as stream:
+            return stream.read(4) in (struct.pack("<i", 540), struct.pack(">i", 540))
+    except (OSError, EOFError):
+        return False
+
+
 def _unpacked(path: Path):
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 

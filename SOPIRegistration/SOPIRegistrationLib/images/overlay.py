@@ -121,10 +121,8 @@ def _whole_range(image: np.ndarray) -> np.ndarray:
 
 
 def drr_share(mix: float) -> np.ndarray:
-    """(3,) share of the DRR in red, green and blue: none at 0, ``DRR_COLOUR`` at 0.5, all at 1.
-
-    Red goes over first and blue last: what agrees keeps its gray at every setting.
-    """
+    """(3,) share of the DRR in red, green and blue: none at 0, ``DRR_COLOUR`` at 0.5, all at 1."""
+    # Red goes over first and blue last: what agrees keeps its gray at every setting.
     if mix <= 0.5:
         return np.float32(2 * mix) * DRR_COLOUR
     return DRR_COLOUR + np.float32(2 * mix - 1) * XRAY_COLOUR

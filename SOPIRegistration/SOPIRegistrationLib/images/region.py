@@ -50,6 +50,6 @@ def region_seen(region: np.ndarray, geometry: CArmGeometry) -> np.ndarray:
 
 
 def read_region(path: str | os.PathLike, geometry: CArmGeometry) -> np.ndarray:
-    """The region of a gray picture of the X-ray's size, True where it is not 0, as the camera sees it;
-    InputError if none."""
+    """The pixels that are not 0 of a gray picture of the X-ray's size, as the camera sees it, or
+    InputError."""
     return region_seen(read_radiograph(path, is_mask=True).pixels != 0, geometry)

@@ -11,10 +11,8 @@ from SOPIRegistrationLib.images.volume import Volume
 
 
 def looked_up(volume: Volume, index_to_lps: np.ndarray, shape: tuple[int, ...], order: int = 0) -> np.ndarray:
-    """(k, j, i) values of a volume at the voxels of another grid: the nearest, or (order 1) between them.
-
-    Zero beyond the volume.
-    """
+    """(k, j, i) values of a volume at another grid's voxels, the nearest or (order 1) between; 0 beyond the
+    volume."""
     reverse = np.eye(4)[[2, 1, 0, 3]]
     to_volume = reverse @ volume.lps_to_index @ index_to_lps @ reverse
     return ndimage.affine_transform(volume.array, to_volume, output_shape=shape, order=order)

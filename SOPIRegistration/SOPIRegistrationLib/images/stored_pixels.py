@@ -5,11 +5,73 @@ from __future__ import annotations
 import numpy as np
 import pydicom
 
+from SOPIRegistrationLib.errors import InputError
 from SOPIRegistrationLib.images.attenuation import AIR_HU
-from SOPIRegistrationLib.images.dicom_tags import plain_value
+from SOPIRegistrationLib.images.dicom_tags import plain_value, tag_name
 
 # Transfer syntaxes of codecs, which hold the values alone; in all others cells are as the data set says.
 _CODECS = "1.2.840.10008.1.2.4."
+# Without these nobody knows which bytes are which pixel, or what they are.
+_NEEDED = ("Rows", "Columns", "BitsAllocated", "PixelRepresentation")
+
+
+def require_pixel_tags(dataset, path, what: str) -> None:
+    """Refuse an image whose tags do not say what its bytes are; what can only be one thing is filled in.
+
+    Args:
+        dataset: the pydicom data set; one value a pixel, all bits of it, in grayscale, unless it says else.
+        path: its file, for messages.
+        what: what to call it there ("CT").
+
+    Raises:
+        InputError: a tag is missing, or there are more pixels than the tags say.
+    """
+    has_bits = "PixelData" in dataset
+    if plain_value(dataset, "BitsAllocated") == 8.0 or not has_bits:
+        # Bytes are unsigned, and floating-point numbers are neither.
+        _fill_in(dataset, "PixelRepresentation", 0)
+    _fill_in(dataset, "SamplesPerPixel", 1)
+    _fill_in(dataset, "PhotometricInterpretation", "MONOCHROME2")
+    if has_bits:
+        _fill_in(dataset, "BitsStored", plain_value(dataset, "BitsAllocated"))
+    numbers = (*_NEEDED, "SamplesPerPixel", *(("BitsStored",) if has_bits else ()))
+    lacking = [
+        tag_name(keyword) for keyword in numbers if not isinstance(plain_value(dataset, keyword), float)
+    ]
+    if lacking:
+        raise InputError(
+            f"{what} {path} lacks {' and '.join(lacking)}, or has no number there: export it again"
+        )
+    if has_bits:
+        _fill_in(dataset, "HighBit", int(dataset.BitsStored) - 1)
+        _require_no_more_pixels(dataset, path, what)
+
+
+def _fill_in(dataset, keyword: str, value: float | str | None) -> None:
+    if plain_value(dataset, keyword) is None and value is not None:
+        setattr(dataset, keyword, int(value) if isinstance(value, float) else value)
+
+
+def _require_no_more_pixels(dataset, path, what: str) -> None:
+    """Raise InputError where pixels follow those that the tags tell of: rows, columns or frames are wrong."""
+    syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
+    is_coded = syntax is not None and not syntax.is_private and syntax.is_encapsulated
+    frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    # Of a long run only the frame that is wanted is read.
+    if (
+        is_coded
+        or dataset.SamplesPerPixel != 1
+        or (frames > 1 and dataset.get_item("PixelData").value is None)
+    ):
+        return
+    row = int(dataset.Columns) * int(dataset.BitsAllocated) // 8
+    rest = dataset.PixelData[row * int(dataset.Rows) * frames :]
+    # Zeros fill up the blocks of old media.
+    if len(rest) >= row > 0 and any(rest):
+        raise InputError(
+            f"{what} {path} has more pixels than its Rows, Columns and Number of Frames (0028,0010, 0011, "
+            "0008) say, one of which is wrong: export it again"
+        )
 
 
 def decoded_pixels(source, dataset, index: int | None = None) -> np.ndarray:

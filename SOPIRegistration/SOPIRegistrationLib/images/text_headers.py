@@ -65,6 +65,11 @@ def has_directions(fields: Mapping[str, str]) -> bool:
     return any(name in fields for name in ("transformmatrix", "rotation", "orientation"))
 
 
+def has_origin(fields: Mapping[str, str]) -> bool:
+    """Whether a header says where its first voxel lies."""
+    return any(name in fields for name in ("space origin", "axis mins", "offset", "position", "origin"))
+
+
 def has_segments(fields: Mapping[str, str]) -> bool:
     """Whether a header names segments, as Slicer's segmentations do."""
     return any(name.startswith("segment") and name.endswith("_id") for name in fields)

@@ -124,6 +124,6 @@ class Auto(InTurn):
         return RTPI in self.settings.weights or network_is_available()
 
 
-def network_is_available(weights: str = RTPI) -> bool:
-    """Whether torch and a network's weights are installed; those of the pose network unless named."""
-    return all(find_spec(name) for name in ("torch", "safetensors")) and has_weights(weights)
+def network_is_available() -> bool:
+    """Whether torch and the pose network's weights are installed."""
+    return all(find_spec(name) for name in ("torch", "safetensors")) and has_weights(RTPI)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +29,6 @@ PoseNetwork = ComparingRTPI | TwoBranchRTPI | PatientNetwork
 _LEAST_IN_VIEW = 0.25
 
 
-@dataclass(frozen=True)
-class NetworkPoses:
-    """What the network makes of an X-ray.
-
-    Attributes:
-        T_lps_to_camera: (n, 4, 4) poses, the most certain first.
-        expected_error: (n, 3) rotation (deg), in plane and in depth (mm), as the network expects them.
-    """
-
-    T_lps_to_camera: np.ndarray
-    expected_error: np.ndarray
-
-
 def load_network(path: str | Path | None = None) -> PoseNetwork:
     """The network of a file of weights, or the installed one, read once; InputError for others."""
     return network_of(path, RTPI, PoseNetwork, "pose initialiser")
@@ -55,8 +42,8 @@ def network_poses(
     frame: PoseFrame | None,
     along_scan: bool = False,
     looks_again: bool = True,
-) -> NetworkPoses:
-    """Ask a network for the pose.
+) -> np.ndarray:
+    """(n, 4, 4) T_lps_to_camera that a network finds, the most certain first.
 
     Args:
         network: the network.
@@ -90,8 +77,8 @@ def require_same_ct(network: PoseNetwork, ct_identity: str) -> None:
         )
 
 
-def _of_patient(network: PatientNetwork, radiograph: PreparedRadiograph) -> NetworkPoses:
-    """The one pose of a patient's network, which says nothing about its errors."""
+def _of_patient(network: PatientNetwork, radiograph: PreparedRadiograph) -> np.ndarray:
+    """The one pose of a patient's network."""
     view = radiograph_in_camera(radiograph, network.config.camera)
     # Of the same detector: a collimator may leave little of it, in training too.
     detector = replace(radiograph, valid=np.ones_like(radiograph.valid))
@@ -103,7 +90,7 @@ def _of_patient(network: PatientNetwork, radiograph: PreparedRadiograph) -> Netw
         )
     image, valid = torch.from_numpy(view.image)[None], torch.from_numpy(view.valid)[None]
     values = network(fixed_channels(image, valid)).values
-    return NetworkPoses(network.poses(values).numpy(), np.full((1, 3), np.nan))
+    return network.poses(values).numpy()
 
 
 def pixels_of(network: PoseNetwork) -> int:
@@ -111,8 +98,8 @@ def pixels_of(network: PoseNetwork) -> int:
     return network.config.xray_size if isinstance(network, TwoBranchRTPI) else network.config.pixels
 
 
-def _regressed(network: TwoBranchRTPI, view: PreparedRadiograph, subject: Subject, frame) -> NetworkPoses:
-    """The one pose of the published network, which says nothing about its errors."""
+def _regressed(network: TwoBranchRTPI, view: PreparedRadiograph, subject: Subject, frame) -> np.ndarray:
+    """The one pose of the published network."""
 
     def encoded():
         body = subject.body.for_camera(view.camera, frame.T_nominal)
@@ -123,7 +110,7 @@ def _regressed(network: TwoBranchRTPI, view: PreparedRadiograph, subject: Subjec
     image = filled(torch.from_numpy(view.image)[None], torch.from_numpy(view.valid)[None])
     camera = camera_parameters(torch.from_numpy(view.camera.K)[None], view.camera.shape, frame.sod_mm)
     theta = network(image[None], features, camera).double().numpy()
-    return NetworkPoses(frame.T_from_theta(theta), np.full((1, 3), np.nan))
+    return frame.T_from_theta(theta)
 
 
 def _compared(
@@ -134,9 +121,8 @@ def _compared(
     frame: PoseFrame,
     along_scan: bool,
     looks_again: bool,
-) -> NetworkPoses:
-    """Poses mended from views all around, and how far off the network expects them to be."""
-    camera = view.camera
+) -> np.ndarray:
+    """Poses mended from views all around."""
     # As coarse as the network's pixels of the whole detector, of which it may see a square part.
     scale = pixels_of(network) / max(detector.shape)
     coarse = detector.resampled(round(detector.width * scale), round(detector.height * scale))
@@ -144,19 +130,12 @@ def _compared(
     def seen():
         volumes = [moving.for_camera(coarse, frame.T_nominal) for moving in (subject.body, subject.bones)]
         places = places_along(volumes[1].volume, frame.centre_lps_mm) if along_scan else None
-        return ViewsAround(network, *volumes, camera, frame, places)
+        return ViewsAround(network, *volumes, view.camera, frame, places)
 
     kept = "views along the scan" if along_scan else "views around"
-    around = subject.kept(kept, (_seen(network, frame), camera.K.tobytes()), seen)
-    T, deviation = around.poses(torch.from_numpy(view.image), torch.from_numpy(view.valid), looks_again)
-    depth = (T[:, 2, :3] @ frame.centre_lps_mm) + T[:, 2, 3]
-    width_mm = camera.width * depth / camera.K[0, 0]
-    expected = [
-        np.rad2deg(np.linalg.norm(deviation[:, :3], axis=1)),
-        np.linalg.norm(deviation[:, 3:5], axis=1) * width_mm,
-        deviation[:, 5] * depth,
-    ]
-    return NetworkPoses(T, np.stack(expected, axis=1))
+    around = subject.kept(kept, (_seen(network, frame), view.camera.K.tobytes()), seen)
+    image, valid = torch.from_numpy(view.image), torch.from_numpy(view.valid)
+    return around.poses(image, valid, looks_again).T_lps_to_camera
 
 
 def _seen(network: PoseNetwork, frame: PoseFrame) -> tuple:

@@ -82,8 +82,8 @@ class PoseNetwork:
         network = load_network(self.weights)
         require_same_ct(network, case.subject.ct.identity)
         asked = {"along_scan": self.along_scan, "looks_again": self.looks_again}
-        found = network_poses(network, reading.radiographs[0], case.subject, case.frame, **asked)
-        return se3.invert_rigid(case.T_world_to_camera) @ found.T_lps_to_camera
+        T = network_poses(network, reading.radiographs[0], case.subject, case.frame, **asked)
+        return se3.invert_rigid(case.T_world_to_camera) @ T
 
     def _aligned(self, comparison: Comparison, run: Run) -> Hypotheses:
         case, kind = comparison.case, comparison.target.kind

@@ -10,8 +10,9 @@ from torch import nn
 
 Norm = Callable[[int], nn.Module]
 
-# Least width of the layer between the two that make a split attention (ResNeSt).
-_LEAST_ATTENTION_WIDTH = 32
+# Of the layer between the two that make a split attention (ResNeSt): by how much it is narrower than the
+# splits together, and its least width.
+_REDUCTION, _LEAST_ATTENTION_WIDTH = 4, 32
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -36,24 +37,16 @@ class ConvolutionBlock3d(nn.Module):
         out_channels: of the output.
         pool: edge of the pooled cubes; 1 keeps the resolution.
         dropout: probability.
-        norm: makes the norm of so many channels. A batch here is one CT or a few, too few for statistics
-            over the batch.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        pool: int = 2,
-        dropout: float = 0.2,
-        norm: Norm = group_norm,
-    ):
+    def __init__(self, in_channels: int, out_channels: int, pool: int = 2, dropout: float = 0.2):
         super().__init__()
         layers: list[nn.Module] = []
         for channels in (in_channels, out_channels):
             layers += [
                 nn.Conv3d(channels, out_channels, 3, padding=1, bias=False),
-                norm(out_channels),
+                # A batch is one CT or a few, too few for statistics over the batch.
+                group_norm(out_channels),
                 nn.ReLU(inplace=True),
                 nn.Dropout(dropout),
             ]
@@ -65,28 +58,26 @@ class ConvolutionBlock3d(nn.Module):
 
 
 class ConvolutionBlock2d(nn.Module):
-    """Two 3x3 convolutions, each with norm and ReLU, then average pooling.
+    """Two 3x3 convolutions, each with norm and ReLU, then average pooling of squares of 2x2.
 
     Args:
         in_channels: of the input.
         out_channels: of the output.
-        pool: edge of the pooled squares; 1 keeps the resolution.
-        norm: makes the norm of so many channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, pool: int = 2, norm: Norm = nn.BatchNorm2d):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         layers: list[nn.Module] = []
         for channels in (in_channels, out_channels):
             layers += [
                 nn.Conv2d(channels, out_channels, 3, padding=1, bias=False),
-                norm(out_channels),
+                nn.BatchNorm2d(out_channels),
                 nn.ReLU(inplace=True),
             ]
-        self.body = nn.Sequential(*layers, nn.AvgPool2d(pool))
+        self.body = nn.Sequential(*layers, nn.AvgPool2d(2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H/pool, W/pool)."""
+        """(B, in_channels, H, W) to (B, out_channels, H/2, W/2)."""
         return self.body(x)
 
 
@@ -103,7 +94,6 @@ class SplitAttention(nn.Module):
         out_channels: of the output.
         stride: of the convolution.
         radix: number of splits, at least 2.
-        reduction: by how much the inner dense layer is narrower than the splits together.
         norm: makes the norm of so many channels.
 
     Raises:
@@ -116,7 +106,6 @@ class SplitAttention(nn.Module):
         out_channels: int,
         stride: int = 1,
         radix: int = 2,
-        reduction: int = 4,
         norm: Norm = nn.BatchNorm2d,
     ):
         super().__init__()
@@ -124,7 +113,7 @@ class SplitAttention(nn.Module):
             raise ValueError(f"a radix of {radix} must be at least 2 and divide {in_channels} input channels")
         self.radix = radix
         splits = radix * out_channels
-        inner = max(splits // reduction, _LEAST_ATTENTION_WIDTH)
+        inner = max(splits // _REDUCTION, _LEAST_ATTENTION_WIDTH)
         self.convolution = nn.Sequential(
             nn.Conv2d(in_channels, splits, 3, stride, padding=1, groups=radix, bias=False),
             norm(splits),
@@ -155,29 +144,24 @@ class ResidualBlock(nn.Module):
         out_channels: of the output.
         stride: of the first convolution and of the shortcut.
         split_attention: make the first convolution a :class:`SplitAttention`.
-        norm: makes the norm of so many channels.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        split_attention: bool = False,
-        norm: Norm = nn.BatchNorm2d,
-    ):
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, split_attention: bool = False):
         super().__init__()
         if split_attention:
-            first: list[nn.Module] = [SplitAttention(in_channels, out_channels, stride, norm=norm)]
+            first: list[nn.Module] = [SplitAttention(in_channels, out_channels, stride)]
         else:
             first = [
                 nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
-                norm(out_channels),
+                nn.BatchNorm2d(out_channels),
                 nn.ReLU(inplace=True),
             ]
-        second = [nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), norm(out_channels)]
+        second = [
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+        ]
         self.body = nn.Sequential(*first, *second)
-        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, nn.BatchNorm2d)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H/stride, W/stride)."""
@@ -217,7 +201,6 @@ class SplitAttentionBottleneck(nn.Module):
         out_channels: of the output.
         stride: of the 3x3 convolution and of the shortcut.
         inner_channels: of the split attention; a quarter of ``out_channels`` unless given.
-        radix: number of splits.
         norm: makes the norm of so many channels.
     """
 
@@ -227,7 +210,6 @@ class SplitAttentionBottleneck(nn.Module):
         out_channels: int,
         stride: int = 1,
         inner_channels: int | None = None,
-        radix: int = 2,
         norm: Norm = nn.BatchNorm2d,
     ):
         super().__init__()
@@ -236,7 +218,7 @@ class SplitAttentionBottleneck(nn.Module):
             nn.Conv2d(in_channels, inner, 1, bias=False),
             norm(inner),
             nn.ReLU(inplace=True),
-            SplitAttention(inner, inner, stride, radix, norm=norm),
+            SplitAttention(inner, inner, stride, norm=norm),
             nn.Conv2d(inner, out_channels, 1, bias=False),
             norm(out_channels),
         )

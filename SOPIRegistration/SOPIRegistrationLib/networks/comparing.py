@@ -167,10 +167,8 @@ class ComparingRTPI(nn.Module):
         self.register_buffer("neighbours", _neighbours(config.cells, config.reach), persistent=False)
 
     def forward(self, fixed: torch.Tensor, moving: torch.Tensor, camera: torch.Tensor) -> Correction:
-        """Compare X-rays (B / n, 4, N, N) with n DRRs each, (B, 7, N, N), by cameras (B, 9).
-
-        Of ``fixed_channels``, :func:`moving_channels` and :func:`camera_features`.
-        """
+        """Compare X-rays (B / n, 4, N, N) with n DRRs each, (B, 7, N, N), by cameras (B, 9) of
+        :func:`camera_features`."""
         return self.compare(self.encode_fixed(fixed), self.encode_moving(moving), camera)
 
     def encode_fixed(self, fixed: torch.Tensor) -> EncodedFixed:
@@ -283,11 +281,9 @@ def drrs_to_compare(
 
 
 def moving_channels(drrs: Drrs) -> torch.Tensor:
-    """(B, 7, N, N) float32: body, bone, body locally standardised, the four changes, to the order of one.
-
-    Of the changes a single projection tells nothing: which of two structures is nearer the source decides
-    which way they move.
-    """
+    """(B, 7, N, N) float32: body, bone, body locally standardised, the four changes, to the order of one."""
+    # Of the changes a single projection tells nothing: which of two structures is nearer the source decides
+    # which way they move.
     body = drrs.body / _THICK
     local = locally_standardised(body, torch.ones_like(body, dtype=torch.bool))
     images = torch.stack([body, 2 * drrs.bone / _THICK, local], dim=1)
@@ -297,11 +293,9 @@ def moving_channels(drrs: Drrs) -> torch.Tensor:
 def camera_features(
     K: torch.Tensor, T_lps_to_camera: torch.Tensor, centre_lps_mm: torch.Tensor, pixels: int
 ) -> torch.Tensor:
-    """(B, 9) what the network is told of cameras K (B, 3, 3) and poses (B, 4, 4), mm, of centres (B, 3).
-
-    Image width over focal length, depth of the rotation centre (m), mm at that depth per width; the patient's
-    posterior and superior axes in the camera.
-    """
+    """(B, 9) what the network is told of cameras K (B, 3, 3) and poses (B, 4, 4), mm, of centres (B, 3)."""
+    # Width over focal length, depth of the centre (m), mm at that depth per width; posterior and superior
+    # axes.
     aperture = pixels / K[:, 0, 0]
     depth = centre_in_camera(T_lps_to_camera, centre_lps_mm)[:, 2] / 1000
     scalars = torch.stack([aperture * 3, depth, aperture * depth * 5], dim=1)

@@ -61,10 +61,8 @@ class MovingImages(NamedTuple):
         return MovingImages(*(image if image is None else image.to(device) for image in self))
 
     def pose_gradient(self, by_body: torch.Tensor, by_bone: torch.Tensor) -> torch.Tensor:
-        """(B, 6) derivative by the twist of what has the derivatives (B, N, N) by ``body`` and ``bone``.
-
-        Linear in both, and so differentiable again at no cost: the double backward of the SOPI paper.
-        """
+        """(B, 6) derivative by the twist of what has the derivatives (B, N, N) by ``body`` and ``bone``."""
+        # Linear in both, and so differentiable again at no cost: the double backward of the SOPI paper.
         through_body = torch.einsum("bkvu,bvu->bk", self.body_jacobian, by_body)
         return through_body + torch.einsum("bkvu,bvu->bk", self.bone_jacobian, by_bone)
 
@@ -93,11 +91,8 @@ def moving_images(
 
 
 def _about(centre: torch.Tensor, rays: torch.Tensor, jacobian: torch.Tensor) -> torch.Tensor:
-    """The Jacobian (B, 6, N, N) by twists about the source turned into one about the centre (B, 3).
-
-    Without what it says of moving the object along each pixel's own ray (3, N, N), as in
-    :func:`~SOPIRegistrationLib.projector.remove_shift_along_rays`.
-    """
+    """The Jacobian (B, 6, N, N) by twists about the source turned into one about the centre (B, 3), without
+    what shifts along each pixel's own ray (3, N, N) do."""
     by_shift = jacobian[:, 3:]
     by_shift = by_shift - (by_shift * rays).sum(dim=1, keepdim=True) * rays
     centre = centre[:, :, None, None].expand_as(by_shift)
@@ -105,10 +100,8 @@ def _about(centre: torch.Tensor, rays: torch.Tensor, jacobian: torch.Tensor) -> 
 
 
 def moving_channels(body: torch.Tensor, bone: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """(B, 3, N, N) float32 of line integrals (B, N, N) through the CT and its bones, differentiable by them.
-
-    The body standardised over the valid pixels, the bones, the body locally standardised; zero where invalid.
-    """
+    """(B, 3, N, N) float32 of line integrals (B, N, N): body standardised, bones, body locally
+    standardised."""
     values = standardised(body, valid)
     bones = torch.where(valid, bone / _THICK_BONE, 0)
     return torch.stack([values, bones, locally_standardised(values, valid)], dim=1)

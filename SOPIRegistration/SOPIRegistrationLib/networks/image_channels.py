@@ -10,10 +10,8 @@ _WINDOW = 0.2
 
 
 def fixed_channels(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """(B, 4, N, N) float32 of X-rays (B, N, N), bone bright, any scale, any monotone curve.
-
-    Standardised over the valid pixels; rank among them, -1 to 1; locally standardised; the mask.
-    """
+    """(B, 4, N, N) float32 of X-rays (B, N, N), bone bright: standardised, ranks -1 to 1, locally
+    standardised, mask."""
     values = standardised(image, valid)
     channels = [values, ranks(image, valid), locally_standardised(values, valid), valid.float()]
     return torch.stack(channels, dim=1)

@@ -46,11 +46,8 @@ class Weights(NamedTuple):
 
 
 def registered(kind: str, config_class: type) -> Callable[[type[nn.Module]], type[nn.Module]]:
-    """Class decorator: networks of this class are saved and loaded as ``kind``.
-
-    The class is made from an instance of ``config_class``, a dataclass of plain values, and keeps it as
-    ``config``.
-    """
+    """Class decorator: networks made from a ``config_class``, which they keep as ``config``, are saved and
+    loaded as ``kind``."""
 
     def register(network_class: type[nn.Module]) -> type[nn.Module]:
         KINDS[kind] = config_class, network_class

@@ -14,7 +14,10 @@ from SOPIRegistrationLib.progress import Progress, Report
 
 # Criteria of the cma package -> reasons; any other keeps its own name.
 _REASONS = {"tolx": "step", "tolfun": "gain", "tolflatfitness": "gain", "maxiter": "iterations"}
-_DEFAULT_SIGMA = PoseScale(rotation_rad=math.radians(5), in_plane_mm=5, depth_mm=20)
+# Standard deviations of the first generation.
+_SIGMA = PoseScale(rotation_rad=math.radians(5), in_plane_mm=5, depth_mm=20)
+# A pose has converged whose standard deviation, in these units, or whose values' spread is below.
+_STEP_TOLERANCE, _GAIN_TOLERANCE = 1e-3, 1e-6
 
 
 def maximise_by_cmaes(
@@ -22,15 +25,11 @@ def maximise_by_cmaes(
     T_start: np.ndarray,
     centre_mm: np.ndarray,
     *,
-    sigma: PoseScale = _DEFAULT_SIGMA,
     bounds: PoseScale | None = None,
     population: int | None = None,
     seed: int = 0,
     max_iterations: int = 150,
-    step_tolerance: float = 1e-3,
-    gain_tolerance: float = 1e-6,
     report: Report | None = None,
-    stage: str = "",
 ) -> OptimisationResult:
     """Covariance matrix adaptation evolution strategy (Hansen and Ostermeier 2001; the ``cma`` package).
 
@@ -40,23 +39,19 @@ def maximise_by_cmaes(
         objective: poses (p, 4, 4) -> values (p,), finite, larger is better.
         T_start: (4, 4) start pose, object -> frame, mm.
         centre_mm: (3,) point about which the object turns, in the object's frame, mm.
-        sigma: standard deviations of the first generation.
         bounds: half-widths of the box of coordinates around the start; None does not bound.
         population: poses a generation; 4 + 3 ln 6 = 9 unless given.
         seed: of the random samples.
         max_iterations: at most so many generations.
-        step_tolerance: standard deviation, in units of ``sigma``, below which the pose has converged.
-        gain_tolerance: spread of the values of recent generations below which they have converged.
         report: told the best pose and its value every generation.
-        stage: label in the reports.
     """
-    chart = PoseChart(T_start, centre_mm, sigma)
+    chart = PoseChart(T_start, centre_mm, _SIGMA)
     random = np.random.default_rng(seed)
     options = {
-        "bounds": [None, None] if bounds is None else _box(bounds.twist / sigma.twist),
+        "bounds": [None, None] if bounds is None else _box(bounds.twist / _SIGMA.twist),
         "maxiter": max_iterations,
-        "tolx": step_tolerance,
-        "tolfun": gain_tolerance,
+        "tolx": _STEP_TOLERANCE,
+        "tolfun": _GAIN_TOLERANCE,
         "randn": lambda *shape: random.standard_normal(shape),
         "seed": np.nan,  # cma would seed numpy's global generator
         "verbose": -9,
@@ -76,7 +71,7 @@ def maximise_by_cmaes(
             best_value, best_x = float(values[winner]), x[winner]
         if report is not None:
             done = min(1.0, strategy.countiter / max_iterations)
-            report(Progress(stage, done, chart.T(best_x), best_value))
+            report(Progress("", done, chart.T(best_x), best_value))
     reason = ", ".join(dict.fromkeys(_REASONS.get(name, name) for name in strategy.stop()))
     evaluations = strategy.countevals + 1
     return OptimisationResult(chart.T(best_x), best_value, strategy.countiter, evaluations, reason)

@@ -31,7 +31,6 @@ def maximise_by_gradient(
     gain_tolerance: float = 1e-6,
     patience: int = 5,
     report: Report | None = None,
-    stage: str = "",
 ) -> OptimisationResult:
     """Follow the objective's gradient uphill from a start pose.
 
@@ -52,7 +51,6 @@ def maximise_by_gradient(
         gain_tolerance: least gain of an iteration that counts as one.
         patience: iterations without gain until the step is halved.
         report: told the best pose and its value every iteration.
-        stage: label in the reports.
 
     Raises:
         InputError: the method is unknown.
@@ -71,7 +69,7 @@ def maximise_by_gradient(
             reason = "objective not finite"
             break
         if report is not None:
-            report(Progress(stage, iteration / max_iterations, chart.T(climb.best_x), climb.best_value))
+            report(Progress("", iteration / max_iterations, chart.T(climb.best_x), climb.best_value))
         stale = 0 if climb.best_value > before + gain_tolerance else stale + 1
         if stale >= patience:
             stale, reason = 0, climb.halved(step_tolerance)

@@ -16,6 +16,8 @@ from SOPIRegistrationLib.optimise.result import OptimisationResult
 from SOPIRegistrationLib.progress import Progress, Report
 
 _MOMENTUM = 0.9
+# Step length, units, before momentum lengthens it up to tenfold.
+_RATE = 0.1
 # The rate goes up and down between these shares of itself, once in so many iterations (the paper's cycle of
 # 4e-4 to 6e-4).
 _CYCLE, _LOWEST, _HIGHEST = 20, 0.8, 1.2
@@ -29,7 +31,6 @@ def momentum_descent(
     T_start: np.ndarray,
     centre: np.ndarray,
     scale: PoseScale = _DEFAULT_SCALE,
-    rate: float = 0.1,
     rotation_tolerance: float = 0.02,
     translation_tolerance: float = 0.005,
     max_iterations: int = 500,
@@ -49,7 +50,6 @@ def momentum_descent(
         T_start: (S, 4, 4) or (4, 4) start poses.
         centre: (3,) point of the object about which it turns, mm.
         scale: one unit of each coordinate.
-        rate: step length, units, before momentum lengthens it up to tenfold.
         rotation_tolerance: rate, units, at which rotations are frozen.
         translation_tolerance: rate, units, at which a start has converged.
         max_iterations: at most so many.
@@ -63,7 +63,7 @@ def momentum_descent(
     count = len(T)
     best_T, best = T.copy(), np.full(count, np.inf)
     velocity = np.zeros((count, 2, 3))
-    rates, stale = np.full(count, rate), np.zeros(count, dtype=int)
+    rates, stale = np.full(count, _RATE), np.zeros(count, dtype=int)
     units = scale.twist.reshape(2, 3)
     iteration = evaluations = 0
     active = np.arange(count)

@@ -127,11 +127,7 @@ class GeometrySection:
         return one == other and same_rotation and np.allclose(shown.camera.K, geometry.camera.K)
 
     def load(self, path: str) -> None:
-        """Take the geometry of a JSON file.
-
-        Raises:
-            InputError: it is unusable, or for another image.
-        """
+        """Take the geometry of a JSON file; InputError if it is unusable, or for another image."""
         xray = self._required_xray()
         self._take(load_geometry(path, xray.shape, xray.metadata, image_name=xray.name))
 

@@ -122,10 +122,8 @@ class Turns:
 
 
 def next_size(size: int, seconds: float) -> int:
-    """Index into ``SIZES`` for the next picture, from how long one took until it was shown.
-
-    As large as this machine and its views can follow.
-    """
+    """Index into ``SIZES`` for the next picture, from how long one took until it was shown."""
+    # As large as this machine and its views can follow.
     if seconds > _MOST_S:
         return min(size + 1, len(SIZES) - 1)
     return max(size - 1, 0) if seconds < _PLENTY_S else size

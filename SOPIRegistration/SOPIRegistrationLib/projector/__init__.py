@@ -112,12 +112,10 @@ def load_kernels() -> None:
 
 
 def remove_shift_along_rays(jacobian: np.ndarray, rays: np.ndarray) -> None:
-    """Take out, in place, what a Jacobian (B, 6, rows, columns) says of a shift along each pixel's own ray.
-
-    The integral does not change with it; the sum over samples does, at random from pixel to pixel: noise
-    that would dominate the weak curvature by depth. ``rays`` (3, rows, columns) are unit vectors in camera
-    axes.
-    """
+    """Take out, in place, what a Jacobian (B, 6, rows, columns) says of a shift along each pixel's ray, (3,
+    rows, columns) unit vectors in camera axes."""
+    # The integral does not change with it; the sum over samples does, at random from pixel to pixel: noise
+    # that would dominate the weak curvature by depth.
     along = np.einsum("bkvu,kvu->bvu", jacobian[:, 3:], rays)
     jacobian[:, 3:] -= along[:, None] * rays
 

@@ -54,10 +54,7 @@ def line_integrals(
 def project_bodies(
     volumes: Sequence[ProjectorVolume | SeenVolume], camera: Camera, T_lps_to_world: np.ndarray
 ) -> np.ndarray:
-    """One picture of several bodies: the sum of their line integrals, of metal as a detector sees it.
-
-    Arguments and result as for :func:`line_integrals`.
-    """
+    """The sum of several bodies' :func:`line_integrals`, of metal as a detector sees it."""
     return as_seen(volumes, line_integrals(volumes, camera, T_lps_to_world))
 
 

@@ -25,15 +25,14 @@ class PolychromaticMovingVolume(MovingVolume):
     Args:
         moving: the same with plain DRRs; its whole volume's layout is shared.
         beam: tube, filters and detector.
-        metal: element of implants, or None (``projector.physics.METALS``).
     """
 
-    def __init__(self, moving: MovingVolume, beam: Beam | None = None, metal: str | None = None):
+    def __init__(self, moving: MovingVolume, beam: Beam):
         self.attenuation = moving.attenuation
         self.unscanned = moving.unscanned
-        _, *others = material_volumes(decompose(moving.attenuation, metal is not None))
+        _, *others = material_volumes(decompose(moving.attenuation))
         self._parts = [moving, *map(MovingVolume, others)]
-        self._response = response_of(beam, metal)
+        self._response = response_of(beam)
 
     def level(self, halvings: int) -> PolychromaticVolume:
         """The volume after so many halvings of its resolution."""

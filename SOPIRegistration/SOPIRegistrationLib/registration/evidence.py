@@ -131,10 +131,8 @@ def parts(moving: np.ndarray, fixed: np.ndarray, pixel_mm: np.ndarray) -> tuple[
 def noiseless_correlation(
     comparison: Comparison, level: Level, T_lps_to_world: np.ndarray, signal_there: float | None = None
 ) -> float:
-    """Correlation at a level at a pose (4, 4) as a share of the largest that the noise leaves possible.
-
-    ``signal_there`` is what :func:`signal` tells of the level, where that is known already.
-    """
+    """Correlation at a level and pose (4, 4) as a share of what noise leaves possible; ``signal_there`` is
+    :func:`signal`'s, where known."""
     correlation = 1 - float(comparison.cost(level, T_lps_to_world[None])[0]) / 2
     signal_there = signal(comparison, level, T_lps_to_world) if signal_there is None else signal_there
     return max(correlation, 0.0) / float(np.sqrt(max(signal_there, _LEAST_SIGNAL)))

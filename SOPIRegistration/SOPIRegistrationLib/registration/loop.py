@@ -26,11 +26,8 @@ from SOPIRegistrationLib.subject.bodies import Bodies
 
 
 def warm_up(subject: Subject, settings: RegistrationSettings) -> None:
-    """Load and compile ahead of a registration what it would have to wait for, and nothing else.
-
-    Raises:
-        InputError: weights that cannot be used, or not for this CT.
-    """
+    """Load and compile what a registration would have to wait for; InputError for weights that are not for
+    it."""
     subject.warm_up()
     methods.initialiser(settings).warm_up(subject)
     methods.refiner(settings).warm_up(subject)
@@ -175,10 +172,8 @@ class _Outcome:
 
     @classmethod
     def stopped(cls, source: str, run: Run) -> _Outcome:
-        """Where the run was when it was stopped.
-
-        Whoever stops wants to go on at once: nothing is computed any more but what the images say.
-        """
+        """Where the run was when it was stopped."""
+        # Whoever stops wants to go on at once: nothing is computed any more but what the images say.
         reached = Hypotheses.unscored(run.comparison, run.T[None], run.comparison.case.T_expected)
         verdict = Verdict("review", ["stopped early: not verified"], None, None)
         return cls(source, reached, verdict, was_stopped=True)

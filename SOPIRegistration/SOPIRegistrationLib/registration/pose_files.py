@@ -60,13 +60,19 @@ def read_start(path: Path, frame: PoseFrame, cameras: Sequence[Camera], referenc
 def _pose_of_result(path: Path) -> tuple[np.ndarray, str | None]:
     """(T_lps_to_camera, name of its camera if the file tells)."""
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        # Of bytes the encoding is told by how they begin.
+        entry = json.loads(path.read_bytes())
         matrix = np.array(entry["pose"]["T_lps_to_camera"], dtype=np.float64)
     except (ValueError, KeyError, TypeError):
         matrix = np.empty(0)
     if matrix.shape != (4, 4):
         raise InputError(
             f"start pose {path} has no 4x4 pose.T_lps_to_camera: give a result.json or a .tfm file"
+        )
+    if not np.allclose(matrix[3], [0, 0, 0, 1]):
+        row = ", ".join(f"{value:g}" for value in matrix[3])
+        raise InputError(
+            f"start pose {path} has a last row of {row}, which is 0, 0, 0, 1 in a pose: was it transposed?"
         )
     geometry = entry.get("geometry")
     cameras = geometry.get("cameras") if isinstance(geometry, dict) else None

@@ -133,11 +133,9 @@ def _grown(comparison: Comparison) -> Target:
 
 
 def _seeing_larger(camera: Camera, T_lps_to_world: np.ndarray, centre_lps_mm: np.ndarray) -> Camera:
-    """The camera that sees the CT as this one would see it were it larger by the deviation of its scale.
-
-    A point y of a CT s times as large, about a centre y_c, lies at s y + (1 - s) y_c in the camera, on one
-    ray with y + (1 - s) / s y_c: the camera's shift does what the scale would.
-    """
+    """The camera that sees the CT as this one would see it were it larger by the deviation of its scale."""
+    # A point y of a CT s times as large, about a centre y_c, lies at s y + (1 - s) y_c in the camera, on one
+    # ray with y + (1 - s) / s y_c: the camera's shift does what the scale would.
     T = camera.T_world_to_camera.copy()
     centre = se3.transform_points(T @ T_lps_to_world, centre_lps_mm)
     T[:3, 3] -= CT_SCALE / (1 + CT_SCALE) * centre

@@ -86,11 +86,8 @@ def show_bodies(scene, common, bodies: Bodies, entries: Sequence[BodyEntry]) -> 
 
 
 def relative_poses(entries: Sequence[BodyEntry]) -> dict[str, np.ndarray]:
-    """(4, 4) by name: how bodies have left their places in the CT, LPS, mm.
-
-    Raises:
-        InputError: a transform is not rigid.
-    """
+    """(4, 4) by name: how bodies have left their places in the CT, LPS, mm; InputError where one is not
+    rigid."""
     return {one.name: relative_of(one.transform) for one in entries if one.transform is not None}
 
 

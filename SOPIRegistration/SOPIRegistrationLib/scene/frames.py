@@ -25,20 +25,12 @@ def matrix_from_pose(T_lps_to_camera: np.ndarray, frame: PoseFrame) -> np.ndarra
 
 
 def pose_from_matrix(matrix: np.ndarray, frame: PoseFrame, name: str = "the transform") -> np.ndarray:
-    """(4, 4) T_lps_to_camera of a transform node's matrix, CT's RAS -> world RAS.
-
-    Raises:
-        InputError: the matrix is not a rigid motion.
-    """
+    """(4, 4) T_lps_to_camera of a transform node's matrix, CT's RAS -> world RAS; InputError unless rigid."""
     return frame.T_nominal @ RAS_FROM_LPS @ rigid_matrix(matrix, name) @ RAS_FROM_LPS
 
 
 def rigid_matrix(matrix: np.ndarray, name: str) -> np.ndarray:
-    """(4, 4) the rigid motion next to a matrix that is one but for rounding.
-
-    Raises:
-        InputError: the matrix is not a rigid motion.
-    """
+    """(4, 4) the rigid motion next to a matrix that is one but for rounding; InputError for others."""
     T = nearest_rigid(matrix)
     if T is None:
         raise InputError(f"{name} scales, shears or mirrors: a pose is a rigid transform, choose another one")

@@ -145,11 +145,9 @@ class Overlay:
             self._fuse(drr, (round(rows * scale), round(columns * scale)))
 
     def draw(self, drr: np.ndarray) -> None:
-        """Make the picture of a DRR (rows, columns) on its own pixels while something moves.
-
-        The DRR's node waits for the rest, when :meth:`refresh` follows: the application answers every
-        change of a node with an update of all views, which takes far longer than the picture.
-        """
+        """Make the picture of a DRR (rows, columns) on its own pixels while something moves."""
+        # The DRR's node waits for the rest, when refresh() follows: the application answers every
+        # change of a node with an update of all views, which takes far longer than the picture.
         if self.is_complete:
             self._fuse(drr, drr.shape)
 

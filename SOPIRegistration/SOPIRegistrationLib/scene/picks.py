@@ -76,17 +76,8 @@ class Picks:
 
 
 def put_points(scene, transformNode, points_lps: np.ndarray, words: list[str]):
-    """Show points of the patient as markups that move with the CT.
-
-    Args:
-        scene: the MRML scene.
-        transformNode: the registration's transform.
-        points_lps: (n, 3) mm in the patient frame.
-        words: a label for each.
-
-    Returns:
-        The point list; the scene keeps one.
-    """
+    """Show points (n, 3), LPS mm, as one list of markups that moves with the CT, each with its word; returns
+    it."""
     node = _marked(scene, _IS_POINTS) or _made(scene, "Points from X-rays", _IS_POINTS)
     node.SetLocked(True)
     attach(transformNode, node)

@@ -148,11 +148,8 @@ class SceneTracking:
         )
 
     def start(self, followed: Followed, number: int, placement: Placement) -> None:
-        """Track from where the bodies are in one frame (from 1), forwards and backwards.
-
-        Raises:
-            InputError: an X-ray has a single frame, or no such one; unequal counts; something runs already.
-        """
+        """Track from where the bodies are in one frame (from 1), forwards and backwards; InputError where
+        that is impossible."""
         poses = followed.poses(placement)
         bodies = [replace(body, starts={number: poses[body.name]}) for body in followed.bodies]
         self._begin(followed, bodies, number, placement)

@@ -43,10 +43,8 @@ class WholeImageResidual(_Residual):
         self._fixed = centred / _norm(centred)
 
     def __call__(self, image: np.ndarray, jacobian: np.ndarray, starts) -> tuple[np.ndarray, np.ndarray]:
-        """Residual (P, rows, columns) and Jacobian (P, 6, rows, columns), zero outside the mask.
-
-        Of DRRs and their derivatives of the same shapes; ``starts`` (P,) says to which start each belongs.
-        """
+        """Residual (P, rows, columns) and Jacobian (P, 6, rows, columns) of DRRs and theirs, zero outside the
+        mask; ``starts`` (P,) says whose they are."""
         valid = _of(self._valid, starts)
         derivative = _centred(jacobian, valid[:, None])
         return _unit_residual(_centred(image, valid), derivative, _of(self._fixed, starts))

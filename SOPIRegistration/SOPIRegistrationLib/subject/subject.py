@@ -60,11 +60,9 @@ class Subject:
 
     @cached_property
     def in_tissue(self) -> MovingVolume:
-        """What an X-ray shows of it in a body: where a bone is, there is no soft tissue.
-
-        Without this the bone's own outline, which hides no more than the tissue beside it, and the steps in
-        which it was cut out would be structure that no X-ray has.
-        """
+        """What an X-ray shows of it in a body: where a bone is, there is no soft tissue."""
+        # Without this the bone's own outline, which hides no more than the tissue beside it, and the steps in
+        # which it was cut out would be structure that no X-ray has.
         if self.ct.is_excess:
             return self.body
         attenuation = self.ct.attenuation

@@ -60,6 +60,8 @@ MATERIALS = {
 # Faces may lack this share of the area: more is no crack but an open surface.
 _LARGEST_GAP = 0.01
 _EXTENT_MM = (2.0, 1500.0)
+# Bones and implants that X-rays are registered with are larger; one that seems not to be may be.
+_USUAL_EXTENT_MM = 12.0
 # An outline is as good as a third of this; coarser only where the grid would grow beyond the limit.
 _SPACING_MM = 0.4
 _MOST_VOXELS = 224**3
@@ -107,8 +109,8 @@ def read_surface(path: str | Path) -> Surface:
     and the notes say so.
 
     Raises:
-        InputError: missing, unreadable, no surface in it, not in mm, more missing of it than cracks; VTK is
-            not installed.
+        InputError: missing, unreadable, no surface in it, faces of vertices that are not there, not in mm,
+            more missing of it than cracks; VTK is not installed.
     """
     path = Path(path)
     if not is_surface(path):
@@ -128,6 +130,7 @@ def read_surface(path: str | Path) -> Surface:
     surface = reader.GetOutput()
     if surface is None or surface.GetNumberOfPolys() + surface.GetNumberOfStrips() == 0:
         raise InputError(f"surface {path} holds no faces that can be read: export it again")
+    _require_known_vertices(surface, path)
     points, triangles = _arrays(surface)
     if _says_ras(path, surface):
         points = points * [-1.0, -1.0, 1.0]
@@ -159,8 +162,9 @@ def closed(points_lps_mm, triangles, name: str = "", origin: str = "") -> Surfac
     cleaner.Update()
     given = cleaner.GetOutput()
     edges = _open_edges(given)
+    notes = _note_of_size(extent, origin)
     if edges == 0:
-        return Surface(*_arrays(given), name)
+        return Surface(*_arrays(given), name, notes)
     filler = vtk.vtkFillHolesFilter()
     filler.SetInputData(given)
     # The radius of a sphere about the hole: any; what is too large is told by its area.
@@ -176,7 +180,13 @@ def closed(points_lps_mm, triangles, name: str = "", origin: str = "") -> Surfac
             f"{100 * missing:.1f} % of it is missing: close it, or export a closed one"
         )
     note = f"surface {origin} had cracks ({100 * missing:.2g} % of its area); they were closed"
-    return Surface(*_arrays(filled), name, (note,))
+    return Surface(*_arrays(filled), name, (*notes, note))
+
+
+def _note_of_size(extent_mm: float, origin: str) -> tuple[str, ...]:
+    if extent_mm >= _USUAL_EXTENT_MM:
+        return ()
+    return (f"surface {origin} is only {extent_mm:.3g} mm across: is it in centimetres or inches?",)
 
 
 def filled(surface: Surface, material: Material, spacing_mm: float | None = None) -> PreparedCT:
@@ -265,6 +275,20 @@ def _says_ras(path: Path, surface) -> bool:
         return True
     space = surface.GetFieldData().GetAbstractArray("SPACE")
     return space is not None and space.GetNumberOfValues() > 0 and str(space.GetValue(0)).upper() == "RAS"
+
+
+def _require_known_vertices(surface, path: Path) -> None:
+    """Raise InputError where faces are of vertices that are not there, which VTK's filters do not survive."""
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    count = surface.GetNumberOfPoints()
+    for cells in (surface.GetVerts(), surface.GetLines(), surface.GetPolys(), surface.GetStrips()):
+        numbers = vtk_to_numpy(cells.GetConnectivityArray())
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < count:
+            raise InputError(
+                f"surface {path} has faces of vertices that it does not hold ({count} vertices, one numbered "
+                f"{numbers.min() if numbers.min() < 0 else numbers.max()} from 0): export it again"
+            )
 
 
 def _arrays(surface) -> tuple[np.ndarray, np.ndarray]:

@@ -84,11 +84,8 @@ class Frames:
             self._ahead.clear()
 
     def frame(self, number: int, of_metal: bool = False) -> Frame:
-        """A frame, counted from 1; ``of_metal``: metal is what is sought in it (``prepare_radiograph``).
-
-        Raises:
-            InputError: none has this number, or it has another size than the camera's.
-        """
+        """A frame, from 1; ``of_metal``: metal is sought in it; InputError for one that is missing or of
+        another size."""
         return self._asked(number, of_metal).result()
 
     def prepare(self, number: int, of_metal: bool = False) -> None:

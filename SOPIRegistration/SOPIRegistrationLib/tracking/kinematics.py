@@ -109,15 +109,9 @@ def grood_suntay(T_distal_to_proximal: np.ndarray, side: str) -> dict[str, float
 
 
 def cardan_angles(T_distal_to_proximal: np.ndarray, sequence: str = "ZXY") -> dict[str, float]:
-    """Cardan angles as the ISB recommends them (Wu 2002, 2005: ZXY of hip, knee and ankle in its own axes).
-
-    Of a (4, 4) pose of the distal axes in the proximal ones, mm: ``AXIS_deg`` in the sequence's order, each
-    about the axis as turned so far, the second within 90 deg, then ``x_mm``, ``y_mm``, ``z_mm`` in the
-    proximal axes.
-
-    Raises:
-        InputError: no such sequence.
-    """
+    """Cardan angles (ISB: Wu 2002, 2005) of the distal axes in the proximal ones, (4, 4) mm, each about the
+    axis as turned so far: ``AXIS_deg`` in the sequence's order, ``x_mm`` to ``z_mm``; InputError for other
+    sequences."""
     if sequence not in _SEQUENCES:
         raise InputError(f"Cardan sequence '{sequence}' is unknown: use one of {', '.join(_SEQUENCES)}")
     angles = Rotation.from_matrix(T_distal_to_proximal[:3, :3]).as_euler(sequence, degrees=True)

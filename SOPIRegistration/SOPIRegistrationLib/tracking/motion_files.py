@@ -109,12 +109,8 @@ def write_jointtrack(path: Path, poses: Sequence[np.ndarray | None]) -> None:
 
 
 def autoscoper_axes(shape_kji: tuple[int, int, int], spacing_mm: Sequence[float]) -> np.ndarray:
-    """(4, 4): voxel index (i, j, k) of a volume to its axes in Autoscoper, mm.
-
-    Args:
-        shape_kji: slices, rows, columns.
-        spacing_mm: (3,) along columns (i), rows (j) and slices (k), the file's ``VoxelSize``.
-    """
+    """(4, 4): voxel index (i, j, k) to Autoscoper's axes, mm, of a volume (slices, rows, columns) with
+    ``VoxelSize`` (3,)."""
     sx, sy, sz = spacing_mm
     rows = shape_kji[1]
     T = np.diag([sx, -sy, -sz, 1.0])
@@ -159,11 +155,8 @@ def write_autoscoper_track(path: Path, poses: Sequence[np.ndarray | None]) -> No
 
 
 def lps_pose_of_autoscoper(T_axes_to_world: np.ndarray, shape_kji, index_to_lps: np.ndarray) -> np.ndarray:
-    """(4, 4) T_lps_to_world of a CT whose slices, in their order, are the stack, from the stack's pose.
-
-    Raises:
-        InputError: the CT's axes (``index_to_lps``) are left-handed: the stack would be its mirror image.
-    """
+    """(4, 4) T_lps_to_world of a CT from its stack's pose; InputError for left-handed axes: the stack is its
+    mirror image."""
     return T_axes_to_world @ _lps_to_axes(shape_kji, index_to_lps)
 
 

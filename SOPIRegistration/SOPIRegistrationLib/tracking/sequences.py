@@ -40,11 +40,7 @@ class FrameSequence(Protocol):
     frames_per_second: float | None
 
     def frame(self, number: int) -> Radiograph:
-        """A frame as stored, counted from 1.
-
-        Raises:
-            InputError: it cannot be read, or none has this number.
-        """
+        """A frame as stored, counted from 1; InputError where it cannot be read, or none has this number."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,12 @@ def open_sequence(path: Path) -> FileSequence:
 
 
 def _folder(path: Path) -> FileSequence:
-    pictures = [file for file in path.iterdir() if file.suffix.lower() in _PICTURES and file.is_file()]
+    # A Mac's copies bring hidden ._files beside the pictures.
+    pictures = [
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in _PICTURES and file.is_file() and not file.name.startswith(".")
+    ]
     if not pictures:
         raise InputError(
             f"sequence {path} holds no pictures: give a folder of numbered pictures "
@@ -212,7 +213,8 @@ class _Video:
             InputError: it cannot be read, or the plug-in is not installed.
         """
         try:
-            yield from self._open().iter(thread_type="FRAME")
+            video = self._open()
+            yield from video.iter(format=_pixel_format(video.metadata()), thread_type="FRAME")
         except InputError:
             raise
         except (OSError, ValueError, EOFError, IndexError) as error:
@@ -233,6 +235,20 @@ class _Video:
             raise InputError(f"video {self._path} cannot be read ({error}): convert it to MP4") from None
 
 
+def _pixel_format(metadata: dict) -> str:
+    """What to decode a video's frames to, that keeps all of its bits."""
+    import av
+
+    stored = str(metadata.get("video_format", "")).partition("(")[0]
+    try:
+        is_deep = max(component.bits for component in av.VideoFormat(stored).components) > 8
+    except ValueError:
+        return "rgb24"
+    if stored.startswith("gray"):
+        return "gray16le" if is_deep else "gray"
+    return "rgb48le" if is_deep else "rgb24"
+
+
 def _gray(pixels: np.ndarray, path: Path, tolerance: int) -> np.ndarray:
     """(rows, columns) of a picture that may have been saved in colours.
 
@@ -244,6 +260,7 @@ def _gray(pixels: np.ndarray, path: Path, tolerance: int) -> np.ndarray:
     if pixels.shape[-1] == 2:
         return np.ascontiguousarray(pixels[..., 0])
     colours = pixels[..., :3].astype(np.int64)
+    tolerance *= 2 ** (8 * (pixels.itemsize - 1))
     if (colours.max(axis=-1) - colours.min(axis=-1)).max() > tolerance:
         raise InputError(f"sequence {path} shows colours: give it in grayscale")
     return np.ascontiguousarray(pixels[..., 1])

@@ -20,15 +20,17 @@ from SOPIRegistrationLib.networks.embedding import (
 )
 from SOPIRegistrationLib.networks.image_channels import fixed_channels
 from SOPIRegistrationLib.refine.network import EmbeddedView, descended, stepped
-from SOPIRegistrationLib.training.pairs import PairOptions, Pairs
+from SOPIRegistrationLib.simulation.demo import PAPER_VARIANCE
+from SOPIRegistrationLib.training.pairs import Pairs
 from SOPIRegistrationLib.training.records import score_of_use
 from SOPIRegistrationLib.training.rtpi import Stopwatch
+from SOPIRegistrationLib.training.settings import PairOptions
 
 # Largest offsets of the starts from the true pose, standard deviations (deg about each axis; mm in plane,
 # twice, and in depth); most are smaller. The starts of ``paper`` and the pose network lie well within.
 START_DEVIATION = (15.0, 15.0, 15.0, 30.0, 30.0, 60.0)
 # Of the validation's starts about the true pose, likewise: both are drawn from ``paper``.
-PAPER_DEVIATION = (6.3, 6.3, 6.3, 7.7, 5.5, 14.0)
+PAPER_DEVIATION = tuple(np.sqrt(2 * PAPER_VARIANCE).tolist())
 # Cameras are nearly what the network is told: a wrong focal length is a wrong label of the depth.
 MISJUDGED = 0.25
 # Error of a step, in units of SCALE, that is as good as none; distance that is as good as another.
@@ -217,20 +219,16 @@ def direction_loss(gradient: torch.Tensor, target: torch.Tensor) -> torch.Tensor
 
 
 def distance_loss(error: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
-    """Mean absolute logarithm of the ratio of L_N (B,) to the distance to the true pose (B,).
-
-    The distance, in ``networks.embedding.SCALE``, has one minimum and is slope everywhere; below half a
-    unit one is like the other. Directions alone are learned as slopes on a plateau.
-    """
+    """Mean absolute logarithm of the ratio of L_N (B,) to the distance to the true pose (B,)."""
+    # The distance, in networks.embedding.SCALE, has one minimum and is slope everywhere; below half a unit
+    # one is like the other. Directions alone are learned as slopes on a plateau.
     return torch.log(error / (distance.square() + _NEAR**2).sqrt()).abs().mean()
 
 
 def step_loss(step: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """By how much Gauss-Newton steps (B, 6) miss twists to the true poses (B, 6), as shares of their size.
-
-    The logarithm keeps a few lost starts from drowning the others. A least-squares step, as in Chen and
-    Kong 2025 (arXiv 2509.06890), has a length too, unlike a gradient's direction.
-    """
+    """By how much Gauss-Newton steps (B, 6) miss twists to the true poses (B, 6), as shares of their size."""
+    # The logarithm keeps a few lost starts from drowning the others. A least-squares step, as in Chen and
+    # Kong 2025 (arXiv 2509.06890), has a length too, unlike a gradient's direction.
     size = target.square().mean(dim=1, keepdim=True).sqrt() + _EXACT
     return torch.log1p((step - target).abs() / size).mean()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,18 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from SOPIRegistrationLib.training.pairs import PairOptions, Pairs, draw_pairs
-from SOPIRegistrationLib.training.patients import (
-    BONES,
-    TRAINING_SEEDS,
-    VALIDATION_SEEDS,
-    PatientMix,
-    PatientPool,
-)
+from SOPIRegistrationLib.training.pairs import Pairs, draw_pairs
+from SOPIRegistrationLib.training.patients import TRAINING_SEEDS, VALIDATION_SEEDS, PatientPool
 from SOPIRegistrationLib.training.placement import Placement
 from SOPIRegistrationLib.training.pose_loss import pose_errors
 from SOPIRegistrationLib.training.rtpi import Stopwatch
-from SOPIRegistrationLib.training.trainer import LoopSettings
+from SOPIRegistrationLib.training.settings import PairOptions, PairSettings, PatientMix
 
 _VALIDATION_GROUP = 16
 
@@ -57,50 +51,6 @@ class PairTask(Protocol):
         """How bad the errors in a row of the log are."""
 
 
-@dataclass(frozen=True)
-class PairSettings(LoopSettings, PairOptions):
-    """How to train on X-rays of many patients: on which, and how, by the attributes of the bases too.
-
-    Attributes:
-        steps: batches of X-rays; several processes have a batch each.
-        patients: different patients of a batch.
-        group: X-rays of each of them.
-        bones: share of patients of whom both CT and X-ray show bones alone.
-        parts: share of patients of whose bones the CT shows a single one.
-        pool: patients at hand in each process.
-        phantoms: different phantoms they are varied from.
-        ct_share: share of them varied from real CTs.
-        structures: share of patients made of random structures, in any orientation.
-        regions: share of the others who are of other regions of the body than the trunk.
-        renew_every: steps after which one patient is replaced.
-        validation_patients: patients of the validation.
-    """
-
-    steps: int | None = 20_000
-    validate_every: int | None = 250
-    patients: int = 8
-    group: int = 4
-    bones: float = BONES
-    parts: float = 0.0
-    pool: int = 48
-    phantoms: int = 80
-    ct_share: float = 0.2
-    structures: float = 0.0
-    regions: float = 0.0
-    renew_every: int = 5
-    validation_patients: int = 12
-
-    @property
-    def mix(self) -> PatientMix:
-        """Shares of the kinds of patients."""
-        return PatientMix(self.ct_share, self.structures, self.regions, self.bones, self.parts)
-
-    @property
-    def options(self) -> PairOptions:
-        """What X-rays to draw."""
-        return PairOptions(**{field.name: getattr(self, field.name) for field in fields(PairOptions)})
-
-
 class PairTraining:
     """A task (``trainer.Task``) whose batches are X-rays of patients at known poses.
 
@@ -117,7 +67,7 @@ class PairTraining:
         self.config, self.count = task.config, 0
         self._pool: PatientPool | None = None
         self._task, self._settings, self._cts, self._folder = task, settings, cts, folder
-        self._options = settings.options
+        self._options = settings.part(PairOptions)
 
     @property
     def measured_on(self) -> Mapping[str, Any]:
@@ -135,7 +85,7 @@ class PairTraining:
             settings.pool,
             settings.phantoms,
             self._cts,
-            settings.mix,
+            settings.part(PatientMix),
             first_seed=TRAINING_SEEDS,
             folder=self._folder,
             seed=[settings.seed, rank + 1, step],
@@ -198,7 +148,7 @@ class PairTraining:
     @property
     def _validation_mix(self) -> PatientMix:
         """Random structures tell nothing of how patients fare."""
-        return replace(self._settings.mix, real=0.0, structures=0.0)
+        return replace(self._settings.part(PatientMix), real=0.0, structures=0.0)
 
     def _validation_pairs(self) -> list[Pairs]:
         """X-rays of phantoms whose seeds training does not use, the same in every run."""

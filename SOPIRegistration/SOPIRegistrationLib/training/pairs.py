@@ -11,12 +11,13 @@ import torch
 from SOPIRegistrationLib.compare.objective import about_shadow
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.camera import Camera
-from SOPIRegistrationLib.geometry.views import NOMINAL_VIEWS, PoseFrame, nominal_view
+from SOPIRegistrationLib.geometry.views import PoseFrame, nominal_view
 from SOPIRegistrationLib.networks.comparing import Drrs, drrs_to_compare
 from SOPIRegistrationLib.projector.autograd import project_tensors
 from SOPIRegistrationLib.simulation.xray import random_degradation
 from SOPIRegistrationLib.simulation.xray_batch import attenuation_of_stored, simulate_xrays
 from SOPIRegistrationLib.training.patients import Patient
+from SOPIRegistrationLib.training.settings import PairOptions
 
 # Standard deviations of theta (rx, ry, rz deg; tx, ty, tz mm), somewhat beyond the ``wide`` protocol.
 POSE_DEVIATION = np.array([22.0, 22.0, 22.0, 32.0, 24.0, 105.0])
@@ -89,44 +90,6 @@ class Pairs:
             )
         ]
         return Drrs(*(torch.cat(images) for images in zip(*parts, strict=True)))
-
-
-@dataclass(frozen=True)
-class PairOptions:
-    """What X-rays to draw.
-
-    Attributes:
-        views: names of the nominal views.
-        strength: largest of the degradations (see ``random_degradation``).
-        c_arms: share of patients X-rayed with random C-arms; the others with a Perlove PLX118F.
-        nominal_starts: share of starts at the nominal view; the others are views turned some 20 degrees away
-            from the true one, with the patient nominally placed.
-        start_deviation: standard deviations of starts that lie about the true pose instead, as a twist about
-            the rotation centre in camera axes (deg, mm), times a factor log-uniform up to 1.
-        misjudged: how far the cameras are not what the registration is told (see :func:`misjudged`).
-        starts: of each X-ray.
-        elsewhere: share of groups that are centred anywhere along the CT's bones; others near their middle.
-        rolled: share of groups whose nominal view is turned about the central ray by any angle.
-        shifted: share of X-rays whose centre lies anywhere in the image; the others near the image's middle.
-        close: share of groups of which a part of the field is seen.
-        cut: whether X-rays of which the CT shows one bone are cut to it, and valid about its DRR at the
-            start only, as the fine registration compares them.
-        start_spread: decades over which the factor of ``start_deviation`` is spread.
-    """
-
-    views: tuple[str, ...] = tuple(NOMINAL_VIEWS)
-    strength: float = 1.0
-    c_arms: float = 0.5
-    nominal_starts: float = 0.7
-    start_deviation: tuple[float, ...] | None = None
-    misjudged: float = 1.0
-    starts: int = 1
-    elsewhere: float = 0.0
-    rolled: float = 0.0
-    shifted: float = 0.0
-    close: float = 0.0
-    cut: bool = False
-    start_spread: float = 1.5
 
 
 def draw_pairs(
@@ -303,16 +266,8 @@ def through_tissue(body: torch.Tensor, bone: torch.Tensor, rng: np.random.Genera
 def seen(
     line_integrals: torch.Tensor, strengths: Sequence[float], rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """X-rays as preparation hands them over, and their valid pixels; on the line integrals' device.
-
-    Args:
-        line_integrals: (B, N, N).
-        strengths: of the degradation of each.
-        rng: source of the degradations, and of the seed of the quanta.
-
-    Returns:
-        image (B, N, N) float32, bone bright, any curve; valid (B, N, N) bool.
-    """
+    """X-rays (B, N, N) float32, bone bright, any curve, and their valid pixels, as preparation hands them
+    over, of line integrals (B, N, N) degraded by ``strengths`` (B,)."""
     degradations = [random_degradation(rng, strength) for strength in strengths]
     quanta = torch.Generator(line_integrals.device).manual_seed(int(rng.integers(2**62)))
     xrays = simulate_xrays(

@@ -16,11 +16,11 @@ from SOPIRegistrationLib.images.prepared_ct import PreparedCT
 from SOPIRegistrationLib.networks.image_channels import fixed_channels
 from SOPIRegistrationLib.networks.patient import PatientConfig, PatientNetwork
 from SOPIRegistrationLib.training.patient_loss import PatientLoss
-from SOPIRegistrationLib.training.patient_settings import PatientTrainingSettings
 from SOPIRegistrationLib.training.patient_xrays import PatientXrays, Xrays
 from SOPIRegistrationLib.training.placement import OneDevice, Placement
 from SOPIRegistrationLib.training.pose_loss import pose_errors
 from SOPIRegistrationLib.training.records import score
+from SOPIRegistrationLib.training.settings import PatientTrainingSettings
 from SOPIRegistrationLib.training.trainer import Progress, Trainer
 
 
@@ -133,13 +133,8 @@ def patient_trainer(
     device: torch.device,
     report: Callable[[Progress], bool | None],
 ) -> Trainer:
-    """A trainer of a network for a patient; it goes on from a checkpoint in the folder ``out``.
-
-    A true answer of ``report``, called after every step, ends the training, which keeps the best so far.
-
-    Raises:
-        InputError: the checkpoint is of another network, patient or C-arm.
-    """
+    """A trainer of a patient's network, which goes on from a checkpoint in ``out``; InputError for another's;
+    a true answer of ``report`` ends it."""
     torch.manual_seed(settings.seed)
     network = PatientNetwork(config).to(device, memory_format=torch.channels_last)
     task = PatientTraining(ct, config, settings)

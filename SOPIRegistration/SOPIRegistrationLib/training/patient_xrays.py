@@ -20,7 +20,7 @@ from SOPIRegistrationLib.networks.patient import PatientConfig
 from SOPIRegistrationLib.projector import project
 from SOPIRegistrationLib.subject import Subject
 from SOPIRegistrationLib.training.pairs import misjudged, seen, through_tissue
-from SOPIRegistrationLib.training.patient_settings import PatientTrainingSettings
+from SOPIRegistrationLib.training.settings import PatientTrainingSettings
 
 # Standard deviations of rx, ry, rz (deg), of tx and ty as shares of the field of view's width at the rotation
 # centre, and of tz as a share of its distance from the source: somewhat beyond the ``wide`` protocol.

@@ -26,6 +26,7 @@ from SOPIRegistrationLib.projector import ProjectorVolume
 from SOPIRegistrationLib.simulation.phantom import lumbar_phantom
 from SOPIRegistrationLib.simulation.regions import REGIONS, random_region
 from SOPIRegistrationLib.simulation.structures import random_structures
+from SOPIRegistrationLib.training.settings import PatientMix
 from SOPIRegistrationLib.whole_files import written_aside
 
 # Voxels of the anatomies: as large as the pixels of small images at the patient's place allow.
@@ -33,8 +34,6 @@ SPACING_MM = 3.0
 # Phantoms of these seeds are for training, those from VALIDATION_SEEDS for the validation curve; studies
 # take seeds below both.
 TRAINING_SEEDS, VALIDATION_SEEDS = 100_000, 50_000
-# Share of patients of whom both CT and X-ray show bones alone.
-BONES = 0.15
 # The phantom of a lumbar spine; the others are named in ``simulation.regions``.
 TRUNK = "trunk"
 # What of an anatomy's bone mask is no bone of its own: calcified vessels, metal, contrast agent.
@@ -152,26 +151,6 @@ class Patient:
     centre_lps_mm: np.ndarray
     places_lps_mm: np.ndarray
     is_part: bool = False
-
-
-@dataclass(frozen=True)
-class PatientMix:
-    """Shares of the kinds of patients, each 0 to 1.
-
-    Attributes:
-        real: made from real CTs, where there are any, of those who are neither of the next two.
-        structures: made of random structures, each another, who lie in any orientation.
-        regions: of other regions of the body than the trunk, of those without random structures; half of
-            them in any orientation, as limbs lie in scanners.
-        bones: of whom both CT and X-ray show bones alone.
-        parts: of whose bones the CT shows a single one, segmented, where single ones are known.
-    """
-
-    real: float = 0.2
-    structures: float = 0.0
-    regions: float = 0.0
-    bones: float = BONES
-    parts: float = 0.0
 
 
 def varied(

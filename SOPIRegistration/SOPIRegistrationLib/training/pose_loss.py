@@ -127,11 +127,9 @@ def reprojection_loss(
 def theta_loss(
     theta: torch.Tensor, theta_true: torch.Tensor, theta_half_range: Sequence[float] | torch.Tensor
 ) -> torch.Tensor:
-    """L_mse of Eq. 4: mean squared error of the pose parameters, each in units of half its sampled range.
-
-    Unscaled, depth in mm would be all that is learned. (Eq. 4 prints a norm that is not squared; what it is
-    called, and what has a derivative at the truth, is.)
-    """
+    """L_mse of Eq. 4: mean squared error of the pose parameters, each in units of half its sampled range."""
+    # Unscaled, depth in mm would be all that is learned. (Eq. 4 prints a norm that is not squared; what it is
+    # called, and what has a derivative at the truth, is.)
     scale = torch.as_tensor(theta_half_range, dtype=theta.dtype, device=theta.device)
     return ((theta - theta_true.to(theta)) / scale).square().mean()
 

@@ -39,10 +39,9 @@ def score(row: Mapping[str, float]) -> float:
 
 
 def score_of_use(row: Mapping[str, float]) -> float:
-    """The same of poses that are refined to the end: failures, and the errors of the others where they are
-    as many.
-
-    Losses and medians get better while more is lost."""
+    """The same of poses that are refined to the end: failures, and the errors of the others where they are as
+    many."""
+    # Losses and medians get better while more is lost.
     return row["failures"] + 1e-3 * score(row)
 
 

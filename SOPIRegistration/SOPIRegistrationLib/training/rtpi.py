@@ -27,9 +27,10 @@ from SOPIRegistrationLib.networks.two_branch import (
     filled,
     nominal_cube,
 )
-from SOPIRegistrationLib.training.pairs import PairOptions, Pairs
+from SOPIRegistrationLib.training.pairs import Pairs
 from SOPIRegistrationLib.training.pose_loss import ImageGroup, rtpi_loss
 from SOPIRegistrationLib.training.records import score
+from SOPIRegistrationLib.training.settings import PairOptions
 
 
 class Stopwatch:
@@ -157,9 +158,9 @@ class TwoBranchTask(_NamesPoses):
 
 
 def correction_loss(correction: Correction, target: torch.Tensor) -> torch.Tensor:
-    """Negative log Laplace likelihood of the true corrections (B, 6), given the network's and its deviation.
-
-    What cannot be known of a pose is expected to be wrong and weighs little (Kendall and Gal, NeurIPS 2017).
-    """
+    """Negative log Laplace likelihood of the true corrections (B, 6), given the network's and its
+    deviation."""
+    # What cannot be known of a pose is expected to be wrong and weighs little (Kendall and Gal, NeurIPS
+    # 2017).
     expected = correction.deviation
     return ((correction.values - target).abs() / expected + torch.log(expected)).mean()

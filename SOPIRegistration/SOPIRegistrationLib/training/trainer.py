@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from SOPIRegistrationLib.training.muon import Muon
 from SOPIRegistrationLib.training.placement import Placement
 from SOPIRegistrationLib.training.records import ERROR_COLUMNS, Records, cosine_rate, error_figures
+from SOPIRegistrationLib.training.settings import LoopSettings
 
 _REPORT_EVERY = 50
 
@@ -60,40 +61,6 @@ class Task(Protocol):
 
     def close(self) -> None:
         """End what runs beside the training."""
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """How long, and how fast, anything is trained.
-
-    Attributes:
-        steps: batches; several processes have a batch each. None for no limit.
-        budget_seconds: of training, those of runs before included; None for no limit.
-        time_limit: seconds after which a run stops before its end, to be gone on with later; None for none.
-        learning_rate: of :class:`Muon`, the highest, reached after ``warm_up`` steps; falls to a hundredth
-            along a cosine.
-        warm_up: steps.
-        weight_decay: of kernels and matrices.
-        averaging: decay of the moving average of the weights that is validated and kept.
-        validate_every: steps; None for no such rule.
-        validate_seconds: how often, by the clock; None for no such rule.
-        checkpoint_seconds: how often the state is saved.
-        validate_first: whether the weights begun with are validated, and kept where none are better.
-        seed: of everything random.
-    """
-
-    steps: int | None = None
-    budget_seconds: float | None = None
-    time_limit: float | None = None
-    learning_rate: float = 0.02
-    warm_up: int = 100
-    weight_decay: float = 0.01
-    averaging: float = 0.995
-    validate_every: int | None = None
-    validate_seconds: float | None = None
-    checkpoint_seconds: float = 120.0
-    validate_first: bool = False
-    seed: int = 0
 
 
 class Progress(NamedTuple):

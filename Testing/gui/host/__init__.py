@@ -177,6 +177,18 @@ class Host:
         layouts._arrange()
         return layouts._view(kind, name)._pixels()
 
+    def plot_pixels(self, view):
+        """(rows, columns, 3) uint8 of a plot, first row on top."""
+        return view._pixels()
+
+    def place_in_plot(self, view, x: float, y: float) -> tuple[int, int]:
+        """Where a point of a plot's chart is in its view, pixels from below."""
+        return view._at(x, y)
+
+    def drag_in_plot(self, view, *places, release: bool = True) -> None:
+        """Press the left button at the first of some places, move through the others, release it."""
+        view._mouse(list(places), release)
+
     def window_picture(self, panel, panel_width: int = 480):
         """(rows, columns, 3) uint8: the panel as far as it is in sight, and the views beside it."""
         layouts = self.app.layoutManager()

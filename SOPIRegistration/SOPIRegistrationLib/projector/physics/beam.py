@@ -86,14 +86,8 @@ class Beam:
 
 
 def linear_attenuation(material: str, energies_kev) -> np.ndarray:
-    """Linear attenuation, 1/mm, of a material at its usual density, by photon energy (10.5 to 119.5 keV).
-
-    "water", "soft tissue", "cortical bone", "CsI" or an element of ``attenuation.csv``; between its
-    energies on logarithmic scales.
-
-    Raises:
-        InputError: the material is not in the table.
-    """
+    """Attenuation, 1/mm, of "water", "soft tissue", "cortical bone", "CsI" or an element of attenuation.csv,
+    at 10.5 to 119.5 keV; InputError for others."""
     _require_known(material)
     energies, table = _attenuation_table()
     logarithm = np.interp(np.log(energies_kev), np.log(energies), np.log(table[material]))

@@ -14,10 +14,8 @@ class Response(Protocol):
     """What becomes of the line integrals of one or several volumes."""
 
     def projection(self, integrals: Sequence, jacobians: Sequence, with_jacobian: bool):
-        """Image (..., rows, columns) and, where asked for, its Jacobian (..., rows, columns, 6), else None.
-
-        Of each volume's line integrals and their Jacobians, which may be overwritten.
-        """
+        """Image (..., rows, columns) and Jacobian (..., rows, columns, 6), or None, from each volume's own,
+        which may be overwritten."""
 
 
 class SeenVolume:
