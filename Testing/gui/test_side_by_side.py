@@ -213,3 +213,18 @@ def test_a_picture_beside_that_was_removed_comes_back(biplane, what):
     assert shown_in("Fusion2")[1] == other.node.GetID()
     assert biplane.host.view_pixels("Fusion2").std() > 10
     assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == known
+
+
+@pytest.mark.slow
+def test_one_x_ray_whose_polarity_is_misjudged_does_not_spoil_the_other(biplane):
+    """The side view of the phantom is taken for one with bright bones, though not clearly."""
+    case = biplane.session.case
+    assert [one.bone_dark for one in (case.xray, *case.others)] == [True, False]
+    biplane.ui.initialiserCombo.setCurrentText("Current pose")
+    biplane.click("registerButton")
+    biplane.wait()
+    assert biplane.ui.verdictLabel.text.startswith("Accepted")
+    case = biplane.session.case
+    assert [one.bone_dark for one in (case.xray, *case.others)] == [True, True]
+    [beside] = biplane.session.overlay.beside
+    assert beside.node.GetAttribute("SOPIRegistration.BoneDark") == "1"

@@ -488,8 +488,9 @@ class Session:
             self.accept(found)
         else:
             self.case = found
-            if found.xray is not known.xray:
-                # Its bones turned out to be the other way round than detected.
+            xrays = [[one.bone_dark for one in (case.xray, *case.others)] for case in (known, found)]
+            if xrays[0] != xrays[1]:
+                # The bones of one turned out to be the other way round than detected.
                 self._fuse()
         self.placement = placement
         self.show(placement, REST_PIXELS)
