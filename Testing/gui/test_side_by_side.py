@@ -113,9 +113,20 @@ def test_one_switch_goes_back_to_this_xray(biplane):
 
     [other] = biplane.session.overlay.beside
     gone = other.node.GetID(), other.drr.GetID()
+    slice_node = biplane.host.app.layoutManager().sliceWidget("XRay2").mrmlSliceNode()
+
+    def c_arms():
+        models = slicer.util.getNodesByClass("vtkMRMLModelNode")
+        return [name for name in ("front", "side") if any(f"C-arm {name}" in m.GetName() for m in models)]
+
+    assert slice_node.GetSliceVisible()
+    assert c_arms() == ["front", "side"]
     biplane.ui.jointCheckBox.checked = False
     biplane.show_views()
     assert "Fusion2" not in views(biplane)
+    # Nothing of the other one stands in the 3D view.
+    assert not slice_node.GetSliceVisible()
+    assert c_arms() == ["front"]
     assert biplane.session.overlay.beside == ()
     assert [slicer.mrmlScene.GetNodeByID(one) for one in gone] == [None, None]
     biplane.ui.jointCheckBox.checked = True

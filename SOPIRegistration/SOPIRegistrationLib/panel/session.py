@@ -102,10 +102,11 @@ class Session:
         self.place_xrays()
         if known is not None and known.xray.camera.name != camera.name:
             # The C-arm of another camera of the set stood in another world.
-            self.carm.remove()
+            self.carm.keep(())
         self.carm.update(camera, case.frame)
         for other in case.others:
             self.carm.update(other.camera, case.frame, camera)
+        self.carm.keep([camera.name, *(other.camera.name for other in case.others)])
         self.show_carm()
         models = bridge.show_bodies(self.scene, p.transform, case.bodies, self.bodies)
         beside = tuple(one.camera for one in case.others[: bridge.MOST_XRAYS - 1])
