@@ -154,6 +154,7 @@ def test_a_closed_scene_leaves_no_numbers(demo):
     boxes = ("sdd", "sod", "rowSpacing", "columnSpacing", "principalU", "principalV")
     assert [getattr(ui, name + "SpinBox").value for name in boxes] == [0.0] * len(boxes)
     assert [getattr(ui, name + "Slider").value for name in ("rx", "ry", "rz", "tx", "ty", "tz")] == [0.0] * 6
+    assert [getattr(ui, name + "WindowRange").maximumValue for name in ("xray", "drr")] == [0.0] * 2
     assert "Needed: a CT, an X-ray and" in ui.verdictLabel.text
 
 

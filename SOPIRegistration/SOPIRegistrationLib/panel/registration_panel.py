@@ -257,6 +257,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _on_images(self) -> None:
         """Pixels of the case's images are other ones: the pictures show them, and they are prepared soon."""
+        self._xray.follow(self._session.parameters)
         self._picture.moves()
         self._picture.rests()
         self._follow_changes()
