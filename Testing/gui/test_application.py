@@ -259,6 +259,25 @@ def test_a_body_that_left_the_3d_view_is_followed_unless_somebody_has_come_close
     np.testing.assert_allclose(camera.GetPosition(), place)
 
 
+def test_a_body_moved_by_hand_stays_in_sight_of_a_3d_view_that_nobody_has_turned(demo):
+    views, case = demo.session.views, demo.session.case
+    camera = demo.host.app.layoutManager().threeDWidget(0).threeDView().cameraNode().GetCamera()
+    away = case.frame.T_from_theta(np.array([0.0, 0.0, 0.0, 90.0, 60.0, 0.0]))
+    views.fit()
+    demo.session.pose = away
+    demo.wait()
+    low, high = share_of_view(demo)
+    assert np.all(low > -0.02)
+    assert np.all(high < 1.02)
+    demo.click("nominalButton")
+    demo.wait()
+    camera.Dolly(1.5)
+    place = camera.GetPosition()
+    demo.session.pose = away
+    demo.wait()
+    np.testing.assert_allclose(camera.GetPosition(), place)
+
+
 def test_views_are_fitted_when_their_size_changes_and_never_while_somebody_zooms(demo):
     layouts = demo.host.app.layoutManager()
     node = layouts.sliceWidget("Fusion").mrmlSliceNode()

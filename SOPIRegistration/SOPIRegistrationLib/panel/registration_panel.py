@@ -306,6 +306,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _on_rest(self) -> None:
         self.use_of_result.rests()
+        self._session.views.follow_body()
         self._overlay.apply(self._session.parameters)
 
     def _go_back(self, step: Step) -> None:
