@@ -78,6 +78,27 @@ class Reading:
         others = tuple(one.other_polarity() if one.other_polarity else one for one in self.radiographs)
         return Reading(others, self.mirrored)
 
+    def polarities(self) -> tuple[Reading, ...]:
+        """What bright and dark may be, as detected first; where X-rays differ, all of them alike next.
+
+        X-rays of one set are mostly stored alike, and the one that differs was detected wrongly.
+        """
+        alike = [
+            Reading(
+                tuple(
+                    one.other_polarity() if one.other_polarity and one.bone_dark != dark else one
+                    for one in self.radiographs
+                ),
+                self.mirrored,
+            )
+            for dark in (True, False)
+            if len({one.bone_dark for one in self.radiographs}) > 1
+        ]
+        found = {}
+        for reading in filter(None, (self, *alike, self.other_polarity())):
+            found.setdefault(tuple(one.bone_dark for one in reading.radiographs), reading)
+        return tuple(found.values())
+
 
 @dataclass(frozen=True)
 class Case:
@@ -134,8 +155,7 @@ class Case:
     @property
     def readings(self) -> tuple[Reading, ...]:
         """The X-rays as detected; with bright and dark exchanged, where that was only detected."""
-        other = self.reading.other_polarity()
-        return (self.reading,) if other is None else (self.reading, other)
+        return self.reading.polarities()
 
     @property
     def least_share(self) -> float:

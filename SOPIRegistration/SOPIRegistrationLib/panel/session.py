@@ -100,10 +100,11 @@ class Session(CasePictures):
         self.place_xrays()
         if known is not None and known.xray.camera.name != camera.name:
             # The C-arm of another camera of the set stood in another world.
-            self.carm.remove()
+            self.carm.keep(())
         self.carm.update(camera, case.frame)
         for other in case.others:
             self.carm.update(other.camera, case.frame, camera)
+        self.carm.keep([camera.name, *(other.camera.name for other in case.others)])
         self.show_carm()
         models = bridge.show_bodies(self.scene, p.transform, case.bodies, self.bodies)
         beside = tuple(one.camera for one in case.others[: bridge.MOST_XRAYS - 1])
@@ -346,8 +347,9 @@ class Session(CasePictures):
             self.accept(found)
         else:
             self.case = found
-            if found.xray is not known.xray:
-                # Its bones turned out to be the other way round than detected.
+            xrays = [[one.bone_dark for one in (case.xray, *case.others)] for case in (known, found)]
+            if xrays[0] != xrays[1]:
+                # The bones of one turned out to be the other way round than detected.
                 self._fuse()
         self.placement = placement
         self.show(placement, REST_PIXELS)
