@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -262,9 +263,14 @@ class Comparison:
             shares.append(np.broadcast_to(share, len(T_lps_to_world)))
         return np.mean(shares, axis=0)
 
+    @cached_property
+    def usual_share(self) -> float:
+        """Share at the expected pose: more than that of a short scan cannot be compared."""
+        return float(self.share(self.case.T_expected[None])[0])
+
     def agreement(self, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(n,) structural correlation, less where few rays are left to compare or the depth is unusual."""
-        few = np.minimum(1.0, self.share(T_lps_to_world) / self.case.least_share)
+        few = np.minimum(1.0, self.share(T_lps_to_world) / min(self.case.least_share, self.usual_share))
         agreement = self.structural_correlation(T_lps_to_world) * np.sqrt(few)
         return agreement - self.case.depth_cost(T_lps_to_world)
 
