@@ -63,6 +63,38 @@ def error(subject, camera, T, T_true):
     return pose_error(T, T_true, subject.ct.surface_points_lps_mm, subject.ct.rotation_centre_lps_mm, camera)
 
 
+@pytest.fixture(scope="module")
+def short_scan(demo_case):
+    """Two vertebrae of the demo patient."""
+    ct = demo_case.ct
+    slices = round(60.0 / ct.spacing_mm[2])
+    first = (ct.array.shape[0] - slices) // 2
+    to_lps = ct.index_to_lps.copy()
+    to_lps[:3, 3] = ct.points_lps([0, 0, first])
+    return Subject(prepare_ct(Volume(ct.array[first : first + slices], to_lps, "short")))
+
+
+def test_a_short_scan_is_searched_no_longer_than_until_it_is_sure_and_not_accepted(short_scan, demo_case):
+    frame = PoseFrame(short_scan.ct.rotation_centre_lps_mm, SOD_MM)
+    integrals = fine_line_integrals(SEED, demo_case.camera, frame.T_nominal)
+    xray = prepare_radiograph(
+        simulate_radiograph(integrals, XRayDegradation(photons=1e6), np.random.default_rng(3), "short"),
+        demo_case.camera,
+    )
+    case = Case(short_scan, Reading((xray,)), frame, any_view=True)
+    comparison = Comparison(case, case.reading, case.targets[0])
+    assert comparison.usual_share < case.least_share
+    T = frame.T_nominal[None]
+    # As good as what a short scan shows can be: nothing is taken off for what it does not.
+    assert comparison.agreement(T)[0] == pytest.approx(comparison.structural_correlation(T)[0])
+    verdict = judge(Hypotheses.unscored(comparison, T))
+    assert verdict.status == "review"
+    assert verdict.settled
+    assert any("of the X-ray could be compared" in reason for reason in verdict.reasons)
+    wrong = se3.move_about(T, np.array([[0.1, 0.1, 0, 8.0, 6.0, 0]]), case.centre_lps_mm)
+    assert not judge(Hypotheses.unscored(comparison, wrong)).settled
+
+
 @pytest.mark.slow
 def test_auto_finds_what_the_geometry_does_not_say(subject, stated, demo_case, from_behind):
     stored, T_true = from_behind
@@ -186,9 +218,18 @@ def test_hardly_any_rays_count_for_little(stated, demo_case):
     assert 0.1 < share < 0.25
     expected = comparison.structural_correlation(T) * np.sqrt(share / 0.25)
     np.testing.assert_allclose(comparison.agreement(T), expected)
-    # Where nothing is known, the more so.
+
+
+def test_where_nothing_is_known_few_rays_count_for_less(subject, stated, demo_case):
+    case = Case(subject, Reading((prepare_radiograph(demo_case.radiograph, demo_case.camera),)), stated)
+    comparison = Comparison(case, case.reading, case.targets[0])
     unknown = replace(comparison, case=replace(case, any_view=True))
-    assert (unknown.agreement(T) < comparison.agreement(T)).all()
+    T = demo_case.T_true[None].copy()
+    T[:, 1, 3] += 130.0
+    [share] = comparison.share(T)
+    assert 0.25 < share < 0.5
+    np.testing.assert_allclose(comparison.agreement(T), comparison.structural_correlation(T))
+    np.testing.assert_allclose(unknown.agreement(T), comparison.agreement(T) * np.sqrt(share / 0.5))
 
 
 def test_an_unusual_depth_counts_for_less_where_nothing_is_known(subject, stated):

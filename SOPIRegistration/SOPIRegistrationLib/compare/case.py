@@ -270,7 +270,9 @@ class Comparison:
 
     def agreement(self, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(n,) structural correlation, less where few rays are left to compare or the depth is unusual."""
-        few = np.minimum(1.0, self.share(T_lps_to_world) / min(self.case.least_share, self.usual_share))
+        # A short scan never fills more; one that fills next to nothing is no better for it.
+        least = np.clip(self.usual_share, _LEAST_SHARE, self.case.least_share)
+        few = np.minimum(1.0, self.share(T_lps_to_world) / least)
         agreement = self.structural_correlation(T_lps_to_world) * np.sqrt(few)
         return agreement - self.case.depth_cost(T_lps_to_world)
 

@@ -63,8 +63,8 @@ def fitted() -> dict:
     return json.loads(RESOURCE.read_text(encoding="utf-8"))
 
 
-def probability_right(evidence: Evidence, kind: str) -> float | None:
-    """0 to 1, that a pose lies within 2 mm in the plane, at the object, and 3 deg; None: nothing was fitted.
+def probability_alike(evidence: Evidence, kind: str) -> float | None:
+    """0 to 1, that images which agree so where they are compared do so at a right pose; None: nothing fitted.
 
     ``kind`` names the regression (``TargetKind.judged_as``).
     """
@@ -73,5 +73,14 @@ def probability_right(evidence: Evidence, kind: str) -> float | None:
         return None
     weights = known["weights"]
     score = known["intercept"] + features(evidence, list(weights)) @ np.array(list(weights.values()))
-    alike = 1 / (1 + np.exp(-np.clip(score, -50, 50)))
-    return float(np.clip(alike * min(1.0, evidence.share / _ENOUGH_COMPARED), 1 - _SUREST, _SUREST))
+    return _possible(1 / (1 + np.exp(-np.clip(score, -50, 50))))
+
+
+def probability_right(evidence: Evidence, kind: str) -> float | None:
+    """0 to 1, that a pose lies within 2 mm in the plane, at the object, and 3 deg; None: nothing fitted."""
+    alike = probability_alike(evidence, kind)
+    return None if alike is None else _possible(alike * min(1.0, evidence.share / _ENOUGH_COMPARED))
+
+
+def _possible(probability: float) -> float:
+    return float(np.clip(probability, 1 - _SUREST, _SUREST))

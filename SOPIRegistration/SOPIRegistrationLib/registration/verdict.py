@@ -25,7 +25,7 @@ from SOPIRegistrationLib.registration.predicted_error import (
     local_model,
     model_covariance,
 )
-from SOPIRegistrationLib.registration.probability import TRUSTED, probability_right
+from SOPIRegistrationLib.registration.probability import TRUSTED, probability_alike, probability_right
 from SOPIRegistrationLib.registration.result import SEVERITY, Verdict
 
 # Two different poses this close in agreement: the image does not decide between them.
@@ -75,10 +75,11 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
         on_weak_parts(evidence.parts_low, comparison.target.kind),
     ]
     enough = _share(evidence.share, comparison.case.least_share)
-    # What the view leaves open no other pose would close, and what a short scan does not show none would show.
-    settling = [_trust(evidence, alike, thresholds, timed_out), *on_agreement]
-    if not _is_sure_of_a_short_scan(comparison, evidence.share, alike):
-        settling.append(enough)
+    # What the view leaves open no other pose would close, what a short scan does not fill none would fill.
+    if _is_sure_of_a_short_scan(comparison, evidence):
+        settling = on_agreement
+    else:
+        settling = [_trust(evidence, alike, thresholds, timed_out), enough, *on_agreement]
     findings = [
         _trust(evidence, probability, thresholds, timed_out),
         *on_agreement,
@@ -183,11 +184,12 @@ def _share(share: float, least: float) -> Finding:
     return "review", f"only {share:.0%} of the X-ray could be compared"
 
 
-def _is_sure_of_a_short_scan(comparison: Comparison, share: float, probability: float | None) -> bool:
-    """Whether the scan is too short to fill an X-ray, and as sure as that a pose is right in what it fills."""
+def _is_sure_of_a_short_scan(comparison: Comparison, evidence: Evidence) -> bool:
+    """Whether the scan is too short to fill an X-ray, and the images as alike as can be in what it fills."""
     most = comparison.usual_share
-    is_short = most < comparison.case.least_share
-    return is_short and share > _MOST_OF_IT * most and (probability or 0.0) > _SURE
+    if most >= comparison.case.least_share or evidence.share < _MOST_OF_IT * most:
+        return False
+    return (probability_alike(evidence, comparison.target.kind.judged_as) or 0.0) > _SURE
 
 
 def _rivals(hypotheses: Hypotheses) -> Finding:
