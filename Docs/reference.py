@@ -15,6 +15,8 @@ import re
 from importlib import import_module
 from pathlib import Path
 
+import SOPIRegistrationLib
+
 DOCS = Path(__file__).parent
 PAGES = (DOCS / "command-line.md", DOCS / "python.md")
 SECTION = re.compile(r"(<!-- (help|python): ([\w. ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -36,10 +38,10 @@ def _described(name: str) -> str:
     thing = getattr(import_module(module), own)
     if not callable(thing):
         return f"`{own}`: {', '.join(thing)}"
-    file = Path(inspect.getfile(thing)).resolve().relative_to(DOCS.resolve().parent).as_posix()
+    file = Path(inspect.getfile(thing)).relative_to(Path(SOPIRegistrationLib.__file__).parents[1]).as_posix()
     called = "" if inspect.isclass(thing) else f"({', '.join(inspect.signature(thing).parameters)})"
     summary = " ".join(inspect.getdoc(thing).partition("\n\n")[0].split())
-    return f"[`{own}{called}`](../{file}): {summary}"
+    return f"[`{own}{called}`](../SOPIRegistration/{file}): {summary}"
 
 
 def options_of(command: str) -> str:

@@ -60,20 +60,24 @@ class Work(Protocol):
         """The row of a task that took its process with it or could not be stopped."""
 
 
-def rows_of_workers(work: Work, tasks: Sequence[Task], scheduler: str | None = None) -> Iterator[Row]:
+def rows_of_workers(
+    work: Work, tasks: Sequence[Task], scheduler: str | None = None, connect_s: float = _CONNECT_S
+) -> Iterator[Row]:
     """Rows as they come.
 
     Args:
         work: what the tasks belong to.
         tasks: what to run.
         scheduler: address of a Dask scheduler; processes of this machine without one.
+        connect_s: how long the scheduler may take to answer.
 
     Raises:
         InputError: no scheduler answers there, or no longer.
     """
     # What a row says of its case is enough: that a worker has ended is no news.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    with _client(min(work.workers, len(tasks)), work.workers, scheduler) as client:
+    count = min(work.workers, len(tasks))
+    with _client(count, work.workers, scheduler, connect_s) as client:
         try:
             if scheduler is not None:
                 work = work.on(max(1, len(client.nthreads())))
@@ -86,11 +90,11 @@ def rows_of_workers(work: Work, tasks: Sequence[Task], scheduler: str | None = N
 
 
 @contextmanager
-def _client(count: int, workers: int, scheduler: str | None) -> Iterator[Client]:
+def _client(count: int, workers: int, scheduler: str | None, connect_s: float) -> Iterator[Client]:
     """A connection to a cluster, or to so many processes, each with one ``workers``-th of the cores."""
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout=_CONNECT_S)
+            client = Client(scheduler, timeout=connect_s)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"no Dask scheduler answers at {scheduler} ({line_of(error)}): start one with `dask "

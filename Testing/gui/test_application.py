@@ -154,6 +154,7 @@ def test_a_closed_scene_leaves_no_numbers(demo):
     boxes = ("sdd", "sod", "rowSpacing", "columnSpacing", "principalU", "principalV")
     assert [getattr(ui, name + "SpinBox").value for name in boxes] == [0.0] * len(boxes)
     assert [getattr(ui, name + "Slider").value for name in ("rx", "ry", "rz", "tx", "ty", "tz")] == [0.0] * 6
+    assert [getattr(ui, name + "WindowRange").maximumValue for name in ("xray", "drr")] == [0.0] * 2
     assert "Needed: a CT, an X-ray and" in ui.verdictLabel.text
 
 
@@ -255,6 +256,25 @@ def test_a_body_that_left_the_3d_view_is_followed_unless_somebody_has_come_close
     demo.session.pose = case.frame.T_from_theta(np.array([0.0, 0.0, 0.0, 3.0, 0.0, 0.0]))
     demo.wait()
     views.keep_body_in_sight()
+    np.testing.assert_allclose(camera.GetPosition(), place)
+
+
+def test_a_body_moved_by_hand_stays_in_sight_of_a_3d_view_that_nobody_has_turned(demo):
+    views, case = demo.session.views, demo.session.case
+    camera = demo.host.app.layoutManager().threeDWidget(0).threeDView().cameraNode().GetCamera()
+    away = case.frame.T_from_theta(np.array([0.0, 0.0, 0.0, 90.0, 60.0, 0.0]))
+    views.fit()
+    demo.session.pose = away
+    demo.wait()
+    low, high = share_of_view(demo)
+    assert np.all(low > -0.02)
+    assert np.all(high < 1.02)
+    demo.click("nominalButton")
+    demo.wait()
+    camera.Dolly(1.5)
+    place = camera.GetPosition()
+    demo.session.pose = away
+    demo.wait()
     np.testing.assert_allclose(camera.GetPosition(), place)
 
 

@@ -64,3 +64,28 @@ def test_wrist_from_files_with_a_geometry_file(user, wrist):
     np.testing.assert_allclose(exported["R"], calibrated["R"], atol=1e-6)
     np.testing.assert_allclose(exported["t"], calibrated["t"], atol=1e-6)
     assert projection_error_mm() < 1.0
+
+
+@pytest.mark.slow
+def test_one_bone_with_everything_automatic_is_never_accepted_at_a_wrong_place(user, wrist):
+    """A single view of a single bone, from nowhere: in time, the way round that it is, and told as it is."""
+    import slicer
+
+    ct = slicer.util.loadVolume(str(wrist / "radius.nii.gz"))
+    user.choose(ct, slicer.util.loadVolume(str(wrist / "frame_0099_cam01.png")))
+    user.host.answers.append(str(wrist / "cameras.json"))
+    user.click("loadGeometryButton")
+    user.show_views()
+    assert user.session.case.bone_dark
+    user.click("registerButton")
+    user.wait(300.0)
+    assert user.host.messages == []
+    case, entry = user.session.case, user.session.state.shown_entry
+    assert case.bone_dark
+    # A search stops at the time limit; what it has begun to refine is refined.
+    assert entry.seconds < 3 * user.parameters.timeLimit
+    gold = np.array(json.loads((wrist / "gold_0099.json").read_text())["T_lps_to_camera"]["cam01"])
+    points = case.ct.surface_points_lps_mm
+    difference = (user.session.pose - gold)[:3]
+    off_mm = np.linalg.norm(points @ difference[:, :3].T + difference[:, 3], axis=1).mean()
+    assert entry.verdict != "accept" or off_mm < 10.0

@@ -161,3 +161,25 @@ def test_the_transform_removed_in_mid_run_is_said(registered):
     assert user.ui.verdictLabel.text == "The transform was removed from the scene."
     user.show_views()
     assert user.parameters.transform is not None
+
+
+def test_images_that_cannot_be_used_any_more_are_told(registered):
+    import slicer
+
+    user = registered
+    slicer.util.updateVolumeFromArray(user.nodes.xray, np.arange(9000.0).reshape(1, 100, 90))
+    user.host.process(0.5)
+    user.wait()
+    assert is_marked(user)
+    assert not user.ui.registerButton.enabled
+    assert "a geometry for an image of this size" in user.ui.registerButton.toolTip
+    assert user.host.messages == []
+
+
+def test_a_ct_that_lost_its_voxels_is_not_accepted(registered):
+    user = registered
+    user.nodes.ct.SetAndObserveImageData(None)
+    user.host.process(0.5)
+    user.wait()
+    assert is_marked(user)
+    assert "has no voxels" in user.last_message()

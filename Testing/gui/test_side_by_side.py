@@ -113,9 +113,20 @@ def test_one_switch_goes_back_to_this_xray(biplane):
 
     [other] = biplane.session.overlay.beside
     gone = other.node.GetID(), other.drr.GetID()
+    slice_node = biplane.host.app.layoutManager().sliceWidget("XRay2").mrmlSliceNode()
+
+    def c_arms():
+        models = slicer.util.getNodesByClass("vtkMRMLModelNode")
+        return [name for name in ("front", "side") if any(f"C-arm {name}" in m.GetName() for m in models)]
+
+    assert slice_node.GetSliceVisible()
+    assert c_arms() == ["front", "side"]
     biplane.ui.jointCheckBox.checked = False
     biplane.show_views()
     assert "Fusion2" not in views(biplane)
+    # Nothing of the other one stands in the 3D view.
+    assert not slice_node.GetSliceVisible()
+    assert c_arms() == ["front"]
     assert biplane.session.overlay.beside == ()
     assert [slicer.mrmlScene.GetNodeByID(one) for one in gone] == [None, None]
     biplane.ui.jointCheckBox.checked = True
@@ -213,3 +224,18 @@ def test_a_picture_beside_that_was_removed_comes_back(biplane, what):
     assert shown_in("Fusion2")[1] == other.node.GetID()
     assert biplane.host.view_pixels("Fusion2").std() > 10
     assert len(slicer.util.getNodesByClass("vtkMRMLVolumeNode")) == known
+
+
+@pytest.mark.slow
+def test_one_x_ray_whose_polarity_is_misjudged_does_not_spoil_the_other(biplane):
+    """The side view of the phantom is taken for one with bright bones, though not clearly."""
+    case = biplane.session.case
+    assert [one.bone_dark for one in (case.xray, *case.others)] == [True, False]
+    biplane.ui.initialiserCombo.setCurrentText("Current pose")
+    biplane.click("registerButton")
+    biplane.wait()
+    assert biplane.ui.verdictLabel.text.startswith("Accepted")
+    case = biplane.session.case
+    assert [one.bone_dark for one in (case.xray, *case.others)] == [True, True]
+    [beside] = biplane.session.overlay.beside
+    assert beside.node.GetAttribute("SOPIRegistration.BoneDark") == "1"

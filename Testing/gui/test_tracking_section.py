@@ -36,6 +36,8 @@ def column(user, number: int) -> float:
     return float(case.xray.camera.project((user.session.pose @ [*case.frame.centre_lps_mm, 1.0])[:3])[0])
 
 
+# Two tracks of a film; one, by a script, is a fast test (test_scripts).
+@pytest.mark.slow
 def test_track_scrub_correct_and_track_on(film, demo_case, tmp_path):
     import slicer
 

@@ -191,7 +191,7 @@ def test_c_arm_model_is_updated_hidden_and_removed(scene):
     again.visible = False
     assert not scene.GetFirstNodeByName("C-arm beam").GetDisplayVisibility()
     assert not model.visible
-    model.remove()
+    model.keep(())
     assert node_ids(scene) == nodes
     assert subject_hierarchy_items(scene) == items
 

@@ -240,7 +240,7 @@ def test_closing_the_scene_leaves_nothing(host, scene, filled_scene):
     overlay.refresh()
     overlay.remove()
     assert not CArmModel(scene).visible
-    CArmModel(scene).remove()
+    CArmModel(scene).keep(())
     composite = slicer.vtkMRMLSliceLogic.GetSliceCompositeNode(slice_node(scene, FUSION_VIEW))
     assert scene.GetNodeByID(composite.GetForegroundVolumeID() or "none") is None
 

@@ -201,13 +201,6 @@ def test_scan_cut_at_both_ends_is_marked_there(axial):
     assert ct.truncated.array.sum() == marked[0, 0] + marked[0, -1]
 
 
-def test_bone_content_is_cut_where_the_bone_is(axial):
-    below = prepare_ct(replace(axial, array=axial.array[:30]), content="bone")
-    marked = ends(below.truncated.array)
-    assert marked[0, -1] == below.bone.array[-1].sum() > 0
-    assert below.truncated.array.sum() == marked[0, -1]
-
-
 def test_segmented_bone_is_marked_at_its_cut_end_only():
     def shaft(points):
         x, y, z = np.moveaxis(points, -1, 0)
@@ -275,23 +268,12 @@ def test_label_map_on_another_grid():
     np.testing.assert_allclose(ct.rotation_centre_lps_mm, [*SPINE, 10], atol=1)
 
 
-def test_bone_content_is_cropped_to_the_mask(axial):
-    mask = replace(axial, array=(axial.array == 600).astype(np.uint8), name="mask")
-    body = prepare_ct(axial, mask=mask)
-    bone = prepare_ct(axial, mask=mask, content="bone")
-    assert bone.attenuation.array.size < 0.2 * body.attenuation.array.size
-    np.testing.assert_allclose(bone.rotation_centre_lps_mm, body.rotation_centre_lps_mm, atol=0.05)
-    assert value_at(bone.attenuation, [[*SPINE, 0]])[0] == pytest.approx(MU_WATER * 1.6)
-    assert value_at(bone.attenuation, [[SPINE[0] + 22, SPINE[1], 0]])[0] == 0
-
-
 def test_bone_only_is_the_body_within_the_mask(axial):
     ct = prepare_ct(axial)
     bone = bone_only(ct)
     inside = ct.bone.array > 0
     np.testing.assert_array_equal(bone.array[inside], ct.attenuation.array[inside])
     assert not bone.array[~inside].any()
-    np.testing.assert_array_equal(prepare_ct(axial, content="bone").attenuation.array, bone.array)
 
 
 def test_specks_are_no_bone(axial):

@@ -229,6 +229,8 @@ def test_bounded_starts_fill_their_bounds():
     assert np.abs(twists.mean(axis=0)).max() < 0.4
 
 
+# A process that imports and compiles all it needs; what hangs in one is ended by a fast test of the workers.
+@pytest.mark.slow
 def test_a_fresh_process_times_its_first_registration(folder, tmp_path):
     path = folder / "fresh.toml"
     path.write_text(

@@ -35,8 +35,16 @@ def add_ct_arguments(
         text: what it may be.
     """
     parser.add_argument("ct", type=Path, metavar=metavar, help=text)
+    add_bone_arguments(parser)
+
+
+def add_bone_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a CT's bones are."""
     parser.add_argument(
-        "--mask", type=Path, metavar="FILE", help="label map of the bones (every label above 0 counts)"
+        "--mask",
+        type=Path,
+        metavar="FILE",
+        help="label map of the bones of a single CT (every label above 0 counts)",
     )
     parser.add_argument(
         "--bone-threshold", type=float, metavar="HU", help="threshold of the bones without a mask, HU (200)"

@@ -57,67 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"({' '.join(METHODS_BY_DEFAULT)})",
     )
     parser.add_argument(
-        "--protocol",
-        choices=list(PROTOCOLS),
-        help="poses: paper (start and target drawn with the paper's numbers as variances, deg^2 and mm^2), "
-        "wide (target drawn with them as standard deviations, deg and mm; start at the nominal view), near "
-        "(start 1.5 deg and mm from the target, 5 mm in depth) or any-view (as paper, but with any roll, "
-        "half of them mirrored, half from behind, anywhere along the CT; start at the nominal view); with "
-        "--starts, how far these are off (paper)",
-    )
-    parser.add_argument(
-        "--target",
-        choices=list(TARGETS),
-        help="X-rays: our projector without noise, as in the papers; RTK on the CT's own grid with little "
-        "noise; with noise and an intensity curve; with a beam of 80 kV and scatter; with scatter, "
-        "collimation and metal besides (rtk)",
-    )
-    parser.add_argument(
-        "--ct",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help=f"CTs: DICOM series folders, NIfTI, NRRD or MHA, in HU (default: {PHANTOMS_BY_DEFAULT} "
-        "phantoms)",
-    )
-    parser.add_argument(
-        "--content",
-        choices=CONTENTS,
-        help="bone takes all but bone (above 200 HU) out of CT and X-ray, as in the papers (body)",
-    )
-    parser.add_argument(
-        "--cases-file",
-        type=Path,
-        metavar="FILE.csv",
-        help="your own cases in place of simulated ones, one a line: columns ct, xray, geometry, and where "
-        "there are truth and start (result.json or transform), mask, camera, case (X-rays with the same one "
-        "are registered jointly)",
-    )
-    parser.add_argument(
-        "--starts",
-        type=int,
-        metavar="N",
-        help="register each of your own cases from N starts drawn about its truth, in place of its start",
-    )
-    parser.add_argument(
-        "--cases",
-        type=int,
-        metavar="N",
-        help=f"how many ({CASES_BY_DEFAULT}; with --cases-file all of it)",
-    )
-    parser.add_argument("--seed", type=int, metavar="N", help="of everything random, 0 or more (1)")
-    parser.add_argument("--view", type=str.upper, choices=list(NOMINAL_VIEWS), help="nominal view (AP)")
-    parser.add_argument(
-        "--pixels", type=int, metavar="N", help="rows and columns of simulated X-rays of 204 mm (256)"
-    )
-    parser.add_argument(
-        "--baseline-pixels",
-        type=int,
-        metavar="N",
-        help="longer edge of the images that the baselines compare; at 128 they take a third of the time "
-        f"({BASELINE_PIXELS}, as in the papers)",
-    )
-    parser.add_argument(
         "--weights",
         nargs="+",
         default=[],
@@ -125,21 +64,95 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"other weights than the installed ones; networks: {', '.join(NETWORKS)}; a plain FILE is of "
         f"{next(iter(NETWORKS))}",
     )
-    parser.add_argument("--timeout", type=float, metavar="S", help="limit of a registration, seconds (300)")
-    parser.add_argument(
+    _add_simulated(parser.add_argument_group("simulated cases"))
+    _add_listed(parser.add_argument_group("cases of your own"))
+    _add_running(parser.add_argument_group("running"))
+
+
+def _add_simulated(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--protocol",
+        choices=list(PROTOCOLS),
+        help="poses: paper (start and target drawn with the paper's numbers as variances, deg^2 and mm^2), "
+        "wide (target drawn with them as standard deviations, deg and mm; start at the nominal view), "
+        "near (start 1.5 deg and mm from the target, 5 mm in depth), around (target up to 30 deg and 20 "
+        "mm from the nominal view, which is the start) or any-view (as paper, but with any roll, half of "
+        "them mirrored, half from behind, anywhere along the CT; start at the nominal view); with "
+        "--starts, how far these are off (paper)",
+    )
+    group.add_argument(
+        "--target",
+        choices=list(TARGETS),
+        help="X-rays: our projector without noise, as in the papers; RTK on the CT's own grid with little "
+        "noise; with noise and an intensity curve; with a beam of 80 kV and scatter; with scatter, "
+        "collimation and metal besides (rtk)",
+    )
+    group.add_argument(
+        "--ct",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help=f"CTs: DICOM series folders, NIfTI, NRRD or MHA, in HU (default: {PHANTOMS_BY_DEFAULT} "
+        "phantoms)",
+    )
+    group.add_argument(
+        "--content",
+        choices=CONTENTS,
+        help="bone takes all but bone (above 200 HU) out of CT and X-ray, as in the papers (body)",
+    )
+    group.add_argument(
+        "--cases",
+        type=int,
+        metavar="N",
+        help=f"how many ({CASES_BY_DEFAULT}; with --cases-file all of it)",
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="of everything random, 0 or more (1)")
+    group.add_argument("--view", type=str.upper, choices=list(NOMINAL_VIEWS), help="nominal view (AP)")
+    group.add_argument(
+        "--pixels", type=int, metavar="N", help="rows and columns of simulated X-rays of 204 mm (256)"
+    )
+
+
+def _add_listed(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--cases-file",
+        type=Path,
+        metavar="FILE.csv",
+        help="your own cases in place of simulated ones, one a line: columns ct, xray, geometry, and where "
+        "there are truth and start (result.json or transform), mask, camera, case (X-rays with the same one "
+        "are registered jointly)",
+    )
+    group.add_argument(
+        "--starts",
+        type=int,
+        metavar="N",
+        help="register each of your own cases from N starts drawn about its truth, in place of its start",
+    )
+
+
+def _add_running(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--baseline-pixels",
+        type=int,
+        metavar="N",
+        help="longer edge of the images that the baselines compare; at 128 they take a third of the time "
+        f"({BASELINE_PIXELS}, as in the papers)",
+    )
+    group.add_argument("--timeout", type=float, metavar="S", help="limit of a registration, seconds (300)")
+    group.add_argument(
         "--workers",
         type=int,
         metavar="N",
         help="processes, the cores shared between them; a registration alone uses several cores, so that "
         "seconds are comparable only at the same number (one for every four cores)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--scheduler",
         metavar="ADDRESS",
         help="of a Dask scheduler, such as tcp://host:8786: run on its workers, which see the same files, in "
         "place of processes of this machine",
     )
-    parser.add_argument("--retry", action="store_true", help="run cases that ended with an error once more")
+    group.add_argument("--retry", action="store_true", help="run cases that ended with an error once more")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -195,12 +208,21 @@ def _content(args: argparse.Namespace) -> dict:
     said = {name: value for name, value in said.items() if value not in (None, [], {})}
     if args.config is None:
         return said | _listed(args, said)
+    if weights:
+        said["weights"] = {name: str(path.absolute()) for name, path in weights.items()}
+    return _configured(args, said)
+
+
+def _configured(args: argparse.Namespace, said: dict) -> dict:
+    """What the configuration says; what the options say goes before it, in its groups, too.
+
+    Raises:
+        InputError: it cannot be read, or options do not go with one.
+    """
     for name in (*_SIMULATED, "cases_file", "starts"):
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise InputError(f"--{option} does not go with --config: write {name} into {args.config}")
-    if weights:
-        said["weights"] = {name: str(path.absolute()) for name, path in weights.items()}
     content = read_configuration(args.config)
     groups = content.get("groups")
     if isinstance(groups, list) and all(isinstance(group, dict) for group in groups):

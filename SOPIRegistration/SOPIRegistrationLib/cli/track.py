@@ -14,6 +14,7 @@ from typing import NamedTuple
 from SOPIRegistrationLib import __version__
 from SOPIRegistrationLib.cli.bodies import BODY_HELP, add_body_arguments, body_names
 from SOPIRegistrationLib.cli.common import (
+    add_bone_arguments,
     add_setting_arguments,
     add_view_argument,
     parse_weights,
@@ -81,6 +82,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--camera", metavar="NAME", help="camera of a single sequence, of several in the geometry"
     )
+    parser.add_argument("--fps", type=float, metavar="N", help="frames a second, over what the file says")
+    _add_starts(parser)
+    _add_outputs(parser.add_argument_group("what is written besides"))
+    add_bone_arguments(parser)
+    add_view_argument(parser)
+    add_setting_arguments(parser)
+
+
+def _add_starts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start",
         nargs="+",
@@ -97,7 +107,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a JointTrack start whose rotations may be either (radians about z and y, with y down, as in "
         "JTML's Subject0)",
     )
-    parser.add_argument("--fps", type=float, metavar="N", help="frames a second, over what the file says")
+
+
+def _add_outputs(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--smooth",
         type=float,
@@ -120,12 +132,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "in folders a whole trial.cfg",
     )
     parser.add_argument("--film", action="store_true", help="write overlay.gif")
-    parser.add_argument("--mask", type=Path, metavar="FILE", help="label map of the bones of a single CT")
-    parser.add_argument(
-        "--bone-threshold", type=float, metavar="HU", help="threshold of the bones without a mask, HU (200)"
-    )
-    add_view_argument(parser)
-    add_setting_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SOPIRegistrationLib.cli.common import (
+    add_bone_arguments,
     add_settings,
     add_view_argument,
     has_cuda,
@@ -93,10 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--camera", metavar="NAME", help="camera, where the geometry has several (the first)")
     add_view_argument(parser)
-    parser.add_argument("--mask", type=Path, metavar="FILE", help="label map of the bones")
-    parser.add_argument(
-        "--bone-threshold", type=float, metavar="HU", help="threshold of the bones without a mask, HU (200)"
-    )
+    add_bone_arguments(parser)
     parser.add_argument(
         "--network",
         choices=NETWORKS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -78,6 +79,27 @@ class Reading:
         others = tuple(one.other_polarity() if one.other_polarity else one for one in self.radiographs)
         return Reading(others, self.mirrored)
 
+    def polarities(self) -> tuple[Reading, ...]:
+        """What bright and dark may be, as detected first; where X-rays differ, all of them alike next.
+
+        X-rays of one set are mostly stored alike, and the one that differs was detected wrongly.
+        """
+        alike = [
+            Reading(
+                tuple(
+                    one.other_polarity() if one.other_polarity and one.bone_dark != dark else one
+                    for one in self.radiographs
+                ),
+                self.mirrored,
+            )
+            for dark in (True, False)
+            if len({one.bone_dark for one in self.radiographs}) > 1
+        ]
+        found = {}
+        for reading in filter(None, (self, *alike, self.other_polarity())):
+            found.setdefault(tuple(one.bone_dark for one in reading.radiographs), reading)
+        return tuple(found.values())
+
 
 @dataclass(frozen=True)
 class Case:
@@ -134,8 +156,7 @@ class Case:
     @property
     def readings(self) -> tuple[Reading, ...]:
         """The X-rays as detected; with bright and dark exchanged, where that was only detected."""
-        other = self.reading.other_polarity()
-        return (self.reading,) if other is None else (self.reading, other)
+        return self.reading.polarities()
 
     @property
     def least_share(self) -> float:
@@ -242,9 +263,14 @@ class Comparison:
             shares.append(np.broadcast_to(share, len(T_lps_to_world)))
         return np.mean(shares, axis=0)
 
+    @cached_property
+    def usual_share(self) -> float:
+        """Share at the expected pose: more than that of a short scan cannot be compared."""
+        return float(self.share(self.case.T_expected[None])[0])
+
     def agreement(self, T_lps_to_world: np.ndarray) -> np.ndarray:
         """(n,) structural correlation, less where few rays are left to compare or the depth is unusual."""
-        few = np.minimum(1.0, self.share(T_lps_to_world) / self.case.least_share)
+        few = np.minimum(1.0, self.share(T_lps_to_world) / min(self.case.least_share, self.usual_share))
         agreement = self.structural_correlation(T_lps_to_world) * np.sqrt(few)
         return agreement - self.case.depth_cost(T_lps_to_world)
 

@@ -95,8 +95,8 @@ def descend(problem: Problem, report: Report, *, similarity: str) -> Estimate:
     return Estimate(result.T)
 
 
-def evolve(problem: Problem, report: Report, *, similarity: str = "gc") -> Estimate:
-    """CMA-ES on one similarity of the DRR and the X-ray, from the start pose.
+def evolve(problem: Problem, report: Report) -> Estimate:
+    """CMA-ES on the gradient correlation of the DRR and the X-ray, from the start pose.
 
     The intensity-based benchmark of ProST (IEEE TMI 2024): Hansen and Ostermeier 2001, first generation of
     5 deg, 5 mm in plane and 20 mm in depth, 9 poses a generation, until they spread by less than a thousandth
@@ -105,9 +105,8 @@ def evolve(problem: Problem, report: Report, *, similarity: str = "gc") -> Estim
     Args:
         problem: what to register.
         report: told every iteration; raises ``Cancelled`` to end.
-        similarity: name in :data:`~SOPIRegistrationLib.similarity.SIMILARITIES`.
     """
-    measure, views = get_similarity(similarity), compared_views(problem)
+    measure, views = get_similarity("gc"), compared_views(problem)
 
     def objective(T_lps_to_world):
         values = [

@@ -81,32 +81,29 @@ def table(
     """
     groups = {one.group: [other for other in series if other.group == one.group] for one in series}
     known = {name: _of_group(settings, name) for name in groups}
-    sections = {"": _conditions(series, settings, known)}
     chosen = chosen or (SECTIONS if len(groups) < 2 else OF_SEVERAL)
+    sections = {"": _conditions(series, settings, known)}
     if "summary" in chosen and (len(groups) > 1 or len(chosen) < len(SECTIONS)):
         sections["Summary"] = summary_table(series, within or {})
     for name, own in groups.items():
-        sections |= {
-            f"{heading}: {name}" if name else heading: lines
-            for heading, lines in _sections_of_group(own, known[name], chosen).items()
-        }
-    sections |= {
-        heading: lines
-        for name, (heading, make) in _OF_ALL.items()
-        if name in chosen and (lines := make(series))
-    }
+        made = _sections_of_group(own, known[name], chosen)
+        sections |= {_titled(heading, name): lines for heading, lines in made.items()}
+    sections |= {heading: make(series) for name, (heading, make) in _OF_ALL.items() if name in chosen}
     methods = {one.name: one for one in series}.values()
     sections["Methods"] = [f"- {one.label} (`{one.name}`): {one.summary}" for one in methods]
-    if errors := _errors(series):
-        sections["Errors"] = errors
-    for name, own in groups.items():
-        if "assisted" in chosen and (assisted := assisted_table(own)):
-            heading = "No result: what choosing by the truth would report"
-            sections[f"{heading}: {name}" if name else heading] = assisted
+    sections["Errors"] = _errors(series)
+    if "assisted" in chosen:
+        heading = "No result: what choosing by the truth would report"
+        sections |= {_titled(heading, name): assisted_table(own) for name, own in groups.items()}
     lines = [f"# {title}"]
     for heading, content in sections.items():
-        lines += ["", *([f"## {heading}", ""] if heading else []), *content]
+        if content:
+            lines += ["", *([f"## {heading}", ""] if heading else []), *content]
     return "\n".join(lines) + "\n"
+
+
+def _titled(heading: str, group: str) -> str:
+    return f"{heading}: {group}" if group else heading
 
 
 def _errors(series: Sequence[Series]) -> list[str]:

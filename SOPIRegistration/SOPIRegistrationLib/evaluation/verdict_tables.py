@@ -82,20 +82,22 @@ def verdicts_table(series: Sequence[Series]) -> list[str]:
     heads += ["accepted though wrong", "of all wrong ones"]
     heads += ["correlation of right ones: least (median)", "of wrong ones: greatest", "share compared: least"]
     lines = head(heads)
-    for one in judged:
-        verdicts, _, wrong = one.accepted()
-        rows = [row for row in one.solved if row["verdict"]]
-        known = [row for row in rows if row["correlation"]]
-        right, others = (
-            np.array([float(row["correlation"]) for row in known if row["right"] == value]) for value in "10"
-        )
-        shares = [float(row["share"]) for row in rows if row["share"]]
-        cells = [*([one.group] if named else []), one.label, str(verdicts), rate_of(*one.accepted_of_right())]
-        cells += [str(wrong), str(sum(row["right"] == "0" for row in rows))]
-        cells += [f"{right.min():.3f} ({np.median(right):.3f})" if len(right) else ""]
-        cells += [f"{others.max():.3f}" if len(others) else "", f"{min(shares):.2f}" if shares else ""]
-        lines.append(row_of(*cells))
+    lines += [row_of(*([one.group] if named else []), one.label, *_verdict_cells(one)) for one in judged]
     return [*lines, "", "Correlation: of the locally normalised images (structural correlation)."]
+
+
+def _verdict_cells(one: Series) -> list[str]:
+    verdicts, _, wrong = one.accepted()
+    rows = [row for row in one.solved if row["verdict"]]
+    known = [row for row in rows if row["correlation"]]
+    right, others = (
+        np.array([float(row["correlation"]) for row in known if row["right"] == value]) for value in "10"
+    )
+    shares = [float(row["share"]) for row in rows if row["share"]]
+    cells = [str(verdicts), rate_of(*one.accepted_of_right())]
+    cells += [str(wrong), str(sum(row["right"] == "0" for row in rows))]
+    cells += [f"{right.min():.3f} ({np.median(right):.3f})" if len(right) else ""]
+    return [*cells, f"{others.max():.3f}" if len(others) else "", f"{min(shares):.2f}" if shares else ""]
 
 
 def reliability_table(series: Sequence[Series]) -> list[str]:

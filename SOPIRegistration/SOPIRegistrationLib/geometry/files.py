@@ -184,36 +184,10 @@ def _camera(values: Values, sources: dict, shape, origin: str, image_name: str, 
     size = _image_size(values, shape, origin, image_name)
     distortion = array_of(values, "distortion", (5,)) if "distortion" in values else None
     if "K" in values:
-        K = array_of(values, "K", (3, 3))
-        # K says it all: a tag that cannot be read is no loss.
-        sdd, spacing = (
-            None
-            if name in values and isinstance(values[name][0], InputError)
-            else positive(values, name, size)
-            for name, size in (("sdd_mm", ()), ("pixel_spacing_mm", (2,)))
-        )
-        if sdd is None and spacing is not None:
-            sdd = float(np.sqrt(spacing[0] * spacing[1] * abs(K[0, 0] * K[1, 1]))) / abs(K[2, 2] or 1)
-            sources["sdd_mm"] = "K and the pixel spacing"
-        for name in ("pixel_spacing_mm", "principal_point_px"):
-            sources.pop(name, None)
-        return _checked_camera(values["K"][1], K, *size, sdd, distortion=distortion)
+        return _camera_of_K(values, sources, size, distortion)
     sdd, spacing = positive(values, "sdd_mm"), positive(values, "pixel_spacing_mm", (2,))
-    missing = [
-        (name, tag)
-        for name, tag, value in (("sdd_mm", SDD_TAG, sdd), ("pixel_spacing_mm", SPACING_TAG, spacing))
-        if value is None
-    ]
-    if missing:
-        keys, tags = (" and ".join(names) for names in zip(*missing, strict=True))
-        if is_dicom:
-            raise InputError(f"{image_name} lacks {tags}: give {keys} in a geometry file with --geometry")
-        if origin == image_name:
-            raise InputError(
-                f"{image_name} carries no geometry: give {keys} in a geometry file, or a preset "
-                f"({preset_names()}), with --geometry"
-            )
-        raise InputError(f"{origin} lacks {keys} (or K): add them")
+    if sdd is None or spacing is None:
+        raise _lacking(sdd, spacing, origin, image_name, is_dicom)
     centre = (size[0] - 1) / 2, (size[1] - 1) / 2
     if "principal_point_px" in values:
         centre = array_of(values, "principal_point_px", (2,))
@@ -221,6 +195,36 @@ def _camera(values: Values, sources: dict, shape, origin: str, image_name: str, 
         sources["principal_point_px"] = "default: detector centre"
     K = np.array([[sdd / spacing[1], 0, centre[0]], [0, sdd / spacing[0], centre[1]], [0, 0, 1]])
     return _checked_camera(origin, K, *size, sdd, distortion=distortion)
+
+
+def _camera_of_K(values: Values, sources: dict, size: tuple[int, int], distortion) -> Camera:
+    K = array_of(values, "K", (3, 3))
+    # K says it all: a tag that cannot be read is no loss.
+    sdd, spacing = (
+        None if name in values and isinstance(values[name][0], InputError) else positive(values, name, shape)
+        for name, shape in (("sdd_mm", ()), ("pixel_spacing_mm", (2,)))
+    )
+    if sdd is None and spacing is not None:
+        sdd = float(np.sqrt(spacing[0] * spacing[1] * abs(K[0, 0] * K[1, 1]))) / abs(K[2, 2] or 1)
+        sources["sdd_mm"] = "K and the pixel spacing"
+    for name in ("pixel_spacing_mm", "principal_point_px"):
+        sources.pop(name, None)
+    return _checked_camera(values["K"][1], K, *size, sdd, distortion=distortion)
+
+
+def _lacking(sdd, spacing, origin: str, image_name: str, is_dicom: bool) -> InputError:
+    """What to say of a geometry that is not known whole, and what to do."""
+    known = (("sdd_mm", SDD_TAG, sdd), ("pixel_spacing_mm", SPACING_TAG, spacing))
+    missing = [(name, tag) for name, tag, value in known if value is None]
+    keys, tags = (" and ".join(names) for names in zip(*missing, strict=True))
+    if is_dicom:
+        return InputError(f"{image_name} lacks {tags}: give {keys} in a geometry file with --geometry")
+    if origin == image_name:
+        return InputError(
+            f"{image_name} carries no geometry: give {keys} in a geometry file, or a preset "
+            f"({preset_names()}), with --geometry"
+        )
+    return InputError(f"{origin} lacks {keys} (or K): add them")
 
 
 def _image_size(values: Values, shape, origin: str, image_name: str) -> tuple[int, int]:

@@ -144,41 +144,46 @@ def planes_of(path: Path, header: Dataset, what: str) -> Iterator[Plane]:
         )
     shared = _items(header, _GROUPS[1])
     for frame in range(frames):
-        places = [header]
-        if groups:
-            places = [groups[frame], *shared[:1], header]
-        found = _Tags(places, path, what)
-        position = found.numbers("ImagePositionPatient", 3, "PlanePositionSequence")
-        orientation = found.numbers("ImageOrientationPatient", 6, "PlaneOrientationSequence")
-        spacing = found.numbers("PixelSpacing", 2, "PixelMeasuresSequence")
-        axes = orientation.reshape(2, 3).T
-        lengths = np.linalg.norm(axes, axis=0)
-        if np.abs(lengths - 1).max() > 0.01 or abs(axes[:, 0] @ axes[:, 1]) > 0.01:
-            raise found.unusable("ImageOrientationPatient", "two perpendicular unit vectors are needed")
-        if spacing.min() <= 0:
-            raise found.unusable("PixelSpacing", "every spacing must be above zero")
-        slope = found.number(_RESCALE[0], 1.0, _TRANSFORMATION)
-        intercept = found.number(_RESCALE[1], 0.0, _TRANSFORMATION)
-        if slope == 0:
-            raise found.unusable("RescaleSlope", "it must not be zero")
-        kinds = [value_of(header, "ImageType"), found.find("FrameType", "CTImageFrameTypeSequence")]
-        yield Plane(
-            path,
-            frame,
-            (
-                _integer(header, "Rows", 0),
-                _integer(header, "Columns", 0),
-                _integer(header, "SamplesPerPixel", 1),
-                str(value_of(header, "FrameOfReferenceUID") or ""),
-            ),
-            spacing,
-            axes / lengths,
-            position,
-            (slope, intercept),
-            any("LOCALIZER" in (kind or ()) for kind in kinds),
-            str(value_of(header, "AcquisitionNumber") or ""),
-            any(found.find(keyword, _TRANSFORMATION) is not None for keyword in _RESCALE),
-        )
+        places = [groups[frame], *shared[:1], header] if groups else [header]
+        yield _plane(_Tags(places, path, what), path, frame, header)
+
+
+def _plane(tags: _Tags, path: Path, frame: int, header: Dataset) -> Plane:
+    position = tags.numbers("ImagePositionPatient", 3, "PlanePositionSequence")
+    axes, spacing = _axes(tags), tags.numbers("PixelSpacing", 2, "PixelMeasuresSequence")
+    if spacing.min() <= 0:
+        raise tags.unusable("PixelSpacing", "every spacing must be above zero")
+    slope = tags.number(_RESCALE[0], 1.0, _TRANSFORMATION)
+    intercept = tags.number(_RESCALE[1], 0.0, _TRANSFORMATION)
+    if slope == 0:
+        raise tags.unusable("RescaleSlope", "it must not be zero")
+    kinds = [value_of(header, "ImageType"), tags.find("FrameType", "CTImageFrameTypeSequence")]
+    return Plane(
+        path,
+        frame,
+        (
+            _integer(header, "Rows", 0),
+            _integer(header, "Columns", 0),
+            _integer(header, "SamplesPerPixel", 1),
+            str(value_of(header, "FrameOfReferenceUID") or ""),
+        ),
+        spacing,
+        axes,
+        position,
+        (slope, intercept),
+        any("LOCALIZER" in (kind or ()) for kind in kinds),
+        str(value_of(header, "AcquisitionNumber") or ""),
+        any(tags.find(keyword, _TRANSFORMATION) is not None for keyword in _RESCALE),
+    )
+
+
+def _axes(tags: _Tags) -> np.ndarray:
+    """(3, 2) unit vectors along a plane's rows and columns, LPS."""
+    axes = tags.numbers("ImageOrientationPatient", 6, "PlaneOrientationSequence").reshape(2, 3).T
+    lengths = np.linalg.norm(axes, axis=0)
+    if np.abs(lengths - 1).max() > 0.01 or abs(axes[:, 0] @ axes[:, 1]) > 0.01:
+        raise tags.unusable("ImageOrientationPatient", "two perpendicular unit vectors are needed")
+    return axes / lengths
 
 
 class _Tags:

@@ -7,7 +7,6 @@ to the body, and only then resampled, a slab of slices at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
@@ -31,7 +30,6 @@ def prepare_ct(
     mask: Volume | None = None,
     bone_threshold_hu: float | None = None,
     working_spacing_mm: float | None = None,
-    content: str = "body",
     progress: Callable[[float, str], None] | None = None,
     most_voxels: int = _MOST_VOXELS,
 ) -> PreparedCT:
@@ -45,7 +43,6 @@ def prepare_ct(
         bone_threshold_hu: threshold of the bones without a mask, HU.
         working_spacing_mm: edge of the working voxels, mm; else the CT's smallest spacing, or what keeps
             the grid within ``most_voxels``.
-        content: "body" for the attenuation of everything but table and air, "bone" for the bones alone.
         progress: called with the fraction done and what is being done.
         most_voxels: of the grid, where its spacing is not given.
 
@@ -53,8 +50,6 @@ def prepare_ct(
         InputError: no body or bone in the CT, a mask that is empty, a CT, or does not overlap the CT.
     """
     report = progress or (lambda fraction, what: None)
-    if content not in ("body", "bone"):
-        raise ValueError(f"content must be 'body' or 'bone', not '{content}'")
     if working_spacing_mm is not None and not working_spacing_mm > 0:
         raise InputError(f"the working spacing must be above 0 mm, not {working_spacing_mm:g}")
 
@@ -63,10 +58,7 @@ def prepare_ct(
     threshold = bone_threshold_hu
     if threshold is None:
         threshold = TISSUE_HU if body.is_segmented_bone else BONE_THRESHOLD_HU
-    box = body.box
-    if mask is not None:
-        mask_box = _mask_box(mask, volume)
-        box = mask_box if content == "bone" else _union(box, mask_box)
+    box = body.box if mask is None else _union(body.box, _mask_box(mask, volume))
     grid = WorkingGrid(volume, box, working_spacing_mm, most_voxels)
 
     report(0.2, "resampling")
@@ -77,18 +69,16 @@ def prepare_ct(
     inside = body.on_grid(body.kept, grid)
     if mask is None:
         bone = _cleaned_bone(bone & inside, grid.spacing_mm)
-        _require(
-            bone,
-            f"CT {volume.name} has no bone above {threshold:g} HU: give a lower --bone-threshold or a --mask",
+        none = (
+            f"CT {volume.name} has no bone above {threshold:g} HU: give a lower --bone-threshold or a --mask"
         )
     else:
-        bone = _labels_on_grid(mask, grid)
-        _require(bone, _beside(mask, volume))
+        bone, none = _labels_on_grid(mask, grid), _beside(mask, volume)
+    _require(bone, none)
     attenuation *= inside | bone
     report(0.9, "finding where the scan ends")
     # Fainter than the thinnest lung is gas, or the air beside a body that the coarse outline includes.
-    present = bone if content == "bone" else bone | (attenuation > 0.1 * MU_WATER)
-    truncated = body.leaves_scan(grid) & present
+    truncated = body.leaves_scan(grid) & (bone | (attenuation > 0.1 * MU_WATER))
 
     prepared = PreparedCT(
         attenuation=Volume(attenuation, grid.index_to_lps, volume.name),
@@ -100,9 +90,7 @@ def prepare_ct(
         notes=volume.notes + (() if mask is None else mask.notes),
     )
     report(1.0, "done")
-    if content == "body":
-        return prepared
-    return replace(prepared, attenuation=bone_only(prepared))
+    return prepared
 
 
 def bone_only(prepared: PreparedCT) -> Volume:

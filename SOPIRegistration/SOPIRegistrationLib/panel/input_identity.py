@@ -51,6 +51,8 @@ class InputIdentity:
         p = self._parameters
         xrays = [(p.xray, p.frame), *((one.node, one.frame) for one in self._state.xrays)]
         now = {self._of_xray(node, frame) for node, frame in xrays}
+        if case.inputs.ct is not None and _content(p.ct) != case.inputs.ct_key[0][1]:
+            return False
         is_same = self._of_ct(case) == entry.inputs["ct"] and not now.isdisjoint(entry.inputs["xrays"])
         return is_same and self._has_geometry(entry.geometry)
 

@@ -54,6 +54,8 @@ class OverlaySection(slicer.util.VTKObservationMixin):
             self._is_held = False
             for pending in (self._blinking, self._drawing, self._releasing, self._windows):
                 pending.stop()
+            for ranges in (self._ui.xrayWindowRange, self._ui.drrWindowRange):
+                _show_range(ranges, (0.0, 1.0), (0.0, 0.0), decimals=0)
             return
         for one in (overlay, *overlay.beside):
             for display in one.displays if one.is_complete else ():

@@ -257,6 +257,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _on_images(self) -> None:
         """Pixels of the case's images are other ones: the pictures show them, and they are prepared soon."""
+        self._xray.follow(self._session.parameters)
         self._picture.moves()
         self._picture.rests()
         self._follow_changes()
@@ -305,6 +306,7 @@ class RegistrationPanel(slicer.util.VTKObservationMixin):
 
     def _on_rest(self) -> None:
         self.use_of_result.rests()
+        self._session.views.follow_body()
         self._overlay.apply(self._session.parameters)
 
     def _go_back(self, step: Step) -> None:

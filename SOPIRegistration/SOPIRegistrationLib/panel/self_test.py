@@ -90,6 +90,7 @@ class SelfTest(CaseChecks):
             ("two X-rays side by side", self.check_side_by_side),
             ("a source's distance estimated", self.check_estimated),
             ("a film of three frames tracked", self.check_tracked),
+            ("frames of a Sequence in their view", self.check_sequence),
             ("boxes empty after closing the scene", self._closed),
         ):
             self._check(name, check)

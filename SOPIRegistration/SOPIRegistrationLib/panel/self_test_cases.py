@@ -11,7 +11,7 @@ import vtk
 from SOPIRegistrationLib.geometry import se3
 from SOPIRegistrationLib.geometry.c_arm import CArmGeometry
 from SOPIRegistrationLib.geometry.tolerances import Tolerances
-from SOPIRegistrationLib.layouts import FUSION_VIEW, views_of
+from SOPIRegistrationLib.layouts import FUSION_VIEW, XRAY_VIEW, views_of
 from SOPIRegistrationLib.panel.choices import CURRENT_POSE
 from SOPIRegistrationLib.panel.self_test_watching import Watching, contrast_of
 from SOPIRegistrationLib.projector import project
@@ -132,6 +132,33 @@ class CaseChecks(Watching):
         found = [ui.trackTable.item(row, 1).text() for row in range(rows)]
         assert "lost" not in found, ", ".join(found)
         return ", ".join(found)
+
+    def check_sequence(self) -> str:
+        """A Sequence whose volumes lie where files have put them: each frame is brought onto the detector."""
+        session, p = self.session, self.session.parameters
+        geometry, pixels = session.state.geometry, slicer.util.arrayFromVolume(p.xray)[0]
+        sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "Self test, Sequence")
+        for number in range(2):
+            volume = slicer.vtkMRMLScalarVolumeNode()
+            slicer.util.updateVolumeFromArray(volume, np.roll(pixels, 4 * _STEP_PX * number, axis=1)[None])
+            sequence.SetDataNodeAtValue(volume, str(number))
+        browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Self test, browser")
+        browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+        browser.SetSelectedItemNumber(0)
+        self.pump(0.1)
+        with slicer.util.NodeModify(p.parameterNode):
+            p.xray, p.frame = browser.GetProxyNode(sequence), 0
+            session.state.set_geometry(geometry)
+        self._show_views()
+        first = self.pixels(XRAY_VIEW)
+        browser.SetSelectedItemNumber(1)
+        self.pump(0.4)
+        self.wait()
+        second = self.pixels(XRAY_VIEW)
+        assert contrast_of(second) > 0.5 * contrast_of(first), "the second frame is not in its view"
+        assert not np.array_equal(first, second), "the first frame is shown still"
+        assert self.session.is_current, "the second frame is not what would be registered"
+        return ""
 
     def _show_views(self) -> None:
         self.pump(0.1)

@@ -27,7 +27,7 @@ class XrayFacts:
 
 
 class ChosenXray:
-    """Reads the X-ray of a parameter node when another one, or another frame of it, is chosen.
+    """Reads the X-ray of a parameter node when another one, or another frame or size of it, is chosen.
 
     Args:
         on_chosen: called with the facts, None for no X-ray, and whether another node was chosen before.
@@ -35,7 +35,7 @@ class ChosenXray:
 
     def __init__(self, on_chosen: Callable[[XrayFacts | None, bool], None]):
         self._on_chosen = on_chosen
-        self._read: tuple[str, int] | None = None
+        self._read: tuple[str, int, tuple | None] | None = None
 
     def forget(self) -> None:
         """There is none; the next one is the first."""
@@ -45,7 +45,8 @@ class ChosenXray:
     def follow(self, parameters) -> None:
         """Tell of the X-ray in a wrapped parameter node, if it is another one."""
         node, frame = parameters.xray, parameters.frame
-        chosen = (node.GetID(), frame) if node is not None else None
+        image = node and node.GetImageData()
+        chosen = (node.GetID(), frame, image and image.GetDimensions()) if node is not None else None
         before, self._read = self._read, chosen
         if chosen != before:
             is_another = before is not None and chosen is not None and before[0] != chosen[0]

@@ -36,6 +36,8 @@ _RIVAL_MARGIN, _RIVAL_MARGIN_UNTOLD = 0.02, 0.08
 # Where no probability is known: beyond this margin over the threshold no other way to read an X-ray was seen
 # to come near. Where one is: surer than this, what was not tried does not matter.
 _CLEAR_MARGIN, _SURE = 0.08, 0.99
+# A short scan that fills less than this of what it would fill in the middle of an X-ray leaves too little.
+_MOST_OF_IT = 0.7
 # Evidence is told where it is worse than that of nearly all right poses.
 _USUAL_APART_MM, _USUAL_DETAIL = 0.6, 0.9
 # In the plane and in depth: predicted errors that matter; how far a refined pose may be from the best one.
@@ -68,16 +70,19 @@ def judge(hypotheses: Hypotheses, timed_out: bool = False) -> Verdict:
     rivals = [_rivals(hypotheses), _elsewhere(evidence.agreement - hypotheses.rival, probability)]
     on_agreement = [
         _plausibility(comparison.case, T),
-        _share(evidence.share, comparison.case.least_share),
         *rivals,
         _refined(model.to_best_mm),
         on_weak_parts(evidence.parts_low, comparison.target.kind),
     ]
-    # What the view leaves open no other pose would close.
+    enough = _share(evidence.share, comparison.case.least_share)
+    # What the view leaves open no other pose would close, and what a short scan does not show none would show.
     settling = [_trust(evidence, alike, thresholds, timed_out), *on_agreement]
+    if not _is_sure_of_a_short_scan(comparison, evidence.share, alike):
+        settling.append(enough)
     findings = [
         _trust(evidence, probability, thresholds, timed_out),
         *on_agreement,
+        enough,
         _fixed(fixed, statistical, total),
         size,
         _geometry(Deviation.of(in_given_geometry), total),
@@ -176,6 +181,13 @@ def _share(share: float, least: float) -> Finding:
     if share >= least:
         return "accept", ""
     return "review", f"only {share:.0%} of the X-ray could be compared"
+
+
+def _is_sure_of_a_short_scan(comparison: Comparison, share: float, probability: float | None) -> bool:
+    """Whether the scan is too short to fill an X-ray, and as sure as that a pose is right in what it fills."""
+    most = comparison.usual_share
+    is_short = most < comparison.case.least_share
+    return is_short and share > _MOST_OF_IT * most and (probability or 0.0) > _SURE
 
 
 def _rivals(hypotheses: Hypotheses) -> Finding:

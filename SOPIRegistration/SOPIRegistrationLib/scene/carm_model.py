@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import slicer
 import vtk
@@ -67,14 +69,16 @@ class CArmModel:
         for node in self._nodes():
             node.SetDisplayVisibility(visible)
 
-    def remove(self) -> None:
-        """Take the C-arms out of the scene."""
+    def keep(self, camera_names: Iterable[str]) -> None:
+        """Take the C-arms of all other cameras out of the scene; of no names, all."""
+        kept = {_name(camera, part) for camera in camera_names for part in _LOOKS}
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self._scene)
         folder = hierarchy.GetItemChildWithName(hierarchy.GetSceneItemID(), _FOLDER)
         for node in self._nodes():
-            hierarchy.RemoveItem(hierarchy.GetItemByDataNode(node), False, False)
-            remove_node(node)
-        if folder:
+            if node.GetAttribute(_PART) not in kept:
+                hierarchy.RemoveItem(hierarchy.GetItemByDataNode(node), False, False)
+                remove_node(node)
+        if folder and not self._nodes():
             hierarchy.RemoveItem(folder)
 
     def _nodes(self) -> list:
@@ -82,7 +86,7 @@ class CArmModel:
 
     def _node(self, camera_name: str, part: str):
         """The model node of a part, made where it is missing."""
-        name = " ".join(word for word in ("C-arm", camera_name, part) if word)
+        name = _name(camera_name, part)
         for node in self._nodes():
             if node.GetAttribute(_PART) == name:
                 return node
@@ -105,6 +109,10 @@ class CArmModel:
         item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(folder, node)
         hierarchy.SetItemParent(item, folder)
         return node
+
+
+def _name(camera_name: str, part: str) -> str:
+    return " ".join(word for word in ("C-arm", camera_name, part) if word)
 
 
 def _sphere(centre: np.ndarray) -> vtk.vtkPolyData:

@@ -278,18 +278,25 @@ class Overlay:
         self.drr_window = matching_window(drr[valid], brightness[valid])
 
     def remove(self) -> None:
-        """Take the picture out of the scene and the fusion view; the DRR of an X-ray beside goes along."""
+        """Take the picture out of scene and fusion view; of an X-ray beside, DRR and views go along."""
         if self.node is None:
             return
         self._set_field(None)
-        fusion, drr = self._composite(self._fusion_view), self._composite(self._drr_view)
-        if fusion is not None:
+        if (fusion := self._composite(self._fusion_view)) is not None:
             fusion.SetForegroundVolumeID(None)
-        if self._number and drr is not None:
-            drr.SetBackgroundVolumeID(None)
-        if self._number and self.drr is not None:
-            remove_node(self.drr)
+        if self._number:
+            self._clear_views()
+            if self.drr is not None:
+                remove_node(self.drr)
         remove_node(self.node)
+
+    def _clear_views(self) -> None:
+        for view in (self._fusion_view, self._xray_view, self._drr_view):
+            if (composite := self._composite(view)) is not None:
+                composite.SetBackgroundVolumeID(None)
+        # It stood on its detector in the 3D view.
+        if (xray_view := slice_node(self._scene, self._xray_view)) is not None:
+            xray_view.SetSliceVisible(False)
 
     @property
     def node(self):

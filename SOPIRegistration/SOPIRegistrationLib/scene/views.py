@@ -179,6 +179,11 @@ class Views(slicer.util.VTKObservationMixin):
         if is_cut or np.any(middle < _IN_SIGHT[0]) or np.any(middle > _IN_SIGHT[1]):
             self._fit_3d()
 
+    def follow_body(self) -> None:
+        """The same after a hand has moved it, unless somebody has turned, panned or zoomed the 3D view."""
+        if self._is_as_fitted:
+            self.keep_body_in_sight()
+
     def write_label(self, text: str, colour: tuple[float, float, float] = (1, 1, 1)) -> None:
         """Words in the upper left corner of the fusion view."""
         actor = self._label

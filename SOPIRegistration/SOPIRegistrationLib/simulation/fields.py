@@ -13,6 +13,8 @@ from functools import cached_property
 import numpy as np
 
 _FAR_MM = np.float32(1e3)
+# The edges of what is cut away are rounded so far.
+_CUT_BLEND_MM = 2.0
 
 
 @dataclass(frozen=True)
@@ -211,11 +213,11 @@ class BoneShape:
         self.outer[box] = smooth_minimum(self.outer[box], distance, blend_mm)
         self.marrow[box] = smooth_minimum(self.marrow[box], distance + np.float32(cortex_mm), blend_mm)
 
-    def cut(self, piece: Rod, cortex_mm: float, blend_mm: float = 2.0) -> None:
+    def cut(self, piece: Rod, cortex_mm: float) -> None:
         """Remove a piece, leaving a shell of ``cortex_mm`` around the hole."""
-        box, distance = self._nearby(piece, blend_mm + cortex_mm)
-        self.outer[box] = smooth_maximum(self.outer[box], -distance, blend_mm)
-        self.marrow[box] = smooth_maximum(self.marrow[box], np.float32(cortex_mm) - distance, blend_mm)
+        box, distance = self._nearby(piece, _CUT_BLEND_MM + cortex_mm)
+        self.outer[box] = smooth_maximum(self.outer[box], -distance, _CUT_BLEND_MM)
+        self.marrow[box] = smooth_maximum(self.marrow[box], np.float32(cortex_mm) - distance, _CUT_BLEND_MM)
 
     def keep_clear_of(self, neighbour: np.ndarray, gap_mm: float, cortex_mm: float) -> None:
         """Carve the bone back to ``gap_mm`` from a neighbour given by its signed distance: a joint space."""

@@ -164,7 +164,30 @@ def paint_chest(sculpture: Sculpture, rng: np.random.Generator) -> None:
     share = np.clip((levels + 1.2) / 7, 0.3, 1) * np.where(levels > 9, 0.92, 1.0)
 
     fat = rng.uniform(4, 24)
-    trunk = chain(
+    arms = [_arm(side, broad + fat, rng.choice(("beside", "raised", "out")), rng) for side in (-1, 1)]
+    flesh = _trunk(broad, deep, fat) + [rod for arm in arms for rod in arm.flesh]
+    sculpture.flesh([rod.placed(body) for rod in flesh], fat)
+    _paint_organs(sculpture, body, broad, deep, rng)
+
+    for level in levels:
+        turn = np.arctan2(sway[min(level + 1, 12)] - sway[max(level - 1, 0)], 2 * height[level])
+        frame = Frame(se3.exp_so3(np.array([turn, 0, rng.normal(0, 0.03)])), body.points(spine[level]), scale)
+        sculpture.bone(vertebra(frame, 27 + level, 21 + level, height[level] - 4), 2.0, density=0.7)
+    _paint_ribs(sculpture, body, spine, broad * share, (deep + 18) * share, share, rng)
+    front = spine[2][1] - 2 * deep
+    _paint_breastbone(sculpture, body, front)
+    for side, arm in zip((-1, 1), arms, strict=True):
+        _paint_collar_bone(sculpture, body, side, broad, front)
+        _paint_shoulder_blade(sculpture, body, side, broad, deep)
+        if arm.bone:
+            sculpture.bone([Part(part.rod.placed(body), part.cortex_mm) for part in arm.bone])
+    if rng.random() < 0.15:
+        _paint_wires(sculpture, body, front)
+
+
+def _trunk(broad: float, deep: float, fat: float) -> list[Rod]:
+    """The flesh of a chest of half so much width and depth, under so much fat, mm."""
+    return chain(
         [(0, 0, -220), (0, 0, -40), (0, 8, 70), (0, 12, 150)],
         [
             (broad + fat + 4, deep + fat + 8),
@@ -174,8 +197,12 @@ def paint_chest(sculpture: Sculpture, rng: np.random.Generator) -> None:
         ],
         _BACKWARDS,
     )
-    arms = [_arm(side, broad + fat, rng.choice(("beside", "raised", "out")), rng) for side in (-1, 1)]
-    sculpture.flesh([rod.placed(body) for rod in trunk + [rod for arm in arms for rod in arm.flesh]], fat)
+
+
+def _paint_organs(
+    sculpture: Sculpture, body: Frame, broad: float, deep: float, rng: np.random.Generator
+) -> None:
+    """Lungs, heart and large vessels, sometimes with contrast agent, and what is below the diaphragm."""
     for side in (-1, 1):
         lung = chain(
             [(side * 0.48 * broad, 4, 90), (side * 0.52 * broad, 6, 0), (side * 0.5 * broad, 10, -70)],
@@ -193,26 +220,19 @@ def paint_chest(sculpture: Sculpture, rng: np.random.Generator) -> None:
     sculpture.organ([rod.placed(body) for rod in heart], blood)
     sculpture.organ([dome.placed(body)], 56.0)
 
-    for level in levels:
-        turn = np.arctan2(sway[min(level + 1, 12)] - sway[max(level - 1, 0)], 2 * height[level])
-        frame = Frame(se3.exp_so3(np.array([turn, 0, rng.normal(0, 0.03)])), body.points(spine[level]), scale)
-        sculpture.bone(vertebra(frame, 27 + level, 21 + level, height[level] - 4), 2.0, density=0.7)
-    _paint_ribs(sculpture, body, spine, broad * share, (deep + 18) * share, share, rng)
-    front = spine[2][1] - 2 * deep
+
+def _paint_breastbone(sculpture: Sculpture, body: Frame, front: float) -> None:
     breast = chain(
         [(0, front + 36, 96), (0, front + 14, 50), (0, front + 2, -55)],
         [(24, 6), (15, 5), (17, 5)],
         (0, 1, 0),
     )
     sculpture.bone([Part(rod.placed(body), 1.2) for rod in breast], 2.0)
-    for side, arm in zip((-1, 1), arms, strict=True):
-        collar = [(side * 16, front + 38, 104), (side * 70, front + 45, 112), (side * (broad + 4), 20, 118)]
-        sculpture.bone([Part(rod.placed(body), 1.6) for rod in chain(collar, [(8, 7), (5, 5), (7, 6)])], 3.0)
-        _paint_shoulder_blade(sculpture, body, side, broad, deep)
-        if arm.bone:
-            sculpture.bone([Part(part.rod.placed(body), part.cortex_mm) for part in arm.bone])
-    if rng.random() < 0.15:
-        _paint_wires(sculpture, body, front)
+
+
+def _paint_collar_bone(sculpture: Sculpture, body: Frame, side: int, broad: float, front: float) -> None:
+    collar = [(side * 16, front + 38, 104), (side * 70, front + 45, 112), (side * (broad + 4), 20, 118)]
+    sculpture.bone([Part(rod.placed(body), 1.6) for rod in chain(collar, [(8, 7), (5, 5), (7, 6)])], 3.0)
 
 
 def _paint_ribs(

@@ -255,6 +255,43 @@ class Spine:
         return np.stack([x + self.scale * np.asarray(left), y + self.scale * np.asarray(back), z], axis=-1)
 
 
+@dataclass(frozen=True)
+class _Curves:
+    """How the vertebrae of a spine stand to each other, rad; an entry a level, from the top.
+
+    Attributes:
+        slope: of the S1 endplate, forwards.
+        wedges, disc_wedges: by which front exceeds back.
+        tilts: of each vertebra against the one below, to the left.
+        turns: about its own axis.
+    """
+
+    slope: float
+    wedges: np.ndarray
+    disc_wedges: np.ndarray
+    tilts: np.ndarray
+    turns: np.ndarray
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, collapse: np.ndarray, more_bent: float) -> _Curves:
+        """A lordosis that makes up for a slope and a lean, and a scoliosis; ``collapse`` is the share of each
+        body's height that is lost, most of it in front."""
+        count = len(LEVELS)
+        slope = np.deg2rad(rng.normal(38, 6))
+        lean = np.deg2rad(rng.normal(10, 3))  # of T12, backwards
+        wedges, disc_wedges = np.deg2rad(_WEDGE_DEG), np.deg2rad(_DISC_WEDGE_DEG)
+        t12 = LEVELS.index("T12")
+        lordosis = (slope + lean) / (wedges[t12:].sum() + disc_wedges[t12:].sum())
+        wedges = wedges * lordosis + np.deg2rad(rng.normal(0, 0.8, count) - 25 * collapse)
+        disc_wedges = disc_wedges * lordosis + np.deg2rad(rng.normal(0, 0.8, count))
+        # Tilts that change sign about an apex, where the vertebrae turn into the convexity.
+        bend = more_bent * np.deg2rad(rng.normal(0, 3.5 if rng.random() < 0.3 else 1.0))
+        from_apex = np.arange(count) - rng.uniform(5, 9)
+        tilts = bend * np.cos(from_apex / 3.0) + np.deg2rad(rng.normal(0, 0.5, count))
+        turns = -2.2 * bend * np.exp(-((from_apex / 2.5) ** 2)) + np.deg2rad(rng.normal(0, 1.2, count))
+        return cls(slope, wedges, disc_wedges, tilts, turns)
+
+
 def random_spine(rng: np.random.Generator, more_bent: float = 1.0) -> Spine:
     """Draw a spine with L3 at the origin: size, density, degeneration, curves, and every vertebra.
 
@@ -273,37 +310,8 @@ def random_spine(rng: np.random.Generator, more_bent: float = 1.0) -> Spine:
     sizes["disc"] *= 1 - rng.beta(1, 6, count) * (0.4 + degeneration)
     collapse = np.where(rng.random(count) < 0.06 * quality.is_porotic, rng.uniform(0.15, 0.35, count), 0)
     sizes["height"] *= 1 - collapse
-
-    slope = np.deg2rad(rng.normal(38, 6))  # of the S1 endplate, forwards
-    lean = np.deg2rad(rng.normal(10, 3))  # of T12, backwards; the lordosis makes up for both
-    wedges, disc_wedges = np.deg2rad(_WEDGE_DEG), np.deg2rad(_DISC_WEDGE_DEG)
-    t12 = LEVELS.index("T12")
-    lordosis = (slope + lean) / (wedges[t12:].sum() + disc_wedges[t12:].sum())
-    wedges = wedges * lordosis + np.deg2rad(rng.normal(0, 0.8, count) - 25 * collapse)
-    disc_wedges = disc_wedges * lordosis + np.deg2rad(rng.normal(0, 0.8, count))
-
-    # Scoliosis: tilts that change sign about an apex, where the vertebrae turn into the convexity.
-    bend = more_bent * np.deg2rad(rng.normal(0, 3.5 if rng.random() < 0.3 else 1.0))
-    from_apex = np.arange(count) - rng.uniform(5, 9)
-    tilts = bend * np.cos(from_apex / 3.0) + np.deg2rad(rng.normal(0, 0.5, count))
-    turns = -2.2 * bend * np.exp(-((from_apex / 2.5) ** 2)) + np.deg2rad(rng.normal(0, 1.2, count))
-
-    # From the S1 endplate upwards.
-    forwards, sideways = slope, np.deg2rad(rng.normal(0, 1.5)) - tilts[count // 2 :].sum() / 2
-    sacrum = Frame(_rotation(forwards, sideways, np.deg2rad(rng.normal(0, 1))), np.zeros(3), scale)
-    top = np.zeros(3)
-    frames = []
-    for level in reversed(range(count)):
-        disc_up = _rotation(forwards - disc_wedges[level] / 2, sideways, 0)[:, 2]
-        forwards -= disc_wedges[level] + wedges[level] / 2
-        sideways += tilts[level]
-        R = _rotation(forwards, sideways, turns[level])
-        half_body = 0.5 * scale * sizes["height"][level] * R[:, 2]
-        centre = top + scale * sizes["disc"][level] * disc_up + half_body
-        frames.insert(0, Frame(R, centre, scale))
-        top = centre + half_body
-        forwards -= wedges[level] / 2
-
+    curves = _Curves.random(rng, collapse, more_bent)
+    sacrum, frames = _stacked(curves, sizes, scale, rng)
     vertebrae = []
     for level, frame in enumerate(frames):
         own = {name: float(values[level]) for name, values in sizes.items()}
@@ -312,7 +320,7 @@ def random_spine(rng: np.random.Generator, more_bent: float = 1.0) -> Spine:
                 LEVELS[level],
                 frame,
                 own,
-                wedge=float(wedges[level]),
+                wedge=float(curves.wedges[level]),
                 waist=rng.uniform(0.09, 0.17),
                 dish=tuple(rng.uniform(1.0, 4.6 if quality.is_porotic else 2.6, 2)),
                 osteophytes=_osteophytes(rng, own, degeneration),
@@ -322,6 +330,30 @@ def random_spine(rng: np.random.Generator, more_bent: float = 1.0) -> Spine:
             )
         )
     return Spine(tuple(vertebrae), sacrum, quality).moved(-frames[LEVELS.index("L3")].origin_mm)
+
+
+def _stacked(
+    curves: _Curves, sizes: dict[str, np.ndarray], scale: float, rng: np.random.Generator
+) -> tuple[Frame, list[Frame]]:
+    """Frames of the sacrum and of the vertebrae (from the top), built from the S1 endplate upwards."""
+    tilts = curves.tilts
+    forwards = curves.slope
+    sideways = np.deg2rad(rng.normal(0, 1.5)) - tilts[len(tilts) // 2 :].sum() / 2
+    sacrum = Frame(_rotation(forwards, sideways, np.deg2rad(rng.normal(0, 1))), np.zeros(3), scale)
+    top = np.zeros(3)
+    frames: list[Frame] = []
+    for level in reversed(range(len(tilts))):
+        wedge, disc_wedge = curves.wedges[level], curves.disc_wedges[level]
+        disc_up = _rotation(forwards - disc_wedge / 2, sideways, 0)[:, 2]
+        forwards -= disc_wedge + wedge / 2
+        sideways += tilts[level]
+        R = _rotation(forwards, sideways, curves.turns[level])
+        half_body = 0.5 * scale * sizes["height"][level] * R[:, 2]
+        centre = top + scale * sizes["disc"][level] * disc_up + half_body
+        frames.insert(0, Frame(R, centre, scale))
+        top = centre + half_body
+        forwards -= wedge / 2
+    return sacrum, frames
 
 
 def _rotation(forwards, sideways, turn) -> np.ndarray:

@@ -18,6 +18,8 @@ from SOPIRegistrationLib.simulation.fields import BoneShape, Frame, Grid, Rod, S
 
 # Numbers of bones end here: 255 stands for what is no single bone.
 _MOST_BONES = 254
+# Field of view: x, y, z.
+_SIZE_MM = (330.0, 270.0, 270.0)
 
 
 @dataclass(frozen=True)
@@ -33,25 +35,22 @@ class Structures:
     labels: Volume
 
 
-def random_structures(
-    seed: int, spacing_mm: float = 3.0, size_mm: tuple[float, float, float] = (330.0, 270.0, 270.0)
-) -> Structures:
+def random_structures(seed: int, spacing_mm: float = 3.0) -> Structures:
     """Draw a body.
 
     Args:
         seed: of everything random.
         spacing_mm: isotropic voxel size.
-        size_mm: (x, y, z) field of view.
     """
     rng = np.random.default_rng(seed)
-    grid = Grid.centred(size_mm, spacing_mm)
-    hu, depth = _soft_tissue(grid, np.array(size_mm), rng)
+    grid = Grid.centred(_SIZE_MM, spacing_mm)
+    hu, depth = _soft_tissue(grid, np.array(_SIZE_MM), rng)
     labels = np.zeros(grid.shape, np.uint8)
     count = 0
-    texture = SmoothField(rng, size_mm, rng.uniform(6, 20)).on(grid)
+    texture = SmoothField(rng, _SIZE_MM, rng.uniform(6, 20)).on(grid)
     families = rng.choice(len(_FAMILIES), rng.integers(2, 5), replace=False)
     for family in families:
-        for shape in _FAMILIES[family](grid, np.array(size_mm), rng):
+        for shape in _FAMILIES[family](grid, np.array(_SIZE_MM), rng):
             if shape.grid.is_empty:
                 continue
             cortical, marrow = rng.uniform(500, 1600), rng.uniform(60, 450)

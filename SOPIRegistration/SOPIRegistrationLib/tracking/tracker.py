@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -103,14 +103,10 @@ class _Tracker:
                 break
         if not body.starts:
             tried = dict(sorted(tried.items(), key=lambda item: item[1].rank())[:1])
-        track.poses.update({number: pose for number, pose in tried.items() if pose.T is not None})
-        if not any(pose.T is not None for pose in tried.values()):
-            reasons = [reason for pose in tried.values() for reason in pose.verdict.reasons]
-            where = "at its start" if body.starts else "in the first frames"
-            raise InputError(
-                f"{body.name} was not found {where} ({reasons[0] if reasons else 'no pictures'}): start "
-                "it nearer to where it is (--start POSE@FRAME)"
-            )
+        found = {number: pose for number, pose in tried.items() if pose.T is not None}
+        if not found:
+            raise _not_found(body, tried.values())
+        track.poses.update(found)
 
     def _sweep(self, direction: int) -> None:
         """Every frame from the one before (1), or those before the first start from the one after (-1)."""
@@ -234,3 +230,12 @@ class _Tracker:
             return None
         fraction = min(1.0, self._done / self._total)
         return lambda state: self._report(Progress(f"frame {number}", fraction, state.T, state.similarity))
+
+
+def _not_found(body: Body, tried: Iterable[FramePose]) -> InputError:
+    reasons = [reason for pose in tried for reason in pose.verdict.reasons]
+    where = "at its start" if body.starts else "in the first frames"
+    return InputError(
+        f"{body.name} was not found {where} ({reasons[0] if reasons else 'no pictures'}): start "
+        "it nearer to where it is (--start POSE@FRAME)"
+    )

@@ -178,7 +178,6 @@ class Trainer:
         settings, state, task = self._settings, self._state, self._task
         losses: list[float] = []
         earlier = state[task.counter]
-        limit = np.inf if settings.time_limit is None else settings.time_limit
         started = validated = saved = time.monotonic()
         if settings.validate_first and not state["step"] and self._validate(float("nan")):
             return True
@@ -186,18 +185,12 @@ class Trainer:
         while True:
             losses.append(self._step())
             now = time.monotonic()
-            state.update(
-                {"step": state["step"] + 1, "seconds": now - began, task.counter: earlier + task.count}
-            )
-            said = None
-            if state["step"] % _REPORT_EVERY == 0:
-                figures = ", ".join(f"{name} {value:.3g}" for name, value in task.figures().items())
-                said = f"{self._step_name}, loss {np.mean(losses[-_REPORT_EVERY:]):.4f}, {figures}".rstrip(
-                    ", "
-                )
-            stopped = self._tell(None, said)
-            over = stopped or self._fraction >= 1 or now - started > limit
-            by_clock = settings.validate_seconds is not None and now - validated > settings.validate_seconds
+            state["step"] += 1
+            state.update({"seconds": now - began, task.counter: earlier + task.count})
+            stopped = self._tell(None, self._report_line(losses))
+            over = stopped or self._fraction >= 1 or _is_up(settings.time_limit, now - started)
+            by_clock = _is_up(settings.validate_seconds, now - validated)
+            # The first process decides for all.
             over, by_clock, stopped = self._placement.broadcast((over, by_clock, stopped))
             by_step = settings.validate_every is not None and state["step"] % settings.validate_every == 0
             if over or by_clock or by_step:
@@ -211,6 +204,13 @@ class Trainer:
                 saved = time.monotonic()
             if over:
                 return stopped and self._fraction < 1
+
+    def _report_line(self, losses: Sequence[float]) -> str | None:
+        """What is said of a step, now and then."""
+        if self._state["step"] % _REPORT_EVERY:
+            return None
+        figures = [f"{name} {value:.3g}" for name, value in self._task.figures().items()]
+        return ", ".join([self._step_name, f"loss {np.mean(losses[-_REPORT_EVERY:]):.4f}", *figures])
 
     def _step(self) -> float:
         """Mean loss of a batch."""
@@ -285,6 +285,10 @@ class Trainer:
         budget, fraction = self._settings.budget_seconds, self._fraction
         left = None if budget is None else (1 - fraction) * budget
         return bool(self._report(Progress(fraction, self._state["step"], left, row, said)))
+
+
+def _is_up(limit: float | None, seconds: float) -> bool:
+    return limit is not None and seconds > limit
 
 
 def _moving_average(decay: float) -> Callable:
